@@ -1,0 +1,3 @@
+"""Multimodal emotion recognition in JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,23 @@
+"""The contract between data and models."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Batch:
+    """A batch of utterances; arrays are NumPy before the device and JAX on it.
+
+    features[m]: Float[batch, time_m, feat_m], zero where mask is False
+    mask[m]:     Bool[batch, time_m], True where a real time step is; an utterance without the modality has none
+    label:       Int32[batch]
+    weight:      Float[batch], 0 for rows that only fill the batch up, else 1
+    """
+
+    features: dict[str, Any]
+    mask: dict[str, Any]
+    label: Any
+    weight: Any

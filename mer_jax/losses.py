@@ -1,0 +1,84 @@
+"""Loss functions: pure, one value per sample unless said otherwise."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def weighted_mean(x: Float[Array, "batch"], weight: Float[Array, "batch"]) -> Float[Array, ""]:
+    return (x * weight).sum() / jnp.maximum(weight.sum(), 1)
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"],
+    label: Int[Array, "batch"],
+    *,
+    prior: Float[Array, "classes"],
+    imbalance: str = "none",
+    focal_gamma: float = 2.0,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "batch"]:
+    """Cross entropy in nats with one answer to class imbalance; `prior` is each class's share of the training part.
+
+    class_weights: times 1 / (classes * prior[label]), so that the mean weight over the training part is 1
+    focal: times (1 - p_label)^gamma (Lin et al. 2017)
+    logit_adjustment: logits + log prior while training (Menon et al. 2021); prediction uses the bare logits
+    """
+    classes = logits.shape[-1]
+    if imbalance == "logit_adjustment":
+        logits = logits + jnp.log(jnp.maximum(prior, 1e-6))[None]
+    log_p = jax.nn.log_softmax(logits)
+    target = jax.nn.one_hot(label, classes) * (1 - label_smoothing) + label_smoothing / classes
+    loss = -(target * log_p).sum(-1)
+    if imbalance == "class_weights":
+        loss = loss / (classes * prior[label])
+    elif imbalance == "focal":
+        p_label = jnp.exp(jnp.take_along_axis(log_p, label[:, None], axis=1))[:, 0]
+        loss = loss * (1 - p_label) ** focal_gamma
+    return loss
+
+
+def jensen_shannon(
+    log_p: Float[Array, "batch classes"], log_q: Float[Array, "batch classes"]
+) -> Float[Array, "batch"]:
+    """JS = KL(p || m)/2 + KL(q || m)/2, m = (p + q)/2, in nats: 0 for equal, at most ln 2. Takes log-probabilities."""
+    log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
+
+    def kl(log_x: Array) -> Array:
+        return (jnp.exp(log_x) * (log_x - log_m)).sum(-1)
+
+    return 0.5 * (kl(log_p) + kl(log_q))
+
+
+def apc(
+    logits: Float[Array, "batch classes"], similarity: Float[Array, "batch classes"], temperature: float
+) -> Float[Array, "batch"]:
+    """APC of LSGMER (arXiv 2504.05158): JS(q, p), p = softmax(logits), q = softmax(cos(H, L) / temperature).
+
+    The paper has no temperature (= 1); without one q can hardly leave the uniform distribution.
+    """
+    return jensen_shannon(jax.nn.log_softmax(logits), jax.nn.log_softmax(similarity / temperature))
+
+
+def joint_objective(
+    logits: Float[Array, "batch classes"],
+    similarity: Float[Array, "batch classes"],
+    label: Int[Array, "batch"],
+    weight: Float[Array, "batch"],
+    *,
+    prior: Float[Array, "classes"],
+    apc_weight: float,
+    temperature: float,
+    imbalance: str,
+    focal_gamma: float,
+    label_smoothing: float,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """JOO of LSGMER: mean classification loss + apc_weight * mean APC, and the two terms by name."""
+    classification = cross_entropy(
+        logits, label, prior=prior, imbalance=imbalance, focal_gamma=focal_gamma, label_smoothing=label_smoothing
+    )
+    terms = {"classification": weighted_mean(classification, weight)}
+    if not apc_weight:
+        return terms["classification"], terms
+    terms["apc"] = weighted_mean(apc(logits, similarity, temperature), weight)
+    return terms["classification"] + apc_weight * terms["apc"], terms

@@ -1,0 +1,120 @@
+"""Parts that several models share. Masks are True where something real is."""
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+
+def dropout(x: Float[Array, "*shape"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
+    """Inverted dropout; `key` None leaves x as it is."""
+    if key is None or rate == 0:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x / (1 - rate), 0)
+
+
+def split_key(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
+    """`count` keys out of one, or as many None."""
+    return [None] * count if key is None else list(jax.random.split(key, count))
+
+
+def masked_mean(x: Float[Array, "batch time dim"], mask: Bool[Array, "batch time"]) -> Float[Array, "batch dim"]:
+    """Mean over the real time steps; zero where there is none."""
+    weight = mask.astype(x.dtype)
+    total = jnp.einsum("btd,bt->bd", x, weight)
+    return total / jnp.maximum(weight.sum(1, keepdims=True), 1)
+
+
+def attention(
+    query: Float[Array, "batch queries heads dim"],
+    key: Float[Array, "batch time heads dim"],
+    value: Float[Array, "batch time heads dim"],
+    mask: Bool[Array, "batch time"],
+) -> Float[Array, "batch queries heads dim"]:
+    """Scaled dot-product attention, softmax(q k / sqrt(dim)) v, over the real time steps; zero where there is none."""
+    score = jnp.einsum("bqhd,bthd->bhqt", query, key) * query.shape[-1] ** -0.5
+    real = einops.rearrange(mask, "b t -> b 1 1 t")
+    weight = jax.nn.softmax(jnp.where(real, score, jnp.finfo(score.dtype).min), axis=-1)
+    return jnp.einsum("bhqt,bthd->bqhd", jnp.where(real, weight, 0), value)
+
+
+class MultiHeadAttention(nnx.Module):
+    """Attention with learned projections of query, key, value and output (Vaswani et al. 2017, section 3.2.2)."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nnx.Linear(width, width, rngs=rngs) for _ in range(4))
+
+    def __call__(
+        self,
+        query: Float[Array, "batch queries dim"],
+        memory: Float[Array, "batch time dim"],
+        mask: Bool[Array, "batch time"],
+    ) -> Float[Array, "batch queries dim"]:
+        q, k, v = (
+            einops.rearrange(x, "b t (h d) -> b t h d", h=self.heads)
+            for x in (self.query(query), self.key(memory), self.value(memory))
+        )
+        return self.out(einops.rearrange(attention(q, k, v, mask), "b q h d -> b q (h d)"))
+
+
+class TransformerLayer(nnx.Module):
+    """One pre-LN Transformer encoder layer (Xiong et al. 2020): attention, then a GELU network four times as wide."""
+
+    def __init__(self, width: int, heads: int, dropout: float, *, rngs: nnx.Rngs):
+        self.dropout = dropout
+        self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.attention = MultiHeadAttention(width, heads, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.mlp_in = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.mlp_out = nnx.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "batch time dim"], mask: Bool[Array, "batch time"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "batch time dim"]:
+        first, second = split_key(key, 2)
+        y = self.attention_norm(x)
+        x = x + dropout(self.attention(y, y, mask), self.dropout, first)
+        y = self.mlp_out(nnx.gelu(self.mlp_in(self.mlp_norm(x))))
+        return x + dropout(y, self.dropout, second)
+
+
+class BiGRU(nnx.Module):
+    """Bidirectional GRU (Cho et al. 2014), half of `width` in each direction; padding passes the state through."""
+
+    def __init__(self, width: int, dropout: float, *, rngs: nnx.Rngs):
+        if width % 2:
+            raise ValueError(f"a bidirectional GRU needs an even width, not {width}")
+        self.dropout = dropout
+        half = width // 2
+        self.inputs = nnx.List([nnx.Linear(width, 3 * half, rngs=rngs) for _ in range(2)])
+        orthogonal = nnx.initializers.orthogonal()
+        self.recurrent = nnx.List(
+            [nnx.Linear(half, 3 * half, kernel_init=orthogonal, rngs=rngs) for _ in range(2)]
+        )
+
+    def __call__(
+        self, x: Float[Array, "batch time dim"], mask: Bool[Array, "batch time"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "batch time dim"]:
+        forward = self._run(0, x, mask, reverse=False)
+        backward = self._run(1, x, mask, reverse=True)
+        return dropout(jnp.concatenate([forward, backward], axis=-1), self.dropout, key)
+
+    def _run(self, direction: int, x: Array, mask: Array, reverse: bool) -> Array:
+        recurrent = self.recurrent[direction]
+
+        def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+            gates, real = inputs
+            reset_in, update_in, new_in = jnp.split(gates, 3, axis=-1)
+            reset_state, update_state, new_state = jnp.split(recurrent(state), 3, axis=-1)
+            update = nnx.sigmoid(update_in + update_state)
+            candidate = jnp.tanh(new_in + nnx.sigmoid(reset_in + reset_state) * new_state)
+            state = jnp.where(real[:, None], update * state + (1 - update) * candidate, state)
+            return state, state
+
+        gates = einops.rearrange(self.inputs[direction](x), "b t d -> t b d")
+        start = jnp.zeros((x.shape[0], gates.shape[-1] // 3), x.dtype)
+        _, states = jax.lax.scan(step, start, (gates, mask.T), reverse=reverse)
+        return einops.rearrange(states, "t b d -> b t d")

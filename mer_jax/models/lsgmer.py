@@ -1,0 +1,194 @@
+"""LSGMER: Leveraging Label Potential for Enhanced Multimodal Emotion Recognition (arXiv 2504.05158).
+
+The paper's equations for H_2, w, H and the moving average are followed to the letter; it leaves open how H_0 and H_1 are
+made, how the classes axis is reduced and how the modalities are fused. Those are ours, each behind an argument.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from mer_jax.batch import Batch
+from mer_jax.models.layers import BiGRU, MultiHeadAttention, TransformerLayer, dropout, masked_mean, split_key
+
+
+class Outputs(TypedDict):
+    """logits: Float[batch, classes]; similarity: cos(H, L), Float[batch, classes]; fused: H, Float[batch, (classes,) dim]"""
+
+    logits: Array
+    similarity: Array
+    fused: Array
+
+
+class Branch(nnx.Module):
+    """One modality up to its enhanced feature: [batch, classes, dim] with LSE, [batch, 1, dim] without."""
+
+    def __init__(
+        self, feat: int, width: int, heads: int, *, encoder: str, encoder_dropout: float, lse: bool, gate: bool, rngs: nnx.Rngs
+    ):
+        self.gate = gate
+        self.project = nnx.Linear(feat, width, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.encoder = (
+            TransformerLayer(width, heads, encoder_dropout, rngs=rngs)
+            if encoder == "transformer"
+            else BiGRU(width, encoder_dropout, rngs=rngs)
+        )
+        self.lse = MultiHeadAttention(width, heads, rngs=rngs) if lse else None
+
+    def __call__(
+        self,
+        x: Float[Array, "batch time feat"],
+        mask: Bool[Array, "batch time"],
+        labels: Float[Array, "classes dim"],
+        *,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "batch rows dim"]:
+        projected = self.norm(self.project(x))
+        h0 = masked_mean(projected, mask)[:, None]
+        h1 = self.encoder(projected, mask, key=key)
+        if self.lse is None:
+            return masked_mean(h1, mask)[:, None]
+        queries = jnp.broadcast_to(labels, (x.shape[0], *labels.shape))
+        h2 = self.lse(queries, h1, mask)  # H_2 = Attention(L, H_1, H_1)
+        return (nnx.sigmoid(h2) * h0 if self.gate else h0) + h2  # H = w * H_0 + H_2, w = sigmoid(H_2)
+
+
+class LSGMER(nnx.Module):
+    """Any number of modalities -> emotion logits and the similarity of the fused feature to the label embeddings.
+
+    widths: features per modality, in order; label_words: Float[classes, any] embeddings of the label words.
+    """
+
+    def __init__(
+        self,
+        *,
+        widths: Mapping[str, int],
+        label_words: np.ndarray,
+        width: int,
+        heads: int,
+        encoder: str,
+        dropout: float,
+        encoder_dropout: float,
+        lse: bool,
+        gate: bool,
+        reduce: str,
+        fusion: str,
+        label_init: str,
+        temperature: float,
+        rngs: nnx.Rngs,
+    ):
+        self.modalities = tuple(widths)
+        self.dropout, self.reduce, self.fusion, self.temperature = dropout, reduce, fusion, temperature
+        classes = len(label_words)
+        self.branches = nnx.Dict(
+            {
+                m: Branch(
+                    feat, width, heads, encoder=encoder, encoder_dropout=encoder_dropout, lse=lse, gate=gate, rngs=rngs
+                )
+                for m, feat in widths.items()
+            }
+        )
+        self.labels = nnx.Param(initial_labels(label_words, width, label_init, rngs.params()))
+        if reduce == "attention":
+            self.pool = nnx.Linear(width, 1, use_bias=False, rngs=rngs)
+        if fusion == "gated":
+            self.fusion_gate = nnx.Linear(len(widths) * width, len(widths) * width, rngs=rngs)
+            self.fuse = nnx.Linear(width, width, rngs=rngs)
+        else:
+            self.fuse = nnx.Linear(len(widths) * width, width, rngs=rngs)
+        self.fuse_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.classifier = nnx.Linear(width, 1 if reduce == "rows" else classes, rngs=rngs)
+        if reduce == "rows":
+            self.row_bias = nnx.Param(jnp.zeros((classes,)))
+
+    def __call__(self, batch: Batch, *, key: PRNGKeyArray | None = None) -> Outputs:
+        *keys, last = split_key(key, len(self.modalities) + 1)
+        labels = self.labels[...]
+        rows = [
+            self.branches[m](batch.features[m], batch.mask[m], labels, key=k)
+            for m, k in zip(self.modalities, keys, strict=True)
+        ]
+        if self.reduce != "rows":
+            rows = [self._reduce(h, labels)[:, None] for h in rows]
+        fused = self._fuse(rows)  # [batch, classes or 1, dim]
+        similarity = jnp.einsum("brd,cd->brc", unit(fused), unit(labels))
+        logits = self.classifier(dropout(fused, self.dropout, last))
+        if self.reduce == "rows":
+            # Row c is the sample seen through label c: it is scored by itself and compared with its own label.
+            return Outputs(
+                logits=logits[..., 0] + self.row_bias[...][None],
+                similarity=jnp.einsum("bcc->bc", similarity),
+                fused=fused,
+            )
+        return Outputs(logits=logits[:, 0], similarity=similarity[:, 0], fused=fused[:, 0])
+
+    def _reduce(self, h: Float[Array, "batch classes dim"], labels: Float[Array, "labels dim"]) -> Float[Array, "batch dim"]:
+        if self.reduce == "mean":
+            return h.mean(1)
+        if self.reduce == "max":
+            return h.max(1)
+        if self.reduce == "attention":
+            score = self.pool(h)[..., 0]
+        else:  # cosine: a class counts for as much as its row agrees with its label
+            score = jnp.einsum("bcd,cd->bc", unit(h), unit(labels)) / self.temperature
+        return jnp.einsum("bc,bcd->bd", jax.nn.softmax(score, axis=-1), h)
+
+    def _fuse(self, rows: list[Array]) -> Float[Array, "batch rows dim"]:
+        joined = jnp.concatenate(rows, axis=-1)
+        if self.fusion == "gated":  # per feature, a softmax over the modalities
+            gates = jnp.stack(jnp.split(self.fusion_gate(joined), len(rows), axis=-1))
+            joined = (jax.nn.softmax(gates, axis=0) * jnp.stack(rows)).sum(0)
+        return self.fuse_norm(nnx.gelu(self.fuse(joined)))
+
+
+def unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+    """x scaled to length one along its last axis; a zero vector stays zero, with a finite gradient."""
+    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
+
+
+def initial_labels(words: np.ndarray, width: int, how: str, key: PRNGKeyArray) -> Float[Array, "classes dim"]:
+    """The label table at the start, rows of length about one: label words through a random Dense, or plain noise [ours]."""
+    scale = width**-0.5
+    if how == "random":
+        return scale * jax.random.normal(key, (len(words), width))
+    return unit(jnp.asarray(words)) @ (scale * jax.random.normal(key, (words.shape[1], width)))
+
+
+def average_labels(
+    old: Float[Array, "classes dim"], new: Float[Array, "classes dim"], alpha: float
+) -> Float[Array, "classes dim"]:
+    """L_t = alpha L_(t-1) + (1 - alpha) L'_(t-1), written so that alpha = 0 returns L' bit for bit."""
+    return new + alpha * (old - new)
+
+
+def class_means(
+    fused: Float[Array, "batch dim"],
+    label: Int[Array, "batch"],
+    weight: Float[Array, "batch"],
+    labels: Float[Array, "classes dim"],
+) -> Float[Array, "classes dim"]:
+    """L' as a prototype memory: mean fused feature of each class in the batch; a class not in it keeps its embedding."""
+    member = jax.nn.one_hot(label, len(labels)) * weight[:, None]
+    count = member.sum(0)[:, None]
+    mean = jnp.einsum("bc,bd->cd", member, fused) / jnp.maximum(count, 1)
+    return jnp.where(count > 0, mean, labels)
+
+
+def update_labels(
+    old: dict[str, Any], new: dict[str, Any], outputs: Outputs, batch: Batch, *, how: str, alpha: float
+) -> dict[str, Any]:
+    """The new params with the label embeddings' moving average done.
+
+    how "optimizer": L' is the table after the optimiser's step, so alpha slows that step down. "class_mean": L' is each
+    class's mean fused feature, and the optimiser's step on the table is dropped.
+    """
+    target = new["labels"]
+    if how == "class_mean":
+        target = class_means(jax.lax.stop_gradient(outputs["fused"]), batch.label, batch.weight, old["labels"])
+    return new | {"labels": average_labels(old["labels"], target, alpha)}

@@ -1,0 +1,32 @@
+"""Named settings -> an optax chain."""
+
+from typing import Any
+
+import jax
+import optax
+
+
+def schedule(kind: str, learning_rate: float, warmup: float, steps: int) -> optax.Schedule:
+    """Linear warm-up over `warmup` of `steps`, then constant, or down to 0 at `steps` (linear, cosine)."""
+    rise = round(warmup * steps)
+    rest = {
+        "constant": lambda: optax.constant_schedule(learning_rate),
+        "linear": lambda: optax.linear_schedule(learning_rate, 0.0, steps - rise),
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, steps - rise),
+    }[kind]()
+    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rise), rest], [rise]) if rise else rest
+
+
+def decayed(params: Any) -> Any:
+    """True for matrices called `kernel`: biases, norm scales and label embeddings do not decay."""
+    return jax.tree_util.tree_map_with_path(lambda path, x: path[-1].key == "kernel" and x.ndim > 1, params)
+
+
+def optimizer(
+    *, name: str, rate: optax.Schedule, weight_decay: float, clip: float, b1: float, b2: float
+) -> optax.GradientTransformation:
+    """Clip by global norm (0 = off), then AdamW (Loshchilov & Hutter 2019) or SGD with the same decoupled decay."""
+    chain = [optax.clip_by_global_norm(clip)] if clip else []
+    if name == "adamw":
+        chain.append(optax.scale_by_adam(b1, b2))
+    return optax.chain(*chain, optax.add_decayed_weights(weight_decay, decayed), optax.scale_by_learning_rate(rate))

@@ -1,0 +1,56 @@
+"""A module class as two pure functions; the only file that knows how NNX is split and merged."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+
+@dataclasses.dataclass(frozen=True)
+class Pure:
+    """init(key) -> (params, rest); apply(params, rest, batch, key=None) -> (outputs, rest).
+
+    `params` is what the optimiser changes, `rest` every other variable, both nested dicts of arrays. `key` None means
+    deterministic; otherwise it seeds dropout for this one call.
+    """
+
+    init: Callable[[jax.Array], tuple[Any, Any]]
+    apply: Callable[..., tuple[Any, Any]]
+
+
+def pure(module: Callable[..., nnx.Module], **arguments: Any) -> Pure:
+    """`module(**arguments, rngs=…)` turned into pure functions."""
+
+    def make(key: jax.Array) -> nnx.Module:
+        return module(**arguments, rngs=nnx.Rngs(key))
+
+    graph, params_spec, rest_spec = nnx.split(nnx.eval_shape(lambda: make(jax.random.key(0))), nnx.Param, ...)
+
+    def fill(spec: nnx.State, values: Any) -> nnx.State:
+        state = jax.tree.map(lambda x: x, spec)
+        nnx.replace_by_pure_dict(state, values)
+        return state
+
+    def init(key: jax.Array) -> tuple[Any, Any]:
+        _, params, rest = nnx.split(make(key), nnx.Param, ...)
+        return _named(nnx.to_pure_dict(params)), _named(nnx.to_pure_dict(rest))
+
+    def apply(params: Any, rest: Any, batch: Any, key: jax.Array | None = None) -> tuple[Any, Any]:
+        model: Any = nnx.merge(graph, fill(params_spec, _numbered(params)), fill(rest_spec, _numbered(rest)), copy=True)
+        outputs = model(batch, key=key)
+        return outputs, _named(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param))))
+
+    return Pure(init, apply)
+
+
+def _named(tree: Any) -> Any:
+    """List positions become strings: checkpoints know string keys only."""
+    return {str(k): _named(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _numbered(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {int(k) if k.isdigit() else k: _numbered(v) for k, v in tree.items()}

@@ -1,0 +1,477 @@
+"""A whole run: data, program, the loop, the best checkpoint scored once."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+
+from mer_jax import checkpoint, data, log, losses, metrics, optim, pure, shard, step
+from mer_jax import config as config_lib
+from mer_jax.errors import UserError
+from mer_jax.evaluate import evaluate, write_predictions
+from mer_jax.models import lsgmer
+from mer_jax.records import Corpus
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PARTS = ("train", "valid", "test")
+
+
+# ---- data ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The parts of the corpus, ready to feed, and what was counted on the way."""
+
+    feeds: dict[str, data.Feed]
+    stats: dict[str, dict[str, np.ndarray]]
+    counts: dict[str, Any]
+
+
+def load(config: config_lib.Experiment, corpus: Corpus, mesh: jax.sharding.Mesh) -> Inputs:
+    """Reads every part once: refuses bad records, measures the statistics, keeps what lives on the device."""
+    settings = config.data
+    limits = settings.max_length * (len(settings.modalities) // len(settings.max_length))
+    parts = {name: data.take_part(corpus, name, dict(zip(settings.modalities, limits, strict=True))) for name in PARTS}
+    megabytes = data.packed_megabytes(corpus, list(parts.values()))
+    resident = settings.placement == "resident" or (
+        settings.placement == "auto" and megabytes <= settings.resident_limit_mb
+    )
+    progress = log.Progress("reading", sum(map(len, parts.values())), "records")
+    feeds, scans = {}, {}
+    before = 0
+    for name, part in parts.items():
+        scans[name] = data.scan(
+            corpus, part, settings.nonfinite, keep=resident, progress=lambda n, b=before: progress.update(b + n)
+        )
+        before += len(part)
+        source = data.pack(corpus, part, scans[name].features) if resident else None
+        feeds[name] = data.Feed(
+            corpus,
+            part,
+            settings.nonfinite,
+            functools.partial(shard.put, sharding=shard.along_data(mesh)),
+            source=None if source is None else shard.put(source, shard.replicated(mesh)),
+            read_threads=settings.read_threads,
+        )
+    progress.close()
+    stats = scans["train"].stats
+    if not settings.standardize:
+        stats = {m: {"mean": np.zeros_like(s["mean"]), "scale": np.ones_like(s["scale"])} for m, s in stats.items()}
+    counts = {
+        name: {
+            "utterances": len(part),
+            "classes": dict(zip(corpus.labels, np.bincount(part.labels, minlength=len(corpus.labels)).tolist(), strict=True)),
+            "truncated": dict(part.truncated),
+            "nonfinite_zeroed": scans[name].nonfinite,
+        }
+        for name, part in parts.items()
+    }
+    where = "on the device" if resident else "streamed"
+    log.console.print(f"{corpus.manifest['name']}: " + ", ".join(f"{n} {len(p)}" for n, p in parts.items()) +
+                      f"; {' + '.join(settings.modalities)}, {megabytes:.0f} MB {where}")  # fmt: skip
+    for name, count in counts.items():
+        for what in ("truncated", "nonfinite_zeroed"):
+            if found := {m: n for m, n in count[what].items() if n}:
+                unit = "sequences truncated to data.max_length" if what == "truncated" else "non-finite values set to 0"
+                log.console.print(f"  {name}: " + ", ".join(f"{m} {n}" for m, n in found.items()) + f" {unit}")
+    return Inputs(feeds, stats, counts)
+
+
+# ---- program ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The experiment as compiled functions over a mesh.
+
+    init(seed, stats) -> state; train(state, source, item, pads) -> (state, terms), which consumes the state;
+    score(state, source, item, pads) -> what step.eval_step returns. `like` is the state's shapes and shardings.
+    """
+
+    init: Callable[..., step.TrainState]
+    train: Callable[..., tuple[step.TrainState, dict[str, Any]]]
+    score: Callable[..., dict[str, Any]]
+    rate: Callable[[int], Any]
+    like: step.TrainState
+
+
+def steps_per_epoch(config: config_lib.Experiment, part: data.Part) -> int:
+    """Updates until every utterance was seen once; where the batch does not divide the part, the stream reads on."""
+    return -(-len(part) // config.train.batch_size)
+
+
+def parts_of_step(config: config_lib.Experiment, corpus: Corpus, prior: np.ndarray, steps: int) -> dict[str, Any]:
+    """The functions step.py wants, made from the config: the one place where settings become arguments."""
+    model = dataclasses.asdict(config.model)
+    after = functools.partial(lsgmer.update_labels, how=model.pop("label_update"), alpha=model.pop("label_average"))
+    functions = pure.pure(
+        lsgmer.LSGMER,
+        widths={m: corpus.modalities[m]["width"] for m in config.data.modalities},
+        label_words=np.asarray(corpus.manifest["label_embeddings"], np.float32),
+        temperature=config.loss.temperature,
+        **model,
+    )
+
+    def loss(outputs: lsgmer.Outputs, batch: Any) -> Any:
+        return losses.joint_objective(
+            outputs["logits"],
+            outputs["similarity"],
+            batch.label,
+            batch.weight,
+            prior=jax.numpy.asarray(prior),
+            apc_weight=config.loss.apc,
+            temperature=config.loss.temperature,
+            imbalance=config.loss.imbalance,
+            focal_gamma=config.loss.focal_gamma,
+            label_smoothing=config.loss.label_smoothing,
+        )
+
+    settings = dataclasses.asdict(config.optim)
+    rate = optim.schedule(settings.pop("schedule"), settings.pop("learning_rate"), settings.pop("warmup"), steps)
+    return {
+        "pure": functions,
+        "loss": loss,
+        "tx": optim.optimizer(rate=rate, **settings),
+        "rate": rate,
+        "after_update": after,
+    }
+
+
+def build(config: config_lib.Experiment, corpus: Corpus, part: data.Part, mesh: jax.sharding.Mesh) -> Program:
+    """`part` is the training part: it gives the classes' shares and the length of the schedule."""
+    if config.train.batch_size % mesh.size or config.train.eval_batch_size % mesh.size:
+        raise UserError(
+            f"train.batch_size {config.train.batch_size} and train.eval_batch_size {config.train.eval_batch_size} must be "
+            f"multiples of the {mesh.size} devices; set --config.train.batch_size and --config.train.eval_batch_size"
+        )
+    prior = (np.bincount(part.labels, minlength=len(corpus.labels)) / len(part)).astype(np.float32)
+    made = parts_of_step(config, corpus, prior, config.train.epochs * steps_per_epoch(config, part))
+    apply, everywhere = made["pure"].apply, shard.replicated(mesh)
+
+    def init(seed: Any, stats: Any) -> step.TrainState:
+        return step.init_state(jax.random.key(seed), stats, init=made["pure"].init, tx=made["tx"])
+
+    def train(state: step.TrainState, source: Any, item: Any, pads: data.Pads) -> Any:
+        batch = data.fetch(source, item, pads)
+        return step.train_step(
+            state, batch, apply=apply, loss=made["loss"], tx=made["tx"], after_update=made["after_update"]
+        )
+
+    def score(state: step.TrainState, source: Any, item: Any, pads: data.Pads) -> Any:
+        return step.eval_step(state, data.fetch(source, item, pads), apply=apply)
+
+    stats = {m: dict.fromkeys(("mean", "scale"), jax.ShapeDtypeStruct((corpus.modalities[m]["width"],), np.float32))
+             for m in config.data.modalities}  # fmt: skip
+    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), np.uint32), stats)
+    return Program(
+        init=jax.jit(init, out_shardings=everywhere),
+        train=jax.jit(train, static_argnums=3, donate_argnums=0, out_shardings=everywhere),
+        score=jax.jit(score, static_argnums=3, out_shardings=everywhere),
+        rate=made["rate"],
+        like=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes),
+    )
+
+
+# ---- workdir ----
+
+
+def versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"mer_jax": importlib.metadata.version("mer_jax"), "python": platform.python_version(), **found}
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore it, or use another --workdir") from None
+
+
+def claim(config: config_lib.Experiment, corpus: Corpus, workdir: Path, allow_config_change: bool) -> bool:
+    """Begins a workdir or checks that it is this experiment's; True if its run is finished.
+
+    Raises UserError if it was begun with another config or other data: nothing in it is touched then.
+    """
+    now = {"config": config_lib.to_dict(config), "data": {"manifest_sha256": corpus.manifest_sha256}, "versions": versions()}
+    path = workdir / "config.json"
+    if path.exists():
+        before = read_json(path)
+        changed = config_lib.differences(before["config"], now["config"])
+        changed += config_lib.differences(before["data"], now["data"])
+        finished = (workdir / "metrics.json").exists()
+        if changed and (finished or not allow_config_change):
+            what = "a finished run" if finished else "an unfinished run"
+            way = "" if finished else ", or --allow_config_change to carry on with the new values"
+            raise UserError(f"{workdir} holds {what} with another config:\n  " + "\n  ".join(changed) +
+                            f"\nUse another --workdir, or the old values{way}.")  # fmt: skip
+        if not changed:
+            return finished
+    elif workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty and holds no run of ours; choose another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    log.write_json(path, now)
+    return False
+
+
+# ---- the run ----
+
+
+@dataclasses.dataclass
+class Selection:
+    """The best checkpoint so far by the validation part, and for how many epochs none was better."""
+
+    step: int | None = None
+    score: float = -1.0
+    stale: int = 0
+
+    def offer(self, at: int, score: float) -> bool:
+        better = score > self.score
+        if better:
+            self.step, self.score, self.stale = at, score, 0
+        else:
+            self.stale += 1
+        return better
+
+
+def run(config: config_lib.Experiment, corpus: Corpus, workdir: Path, *, allow_config_change: bool = False) -> dict[str, Any]:
+    """Trains or carries on, then scores the best checkpoint once on the test part. Returns what metrics.json holds."""
+    if claim(config, corpus, workdir, allow_config_change):
+        log.console.print(f"{workdir} is finished; --mode=eval scores it again, another --workdir starts anew")
+        return read_json(workdir / "metrics.json")
+    mesh = shard.make_mesh()
+    inputs = load(config, corpus, mesh)
+    program = build(config, corpus, inputs.feeds["train"].part, mesh)
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+    try:
+        state, best = resume_or_init(config, program, inputs, checkpoints, mesh)
+        if int(state.step) == 0:
+            log.write_text(workdir / "parameters.txt", parameter_overview.get_parameter_overview(state.params) + "\n")
+        log.console.print(f"{parameter_overview.count_parameters(state.params):,} parameters on {mesh.size} "
+                          f"{jax.devices()[0].platform} device(s); everything goes to {workdir}")  # fmt: skip
+        state, best = loop(config, program, inputs, checkpoints, state, best, workdir)
+        assert best.step is not None
+        state = checkpoints.restore(best.step, program.like)
+    finally:
+        checkpoints.close()
+    return finish(config, corpus, program, inputs, state, best, workdir)
+
+
+def resume_or_init(
+    config: config_lib.Experiment,
+    program: Program,
+    inputs: Inputs,
+    checkpoints: checkpoint.Checkpoints,
+    mesh: jax.sharding.Mesh,
+) -> tuple[step.TrainState, Selection]:
+    latest = checkpoints.latest()
+    if latest is None:
+        stats = shard.put(inputs.stats, shard.replicated(mesh))
+        return program.init(shard.put(np.uint32(config.seed), shard.replicated(mesh)), stats), Selection()
+    best = Selection(**checkpoints.info(latest)["best"])
+    log.console.print(f"resuming after step {latest}")
+    return checkpoints.restore(latest, program.like), best
+
+
+def loop(
+    config: config_lib.Experiment,
+    program: Program,
+    inputs: Inputs,
+    checkpoints: checkpoint.Checkpoints,
+    state: step.TrainState,
+    best: Selection,
+    workdir: Path,
+) -> tuple[step.TrainState, Selection]:
+    """Updates until the last epoch or until patience runs out; one evaluation and one checkpoint an epoch."""
+    settings, feed = config.train, inputs.feeds["train"]
+    epoch_steps = steps_per_epoch(config, feed.part)
+    total, start = settings.epochs * epoch_steps, int(state.step)
+    order = data.training_order(feed.part, settings.batch_size, config.seed, config.data.group_by_length)
+    items = feed.training(order, start)
+    history = log.History(workdir, start)
+    meter = Meter(history, program.rate)
+    progress = log.Progress("training", total, "steps", start)
+
+    def save(at: int) -> None:
+        info = {"best": dataclasses.asdict(best), "config": config_lib.to_dict(config), "labels": feed.corpus.labels}
+        checkpoints.save(at, state, info, best.step)
+
+    try:
+        with jax.transfer_guard("disallow"):
+            for at in range(start + 1, total + 1):
+                if stopped(settings.patience, best):
+                    break
+                with meter.waiting():
+                    item, pads = next(items)
+                state, terms = program.train(state, feed.source, item, pads)
+                if at % settings.log_steps == 0:
+                    meter.log(at, terms)
+                    progress.update(at)
+                if at % epoch_steps == 0:
+                    with progress.paused(), meter.paused():
+                        valid, _ = evaluate(
+                            inputs.feeds["valid"], state, program.score, feed.corpus.labels, settings.eval_batch_size
+                        )
+                        better = best.offer(at, valid[settings.select])
+                        history.evaluation({"step": at, "epoch": at // epoch_steps, "valid": overall(valid), "best": better})
+                        tell(at // epoch_steps, settings.epochs, meter.fetch(), valid, better, progress)
+                        save(at)
+                elif settings.checkpoint_steps and at % settings.checkpoint_steps == 0:
+                    save(at)
+    finally:
+        progress.close()
+        meter.close()
+        history.close()
+    checkpoints.wait()
+    if stopped(settings.patience, best):
+        log.console.print(f"no better {settings.select} for {best.stale} epochs: stopping early")
+    return state, best
+
+
+def stopped(patience: int, best: Selection) -> bool:
+    return patience > 0 and best.stale >= patience
+
+
+def overall(scores: dict[str, Any]) -> dict[str, float]:
+    return {name: scores[name] for name in ("loss", *metrics.SCORES)}
+
+
+def tell(epoch: int, epochs: int, loss: float | None, valid: dict[str, Any], better: bool, progress: log.Progress) -> None:
+    log.console.print(
+        f"epoch {epoch:>3}/{epochs}  train loss {'-' if loss is None else f'{loss:.4f}'}  valid loss {valid['loss']:.4f}"
+        f"  WF1 {valid['weighted_f1']:.4f}  macro F1 {valid['macro_f1']:.4f}  accuracy {valid['accuracy']:.4f}"
+        f"  UAR {valid['uar']:.4f}{'  *best*' if better else '        '}  {progress.rate()} at most"
+    )
+
+
+class Meter:
+    """Training terms to TensorBoard, fetched one log interval late so that the device never waits; and the wait for data."""
+
+    def __init__(self, history: log.History, rate: Callable[[int], Any]):
+        self._history, self._rate = history, rate
+        self._pending: tuple[int, dict[str, Any]] | None = None
+        self._loss: float | None = None
+        self._waited = 0.0
+        self._paused = 0.0
+        self._began = time.monotonic()
+        self._steps = 0
+
+    def waiting(self) -> Any:
+        return _Stopwatch(self, "_waited")
+
+    def paused(self) -> Any:
+        return _Stopwatch(self, "_paused")
+
+    def log(self, at: int, terms: dict[str, Any]) -> None:
+        self.fetch()
+        seconds = time.monotonic() - self._began - self._paused
+        self._history.scalars("speed", at, {"data_wait_share": self._waited / max(seconds, 1e-9)})
+        self._pending = (at, terms)
+
+    def fetch(self) -> float | None:
+        """Writes what is pending; the latest known training loss."""
+        if self._pending is not None:
+            at, terms = self._pending
+            values = {name: float(value) for name, value in jax.device_get(terms).items()}
+            self._loss, self._pending = values["loss"], None
+            self._history.scalars("train", at, values)
+        return self._loss
+
+    def close(self) -> None:
+        self.fetch()
+
+
+class _Stopwatch:
+    def __init__(self, meter: Meter, name: str):
+        self._meter, self._name = meter, name
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        setattr(self._meter, self._name, getattr(self._meter, self._name) + time.monotonic() - self._began)
+
+
+# ---- the end ----
+
+
+def finish(
+    config: config_lib.Experiment,
+    corpus: Corpus,
+    program: Program,
+    inputs: Inputs,
+    state: step.TrainState,
+    best: Selection,
+    workdir: Path,
+) -> dict[str, Any]:
+    """Scores valid and test with the best state, writes predictions and metrics.json, shows the table."""
+    result, probabilities = score_parts(config, corpus, program, inputs, state)
+    write_predictions(workdir / "predictions.jsonl", inputs.feeds["test"], probabilities)
+    result |= {
+        "protocol": {
+            **corpus.manifest["protocol"],
+            "selection": f"best validation {config.train.select}, at step {best.step}",
+            "test": "scored once, with the selected checkpoint",
+        },
+        "data": {"name": corpus.manifest["name"], "manifest_sha256": corpus.manifest_sha256, "counts": inputs.counts},
+        "config": config_lib.to_dict(config),
+        "versions": versions(),
+    }
+    if (bayes := corpus.manifest.get("bayes_accuracy")) is not None:
+        result["data"]["bayes_accuracy"] = bayes["+".join(sorted(config.data.modalities))]
+    log.write_json(workdir / "metrics.json", result)
+    show(corpus, result, workdir)
+    return result
+
+
+def score_parts(
+    config: config_lib.Experiment, corpus: Corpus, program: Program, inputs: Inputs, state: step.TrainState
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Scores of valid and test, and the test part's probabilities."""
+    found = {}
+    for name in ("valid", "test"):
+        found[name], probabilities = evaluate(
+            inputs.feeds[name], state, program.score, corpus.labels, config.train.eval_batch_size
+        )
+    return found, probabilities
+
+
+def show(corpus: Corpus, result: dict[str, Any], workdir: Path) -> None:
+    log.console.print(log.score_table(f"test of {corpus.manifest['name']}, {result['protocol']['selection']}", result["test"]))
+    if (bayes := result["data"].get("bayes_accuracy")) is not None:
+        share = result["test"]["accuracy"] / bayes
+        log.console.print(f"accuracy {result['test']['accuracy']:.4f} is {share:.3f} of the Bayes-optimal {bayes:.4f}")
+    log.console.print(f"metrics.json, predictions.jsonl and the checkpoint are in {workdir}")
+
+
+def score_again(config: config_lib.Experiment, corpus: Corpus, workdir: Path) -> int:
+    """Scores the best checkpoint of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
+    if not (workdir / "config.json").exists() or not claim(config, corpus, workdir, False):
+        raise UserError(f"{workdir} holds no finished run; the same command without --mode=eval finishes it")
+    known = read_json(workdir / "metrics.json")
+    mesh = shard.make_mesh()
+    inputs = load(config, corpus, mesh)
+    program = build(config, corpus, inputs.feeds["train"].part, mesh)
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+    latest = checkpoints.latest()
+    if latest is None:
+        raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint: it cannot be scored again")
+    state = checkpoints.restore(checkpoints.info(latest)["best"]["step"], program.like)
+    checkpoints.close()
+    found, _ = score_parts(config, corpus, program, inputs, state)
+    show(corpus, known | found, workdir)
+    changed = config_lib.differences({p: known[p] for p in found}, found)
+    if changed:
+        log.console.print("these figures are NOT those of metrics.json:\n  " + "\n  ".join(changed))
+        return 1
+    log.console.print("the same figures as in metrics.json")
+    return 0
