@@ -1,8 +1,8 @@
 """LSGMER: label signal enhancement and joint objective on audio and text.
 
-    python -m mer_jax.main --config=configs/lsgmer.py                                   demo corpus
-    python -m mer_jax.main --config=configs/lsgmer.py:tiny                              smoke run, seconds
-    python -m mer_jax.main --config=configs/lsgmer.py --config.data.path=DIR            your corpus
+python -m mer_jax.main --config=configs/lsgmer.py                                   demo corpus
+python -m mer_jax.main --config=configs/lsgmer.py:tiny                              smoke run, seconds
+python -m mer_jax.main --config=configs/lsgmer.py --config.data.path=DIR            your corpus
 """
 
 from mer_jax import config

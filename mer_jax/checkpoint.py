@@ -24,7 +24,7 @@ class Checkpoints:
         self._best: int | None = None
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
-            item_names=("state", "info"),
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(preservation_policy=self, cleanup_tmp_directories=True),
         )
 
@@ -72,11 +72,19 @@ class Checkpoints:
             raise UserError(f"{where}: array {name} is {'not in this model' if name in saved else 'missing'}")
         for name, want in wanted.items():
             have = saved[name]
-            if not jax.dtypes.issubdtype(want.dtype, jax.dtypes.prng_key) and (have.shape, have.dtype) != (want.shape, want.dtype):
-                raise UserError(f"{where}: array {name} is {have.dtype}{list(have.shape)}, the config wants {want.dtype}{list(want.shape)}")
+            if not jax.dtypes.issubdtype(want.dtype, jax.dtypes.prng_key) and (have.shape, have.dtype) != (
+                want.shape,
+                want.dtype,
+            ):
+                raise UserError(
+                    f"{where}: array {name} is {have.dtype}{list(have.shape)}, the config wants {want.dtype}{list(want.shape)}"
+                )
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
     """Array leaves by path; the kinds of containers on the way do not matter."""
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path): leaf for path, leaf in flat}
+    return {
+        "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path): leaf
+        for path, leaf in flat
+    }

@@ -33,7 +33,10 @@ class LSGMER:
     heads: int = 4
     encoder: str = "transformer"  # H_1: transformer | gru
     dropout: float = 0.3  # before the classifier
-    encoder_dropout: float = 0.1  # inside the transformer layer, and on H_0
+    input_dropout: float = 0.0  # on the standardised features
+    encoder_dropout: float = 0.1  # on the residual branches of the transformer layer; on the GRU's output
+    time_dropout: float = 0.0  # share of time steps hidden while training
+    modality_dropout: float = 0.0  # share of samples of which one modality is hidden while training
     lse: bool = True  # label signal enhancement; False = mean over time of H_1
     gate: bool = True  # w = sigmoid(H_2); False = 1
     reduce: str = "mean"  # over the classes axis: mean | max | attention | cosine | rows
@@ -62,6 +65,7 @@ class Optim:
     clip: float = 1.0  # global gradient norm; 0 = off
     b1: float = 0.9
     b2: float = 0.999
+    average: float = 0.0  # decay per step of a running average of the weights, which is then evaluated; 0 = off
 
 
 @dataclasses.dataclass
@@ -108,8 +112,8 @@ AT_LEAST: dict[str, float] = {
 }  # fmt: skip
 ABOVE_ZERO = ("loss.temperature", "optim.learning_rate")
 BELOW_ONE = (
-    "model.dropout", "model.encoder_dropout", "model.label_average", "loss.label_smoothing",
-    "optim.warmup", "optim.b1", "optim.b2",
+    "model.dropout", "model.input_dropout", "model.encoder_dropout", "model.time_dropout", "model.modality_dropout", "model.label_average", "loss.label_smoothing",
+    "optim.warmup", "optim.b1", "optim.b2", "optim.average",
 )  # fmt: skip
 
 
@@ -149,7 +153,9 @@ def validate(config: Experiment) -> Experiment:
     if not config.model.lse:
         _require(config.model.reduce == "mean", "model.reduce", config.model.reduce, "mean when model.lse is off")
     if config.loss.imbalance == "focal":
-        _require(config.loss.label_smoothing == 0, "loss.label_smoothing", config.loss.label_smoothing, "0 with focal loss")
+        _require(
+            config.loss.label_smoothing == 0, "loss.label_smoothing", config.loss.label_smoothing, "0 with focal loss"
+        )
     return config
 
 
@@ -177,7 +183,11 @@ def validate_against(config: Experiment, corpus: Any) -> None:
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The fields that differ between two `to_dict` trees, as `name: old -> new` lines."""
     a, b = flatten(old), flatten(new)
-    return [f"{k}: {a.get(k, '(none)')} -> {b.get(k, '(none)')}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+    return [
+        f"{k}: {a.get(k, '(none)')} -> {b.get(k, '(none)')}"
+        for k in sorted(a.keys() | b.keys())
+        if a.get(k) != b.get(k)
+    ]
 
 
 def default_workdir(config: Experiment) -> Path:

@@ -23,7 +23,7 @@ from mer_jax.records import Corpus, Description, Utterance, write_corpus
 VERSION = 1
 LABELS = ("neutral", "joy", "surprise", "anger", "sadness", "disgust", "fear")
 PRIOR = np.array([4710, 1743, 1205, 1109, 683, 271, 268]) / 9989  # MELD's training counts
-COUNTS = {"train": 1600, "valid": 400, "test": 1000}
+COUNTS = {"train": 4000, "valid": 600, "test": 2000}
 CUE = 4
 DRAWS = 400_000
 
@@ -39,9 +39,9 @@ class Modality:
 
 
 MODALITIES = {
-    "text": Modality(width=32, longest=16, spread=2.6, noise=0.10),
-    "audio": Modality(width=24, longest=16, spread=2.2, noise=0.15),
-    "visual": Modality(width=40, longest=12, spread=2.0, noise=0.20),
+    "text": Modality(width=32, longest=12, spread=2.6, noise=0.10),
+    "audio": Modality(width=24, longest=12, spread=2.2, noise=0.15),
+    "visual": Modality(width=40, longest=10, spread=2.0, noise=0.20),
 }
 
 
@@ -77,31 +77,35 @@ def bayes_accuracies(means: dict[str, np.ndarray], rng: np.random.Generator) -> 
     }
     subsets = itertools.chain.from_iterable(itertools.combinations(sorted(MODALITIES), n) for n in (1, 2, 3))
     return {
-        "+".join(subset): round(float(np.mean((np.log(PRIOR) + sum(likelihood[m] for m in subset)).argmax(1) == labels)), 4)
+        "+".join(subset): round(
+            float(np.mean((np.log(PRIOR) + sum(likelihood[m] for m in subset)).argmax(1) == labels)), 4
+        )
         for subset in subsets
     }
 
 
-def render(cue: np.ndarray, spec: Modality, basis: np.ndarray, offset: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def render(
+    cue: np.ndarray, spec: Modality, basis: np.ndarray, offset: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """A sequence [time, width] holding `cue`; basis is an orthonormal [width, width], its first CUE + 1 rows cue and marker."""
     scenes = []
     total = int(rng.integers(spec.longest // 2, spec.longest + 1))
     cue_scene = rng.integers(0, 3)
     for scene, frames in enumerate(np.diff([0, *sorted(rng.choice(np.arange(1, total), 2, replace=False)), total])):
-        content = rng.normal(size=spec.width)  # one picture, repeated: redundant frames
+        content = 0.5 * rng.normal(size=spec.width)  # one picture, repeated: redundant frames
         content[: CUE + 1] = 0.0
         if scene == cue_scene:
             content[:CUE], content[CUE] = cue, 4.0
         scenes.append(np.repeat(content[None], frames, axis=0))
     frames = np.concatenate(scenes)
-    frames[:, CUE + 1 :] += offset + 0.3 * rng.normal(size=(len(frames), spec.width - CUE - 1))
+    frames[:, CUE + 1 :] += offset + 0.2 * rng.normal(size=(len(frames), spec.width - CUE - 1))
     return (frames @ basis).astype(np.float16)
 
 
 def generate(seed: int, means: dict[str, np.ndarray], bases: dict[str, np.ndarray]) -> Iterator[Utterance]:
     rng = np.random.default_rng([VERSION, seed, 1])
     for split, count in COUNTS.items():
-        offsets = {m: 0.5 * rng.normal(size=(8, spec.width - CUE - 1)) for m, spec in MODALITIES.items()}
+        offsets = {m: 0.3 * rng.normal(size=(8, spec.width - CUE - 1)) for m, spec in MODALITIES.items()}
         labels = rng.choice(len(LABELS), count, p=PRIOR)
         cues = {m: draw_cues(labels, means[m], spec.noise, rng) for m, spec in MODALITIES.items()}
         dialogue = turn = 0

@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+import rich.box
 import rich.console
 import rich.progress
 import rich.table
 import tensorboardX
 
 console = rich.console.Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 160  # a file or a pipe has no width; tables must not be squeezed into 80 columns
 PLAIN_SECONDS = 20.0  # without a terminal, a line of progress so often
 
 
@@ -52,6 +56,45 @@ class History:
 
     def close(self) -> None:
         self._events.close()
+
+
+class Meter:
+    """Training terms to TensorBoard, fetched one log interval late so that the device never waits; and the wait for data."""
+
+    def __init__(self, history: History):
+        self._history = history
+        self._pending: tuple[int, Mapping[str, Any]] | None = None
+        self._loss: float | None = None
+        self._began, self._waited, self._paused = time.monotonic(), 0.0, 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent inside is time the training waits for data."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside is not training: evaluation, saving."""
+        began = time.monotonic()
+        yield
+        self._paused += time.monotonic() - began
+
+    def log(self, at: int, terms: Mapping[str, Any]) -> None:
+        self.fetch()
+        seconds = time.monotonic() - self._began - self._paused
+        self._history.scalars("speed", at, {"data_wait_share": self._waited / max(seconds, 1e-9)})
+        self._pending = (at, terms)
+
+    def fetch(self) -> float | None:
+        """Writes what is pending; the latest known training loss."""
+        if self._pending is not None:
+            at, terms = self._pending
+            values = {name: float(value) for name, value in jax.device_get(terms).items()}
+            self._loss, self._pending = values["loss"], None
+            self._history.scalars("train", at, values)
+        return self._loss
 
 
 class Progress:
@@ -104,23 +147,20 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def score_table(title: str, scores: Mapping[str, Any]) -> rich.table.Table:
+def show_scores(title: str, scores: Mapping[str, Any]) -> None:
     """Per class precision, recall, F1, support and where its utterances went; below, the overall scores."""
-    names = list(scores["per_class"])
-    table = rich.table.Table(title=title, title_justify="left", show_footer=True, box=rich.table.box.SIMPLE_HEAD)
-    table.add_column("class", footer="all")
-    overall = {
-        "precision": "", "recall": f"UAR {scores['uar']:.4f}",
-        "F1": f"weighted {scores['weighted_f1']:.4f}\nmacro {scores['macro_f1']:.4f}",
-        "support": f"{sum(c['support'] for c in scores['per_class'].values())}",
-    }  # fmt: skip
-    for name, footer in overall.items():
-        table.add_column(name, footer=footer, justify="right")
-    for i, name in enumerate(names):
-        table.add_column(f"→ {name}", justify="right", footer=f"accuracy {scores['accuracy']:.4f}" if i == 0 else "")
-    for name, row in zip(names, scores["confusion"], strict=True):
+    table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
+    table.add_column("class")
+    for name in ("precision", "recall", "F1", "support"):
+        table.add_column(name, justify="right")
+    for name in scores["per_class"]:
+        table.add_column(f"→{name}", justify="right", style="dim")
+    for i, (name, row) in enumerate(zip(scores["per_class"], scores["confusion"], strict=True)):
         c = scores["per_class"][name]
-        table.add_row(
-            name, f"{c['precision']:.3f}", f"{c['recall']:.3f}", f"{c['f1']:.3f}", str(c["support"]), *map(str, row)
-        )
-    return table
+        counts = [f"[bold]{n}[/bold]" if i == j else str(n) for j, n in enumerate(row)]
+        table.add_row(name, f"{c['precision']:.3f}", f"{c['recall']:.3f}", f"{c['f1']:.3f}", str(c["support"]), *counts)
+    console.print(table)
+    console.print(
+        f"accuracy {scores['accuracy']:.4f}   UAR {scores['uar']:.4f}   "
+        f"weighted F1 {scores['weighted_f1']:.4f}   macro F1 {scores['macro_f1']:.4f}"
+    )

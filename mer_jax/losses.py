@@ -38,9 +38,7 @@ def cross_entropy(
     return loss
 
 
-def jensen_shannon(
-    log_p: Float[Array, "batch classes"], log_q: Float[Array, "batch classes"]
-) -> Float[Array, "batch"]:
+def jensen_shannon(log_p: Float[Array, "batch classes"], log_q: Float[Array, "batch classes"]) -> Float[Array, "batch"]:
     """JS = KL(p || m)/2 + KL(q || m)/2, m = (p + q)/2, in nats: 0 for equal, at most ln 2. Takes log-probabilities."""
     log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
 

@@ -5,11 +5,13 @@ import re
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mer_jax import config as config_lib
+from mer_jax.demo import cache_folder, demo_corpus
 from mer_jax.errors import UserError, reported
+from mer_jax.records import Corpus
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The experiment: a file of configs/, e.g. configs/lsgmer.py or configs/lsgmer.py:tiny. "
@@ -19,27 +21,30 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where everything the run makes goes; runs/<experiment> if not given. The same command on the same "
     "folder resumes an unfinished run."
 )  # fmt: skip
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "train: train, then score. eval: score a finished workdir again.")
-CHANGED = flags.DEFINE_bool("allow_config_change", False, "Resume a workdir although the config is not the one it began with.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval"], "train: train, then score. eval: score a finished workdir again."
+)
+CHANGED = flags.DEFINE_bool(
+    "allow_config_change", False, "Resume a workdir although the config is not the one it began with."
+)
 
 
 def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # JAX lists the backends it did not find
     with reported():
         experiment = config_lib.validate(CONFIG.value)
         corpus = open_corpus(experiment)
         config_lib.validate_against(experiment, corpus)
-        from mer_jax import train  # JAX starts here, after everything that can be refused without it
+        from mer_jax import shard, train  # JAX starts here, after everything that can be refused without it
 
+        shard.start(cache_folder() / "xla")
         workdir = Path(WORKDIR.value) if WORKDIR.value else config_lib.default_workdir(experiment)
         if MODE.value == "eval":
             sys.exit(train.score_again(experiment, corpus, workdir))
         train.run(experiment, corpus, workdir, allow_config_change=CHANGED.value)
 
 
-def open_corpus(experiment: config_lib.Experiment):  # type: ignore[no-untyped-def]
-    from mer_jax.demo import demo_corpus
-    from mer_jax.records import Corpus
-
+def open_corpus(experiment: config_lib.Experiment) -> Corpus:
     return Corpus(experiment.data.path) if experiment.data.path else demo_corpus()
 
 
@@ -65,7 +70,9 @@ def explain(error: Exception) -> str:
     known = list(config_lib.flatten(config_lib.to_dict(config_lib.Experiment())))
     near = difflib.get_close_matches(field[1], [k.split(".")[-1] for k in known], n=3, cutoff=0.5)
     hint = ", ".join(f"--config.{k}" for k in known if k.split(".")[-1] in near)
-    return f"the config has no field {field[1]!r}" + (f"; did you mean {hint}?" if hint else f"; it has {', '.join(known)}")
+    return f"the config has no field {field[1]!r}" + (
+        f"; did you mean {hint}?" if hint else f"; it has {', '.join(known)}"
+    )
 
 
 if __name__ == "__main__":

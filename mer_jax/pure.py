@@ -28,7 +28,7 @@ def pure(module: Callable[..., nnx.Module], **arguments: Any) -> Pure:
 
     graph, params_spec, rest_spec = nnx.split(nnx.eval_shape(lambda: make(jax.random.key(0))), nnx.Param, ...)
 
-    def fill(spec: nnx.State, values: Any) -> nnx.State:
+    def fill(spec: Any, values: Any) -> Any:
         state = jax.tree.map(lambda x: x, spec)
         nnx.replace_by_pure_dict(state, values)
         return state

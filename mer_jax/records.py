@@ -231,7 +231,7 @@ class _Shard:
 
     def __init__(self, folder: Path, stem: str, split: str, modalities: tuple[str, ...]):
         self.path, self.split, self.modalities = folder / f"{stem}.tfrecord", split, modalities
-        self.file: BinaryIO = open(self.path, "wb")  # noqa: SIM115 - closed by close()
+        self.file: BinaryIO = open(self.path, "wb")  # noqa: SIM115 - closed by close(), or by the writer when it fails
         self.rows: list[tuple[Any, ...]] = []
         self.at = 0
 
@@ -287,7 +287,8 @@ def write_corpus(
         shutil.rmtree(partial, ignore_errors=True)  # left by a writer that was killed: we hold its lock
         partial.mkdir()
         try:
-            manifest = _write_shards(partial, utterances, description, shard_records)
+            with contextlib.ExitStack() as stack:
+                manifest = _write_shards(partial, utterances, description, shard_records, stack)
             with open(partial / "manifest.json", "w") as file:
                 json.dump(manifest, file, indent=1, ensure_ascii=False)
                 _flush(file)
@@ -300,7 +301,9 @@ def write_corpus(
 def refuse_existing(out: Path) -> None:
     """Call before long work whose result goes to `out`."""
     if out.exists():
-        raise UserError(f"{out} exists already; a corpus is never overwritten. Choose another --out, or delete it first.")
+        raise UserError(
+            f"{out} exists already; a corpus is never overwritten. Choose another --out, or delete it first."
+        )
 
 
 @contextlib.contextmanager
@@ -311,7 +314,11 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _write_shards(
-    folder: Path, utterances: Iterable[Utterance], description: Description, shard_records: int
+    folder: Path,
+    utterances: Iterable[Utterance],
+    description: Description,
+    shard_records: int,
+    stack: contextlib.ExitStack,
 ) -> dict[str, Any]:
     modalities = tuple(description.extractors)
     open_shards: dict[str, _Shard] = {}
@@ -328,6 +335,7 @@ def _write_shards(
         split = utterance.split
         if split not in open_shards:
             open_shards[split] = _Shard(folder, f"{split}-{per_split[split]:05d}", split, modalities)
+            stack.callback(open_shards[split].file.close)
             per_split[split] += 1
         open_shards[split].add(utterance)
         counts.setdefault(split, Counter())[utterance.label] += 1
@@ -440,7 +448,9 @@ class Corpus:
             if utterance.id != self.index["id"][row]:
                 raise ValueError(f"it holds {utterance.id!r}: the index does not belong to this shard")
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise UserError(f"{self.where(row)}: {error}. Restore the file from its source or rebuild the corpus.") from None
+            raise UserError(
+                f"{self.where(row)}: {error}. Restore the file from its source or rebuild the corpus."
+            ) from None
         return utterance
 
     def where(self, row: int) -> str:
@@ -490,7 +500,9 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
         raise UserError(f"{path} is not valid JSON ({error}). Restore it.") from None
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema_version is {version!r}, this mer_jax reads {SCHEMA_VERSION}. Rebuild the corpus.")
+        raise UserError(
+            f"{path}: schema_version is {version!r}, this mer_jax reads {SCHEMA_VERSION}. Rebuild the corpus."
+        )
     fields = ("name", "labels", "label_space", "label_embeddings", "modalities", "protocol", "splits", "shards")
     for field in fields:
         if not manifest.get(field):
@@ -499,14 +511,18 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m mer_jax.records", description="Describe a corpus and verify all of it.")
+    parser = argparse.ArgumentParser(
+        prog="python -m mer_jax.records", description="Describe a corpus and verify all of it."
+    )
     parser.add_argument("folder", type=Path, help="a corpus folder: manifest.json and its shards")
     folder = parser.parse_args(argv).folder
     with reported():
         corpus = Corpus(folder)
         print(f"{corpus.manifest['name']}: {len(corpus)} utterances, manifest sha256 {corpus.manifest_sha256}")
         for name, spec in corpus.modalities.items():
-            print(f"  {name}: width {spec['width']}, {spec['dtype']}, up to {spec['longest']} steps, {spec['extractor']}")
+            print(
+                f"  {name}: width {spec['width']}, {spec['dtype']}, up to {spec['longest']} steps, {spec['extractor']}"
+            )
         for name, split in corpus.manifest["splits"].items():
             print(f"  {name}: {split['count']}  " + "  ".join(f"{k} {v}" for k, v in split["classes"].items()))
         nonfinite: Counter[str] = Counter()
@@ -515,9 +531,13 @@ def main(argv: list[str] | None = None) -> None:
                 nonfinite[modality] += not np.isfinite(value).all()
         for shard in corpus.manifest["shards"]:
             if sha256_of(folder / shard["file"]) != shard["sha256"]:
-                raise UserError(f"{folder / shard['file']}: every record is intact, but the sha256 is not the manifest's")
-        print("  every record and sha256 verified; utterances with NaN or infinite values: " +
-              (", ".join(f"{m} {n}" for m, n in nonfinite.items() if n) or "none"))
+                raise UserError(
+                    f"{folder / shard['file']}: every record is intact, but the sha256 is not the manifest's"
+                )
+        print(
+            "  every record and sha256 verified; utterances with NaN or infinite values: "
+            + (", ".join(f"{m} {n}" for m, n in nonfinite.items() if n) or "none")
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,18 @@
 """The device mesh and where arrays live on it: batches split along `data`, everything else replicated."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def start(cache: Path) -> None:
+    """Settings of JAX for every command: compiled programs are kept in `cache` and found again by the next run."""
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def make_mesh() -> Mesh:

@@ -20,7 +20,7 @@ class TrainState:
     """All that training changes or needs to carry on, and all that a model needs to be used.
 
     step: updates done. key: base of every random number (`fold_in(key, step)`). params, rest: the model's variables.
-    input_stats[m]: mean and scale, Float[feat], that raw features are standardised with.
+    average: running average of params, which is then what is evaluated; an empty dict where none is kept. input_stats[m]: mean and scale, Float[feat], that raw features are standardised with.
     """
 
     step: Any
@@ -28,7 +28,12 @@ class TrainState:
     params: Any
     rest: Any
     opt_state: Any
+    average: Any
     input_stats: Any
+
+    def evaluated(self) -> Any:
+        """The params to evaluate and to use."""
+        return self.average or self.params
 
 
 Loss = Callable[[Any, Batch], tuple[Array, dict[str, Array]]]
@@ -38,16 +43,28 @@ AfterUpdate = Callable[[Any, Any, Any, Batch], Any]
 def standardize(batch: Batch, input_stats: dict[str, Any]) -> Batch:
     """(x - mean) / scale on the real time steps; padding stays zero."""
     features = {
-        m: jnp.where(batch.mask[m][..., None], (x - input_stats[m]["mean"][None, None]) / input_stats[m]["scale"][None, None], 0)
+        m: jnp.where(
+            batch.mask[m][..., None], (x - input_stats[m]["mean"][None, None]) / input_stats[m]["scale"][None, None], 0
+        )
         for m, x in batch.features.items()
     }
     return dataclasses.replace(batch, features=features)
 
 
-def init_state(key: Array, input_stats: Any, *, init: Callable[..., Any], tx: optax.GradientTransformation) -> TrainState:
+def init_state(
+    key: Array, input_stats: Any, *, init: Callable[..., Any], tx: optax.GradientTransformation, average: bool
+) -> TrainState:
     model_key, key = jax.random.split(key)
     params, rest = init(model_key)
-    return TrainState(jnp.zeros((), jnp.int32), key, params, rest, tx.init(params), input_stats)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        params=params,
+        rest=rest,
+        opt_state=tx.init(params),
+        average=jax.tree.map(jnp.copy, params) if average else {},
+        input_stats=input_stats,
+    )
 
 
 def gradients(
@@ -72,19 +89,28 @@ def train_step(
     loss: Loss,
     tx: optax.GradientTransformation,
     after_update: AfterUpdate,
+    average: float,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update. `after_update(old params, new params, outputs, batch)` has the last word on the new params."""
+    """One update. `after_update(old params, new params, outputs, batch)` has the last word on the new params.
+
+    The running average moves by 1 - average each step, faster at first: it is the mean of about the last
+    min(1 / (1 - average), step / 9) steps' params.
+    """
     batch = standardize(batch, state.input_stats)
     grads, (terms, outputs, rest) = gradients(state, batch, apply=apply, loss=loss)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = after_update(state.params, optax.apply_updates(state.params, updates), outputs, batch)
-    state = dataclasses.replace(state, step=state.step + 1, params=params, rest=rest, opt_state=opt_state)
+    step = state.step + 1
+    done = step.astype(jnp.float32)
+    slow = jnp.minimum(average, done / (done + 9))
+    averaged = jax.tree.map(lambda a, p: p + slow * (a - p), state.average, params) if average else {}
+    state = dataclasses.replace(state, step=step, params=params, rest=rest, opt_state=opt_state, average=averaged)
     return state, terms | {"grad_norm": optax.global_norm(grads)}
 
 
 def eval_step(state: TrainState, batch: Batch, *, apply: Callable[..., Any]) -> dict[str, Array]:
     """confusion: Int[classes, classes] and nll: the sum over real rows; probabilities: Float[batch, classes]."""
-    outputs, _ = apply(state.params, state.rest, standardize(batch, state.input_stats))
+    outputs, _ = apply(state.evaluated(), state.rest, standardize(batch, state.input_stats))
     log_p = jax.nn.log_softmax(outputs["logits"])
     nll = -jnp.take_along_axis(log_p, batch.label[:, None], axis=1)[:, 0]
     return {

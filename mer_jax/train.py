@@ -1,12 +1,9 @@
-"""A whole run: data, program, the loop, the best checkpoint scored once."""
+"""A whole run: the workdir, the loop, the best checkpoint scored once."""
 
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import platform
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,172 +11,15 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
-from mer_jax import checkpoint, data, log, losses, metrics, optim, pure, shard, step
+from mer_jax import checkpoint, data, log, metrics, shard
 from mer_jax import config as config_lib
 from mer_jax.errors import UserError
 from mer_jax.evaluate import evaluate, write_predictions
-from mer_jax.models import lsgmer
+from mer_jax.program import Inputs, Program, build, load, steps_per_epoch
 from mer_jax.records import Corpus
+from mer_jax.step import TrainState
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-PARTS = ("train", "valid", "test")
-
-
-# ---- data ----
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """The parts of the corpus, ready to feed, and what was counted on the way."""
-
-    feeds: dict[str, data.Feed]
-    stats: dict[str, dict[str, np.ndarray]]
-    counts: dict[str, Any]
-
-
-def load(config: config_lib.Experiment, corpus: Corpus, mesh: jax.sharding.Mesh) -> Inputs:
-    """Reads every part once: refuses bad records, measures the statistics, keeps what lives on the device."""
-    settings = config.data
-    limits = settings.max_length * (len(settings.modalities) // len(settings.max_length))
-    parts = {name: data.take_part(corpus, name, dict(zip(settings.modalities, limits, strict=True))) for name in PARTS}
-    megabytes = data.packed_megabytes(corpus, list(parts.values()))
-    resident = settings.placement == "resident" or (
-        settings.placement == "auto" and megabytes <= settings.resident_limit_mb
-    )
-    progress = log.Progress("reading", sum(map(len, parts.values())), "records")
-    feeds, scans = {}, {}
-    before = 0
-    for name, part in parts.items():
-        scans[name] = data.scan(
-            corpus, part, settings.nonfinite, keep=resident, progress=lambda n, b=before: progress.update(b + n)
-        )
-        before += len(part)
-        source = data.pack(corpus, part, scans[name].features) if resident else None
-        feeds[name] = data.Feed(
-            corpus,
-            part,
-            settings.nonfinite,
-            functools.partial(shard.put, sharding=shard.along_data(mesh)),
-            source=None if source is None else shard.put(source, shard.replicated(mesh)),
-            read_threads=settings.read_threads,
-        )
-    progress.close()
-    stats = scans["train"].stats
-    if not settings.standardize:
-        stats = {m: {"mean": np.zeros_like(s["mean"]), "scale": np.ones_like(s["scale"])} for m, s in stats.items()}
-    counts = {
-        name: {
-            "utterances": len(part),
-            "classes": dict(zip(corpus.labels, np.bincount(part.labels, minlength=len(corpus.labels)).tolist(), strict=True)),
-            "truncated": dict(part.truncated),
-            "nonfinite_zeroed": scans[name].nonfinite,
-        }
-        for name, part in parts.items()
-    }
-    where = "on the device" if resident else "streamed"
-    log.console.print(f"{corpus.manifest['name']}: " + ", ".join(f"{n} {len(p)}" for n, p in parts.items()) +
-                      f"; {' + '.join(settings.modalities)}, {megabytes:.0f} MB {where}")  # fmt: skip
-    for name, count in counts.items():
-        for what in ("truncated", "nonfinite_zeroed"):
-            if found := {m: n for m, n in count[what].items() if n}:
-                unit = "sequences truncated to data.max_length" if what == "truncated" else "non-finite values set to 0"
-                log.console.print(f"  {name}: " + ", ".join(f"{m} {n}" for m, n in found.items()) + f" {unit}")
-    return Inputs(feeds, stats, counts)
-
-
-# ---- program ----
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """The experiment as compiled functions over a mesh.
-
-    init(seed, stats) -> state; train(state, source, item, pads) -> (state, terms), which consumes the state;
-    score(state, source, item, pads) -> what step.eval_step returns. `like` is the state's shapes and shardings.
-    """
-
-    init: Callable[..., step.TrainState]
-    train: Callable[..., tuple[step.TrainState, dict[str, Any]]]
-    score: Callable[..., dict[str, Any]]
-    rate: Callable[[int], Any]
-    like: step.TrainState
-
-
-def steps_per_epoch(config: config_lib.Experiment, part: data.Part) -> int:
-    """Updates until every utterance was seen once; where the batch does not divide the part, the stream reads on."""
-    return -(-len(part) // config.train.batch_size)
-
-
-def parts_of_step(config: config_lib.Experiment, corpus: Corpus, prior: np.ndarray, steps: int) -> dict[str, Any]:
-    """The functions step.py wants, made from the config: the one place where settings become arguments."""
-    model = dataclasses.asdict(config.model)
-    after = functools.partial(lsgmer.update_labels, how=model.pop("label_update"), alpha=model.pop("label_average"))
-    functions = pure.pure(
-        lsgmer.LSGMER,
-        widths={m: corpus.modalities[m]["width"] for m in config.data.modalities},
-        label_words=np.asarray(corpus.manifest["label_embeddings"], np.float32),
-        temperature=config.loss.temperature,
-        **model,
-    )
-
-    def loss(outputs: lsgmer.Outputs, batch: Any) -> Any:
-        return losses.joint_objective(
-            outputs["logits"],
-            outputs["similarity"],
-            batch.label,
-            batch.weight,
-            prior=jax.numpy.asarray(prior),
-            apc_weight=config.loss.apc,
-            temperature=config.loss.temperature,
-            imbalance=config.loss.imbalance,
-            focal_gamma=config.loss.focal_gamma,
-            label_smoothing=config.loss.label_smoothing,
-        )
-
-    settings = dataclasses.asdict(config.optim)
-    rate = optim.schedule(settings.pop("schedule"), settings.pop("learning_rate"), settings.pop("warmup"), steps)
-    return {
-        "pure": functions,
-        "loss": loss,
-        "tx": optim.optimizer(rate=rate, **settings),
-        "rate": rate,
-        "after_update": after,
-    }
-
-
-def build(config: config_lib.Experiment, corpus: Corpus, part: data.Part, mesh: jax.sharding.Mesh) -> Program:
-    """`part` is the training part: it gives the classes' shares and the length of the schedule."""
-    if config.train.batch_size % mesh.size or config.train.eval_batch_size % mesh.size:
-        raise UserError(
-            f"train.batch_size {config.train.batch_size} and train.eval_batch_size {config.train.eval_batch_size} must be "
-            f"multiples of the {mesh.size} devices; set --config.train.batch_size and --config.train.eval_batch_size"
-        )
-    prior = (np.bincount(part.labels, minlength=len(corpus.labels)) / len(part)).astype(np.float32)
-    made = parts_of_step(config, corpus, prior, config.train.epochs * steps_per_epoch(config, part))
-    apply, everywhere = made["pure"].apply, shard.replicated(mesh)
-
-    def init(seed: Any, stats: Any) -> step.TrainState:
-        return step.init_state(jax.random.key(seed), stats, init=made["pure"].init, tx=made["tx"])
-
-    def train(state: step.TrainState, source: Any, item: Any, pads: data.Pads) -> Any:
-        batch = data.fetch(source, item, pads)
-        return step.train_step(
-            state, batch, apply=apply, loss=made["loss"], tx=made["tx"], after_update=made["after_update"]
-        )
-
-    def score(state: step.TrainState, source: Any, item: Any, pads: data.Pads) -> Any:
-        return step.eval_step(state, data.fetch(source, item, pads), apply=apply)
-
-    stats = {m: dict.fromkeys(("mean", "scale"), jax.ShapeDtypeStruct((corpus.modalities[m]["width"],), np.float32))
-             for m in config.data.modalities}  # fmt: skip
-    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), np.uint32), stats)
-    return Program(
-        init=jax.jit(init, out_shardings=everywhere),
-        train=jax.jit(train, static_argnums=3, donate_argnums=0, out_shardings=everywhere),
-        score=jax.jit(score, static_argnums=3, out_shardings=everywhere),
-        rate=made["rate"],
-        like=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes),
-    )
 
 
 # ---- workdir ----
@@ -202,7 +42,11 @@ def claim(config: config_lib.Experiment, corpus: Corpus, workdir: Path, allow_co
 
     Raises UserError if it was begun with another config or other data: nothing in it is touched then.
     """
-    now = {"config": config_lib.to_dict(config), "data": {"manifest_sha256": corpus.manifest_sha256}, "versions": versions()}
+    now = {
+        "config": config_lib.to_dict(config),
+        "data": {"manifest_sha256": corpus.manifest_sha256},
+        "versions": versions(),
+    }
     path = workdir / "config.json"
     if path.exists():
         before = read_json(path)
@@ -243,7 +87,9 @@ class Selection:
         return better
 
 
-def run(config: config_lib.Experiment, corpus: Corpus, workdir: Path, *, allow_config_change: bool = False) -> dict[str, Any]:
+def run(
+    config: config_lib.Experiment, corpus: Corpus, workdir: Path, *, allow_config_change: bool = False
+) -> dict[str, Any]:
     """Trains or carries on, then scores the best checkpoint once on the test part. Returns what metrics.json holds."""
     if claim(config, corpus, workdir, allow_config_change):
         log.console.print(f"{workdir} is finished; --mode=eval scores it again, another --workdir starts anew")
@@ -272,7 +118,7 @@ def resume_or_init(
     inputs: Inputs,
     checkpoints: checkpoint.Checkpoints,
     mesh: jax.sharding.Mesh,
-) -> tuple[step.TrainState, Selection]:
+) -> tuple[TrainState, Selection]:
     latest = checkpoints.latest()
     if latest is None:
         stats = shard.put(inputs.stats, shard.replicated(mesh))
@@ -287,10 +133,10 @@ def loop(
     program: Program,
     inputs: Inputs,
     checkpoints: checkpoint.Checkpoints,
-    state: step.TrainState,
+    state: TrainState,
     best: Selection,
     workdir: Path,
-) -> tuple[step.TrainState, Selection]:
+) -> tuple[TrainState, Selection]:
     """Updates until the last epoch or until patience runs out; one evaluation and one checkpoint an epoch."""
     settings, feed = config.train, inputs.feeds["train"]
     epoch_steps = steps_per_epoch(config, feed.part)
@@ -298,7 +144,7 @@ def loop(
     order = data.training_order(feed.part, settings.batch_size, config.seed, config.data.group_by_length)
     items = feed.training(order, start)
     history = log.History(workdir, start)
-    meter = Meter(history, program.rate)
+    meter = log.Meter(history)
     progress = log.Progress("training", total, "steps", start)
 
     def save(at: int) -> None:
@@ -322,14 +168,16 @@ def loop(
                             inputs.feeds["valid"], state, program.score, feed.corpus.labels, settings.eval_batch_size
                         )
                         better = best.offer(at, valid[settings.select])
-                        history.evaluation({"step": at, "epoch": at // epoch_steps, "valid": overall(valid), "best": better})
+                        history.evaluation(
+                            {"step": at, "epoch": at // epoch_steps, "valid": overall(valid), "best": better}
+                        )
                         tell(at // epoch_steps, settings.epochs, meter.fetch(), valid, better, progress)
                         save(at)
                 elif settings.checkpoint_steps and at % settings.checkpoint_steps == 0:
                     save(at)
     finally:
         progress.close()
-        meter.close()
+        meter.fetch()
         history.close()
     checkpoints.wait()
     if stopped(settings.patience, best):
@@ -345,60 +193,14 @@ def overall(scores: dict[str, Any]) -> dict[str, float]:
     return {name: scores[name] for name in ("loss", *metrics.SCORES)}
 
 
-def tell(epoch: int, epochs: int, loss: float | None, valid: dict[str, Any], better: bool, progress: log.Progress) -> None:
+def tell(
+    epoch: int, epochs: int, loss: float | None, valid: dict[str, Any], better: bool, progress: log.Progress
+) -> None:
     log.console.print(
         f"epoch {epoch:>3}/{epochs}  train loss {'-' if loss is None else f'{loss:.4f}'}  valid loss {valid['loss']:.4f}"
         f"  WF1 {valid['weighted_f1']:.4f}  macro F1 {valid['macro_f1']:.4f}  accuracy {valid['accuracy']:.4f}"
         f"  UAR {valid['uar']:.4f}{'  *best*' if better else '        '}  {progress.rate()} at most"
     )
-
-
-class Meter:
-    """Training terms to TensorBoard, fetched one log interval late so that the device never waits; and the wait for data."""
-
-    def __init__(self, history: log.History, rate: Callable[[int], Any]):
-        self._history, self._rate = history, rate
-        self._pending: tuple[int, dict[str, Any]] | None = None
-        self._loss: float | None = None
-        self._waited = 0.0
-        self._paused = 0.0
-        self._began = time.monotonic()
-        self._steps = 0
-
-    def waiting(self) -> Any:
-        return _Stopwatch(self, "_waited")
-
-    def paused(self) -> Any:
-        return _Stopwatch(self, "_paused")
-
-    def log(self, at: int, terms: dict[str, Any]) -> None:
-        self.fetch()
-        seconds = time.monotonic() - self._began - self._paused
-        self._history.scalars("speed", at, {"data_wait_share": self._waited / max(seconds, 1e-9)})
-        self._pending = (at, terms)
-
-    def fetch(self) -> float | None:
-        """Writes what is pending; the latest known training loss."""
-        if self._pending is not None:
-            at, terms = self._pending
-            values = {name: float(value) for name, value in jax.device_get(terms).items()}
-            self._loss, self._pending = values["loss"], None
-            self._history.scalars("train", at, values)
-        return self._loss
-
-    def close(self) -> None:
-        self.fetch()
-
-
-class _Stopwatch:
-    def __init__(self, meter: Meter, name: str):
-        self._meter, self._name = meter, name
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        setattr(self._meter, self._name, getattr(self._meter, self._name) + time.monotonic() - self._began)
 
 
 # ---- the end ----
@@ -409,7 +211,7 @@ def finish(
     corpus: Corpus,
     program: Program,
     inputs: Inputs,
-    state: step.TrainState,
+    state: TrainState,
     best: Selection,
     workdir: Path,
 ) -> dict[str, Any]:
@@ -434,7 +236,7 @@ def finish(
 
 
 def score_parts(
-    config: config_lib.Experiment, corpus: Corpus, program: Program, inputs: Inputs, state: step.TrainState
+    config: config_lib.Experiment, corpus: Corpus, program: Program, inputs: Inputs, state: TrainState
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Scores of valid and test, and the test part's probabilities."""
     found = {}
@@ -446,7 +248,7 @@ def score_parts(
 
 
 def show(corpus: Corpus, result: dict[str, Any], workdir: Path) -> None:
-    log.console.print(log.score_table(f"test of {corpus.manifest['name']}, {result['protocol']['selection']}", result["test"]))
+    log.show_scores(f"test of {corpus.manifest['name']}, {result['protocol']['selection']}", result["test"])
     if (bayes := result["data"].get("bayes_accuracy")) is not None:
         share = result["test"]["accuracy"] / bayes
         log.console.print(f"accuracy {result['test']['accuracy']:.4f} is {share:.3f} of the Bayes-optimal {bayes:.4f}")

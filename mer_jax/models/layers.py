@@ -20,6 +20,26 @@ def split_key(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
+def drop_steps(
+    mask: dict[str, Bool[Array, "batch _"]], time_rate: float, modality_rate: float, key: PRNGKeyArray | None
+) -> dict[str, Bool[Array, "batch _"]]:
+    """Masks with something real hidden: each time step with probability `time_rate` (never all of a sequence), and with
+    probability `modality_rate` one whole modality of a sample that has more than one. `key` None hides nothing."""
+    if key is None or not (time_rate or modality_rate):
+        return mask
+    names = sorted(mask)
+    *keys, which, whether = jax.random.split(key, len(names) + 2)
+    out = {}
+    for m, k in zip(names, keys, strict=True):
+        kept = mask[m] & jax.random.bernoulli(k, 1 - time_rate, mask[m].shape)
+        out[m] = jnp.where(kept.any(1, keepdims=True), kept, mask[m])
+    present = jnp.stack([mask[m].any(1) for m in names])
+    batch = present.shape[1]
+    chosen = jax.random.categorical(which, jnp.where(present, 0.0, -1e9), axis=0)
+    hide = jax.random.bernoulli(whether, modality_rate, (batch,)) & (present.sum(0) > 1)
+    return {m: out[m] & ~(hide & (chosen == i))[:, None] for i, m in enumerate(names)}
+
+
 def masked_mean(x: Float[Array, "batch time dim"], mask: Bool[Array, "batch time"]) -> Float[Array, "batch dim"]:
     """Mean over the real time steps; zero where there is none."""
     weight = mask.astype(x.dtype)
@@ -91,9 +111,7 @@ class BiGRU(nnx.Module):
         half = width // 2
         self.inputs = nnx.List([nnx.Linear(width, 3 * half, rngs=rngs) for _ in range(2)])
         orthogonal = nnx.initializers.orthogonal()
-        self.recurrent = nnx.List(
-            [nnx.Linear(half, 3 * half, kernel_init=orthogonal, rngs=rngs) for _ in range(2)]
-        )
+        self.recurrent = nnx.List([nnx.Linear(half, 3 * half, kernel_init=orthogonal, rngs=rngs) for _ in range(2)])
 
     def __call__(
         self, x: Float[Array, "batch time dim"], mask: Bool[Array, "batch time"], *, key: PRNGKeyArray | None = None

@@ -14,7 +14,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mer_jax.batch import Batch
-from mer_jax.models.layers import BiGRU, MultiHeadAttention, TransformerLayer, dropout, masked_mean, split_key
+from mer_jax.models.layers import (
+    BiGRU,
+    MultiHeadAttention,
+    TransformerLayer,
+    drop_steps,
+    dropout,
+    masked_mean,
+    split_key,
+)
 
 
 class Outputs(TypedDict):
@@ -29,9 +37,19 @@ class Branch(nnx.Module):
     """One modality up to its enhanced feature: [batch, classes, dim] with LSE, [batch, 1, dim] without."""
 
     def __init__(
-        self, feat: int, width: int, heads: int, *, encoder: str, encoder_dropout: float, lse: bool, gate: bool, rngs: nnx.Rngs
+        self,
+        feat: int,
+        width: int,
+        heads: int,
+        *,
+        encoder: str,
+        input_dropout: float,
+        encoder_dropout: float,
+        lse: bool,
+        gate: bool,
+        rngs: nnx.Rngs,
     ):
-        self.gate = gate
+        self.gate, self.input_dropout = gate, input_dropout
         self.project = nnx.Linear(feat, width, rngs=rngs)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.encoder = (
@@ -49,9 +67,10 @@ class Branch(nnx.Module):
         *,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "batch rows dim"]:
-        projected = self.norm(self.project(x))
+        first, second = split_key(key, 2)
+        projected = self.norm(self.project(dropout(x, self.input_dropout, first)))
         h0 = masked_mean(projected, mask)[:, None]
-        h1 = self.encoder(projected, mask, key=key)
+        h1 = self.encoder(projected, mask, key=second)
         if self.lse is None:
             return masked_mean(h1, mask)[:, None]
         queries = jnp.broadcast_to(labels, (x.shape[0], *labels.shape))
@@ -74,7 +93,10 @@ class LSGMER(nnx.Module):
         heads: int,
         encoder: str,
         dropout: float,
+        input_dropout: float,
         encoder_dropout: float,
+        time_dropout: float,
+        modality_dropout: float,
         lse: bool,
         gate: bool,
         reduce: str,
@@ -84,12 +106,21 @@ class LSGMER(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.modalities = tuple(widths)
-        self.dropout, self.reduce, self.fusion, self.temperature = dropout, reduce, fusion, temperature
+        self.dropout, self.reduce, self.temperature = dropout, reduce, temperature
+        self.time_dropout, self.modality_dropout = time_dropout, modality_dropout
         classes = len(label_words)
         self.branches = nnx.Dict(
             {
                 m: Branch(
-                    feat, width, heads, encoder=encoder, encoder_dropout=encoder_dropout, lse=lse, gate=gate, rngs=rngs
+                    feat,
+                    width,
+                    heads,
+                    encoder=encoder,
+                    input_dropout=input_dropout,
+                    encoder_dropout=encoder_dropout,
+                    lse=lse,
+                    gate=gate,
+                    rngs=rngs,
                 )
                 for m, feat in widths.items()
             }
@@ -97,7 +128,8 @@ class LSGMER(nnx.Module):
         self.labels = nnx.Param(initial_labels(label_words, width, label_init, rngs.params()))
         if reduce == "attention":
             self.pool = nnx.Linear(width, 1, use_bias=False, rngs=rngs)
-        if fusion == "gated":
+        self.fusion = fusion if len(widths) > 1 else "concat"  # one modality has nothing to weigh
+        if self.fusion == "gated":
             self.fusion_gate = nnx.Linear(len(widths) * width, len(widths) * width, rngs=rngs)
             self.fuse = nnx.Linear(width, width, rngs=rngs)
         else:
@@ -108,10 +140,11 @@ class LSGMER(nnx.Module):
             self.row_bias = nnx.Param(jnp.zeros((classes,)))
 
     def __call__(self, batch: Batch, *, key: PRNGKeyArray | None = None) -> Outputs:
-        *keys, last = split_key(key, len(self.modalities) + 1)
+        *keys, first, last = split_key(key, len(self.modalities) + 2)
         labels = self.labels[...]
+        mask = drop_steps(batch.mask, self.time_dropout, self.modality_dropout, first)
         rows = [
-            self.branches[m](batch.features[m], batch.mask[m], labels, key=k)
+            self.branches[m](batch.features[m], mask[m], labels, key=k)
             for m, k in zip(self.modalities, keys, strict=True)
         ]
         if self.reduce != "rows":
@@ -128,7 +161,9 @@ class LSGMER(nnx.Module):
             )
         return Outputs(logits=logits[:, 0], similarity=similarity[:, 0], fused=fused[:, 0])
 
-    def _reduce(self, h: Float[Array, "batch classes dim"], labels: Float[Array, "labels dim"]) -> Float[Array, "batch dim"]:
+    def _reduce(
+        self, h: Float[Array, "batch classes dim"], labels: Float[Array, "labels dim"]
+    ) -> Float[Array, "batch dim"]:
         if self.reduce == "mean":
             return h.mean(1)
         if self.reduce == "max":

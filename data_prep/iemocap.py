@@ -1,0 +1,181 @@
+"""IEMOCAP from a table of utterances: sentences become token states, one array of audio functionals comes along.
+
+    python -m data_prep.iemocap TABLE.npz --out DIR
+
+The table is an npz of equally long arrays: utt_id, dialogue, start_time, end_time, label (position in label_names:
+hap sad neu ang exc fru), label_names, split (train val test), sentence, and the audio array named by --audio.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.text import TextEncoder, add_arguments, normalise
+from mer_jax.errors import UserError, reported
+from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
+
+WORDS = {"hap": "happy", "sad": "sad", "neu": "neutral", "ang": "angry", "exc": "excited", "fru": "frustrated"}
+FOUR = {"hap": "hap", "exc": "hap", "sad": "sad", "neu": "neu", "ang": "ang"}
+SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
+COLUMNS = ("utt_id", "dialogue", "start_time", "end_time", "label", "split", "sentence")
+# Known totals by (classes, extra happy): another total is worth a word.
+TOTALS = {(6, True): 7433, (6, False): 7380, (4, True): 5584, (4, False): 5531}
+
+
+def read_table(path: Path, audio: str) -> dict[str, np.ndarray]:
+    """The table's columns; raises UserError naming what is missing or does not fit."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            table = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not an npz table: {error}") from None
+    arrays_of_audio = [n for n, v in table.items() if n.startswith("audio") and v.ndim == 2]
+    for name in (*COLUMNS, "label_names", audio):
+        if name not in table:
+            have = ", ".join(arrays_of_audio) if name == audio else ", ".join(table)
+            raise UserError(f"{path}: column {name!r} is missing; the table has {have}")
+    rows = len(table["utt_id"])
+    for name in (*COLUMNS, audio):
+        if len(table[name]) != rows:
+            raise UserError(f"{path}: column {name!r} has {len(table[name])} rows, utt_id has {rows}")
+    names = table["label_names"].tolist()
+    if unknown := sorted(set(names) - WORDS.keys()):
+        raise UserError(f"{path}: label_names holds {', '.join(unknown)}; known are {', '.join(WORDS)}")
+    if not ((table["label"] >= 0) & (table["label"] < len(names))).all():
+        raise UserError(f"{path}: a label is not a position in label_names ({len(names)} names)")
+    if unknown := sorted(set(table["split"].tolist()) - SPLITS.keys()):
+        raise UserError(f"{path}: split {unknown[0]!r} is not one of {', '.join(SPLITS)}")
+    table["name"] = np.array(names)[table["label"]]
+    return table
+
+
+def extra_happy(path: Path, table: dict[str, np.ndarray]) -> set[str]:
+    """The ids listed in the file, one a line; raises UserError unless every one is a happy utterance of the table."""
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist. It must list, one id a line, the 'happy' utterances that have no official happy "
+            "majority; name the file with --without-extra-happy=FILE"
+        )
+    ids = set(path.read_text().split())
+    happy = set(table["utt_id"][table["name"] == "hap"].tolist())
+    if unknown := sorted(ids - happy):
+        raise UserError(f"{path}: {unknown[0]} is not a happy utterance of the table")
+    return ids
+
+
+def utterances(
+    table: dict[str, np.ndarray], rows: np.ndarray, texts: list[Any], labels: dict[str, str], audio: str
+) -> Iterator[Utterance]:
+    turns: dict[int, int] = {}
+    for dialogue in np.unique(table["dialogue"][rows]):
+        of_dialogue = rows[table["dialogue"][rows] == dialogue]
+        order = of_dialogue[np.argsort(table["start_time"][of_dialogue], kind="stable")]
+        turns.update({int(row): turn for turn, row in enumerate(order)})
+    for row, states in zip(rows.tolist(), texts, strict=True):
+        name = str(table["utt_id"][row])
+        yield Utterance(
+            id=name,
+            split=SPLITS[str(table["split"][row])],
+            dialogue=str(table["dialogue"][row]),
+            turn=turns[row],
+            speaker=name[:5] + name.rsplit("_", 1)[1][0],  # the letter of the TURN, not of the dialogue
+            session=name[:5],
+            label=labels[str(table["name"][row])],
+            sentence=str(table["sentence"][row]),
+            start=float(table["start_time"][row]),
+            end=float(table["end_time"][row]),
+            features={"text": states, "audio": table[audio][row][None].astype(np.float32)},
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.iemocap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", type=Path, metavar="TABLE.npz")
+    add_arguments(parser)
+    parser.add_argument(
+        "--classes", type=int, choices=(6, 4), default=6, help="6, or 4: excited counts as happy, no frustrated"
+    )
+    parser.add_argument(
+        "--without-extra-happy", nargs="?", const="", metavar="FILE",
+        help="leave out the 53 'happy' utterances that have no official happy majority; FILE lists their ids "
+        "(default: extra_happy_53.txt beside the table)",
+    )  # fmt: skip
+    parser.add_argument("--audio", default="audio_gemaps47", metavar="COLUMN", help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    with reported():
+        convert(arguments)
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    refuse_existing(arguments.out)
+    table = read_table(arguments.table, arguments.audio)
+    labels = dict.fromkeys(WORDS) if arguments.classes == 6 else FOUR
+    labels = {name: labels[name] or name for name in labels}
+    keep = np.isin(table["name"], list(labels))
+    sources = [arguments.table]
+    if arguments.without_extra_happy is not None:
+        listed = Path(arguments.without_extra_happy or arguments.table.parent / "extra_happy_53.txt")
+        keep &= ~np.isin(table["utt_id"], list(extra_happy(listed, table)))
+        sources.append(listed)
+    rows = np.flatnonzero(keep)
+    expected = TOTALS[arguments.classes, arguments.without_extra_happy is None]
+    if len(rows) != expected:
+        print(f"note: {len(rows)} utterances; the community's set of this kind has {expected}")
+    if bad := int((~np.isfinite(table[arguments.audio][rows])).any(1).sum()):
+        print(
+            f"note: {bad} utterances have NaN or infinite values in {arguments.audio}; training refuses them unless told to zero them"
+        )
+    sentences = [normalise(s) for s in table["sentence"][rows].tolist()]
+    of_split = {
+        split: {s for s, p in zip(sentences, table["split"][rows], strict=True) if p == split}
+        for split in ("train", "test")
+    }
+    repeated = sum(s in of_split["train"] for s, p in zip(sentences, table["split"][rows], strict=True) if p == "test")
+    print(
+        f"{repeated} of {int((table['split'][rows] == 'test').sum())} test sentences occur word for word in train (scripted dialogues)"
+    )
+    encoder = TextEncoder(arguments.text_encoder, arguments.cache)
+    texts = encoder.states(sentences)
+    kept_labels = tuple(dict.fromkeys(labels.values()))
+    words = tuple(WORDS[name] for name in kept_labels)
+    write_corpus(
+        arguments.out,
+        utterances(table, rows, texts, labels, arguments.audio),
+        Description(
+            name=f"iemocap-{arguments.classes}",
+            labels=kept_labels,
+            extractors={
+                "text": encoder.extractor,
+                "audio": f"column {arguments.audio} of the table, one vector an utterance",
+            },
+            label_words=words,
+            label_embeddings=encoder.words(words),
+            label_space="text",
+            protocol={
+                "name": "dialoguernn",
+                "description": "the table's split: train and validation from sessions 1-4, test is session 5",
+            },
+            provenance={
+                "tool": "data_prep.iemocap",
+                "arguments": {
+                    "classes": arguments.classes,
+                    "extra_happy": arguments.without_extra_happy is None,
+                    "audio": arguments.audio,
+                },
+                "sources": {source.name: sha256_of(source) for source in sources},
+                "text_encoder": encoder.identity,
+                "test_sentences_in_train": repeated,
+            },
+            licence="IEMOCAP is licensed by USC SAIL for research on request; do not redistribute features made from it",
+        ),
+    )
+    print(f"wrote {len(rows)} utterances to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

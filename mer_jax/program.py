@@ -1,0 +1,186 @@
+"""Config and corpus -> inputs on the device and compiled functions over the mesh."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from mer_jax import config as config_lib
+from mer_jax import data, log, losses, optim, pure, shard, step
+from mer_jax.errors import UserError
+from mer_jax.models import lsgmer
+from mer_jax.records import Corpus
+
+PARTS = ("train", "valid", "test")
+
+
+# ---- data ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The parts of the corpus, ready to feed, and what was counted on the way."""
+
+    feeds: dict[str, data.Feed]
+    stats: dict[str, dict[str, np.ndarray]]
+    counts: dict[str, Any]
+
+
+def load(config: config_lib.Experiment, corpus: Corpus, mesh: jax.sharding.Mesh) -> Inputs:
+    """Reads every part once: refuses bad records, measures the statistics, keeps what lives on the device."""
+    settings = config.data
+    limits = settings.max_length * (len(settings.modalities) // len(settings.max_length))
+    parts = {name: data.take_part(corpus, name, dict(zip(settings.modalities, limits, strict=True))) for name in PARTS}
+    megabytes = data.packed_megabytes(corpus, list(parts.values()))
+    resident = settings.placement == "resident" or (
+        settings.placement == "auto" and megabytes <= settings.resident_limit_mb
+    )
+    progress = log.Progress("reading", sum(map(len, parts.values())), "records")
+    feeds, scans = {}, {}
+    before = 0
+    for name, part in parts.items():
+        scans[name] = data.scan(
+            corpus, part, settings.nonfinite, keep=resident, progress=lambda n, b=before: progress.update(b + n)
+        )
+        before += len(part)
+        source = data.pack(corpus, part, scans[name].features) if resident else None
+        feeds[name] = data.Feed(
+            corpus,
+            part,
+            settings.nonfinite,
+            functools.partial(shard.put, sharding=shard.along_data(mesh)),
+            source=None if source is None else shard.put(source, shard.replicated(mesh)),
+            read_threads=settings.read_threads,
+        )
+    progress.close()
+    stats = scans["train"].stats
+    if not settings.standardize:
+        stats = {m: {"mean": np.zeros_like(s["mean"]), "scale": np.ones_like(s["scale"])} for m, s in stats.items()}
+    counts = {
+        name: {
+            "utterances": len(part),
+            "classes": dict(
+                zip(corpus.labels, np.bincount(part.labels, minlength=len(corpus.labels)).tolist(), strict=True)
+            ),
+            "truncated": dict(part.truncated),
+            "nonfinite_zeroed": scans[name].nonfinite,
+        }
+        for name, part in parts.items()
+    }
+    where = "on the device" if resident else "streamed"
+    log.console.print(f"{corpus.manifest['name']}: " + ", ".join(f"{n} {len(p)}" for n, p in parts.items()) +
+                      f"; {' + '.join(settings.modalities)}, {megabytes:.0f} MB {where}")  # fmt: skip
+    for name, count in counts.items():
+        for what in ("truncated", "nonfinite_zeroed"):
+            if found := {m: n for m, n in count[what].items() if n}:
+                unit = "sequences truncated to data.max_length" if what == "truncated" else "non-finite values set to 0"
+                log.console.print(f"  {name}: " + ", ".join(f"{m} {n}" for m, n in found.items()) + f" {unit}")
+    return Inputs(feeds, stats, counts)
+
+
+# ---- program ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The experiment as compiled functions over a mesh.
+
+    init(seed, stats) -> state; train(state, source, item, pads) -> (state, terms), which consumes the state;
+    score(state, source, item, pads) -> what step.eval_step returns. `like` is the state's shapes and shardings.
+    """
+
+    init: Callable[..., step.TrainState]
+    train: Callable[..., tuple[step.TrainState, dict[str, Any]]]
+    score: Callable[..., dict[str, Any]]
+    rate: Callable[[int], Any]
+    like: step.TrainState
+
+
+def steps_per_epoch(config: config_lib.Experiment, part: data.Part) -> int:
+    """Updates until every utterance was seen once; where the batch does not divide the part, the stream reads on."""
+    return -(-len(part) // config.train.batch_size)
+
+
+def parts_of_step(config: config_lib.Experiment, corpus: Corpus, prior: np.ndarray, steps: int) -> dict[str, Any]:
+    """The functions step.py wants, made from the config: the one place where settings become arguments."""
+    model = dataclasses.asdict(config.model)
+    after = functools.partial(lsgmer.update_labels, how=model.pop("label_update"), alpha=model.pop("label_average"))
+    functions = pure.pure(
+        lsgmer.LSGMER,
+        widths={m: corpus.modalities[m]["width"] for m in config.data.modalities},
+        label_words=np.asarray(corpus.manifest["label_embeddings"], np.float32),
+        temperature=config.loss.temperature,
+        **model,
+    )
+
+    def loss(outputs: lsgmer.Outputs, batch: Any) -> Any:
+        return losses.joint_objective(
+            outputs["logits"],
+            outputs["similarity"],
+            batch.label,
+            batch.weight,
+            prior=jax.numpy.asarray(prior),
+            apc_weight=config.loss.apc,
+            temperature=config.loss.temperature,
+            imbalance=config.loss.imbalance,
+            focal_gamma=config.loss.focal_gamma,
+            label_smoothing=config.loss.label_smoothing,
+        )
+
+    settings = dataclasses.asdict(config.optim)
+    average = settings.pop("average")
+    rate = optim.schedule(settings.pop("schedule"), settings.pop("learning_rate"), settings.pop("warmup"), steps)
+    return {
+        "pure": functions,
+        "loss": loss,
+        "tx": optim.optimizer(rate=rate, **settings),
+        "rate": rate,
+        "after_update": after,
+        "average": average,
+    }
+
+
+def build(config: config_lib.Experiment, corpus: Corpus, part: data.Part, mesh: jax.sharding.Mesh) -> Program:
+    """`part` is the training part: it gives the classes' shares and the length of the schedule."""
+    if config.train.batch_size % mesh.size or config.train.eval_batch_size % mesh.size:
+        raise UserError(
+            f"train.batch_size {config.train.batch_size} and train.eval_batch_size {config.train.eval_batch_size} must be "
+            f"multiples of the {mesh.size} devices; set --config.train.batch_size and --config.train.eval_batch_size"
+        )
+    prior = (np.bincount(part.labels, minlength=len(corpus.labels)) / len(part)).astype(np.float32)
+    made = parts_of_step(config, corpus, prior, config.train.epochs * steps_per_epoch(config, part))
+    apply, everywhere = made["pure"].apply, shard.replicated(mesh)
+
+    def init(seed: Any, stats: Any) -> step.TrainState:
+        return step.init_state(
+            jax.random.key(seed), stats, init=made["pure"].init, tx=made["tx"], average=made["average"] > 0
+        )
+
+    def train(state: step.TrainState, source: Any, item: Any, pads: data.Pads) -> Any:
+        batch = data.fetch(source, item, pads)
+        return step.train_step(
+            state,
+            batch,
+            apply=apply,
+            loss=made["loss"],
+            tx=made["tx"],
+            after_update=made["after_update"],
+            average=made["average"],
+        )
+
+    def score(state: step.TrainState, source: Any, item: Any, pads: data.Pads) -> Any:
+        return step.eval_step(state, data.fetch(source, item, pads), apply=apply)
+
+    stats = {m: dict.fromkeys(("mean", "scale"), jax.ShapeDtypeStruct((corpus.modalities[m]["width"],), np.float32))
+             for m in config.data.modalities}  # fmt: skip
+    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), np.uint32), stats)
+    return Program(
+        init=jax.jit(init, out_shardings=everywhere),
+        train=jax.jit(train, static_argnums=3, donate_argnums=0, out_shardings=everywhere),
+        score=jax.jit(score, static_argnums=3, out_shardings=everywhere),
+        rate=made["rate"],
+        like=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes),
+    )

@@ -1,0 +1,110 @@
+"""Every test runs with 8 devices made of the CPU, strict types and shapes, and warnings as errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from mer_jax.demo import write_demo
+from mer_jax.records import Corpus, Description, Utterance, write_corpus
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"  # real corpora, where someone has put them
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain reads absl flags
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "error")
+    # tensorboardX and TFDS are built against older protobuf and NumPy names.
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:tensorboardX.*")
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:tensorflow_datasets.*")
+
+
+@pytest.fixture(scope="session")
+def cache_home(tmp_path_factory):
+    """One cache for all tests of a process: demo corpus and compiled programs."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def demo_folder(cache_home):
+    path = cache_home / "mer_jax" / "demo-v1-seed0"
+    write_demo(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo(demo_folder):
+    return Corpus(demo_folder)
+
+
+@pytest.fixture
+def run_cli(cache_home, demo_folder):
+    """Runs a command of the project in a process of its own, as a user would; returns the finished process."""
+
+    def run(*arguments, module="mer_jax.main", **kwargs):
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, env=user_env(cache_home),
+            capture_output=True, text=True, timeout=170, **kwargs,
+        )  # fmt: skip
+
+    return run
+
+
+def user_env(cache_home, devices=1):
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XDG_CACHE_HOME": str(cache_home), "XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
+
+
+SMALL_LABELS = ("calm", "glad", "cross")
+
+
+def small_utterances(count=48, seed=0, longest=9):
+    """Utterances of two modalities whose label can be read off the features; lengths vary, `audio` is one vector."""
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        label = int(rng.integers(3))
+        text = rng.normal(size=(int(rng.integers(1, longest + 1)), 6)).astype(np.float16)
+        text[:, label] += 2
+        yield Utterance(
+            id=f"u{i:03d}",
+            split=("train", "train", "train", "valid", "test", "test")[i % 6],
+            dialogue=f"d{i // 6}",
+            turn=i % 6,
+            speaker=f"s{i % 2}",
+            session="1",
+            label=SMALL_LABELS[label],
+            sentence=f"Sentence “{i}”.",
+            start=float(i),
+            end=i + 0.5,
+            features={"text": text, "audio": rng.normal(size=(1, 4)).astype(np.float32)},
+        )
+
+
+def small_description(**changes):
+    fields = {
+        "name": "small", "labels": SMALL_LABELS, "extractors": {"text": "random", "audio": "random"},
+        "label_words": SMALL_LABELS, "label_embeddings": np.eye(3, 6, dtype=np.float32), "label_space": "text",
+        "protocol": {"name": "official", "description": "by position"}, "provenance": {"tool": "tests"},
+        "licence": "none needed",
+    }  # fmt: skip
+    return Description(**(fields | changes))
+
+
+@pytest.fixture
+def small_corpus(tmp_path):
+    """A fresh small corpus folder that a test may damage."""
+    write_corpus(tmp_path / "small", small_utterances(), small_description(), shard_records=10)
+    return tmp_path / "small"

@@ -1,0 +1,132 @@
+"""The formulas in float64 NumPy, written from the papers and not from our code."""
+
+import numpy as np
+
+
+def softmax(x, axis=-1):
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def linear(p, x):
+    y = x @ np.asarray(p["kernel"], np.float64)
+    return y + np.asarray(p["bias"], np.float64) if "bias" in p else y
+
+
+def layer_norm(p, x):
+    centred = x - x.mean(-1, keepdims=True)
+    unit = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    return unit * np.asarray(p["scale"], np.float64) + np.asarray(p["bias"], np.float64)
+
+
+def gelu(x):
+    """The tanh approximation, which is flax's default."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def attention_one(query, memory_key, memory_value, heads):
+    """One sample, no padding: query [q, d], memory [t, d]; heads are consecutive slices of d."""
+    out = np.zeros((len(query), query.shape[1]))
+    size = query.shape[1] // heads
+    for h in range(heads):
+        s = slice(h * size, (h + 1) * size)
+        for i in range(len(query)):
+            score = np.array([query[i, s] @ k[s] for k in memory_key]) / np.sqrt(size)
+            weight = softmax(score)
+            out[i, s] = sum(w * v[s] for w, v in zip(weight, memory_value, strict=True))
+    return out
+
+
+def multi_head_attention(p, query, memory, heads):
+    mixed = attention_one(linear(p["query"], query), linear(p["key"], memory), linear(p["value"], memory), heads)
+    return linear(p["out"], mixed)
+
+
+def transformer_layer(p, x, heads):
+    y = layer_norm(p["attention_norm"], x)
+    x = x + multi_head_attention(p["attention"], y, y, heads)
+    return x + linear(p["mlp_out"], gelu(linear(p["mlp_in"], layer_norm(p["mlp_norm"], x))))
+
+
+def gru(inputs, recurrent, x, reverse):
+    """One direction over one sample; gates in the order reset, update, new."""
+    half = np.asarray(recurrent["kernel"]).shape[0]
+    state, out = np.zeros(half), np.zeros((len(x), half))
+    for t in reversed(range(len(x))) if reverse else range(len(x)):
+        a, b = linear(inputs, x[t]), linear(recurrent, state)
+        reset, update = sigmoid(a[:half] + b[:half]), sigmoid(a[half : 2 * half] + b[half : 2 * half])
+        new = np.tanh(a[2 * half :] + reset * b[2 * half :])
+        state = update * state + (1 - update) * new
+        out[t] = state
+    return out
+
+
+def encoder(p, x, kind, heads):
+    if kind == "transformer":
+        return transformer_layer(p, x, heads)
+    both = [gru(p["inputs"][str(i)], p["recurrent"][str(i)], x, reverse=bool(i)) for i in (0, 1)]
+    return np.concatenate(both, axis=-1)
+
+
+def cosine(a, b):
+    return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def lsgmer(
+    p,
+    sample,
+    *,
+    heads,
+    encoder_kind="transformer",
+    lse=True,
+    gate=True,
+    reduce="mean",
+    fusion="concat",
+    temperature=0.1,
+):
+    """LSGMER on one sample {modality: [time, feat]}; returns (logits, cosines to the labels)."""
+    labels = np.asarray(p["labels"], np.float64)
+    rows = []
+    for m, x in sample.items():
+        q = p["branches"][m]
+        base = layer_norm(q["norm"], linear(q["project"], np.asarray(x, np.float64)))
+        h0, h1 = base.mean(0), encoder(q["encoder"], base, encoder_kind, heads)
+        if not lse:
+            rows.append(h1.mean(0)[None])
+            continue
+        h2 = multi_head_attention(q["lse"], labels, h1, heads)
+        h = (sigmoid(h2) if gate else 1.0) * h0 + h2
+        if reduce == "mean":
+            h = h.mean(0)[None]
+        elif reduce == "max":
+            h = h.max(0)[None]
+        elif reduce == "attention":
+            h = (softmax(linear(p["pool"], h)[:, 0]) @ h)[None]
+        elif reduce == "cosine":
+            h = (softmax(np.array([cosine(a, b) for a, b in zip(h, labels, strict=True)]) / temperature) @ h)[None]
+        rows.append(h)
+    joined = np.concatenate(rows, axis=-1)
+    if fusion == "gated":
+        gates = softmax(np.stack(np.split(linear(p["fusion_gate"], joined), len(rows), axis=-1)), axis=0)
+        joined = sum(g * r for g, r in zip(gates, rows, strict=True))
+    fused = layer_norm(p["fuse_norm"], gelu(linear(p["fuse"], joined)))
+    scores = linear(p["classifier"], fused)
+    if reduce == "rows":
+        similarity = np.array([cosine(h, label) for h, label in zip(fused, labels, strict=True)])
+        return scores[:, 0] + np.asarray(p["row_bias"], np.float64), similarity
+    return scores[0], np.array([cosine(fused[0], label) for label in labels])
+
+
+def kl(p, q):
+    kept = p > 0
+    return float((p[kept] * np.log(p[kept] / q[kept])).sum())
+
+
+def apc(logits, similarity, temperature):
+    p, q = softmax(np.asarray(logits, np.float64)), softmax(np.asarray(similarity, np.float64) / temperature)
+    m = (p + q) / 2
+    return kl(p, m) / 2 + kl(q, m) / 2

@@ -1,0 +1,265 @@
+"""The real commands, each in a process of its own."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT, small_description, small_utterances
+from test_records import damage_flipped_bit, damage_missing_index, damage_truncated, damage_version
+
+from mer_jax.demo import MODALITIES
+from mer_jax.records import Corpus, dataclasses, write_corpus
+
+CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache_home, demo_folder):
+    """A finished tiny run on the demo corpus: (workdir, console output)."""
+    import subprocess
+    import sys
+
+    from conftest import user_env
+
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    done = subprocess.run(
+        [sys.executable, "-m", "mer_jax.main", CONFIG, f"--workdir={workdir}"], cwd=ROOT, env=user_env(cache_home),
+        capture_output=True, text=True, timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+def snapshot(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_run_writes_everything(finished, demo):
+    workdir, output = finished
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert metrics.keys() == {"valid", "test", "protocol", "data", "config", "versions"}
+    assert {"accuracy", "uar", "weighted_f1", "macro_f1", "per_class", "confusion"} <= metrics["test"].keys()
+    assert list(metrics["test"]["per_class"]) == list(demo.labels)
+    assert metrics["data"]["manifest_sha256"] == demo.manifest_sha256
+    assert metrics["data"]["bayes_accuracy"] == demo.manifest["bayes_accuracy"]["audio+text"]
+    assert metrics["data"]["counts"]["train"]["utterances"] == len(demo.rows("train"))
+    assert metrics["config"]["model"]["width"] == 32
+    rows = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    best = max(rows, key=lambda row: row["valid"]["weighted_f1"])
+    assert f"step {best['step']}" in metrics["protocol"]["selection"]
+    assert best["valid"]["weighted_f1"] == metrics["valid"]["weighted_f1"]
+    assert (workdir / "parameters.txt").read_text().count("labels") == 1
+    assert json.loads((workdir / "config.json").read_text())["versions"]["jax"]
+    for name in (*demo.labels, "weighted F1", "Bayes-optimal", "steps/s"):
+        assert name in output
+
+
+def test_predictions_are_what_was_scored(finished, demo):
+    workdir, _ = finished
+    rows = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
+    test = json.loads((workdir / "metrics.json").read_text())["test"]
+    assert sorted(row["id"] for row in rows) == sorted(demo.index["id"][demo.rows("test")].tolist())
+    confusion = np.zeros((7, 7), int)
+    for row in rows:
+        confusion[demo.labels.index(row["label"]), demo.labels.index(row["prediction"])] += 1
+        assert max(row["probabilities"], key=row["probabilities"].get) == row["prediction"]
+        assert abs(sum(row["probabilities"].values()) - 1) < 1e-4
+    assert confusion.tolist() == test["confusion"]
+
+
+def test_tensorboard_reads_the_events(finished):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs the test extra"
+    )
+    events = accumulator.EventAccumulator(str(finished[0] / "tensorboard"))
+    events.Reload()
+    rows = [json.loads(line) for line in (finished[0] / "history.jsonl").read_text().splitlines()]
+    found = events.Scalars("valid/weighted_f1")
+    assert [e.step for e in found] == [row["step"] for row in rows]
+    np.testing.assert_allclose([e.value for e in found], [row["valid"]["weighted_f1"] for row in rows], rtol=1e-6)
+    assert len(events.Scalars("train/loss")) > 3
+
+
+def test_same_command_again_says_finished_and_eval_scores_the_same(finished, run_cli):
+    workdir, _ = finished
+    before = snapshot(workdir)
+    done = run_cli(CONFIG, f"--workdir={workdir}")
+    assert done.returncode == 0
+    assert "is finished" in done.stdout
+    again = run_cli(CONFIG, f"--workdir={workdir}", "--mode=eval")
+    assert again.returncode == 0, again.stderr
+    assert "the same figures as in metrics.json" in again.stdout
+    assert snapshot(workdir) == before
+
+
+def test_eval_tells_when_the_figures_are_not_the_same(finished, run_cli, tmp_path):
+    import shutil
+
+    shutil.copytree(finished[0], tmp_path / "copy")
+    path = tmp_path / "copy" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["test"]["accuracy"] += 0.01
+    path.write_text(json.dumps(metrics))
+    done = run_cli(CONFIG, f"--workdir={tmp_path / 'copy'}", "--mode=eval")
+    assert done.returncode == 1
+    assert "test.accuracy" in done.stdout
+
+
+def test_another_config_or_seed_is_refused_and_nothing_is_touched(finished, run_cli):
+    workdir, _ = finished
+    before = snapshot(workdir)
+    done = run_cli(CONFIG, f"--workdir={workdir}", "--config.optim.learning_rate=0.5", "--config.seed=4")
+    assert done.returncode == 2
+    assert "optim.learning_rate: 0.002 -> 0.5" in done.stderr
+    assert "seed: 0 -> 4" in done.stderr
+    assert snapshot(workdir) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.optim.learning_rat=1"], "did you mean --config.optim.learning_rate"),
+        (["--config.optim.learning_rate=fast"], "could not convert string to float"),
+        (["--config.train.epochs=2.5"], "--config.train.epochs"),
+        (["--config.model.gate=7"], "--config.model.gate"),
+        (["--config.data.modalities=text,smell"], "has no 'smell'; it has text, audio, visual"),
+        (["--config.model.reduce=median"], "one of mean, max"),
+        (["--config.data.path=/nowhere"], "/nowhere does not exist"),
+        (["--config.train.batch_size=5000"], "the training part has only"),
+        (["stray"], "is not a flag"),
+    ],
+)
+def test_a_typing_mistake_is_one_clear_message(run_cli, tmp_path, flags, words):
+    done = run_cli(CONFIG, f"--workdir={tmp_path / 'w'}", *flags)
+    assert done.returncode == 2, done.stdout
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 10
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--config is missing"),
+        (["--config=configs/nothing.py"], "nothing.py"),
+        ([CONFIG + "y"], "knows the argument"),
+    ],
+)
+def test_a_missing_config_is_one_clear_message(run_cli, arguments, words):
+    done = run_cli(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("damage", [damage_flipped_bit, damage_truncated, damage_missing_index, damage_version])
+def test_a_damaged_corpus_stops_the_run_before_it_begins(small_corpus, run_cli, tmp_path, damage):
+    words = damage(small_corpus)
+    done = run_cli(
+        CONFIG, f"--config.data.path={small_corpus}", "--config.train.batch_size=8", f"--workdir={tmp_path / 'w'}"
+    )
+    assert done.returncode == 2, done.stdout
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "w" / "checkpoints").exists()
+
+
+def test_bad_values_are_refused_or_zeroed_and_counted_in_the_metrics(run_cli, tmp_path):
+    def spoilt():
+        for u in small_utterances(96):
+            if u.id in ("u001", "u005"):
+                audio = u.features["audio"].copy()
+                audio[0, 1] = np.nan
+                u = dataclasses.replace(u, features={**u.features, "audio": audio})
+            yield u
+
+    write_corpus(tmp_path / "c", spoilt(), small_description())
+    flags = [
+        CONFIG,
+        f"--config.data.path={tmp_path / 'c'}",
+        "--config.train.batch_size=8",
+        f"--workdir={tmp_path / 'w'}",
+    ]
+    done = run_cli(*flags)
+    assert done.returncode == 2
+    assert "(u001): audio[0, 1] is nan" in done.stderr
+    assert "--config.data.nonfinite=zero" in done.stderr
+    done = run_cli(*flags, "--config.data.nonfinite=zero", "--config.train.epochs=1")
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((tmp_path / "w" / "metrics.json").read_text())["data"]["counts"]
+    assert counts["train"]["nonfinite_zeroed"] == {"text": 0, "audio": 1}
+    assert counts["test"]["nonfinite_zeroed"] == {"text": 0, "audio": 1}
+
+
+def test_streaming_trains_to_the_same_numbers_as_resident(run_cli, tmp_path, small_corpus):
+    results = []
+    for placement in ("resident", "stream"):
+        workdir = tmp_path / placement
+        done = run_cli(
+            CONFIG, f"--config.data.path={small_corpus}", "--config.train.batch_size=8", "--config.train.epochs=2",
+            f"--config.data.placement={placement}", "--config.data.max_length=6", f"--workdir={workdir}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "truncated" in done.stdout
+        results.append(json.loads((workdir / "metrics.json").read_text()))
+    for part in ("valid", "test"):
+        assert results[0][part]["confusion"] == results[1][part]["confusion"]
+        assert results[0][part]["loss"] == pytest.approx(results[1][part]["loss"], rel=1e-5)
+
+
+def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_corpus):
+    sweep = tmp_path / "rows.py"
+    sweep.write_text(
+        "def get_sweep():\n    return {'all': {}, 'no gate': {'model.gate': False}, 'other': {'loss.apc': 0.0}}\n"
+    )
+    flags = [
+        CONFIG, f"--config.data.path={small_corpus}", "--config.train.batch_size=8", "--config.train.epochs=1",
+        f"--sweep={sweep}", "--seeds=2", "--rows=all,no gate", f"--workdir={tmp_path / 'w'}",
+    ]  # fmt: skip
+    done = run_cli(*flags, module="mer_jax.sweep")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "w" / "sweep.json").read_text())
+    assert summary.keys() == {"all", "no gate"}
+    for row, scores in summary.items():
+        runs = [
+            json.loads((tmp_path / "w" / row.replace(" ", "-") / f"seed{s}" / "metrics.json").read_text())
+            for s in (0, 1)
+        ]
+        assert [run["config"]["seed"] for run in runs] == [0, 1]
+        values = [run["test"]["weighted_f1"] for run in runs]
+        assert scores["test/weighted_f1"]["values"] == values
+        assert scores["test/weighted_f1"]["mean"] == pytest.approx(np.mean(values))
+        assert scores["test/weighted_f1"]["sd"] == pytest.approx(np.std(values, ddof=1))
+    again = run_cli(*flags, module="mer_jax.sweep")
+    assert again.returncode == 0
+    assert again.stdout.count("is finished") == 4
+    wrong = run_cli(*flags, "--rows=nothing", module="mer_jax.sweep")
+    assert wrong.returncode == 2
+    assert "--rows=nothing" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    "module", ["mer_jax.main", "mer_jax.sweep", "mer_jax.records", "data_prep.iemocap", "data_prep.meld"]
+)
+def test_help_explains(run_cli, module):
+    done = run_cli("--help", module=module)
+    assert done.returncode in (0, 1)  # absl's --help exits with 1
+    assert len(done.stdout) > 200
+
+
+def test_the_demo_corpus_is_made_on_first_use(run_cli, tmp_path, monkeypatch):
+    import subprocess
+    import sys
+
+    from conftest import user_env
+
+    done = subprocess.run(
+        [sys.executable, "-c", "from mer_jax.demo import demo_corpus; print(len(demo_corpus()))"],
+        env=user_env(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    corpus = Corpus(next((tmp_path / "mer_jax").glob("demo-*")))
+    assert int(done.stdout) == len(corpus)
+    assert set(corpus.modalities) == set(MODALITIES)

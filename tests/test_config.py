@@ -1,0 +1,101 @@
+import importlib.util
+import re
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from mer_jax import config as config_lib
+from mer_jax import data, program, shard
+from mer_jax.config import Experiment, validate
+from mer_jax.errors import UserError
+
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+PARAMETERS = {"lsgmer": 2_257_159, "lsgmer:tiny": 38_439}
+
+
+def load_config(name):
+    path, _, arg = name.partition(":")
+    spec = importlib.util.spec_from_file_location(path, ROOT / "configs" / f"{path}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+
+
+def test_the_table_of_parameters_names_every_config():
+    assert {name.partition(":")[0] for name in PARAMETERS} == {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_every_config_traces_a_step(name, demo):
+    config = validate(load_config(name))
+    config_lib.validate_against(config, demo)
+    part = data.take_part(demo, "train", {m: 128 for m in config.data.modalities})
+    compiled = program.build(config, demo, part, shard.make_mesh())
+    count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(compiled.like.params))
+    assert count == PARAMETERS[name]
+    rows = jax.ShapeDtypeStruct((config.train.batch_size,), np.int32)
+    flat = {m: jax.ShapeDtypeStruct((100, demo.modalities[m]["width"]), np.float16) for m in config.data.modalities}
+    column = {m: jax.ShapeDtypeStruct((len(part),), np.int32) for m in config.data.modalities}
+    source = data.Resident(flat, column, column, jax.ShapeDtypeStruct((len(part),), np.int32))
+    pads = tuple((m, 16) for m in config.data.modalities)
+    state, terms = jax.eval_shape(lambda s, d, r: compiled.train(s, d, r, pads), compiled.like, source, rows)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), compiled.like
+    )
+    assert terms["loss"].shape == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("model.reduce", "median", "one of mean, max"),
+        ("model.width", 30, "a multiple of model.heads = 4"),
+        ("train.batch_size", 0, "at least 1"),
+        ("optim.learning_rate", 0.0, "above 0"),
+        ("model.dropout", 1.0, r"in \[0, 1\)"),
+        ("data.modalities", ("text", "text"), "one or more different names"),
+        ("data.max_length", (5, 5, 5), "one positive number, or one for each"),
+        ("data.protocol", "loso", "one of official"),
+    ],
+)
+def test_a_bad_value_is_named(field, value, words):
+    config = Experiment()
+    group, name = field.split(".")
+    setattr(getattr(config, group), name, value)
+    with pytest.raises(UserError, match=f"--config.{re.escape(field)}=.*{words}"):
+        validate(config)
+
+
+def test_commas_separate_modalities():
+    config = Experiment()
+    config.data.modalities = ("text, audio",)
+    assert validate(config).data.modalities == ("text", "audio")
+
+
+def test_every_checked_name_exists_and_every_string_is_checked():
+    flat = config_lib.flatten(config_lib.to_dict(Experiment()))
+    tables = (config_lib.CHOICES, config_lib.AT_LEAST, config_lib.ABOVE_ZERO, config_lib.BELOW_ONE)
+    checked = set().union(*tables)
+    assert checked <= flat.keys()
+    free = {"experiment", "data.path"}
+    assert {k for k, v in flat.items() if isinstance(v, str)} - free == set(config_lib.CHOICES)
+    numbers = {k for k, v in flat.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    assert numbers <= checked
+
+
+def test_a_missing_modality_says_what_the_corpus_has(small_corpus):
+    from mer_jax.records import Corpus
+
+    config = Experiment()
+    config.data.modalities = ("text", "visual")
+    with pytest.raises(UserError, match=r"'small' has no 'visual'; it has text, audio"):
+        config_lib.validate_against(config, Corpus(small_corpus))
+
+
+def test_differences():
+    new = config_lib.to_dict(Experiment())
+    old = config_lib.to_dict(Experiment(seed=3))
+    old["optim"]["clip"] = 5.0
+    assert config_lib.differences(old, new) == ["optim.clip: 5.0 -> 1.0", "seed: 3 -> 0"]

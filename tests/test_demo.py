@@ -1,0 +1,70 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from mer_jax import demo as demo_lib
+from mer_jax.records import Corpus
+
+
+def test_same_seed_same_corpus_other_seed_other_corpus(tmp_path, demo_folder):
+    demo_lib.write_demo(tmp_path / "same", 0)
+    demo_lib.write_demo(tmp_path / "other", 1)
+    assert Corpus(tmp_path / "same").manifest_sha256 == Corpus(demo_folder).manifest_sha256
+    assert Corpus(tmp_path / "other").manifest_sha256 != Corpus(demo_folder).manifest_sha256
+
+
+def test_bayes_accuracy_is_reached_by_the_exact_posterior_on_the_records(demo):
+    """Cues are read back from the shards; the exact posterior must reach the stated accuracy, for every set of modalities."""
+    rng = np.random.default_rng([demo_lib.VERSION, 0, 0])
+    means = {m: demo_lib.class_means(s, rng) for m, s in demo_lib.MODALITIES.items()}
+    bases = {m: np.linalg.qr(rng.normal(size=(s.width, s.width)))[0] for m, s in demo_lib.MODALITIES.items()}
+    labels = demo.label_ids(np.arange(len(demo)))
+    likelihood = {}
+    for m, spec in demo_lib.MODALITIES.items():
+        cues = []
+        for i in range(len(demo)):
+            frames = demo[i].features[m].astype(np.float64) @ bases[m].T
+            cues.append(frames[np.argmax(frames[:, demo_lib.CUE])][: demo_lib.CUE])  # the frame with the marker
+        likelihood[m] = demo_lib.cue_log_likelihood(np.array(cues), means[m], spec.noise)
+    for count in (1, 2, 3):
+        for subset in itertools.combinations(sorted(demo_lib.MODALITIES), count):
+            guess = (np.log(demo_lib.PRIOR) + sum(likelihood[m] for m in subset)).argmax(1)
+            stated = demo.manifest["bayes_accuracy"]["+".join(subset)]
+            error = np.sqrt(stated * (1 - stated) / len(demo))
+            assert abs(np.mean(guess == labels) - stated) < 4 * error, subset
+
+
+def test_more_modalities_are_better_and_each_beats_the_prior(demo):
+    bayes = demo.manifest["bayes_accuracy"]
+    assert len(bayes) == 7
+    for small, large in itertools.permutations(bayes, 2):
+        if set(small.split("+")) < set(large.split("+")):
+            assert bayes[small] < bayes[large]
+    assert min(bayes.values()) > demo_lib.PRIOR.max() + 0.1
+
+
+def test_classes_are_imbalanced_like_melds(demo):
+    share = np.bincount(demo.label_ids(np.arange(len(demo))), minlength=7) / len(demo)
+    np.testing.assert_allclose(share, demo_lib.PRIOR, atol=0.03)
+
+
+def test_parts_share_no_dialogue_and_no_speaker(demo):
+    for column in ("dialogue", "speaker"):
+        of = [set(demo.index[column][demo.rows(part)].tolist()) for part in ("train", "valid", "test")]
+        assert not (of[0] & of[1] or of[0] & of[2] or of[1] & of[2])
+
+
+def test_frames_repeat(demo):
+    """Redundant frames: neighbours are mostly the same picture, up to frame noise."""
+    visual = demo[0].features["visual"].astype(np.float64)
+    steps = np.linalg.norm(np.diff(visual, axis=0), axis=1)
+    assert (steps < 0.5 * np.linalg.norm(visual, axis=1).mean()).mean() > 0.5
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_class_means_are_apart(seed):
+    spec = demo_lib.MODALITIES["text"]
+    means = demo_lib.class_means(spec, np.random.default_rng(seed))
+    gaps = np.linalg.norm(means[:, None] - means[None], axis=-1)[~np.eye(7, dtype=bool)]
+    assert gaps.min() > 0.7 * spec.spread

@@ -1,0 +1,70 @@
+"""The walls: which file may import which."""
+
+import ast
+import re
+
+from conftest import ROOT
+
+ALLOWED = {
+    "errors": set(),
+    "batch": set(),
+    "pure": set(),
+    "shard": set(),
+    "optim": set(),
+    "log": set(),
+    "losses": {"batch"},
+    "metrics": {"batch"},
+    "config": {"errors"},
+    "records": {"errors"},
+    "checkpoint": {"errors"},
+    "demo": {"errors", "records"},
+    "data": {"batch", "errors", "records"},
+    "models": {"batch", "models"},
+    "step": {"batch", "losses", "metrics"},
+    "evaluate": {"data", "log", "metrics"},
+    "program": {"config", "data", "errors", "log", "losses", "models", "optim", "pure", "records", "shard", "step"},
+    "train": {
+        "checkpoint", "config", "data", "errors", "evaluate", "log", "metrics", "program", "records", "shard", "step",
+    },
+    "main": {"config", "demo", "errors", "records", "shard", "train"},
+    "sweep": {"config", "demo", "errors", "log", "main", "shard", "train"},
+}  # fmt: skip
+NO_JAX = ("errors", "config", "records", "demo")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ([f"mer_jax.{a.name}" for a in node.names] if node.module == "mer_jax" else [node.module])
+
+
+def rooms():
+    for path in sorted((ROOT / "mer_jax").rglob("*.py")):
+        if path.name != "__init__.py":
+            yield path.relative_to(ROOT / "mer_jax").with_suffix("").parts[0], path
+
+
+def test_arrows_point_down():
+    for room, path in rooms():
+        ours = {name.split(".")[1] for name in imports(path) if name.startswith("mer_jax.")}
+        assert ours <= ALLOWED[room], path
+
+
+def test_what_is_checked_before_jax_starts_does_not_import_it():
+    for room, path in rooms():
+        if room in NO_JAX:
+            assert not {n.split(".")[0] for n in imports(path)} & {"jax", "flax", "optax", "orbax", "grain"}, path
+
+
+def test_no_torch_or_tensorflow_at_run_time():
+    for _, path in rooms():
+        foreign = {"torch", "tensorflow", "transformers", "tensorflow_datasets", "data_prep"}
+        assert not {n.split(".")[0] for n in imports(path)} & foreign, path
+
+
+def test_one_loop_and_no_junk_drawer():
+    loops = [p.name for _, p in rooms() if re.search(r"for (at|step) in range\(start", p.read_text())]
+    assert "train.py" in loops
+    assert not [p for _, p in rooms() if p.stem in ("utils", "common", "helpers", "misc")]

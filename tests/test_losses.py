@@ -1,0 +1,103 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from mer_jax import losses
+
+RNG = np.random.default_rng(0)
+
+
+def log_softmax(x):
+    return jax.nn.log_softmax(jnp.asarray(x, jnp.float32))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+def test_apc_is_the_formula(temperature):
+    logits, similarity = 3 * RNG.normal(size=(64, 6)), RNG.uniform(-1, 1, (64, 6))
+    wanted = [reference.apc(a, b, temperature) for a, b in zip(logits, similarity, strict=True)]
+    found = losses.apc(jnp.asarray(logits, jnp.float32), jnp.asarray(similarity, jnp.float32), temperature)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_jensen_shannon_properties():
+    p, q = log_softmax(4 * RNG.normal(size=(256, 7))), log_softmax(4 * RNG.normal(size=(256, 7)))
+    np.testing.assert_allclose(losses.jensen_shannon(p, p), 0, atol=1e-7)
+    np.testing.assert_allclose(losses.jensen_shannon(p, q), losses.jensen_shannon(q, p), atol=1e-7)
+    found = np.asarray(losses.jensen_shannon(p, q))
+    assert (found > 0).all()
+    assert (found < np.log(2)).all()
+    far = log_softmax(np.array([[200.0, 0, 0]])), log_softmax(np.array([[0, 200.0, 0]]))
+    np.testing.assert_allclose(losses.jensen_shannon(*far), np.log(2), atol=1e-6)
+
+
+def test_apc_is_finite_at_one_hot_logits_with_its_gradient():
+    def total(logits):
+        return losses.apc(logits, jnp.array([[1.0, -1.0, -1.0]]), 1e-3).sum()
+
+    for scale in (1e2, 1e4, 1e30):
+        value, gradient = jax.value_and_grad(total)(scale * jnp.array([[-1.0, 1.0, -1.0]]))
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("classes", [4, 6, 7])
+def test_without_a_temperature_q_stays_flat(classes):
+    """The bounds that papers.md derives: one cosine 1, the others -1."""
+    similarity = np.full(classes, -1.0)
+    similarity[0] = 1
+    q = np.exp(log_softmax(similarity))
+    assert round(float(q[0]), 3) == {4: 0.711, 6: 0.596, 7: 0.552}[classes]
+
+
+def reference_cross_entropy(logits, label, prior, imbalance, gamma, smoothing):
+    if imbalance == "logit_adjustment":
+        logits = logits + np.log(prior)
+    p = reference.softmax(logits)
+    target = np.full(len(p), smoothing / len(p))
+    target[label] += 1 - smoothing
+    loss = -(target * np.log(p)).sum()
+    return loss * {"class_weights": 1 / (len(p) * prior[label]), "focal": (1 - p[label]) ** gamma}.get(imbalance, 1.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("imbalance", ["none", "class_weights", "focal", "logit_adjustment"])
+def test_cross_entropy_family(imbalance, smoothing):
+    logits, label = 2 * RNG.normal(size=(40, 5)), RNG.integers(0, 5, 40)
+    prior = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
+    wanted = [
+        reference_cross_entropy(a, b, prior, imbalance, 2.0, smoothing) for a, b in zip(logits, label, strict=True)
+    ]
+    found = losses.cross_entropy(
+        jnp.asarray(logits, jnp.float32), jnp.asarray(label, jnp.int32), prior=jnp.asarray(prior, jnp.float32),
+        imbalance=imbalance, focal_gamma=2.0, label_smoothing=smoothing,
+    )  # fmt: skip
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_class_weights_average_to_one():
+    label = jnp.asarray(np.repeat(np.arange(3), [60, 30, 10]), jnp.int32)
+    prior = jnp.array([0.6, 0.3, 0.1])
+    plain, weighted = (
+        losses.cross_entropy(jnp.zeros((100, 3)), label, prior=prior, imbalance=i) for i in ("none", "class_weights")
+    )
+    np.testing.assert_allclose(weighted.mean(), plain.mean(), rtol=1e-6)
+
+
+def test_joint_objective_adds_weighted_apc_and_ignores_padding():
+    logits, similarity = (
+        jnp.asarray(RNG.normal(size=(8, 3)), jnp.float32),
+        jnp.asarray(RNG.uniform(-1, 1, (8, 3)), jnp.float32),
+    )
+    label, weight = jnp.zeros(8, jnp.int32), jnp.array([1.0] * 5 + [0.0] * 3)
+    settings = {
+        "prior": jnp.ones(3) / 3, "temperature": 0.1, "imbalance": "none", "focal_gamma": 2.0, "label_smoothing": 0.0
+    }  # fmt: skip
+    value, terms = losses.joint_objective(logits, similarity, label, weight, apc_weight=0.5, **settings)
+    short, _ = losses.joint_objective(logits[:5], similarity[:5], label[:5], weight[:5], apc_weight=0.5, **settings)
+    np.testing.assert_allclose(value, terms["classification"] + 0.5 * terms["apc"], rtol=1e-6)
+    np.testing.assert_allclose(value, short, rtol=1e-6)
+    none, terms = losses.joint_objective(logits, similarity, label, weight, apc_weight=0.0, **settings)
+    assert terms.keys() == {"classification"}
+    assert float(none) == float(terms["classification"])

@@ -1,0 +1,215 @@
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from mer_jax.batch import Batch
+from mer_jax.models import layers, lsgmer
+from mer_jax.pure import pure
+
+WIDTHS = {"text": 10, "audio": 6}
+CLASSES, WIDTH, HEADS = 5, 16, 4
+RNG = np.random.default_rng(0)
+WORDS = RNG.normal(size=(CLASSES, 12)).astype(np.float32)
+DEFAULTS = {
+    "widths": WIDTHS, "label_words": WORDS, "width": WIDTH, "heads": HEADS, "encoder": "transformer", "dropout": 0.3,
+    "input_dropout": 0.2, "encoder_dropout": 0.1, "time_dropout": 0.1, "modality_dropout": 0.0, "lse": True, "gate": True, "reduce": "mean", "fusion": "concat",
+    "label_init": "words", "temperature": 0.1,
+}  # fmt: skip
+
+
+def make(**changes):
+    """(apply(params, batch, key) -> outputs, params moved off their start so that no bias is zero)."""
+    model = pure(lsgmer.LSGMER, **(DEFAULTS | changes))
+    params, rest = model.init(jax.random.key(1))
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(2)
+    moved = [leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
+    return (lambda p, batch, key=None: model.apply(p, rest, batch, key)[0]), jax.tree.unflatten(tree, moved)
+
+
+def make_batch(lengths, pad=0, widths=WIDTHS, seed=3):
+    """`lengths[i][m]` time steps of sample i; `pad` further steps of padding filled with rubbish."""
+    rng = np.random.default_rng(seed)
+    features, mask = {}, {}
+    for m, width in widths.items():
+        longest = max(sample[m] for sample in lengths) + pad
+        features[m] = np.full((len(lengths), longest, width), 1e3 if pad else 0, np.float32)
+        mask[m] = np.zeros((len(lengths), longest), bool)
+        for i, sample in enumerate(lengths):
+            features[m][i, : sample[m]] = rng.normal(size=(sample[m], width))
+            mask[m][i, : sample[m]] = True
+    label = rng.integers(0, CLASSES, len(lengths)).astype(np.int32)
+    return jax.tree.map(jnp.asarray, Batch(features, mask, label, np.ones(len(lengths), np.float32)))
+
+
+LENGTHS = [{"text": 4, "audio": 1}, {"text": 7, "audio": 3}, {"text": 1, "audio": 2}]
+
+
+def samples(batch):
+    for i in range(len(batch.label)):
+        yield {m: np.asarray(batch.features[m][i])[np.asarray(batch.mask[m][i])] for m in WIDTHS if m in batch.features}
+
+
+SWITCHES = [
+    {}, {"encoder": "gru"}, {"lse": False}, {"gate": False}, {"fusion": "gated"}, {"label_init": "random"},
+    *({"reduce": r} for r in ("max", "attention", "cosine", "rows")), {"reduce": "rows", "fusion": "gated"},
+    {"widths": {"text": 10}}, {"widths": {"audio": 6}}, {"widths": {"text": 10}, "fusion": "gated"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_forward_pass_is_the_formula(switch):
+    apply, params = make(**switch)
+    batch = make_batch(LENGTHS, widths=switch.get("widths", WIDTHS))
+    outputs = apply(params, batch)
+    how = {k: v for k, v in switch.items() if k in ("lse", "gate", "reduce", "fusion")}
+    if len(batch.features) == 1:
+        how["fusion"] = "concat"
+    for i, sample in enumerate(samples(batch)):
+        logits, similarity = reference.lsgmer(
+            params, sample, heads=HEADS, encoder_kind=switch.get("encoder", "transformer"), **how
+        )
+        np.testing.assert_allclose(outputs["logits"][i], logits, atol=1e-5)
+        np.testing.assert_allclose(outputs["similarity"][i], similarity, atol=1e-5)
+
+
+def test_attention_with_label_queries_is_the_formula():
+    query, memory = RNG.normal(size=(CLASSES, WIDTH)), RNG.normal(size=(9, WIDTH))
+    wanted = reference.attention_one(query, memory, memory, HEADS)
+
+    def split(x):
+        return jnp.asarray(x, jnp.float32).reshape(1, len(x), HEADS, WIDTH // HEADS)
+
+    found = layers.attention(split(query), split(memory), split(memory), jnp.ones((1, 9), bool))
+    np.testing.assert_allclose(np.asarray(found).reshape(CLASSES, WIDTH), wanted, atol=1e-5)
+
+
+def test_the_gate_only_attenuates():
+    """w * H_0 with w = sigmoid(H_2): H_2 = 0 gives half of H_0."""
+    apply, params = make()
+    for branch in params["branches"].values():
+        branch["lse"]["out"] = jax.tree.map(jnp.zeros_like, branch["lse"]["out"])
+    batch = make_batch(LENGTHS)
+    projected = {
+        m: [reference.layer_norm(q["norm"], reference.linear(q["project"], s[m])).mean(0) / 2 for s in samples(batch)]
+        for m, q in params["branches"].items()
+    }
+    # The classes axis is averaged, and every row is H_0 / 2.
+    fused = reference.linear(params["fuse"], np.concatenate([projected["text"], projected["audio"]], axis=-1))
+    fused = reference.layer_norm(params["fuse_norm"], reference.gelu(fused))
+    np.testing.assert_allclose(apply(params, batch)["fused"], fused, atol=1e-5)
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_padding_changes_nothing(switch):
+    apply, params = make(**switch)
+    widths = switch.get("widths", WIDTHS)
+    short, long = (apply(params, make_batch(LENGTHS, pad, widths=widths)) for pad in (0, 5))
+    for name in ("logits", "similarity"):
+        np.testing.assert_allclose(long[name], short[name], atol=1e-6)
+
+
+def test_batch_order_changes_nothing():
+    apply, params = make()
+    batch = make_batch(LENGTHS)
+    turned = jax.tree.map(lambda x: x[::-1], batch)
+    np.testing.assert_allclose(apply(params, turned)["logits"], apply(params, batch)["logits"][::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ["transformer", "gru"])
+def test_a_missing_modality_is_finite_with_its_gradient(encoder):
+    apply, params = make(encoder=encoder)
+    batch = make_batch([{"text": 4, "audio": 2}, {"text": 3, "audio": 0}])
+    value, gradient = jax.value_and_grad(
+        lambda p: apply(p, batch)["logits"].sum() + apply(p, batch)["similarity"].sum()
+    )(params)
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_a_gradient_reaches_every_parameter(switch):
+    from mer_jax.losses import joint_objective
+
+    apply, params = make(**switch)
+    batch = make_batch(LENGTHS, widths=switch.get("widths", WIDTHS))
+
+    def objective(p):
+        outputs = apply(p, batch, jax.random.key(0))
+        return joint_objective(
+            outputs["logits"], outputs["similarity"], batch.label, batch.weight, prior=jnp.ones(CLASSES) / CLASSES,
+            apc_weight=0.5, temperature=0.1, imbalance="none", focal_gamma=2.0, label_smoothing=0.0,
+        )[0]  # fmt: skip
+
+    for path, leaf in jax.tree_util.tree_flatten_with_path(jax.grad(objective)(params))[0]:
+        name = jax.tree_util.keystr(path)
+        if "'key']['bias']" in name:
+            continue  # a bias on the keys adds the same to every score of a softmax: its gradient is zero by nature
+        assert np.abs(leaf).max() > 1e-8, name
+
+
+def test_dropout_needs_a_key_and_follows_it():
+    apply, params = make()
+    batch = make_batch(LENGTHS)
+    one, same, other = (apply(params, batch, jax.random.key(k))["logits"] for k in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-3
+    assert np.abs(one - apply(params, batch)["logits"]).max() > 1e-3
+
+
+def test_dropout_keeps_the_mean():
+    x = jnp.ones((100, 1000))
+    dropped = layers.dropout(x, 0.3, jax.random.key(0))
+    assert abs(float(dropped.mean()) - 1) < 0.01
+    assert abs(float((dropped == 0).mean()) - 0.3) < 0.01
+    np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.7], rtol=1e-6)
+
+
+def test_label_words_keep_their_geometry():
+    """A random projection keeps cosines, up to 1/sqrt(width)."""
+    wide = np.asarray(lsgmer.initial_labels(WORDS, 4096, "words", jax.random.key(0)), np.float64)
+    for i, j in itertools.combinations(range(CLASSES), 2):
+        assert abs(reference.cosine(wide[i], wide[j]) - reference.cosine(WORDS[i].astype(float), WORDS[j])) < 0.08
+    for how in ("words", "random"):
+        norms = np.linalg.norm(lsgmer.initial_labels(WORDS, 4096, how, jax.random.key(0)), axis=1)
+        np.testing.assert_allclose(norms, 1, atol=0.1)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9])
+def test_moving_average_is_the_formula_and_a_learning_rate_multiplier(alpha):
+    old, gradient = RNG.normal(size=(CLASSES, WIDTH)), RNG.normal(size=(CLASSES, WIDTH))
+    new = old - 0.1 * gradient
+    found = lsgmer.average_labels(jnp.asarray(old, jnp.float32), jnp.asarray(new, jnp.float32), alpha)
+    np.testing.assert_allclose(found, alpha * old + (1 - alpha) * new, atol=1e-6)
+    np.testing.assert_allclose(found, old - (1 - alpha) * 0.1 * gradient, atol=1e-6)
+
+
+def test_alpha_zero_is_no_moving_average_bit_for_bit():
+    old, new = (jnp.asarray(RNG.normal(size=(CLASSES, WIDTH)) * 10.0**e, jnp.float32) for e in (6, -6))
+    found = jax.jit(functools.partial(lsgmer.average_labels, alpha=0.0))(old, new)
+    np.testing.assert_array_equal(np.asarray(found).view(np.int32), np.asarray(new).view(np.int32))
+
+
+def test_class_means():
+    fused, label = RNG.normal(size=(6, WIDTH)), np.array([0, 0, 1, 3, 3, 3], np.int32)
+    weight, table = np.array([1, 1, 1, 1, 1, 0], np.float32), RNG.normal(size=(CLASSES, WIDTH))
+    found = lsgmer.class_means(
+        jnp.asarray(fused, jnp.float32), jnp.asarray(label), jnp.asarray(weight), jnp.asarray(table, jnp.float32)
+    )
+    wanted = [fused[:2].mean(0), fused[2], table[2], fused[3:5].mean(0), table[4]]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_update_labels_by_class_mean_drops_the_optimisers_step():
+    batch = make_batch(LENGTHS)
+    fused = jnp.asarray(RNG.normal(size=(3, WIDTH)), jnp.float32)
+    old, new = ({"labels": jnp.full((CLASSES, WIDTH), v), "other": jnp.full((2,), v)} for v in (1.0, 2.0))
+    found = lsgmer.update_labels(old, new, {"fused": fused}, batch, how="class_mean", alpha=0.9)
+    wanted = 0.9 + 0.1 * lsgmer.class_means(fused, batch.label, batch.weight, old["labels"])
+    np.testing.assert_allclose(found["labels"], wanted, atol=1e-6)
+    np.testing.assert_array_equal(found["other"], new["other"])

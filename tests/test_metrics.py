@@ -1,0 +1,38 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from mer_jax import metrics
+
+NAMES = ("a", "b", "c", "d", "e")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_are_scikit_learns(seed):
+    rng = np.random.default_rng(seed)
+    true = rng.choice(5, 200, p=[0.5, 0.2, 0.15, 0.15, 0])  # class e never occurs but is predicted
+    predicted = np.where(rng.random(200) < 0.6, true, rng.choice([0, 1, 2, 4], 200))  # class d is never guessed
+    found = metrics.scores(sk.confusion_matrix(true, predicted, labels=range(5)), NAMES)
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted))
+    assert found["uar"] == pytest.approx(sk.recall_score(true, predicted, labels=np.unique(true), average="macro"))
+    assert found["weighted_f1"] == pytest.approx(sk.f1_score(true, predicted, average="weighted", zero_division=0))
+    assert found["macro_f1"] == pytest.approx(sk.f1_score(true, predicted, average="macro", zero_division=0))
+    wanted = sk.precision_recall_fscore_support(true, predicted, labels=range(5), zero_division=0)
+    for i, name in enumerate(NAMES):
+        entry = found["per_class"][name]
+        assert [entry[k] for k in ("precision", "recall", "f1", "support")] == pytest.approx([w[i] for w in wanted])
+
+
+def test_confusion_of_a_batch():
+    rng = np.random.default_rng(0)
+    logits, label = rng.normal(size=(50, 5)).astype(np.float32), rng.integers(0, 5, 50).astype(np.int32)
+    weight = (rng.random(50) < 0.7).astype(np.float32)
+    found = metrics.confusion(jnp.asarray(logits), jnp.asarray(label), jnp.asarray(weight))
+    kept = weight > 0
+    np.testing.assert_array_equal(found, sk.confusion_matrix(label[kept], logits.argmax(1)[kept], labels=range(5)))
+
+
+def test_nothing_scored_is_zero_not_nan():
+    found = metrics.scores(np.zeros((5, 5), np.int32), NAMES)
+    assert [found[name] for name in metrics.SCORES] == [0, 0, 0, 0]

@@ -1,0 +1,264 @@
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import grain
+import numpy as np
+import pytest
+from conftest import SMALL_LABELS, small_description, small_utterances
+
+from mer_jax import records
+from mer_jax.errors import UserError
+from mer_jax.records import Corpus, write_corpus
+
+
+def test_round_trip(small_corpus):
+    corpus = Corpus(small_corpus)
+    wanted = {u.id: u for u in small_utterances()}
+    assert len(corpus) == len(wanted) == 48
+    for i in range(len(corpus)):
+        found = corpus[i]
+        want = wanted[found.id]
+        for name in ("split", "dialogue", "turn", "speaker", "session", "label", "sentence", "start", "end"):
+            assert getattr(found, name) == getattr(want, name)
+        for modality, value in want.features.items():
+            np.testing.assert_array_equal(found.features[modality], value)
+            assert found.features[modality].dtype == value.dtype
+        assert corpus.index["label"][i] == want.label
+        assert corpus.index["length/text"][i] == len(want.features["text"])
+
+
+def test_manifest_counts_what_was_written(small_corpus):
+    corpus = Corpus(small_corpus)
+    by_split = {s: [u.label for u in small_utterances() if u.split == s] for s in ("train", "valid", "test")}
+    for split, labels in by_split.items():
+        entry = corpus.manifest["splits"][split]
+        assert entry["count"] == len(labels)
+        assert entry["classes"] == {n: labels.count(n) for n in SMALL_LABELS}
+    assert corpus.manifest["modalities"]["text"]["width"] == 6
+    assert [s["count"] for s in corpus.manifest["shards"] if s["split"] == "train"] == [10, 10, 4]
+
+
+def test_standard_readers_read_the_shards(small_corpus):
+    """Grain's TFRecord reader and the official protocol buffer, neither of them ours."""
+    proto = pytest.importorskip("tensorflow_datasets.proto.tf_example_generated_pb2", reason="needs the test extra")
+    wanted = {u.id: u for u in small_utterances()}
+    seen = 0
+    for shard in json.loads((small_corpus / "manifest.json").read_text())["shards"]:
+        for raw in grain.experimental.TFRecordIterDataset(str(small_corpus / shard["file"])):
+            feature = proto.Example.FromString(raw).features.feature
+            want = wanted[feature["id"].bytes_list.value[0].decode()]
+            assert feature["turn"].int64_list.value[0] == want.turn
+            assert feature["start"].float_list.value[0] == want.start
+            assert feature["sentence"].bytes_list.value[0].decode() == want.sentence
+            shape = tuple(feature["text/shape"].int64_list.value)
+            text = np.frombuffer(
+                feature["text/data"].bytes_list.value[0], feature["text/dtype"].bytes_list.value[0].decode()
+            )
+            np.testing.assert_array_equal(text.reshape(shape), want.features["text"])
+            seen += 1
+    assert seen == 48
+
+
+def test_reads_what_a_standard_writer_writes():
+    proto = pytest.importorskip("tensorflow_datasets.proto.tf_example_generated_pb2", reason="needs the test extra")
+    example = proto.Example()
+    example.features.feature["a"].int64_list.value.extend([3, -2, 1 << 40])
+    example.features.feature["b"].float_list.value.extend([0.5, -1.25])
+    example.features.feature["c"].bytes_list.value.append(b"\x00\xff")
+    found = records.decode_example(example.SerializeToString())
+    assert found["a"] == [3, -2, 1 << 40]
+    assert found["b"] == [0.5, -1.25]
+    assert bytes(found["c"][0]) == b"\x00\xff"
+    again = proto.Example.FromString(
+        records.encode_example({"a": [3, -2, 1 << 40], "b": [0.5, -1.25], "c": b"\x00\xff"})
+    )
+    assert again == example
+
+
+def test_same_input_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_corpus(tmp_path / name, small_utterances(), small_description())
+    assert Corpus(tmp_path / "a").manifest_sha256 == Corpus(tmp_path / "b").manifest_sha256
+
+
+def damage_flipped_bit(folder):
+    path = folder / "train-00001.tfrecord"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    path.write_bytes(raw)
+    return "train-00001.tfrecord, record"
+
+
+def damage_truncated(folder):
+    path = folder / "test-00000.tfrecord"
+    path.write_bytes(path.read_bytes()[:-7])
+    return "test-00000.tfrecord has"
+
+
+def damage_missing_shard(folder):
+    (folder / "train-00000.tfrecord").unlink()
+    return "train-00000.tfrecord is missing"
+
+
+def damage_missing_index(folder):
+    (folder / "valid-00000.index.npz").unlink()
+    return "valid-00000.index.npz is missing"
+
+
+def damage_index(folder):
+    path = folder / "valid-00000.index.npz"
+    raw = bytearray(path.read_bytes())
+    raw[-300] ^= 1
+    path.write_bytes(raw)
+    return "valid-00000.index.npz is damaged"
+
+
+def damage_version(folder):
+    _edit(folder, lambda m: m.update(schema_version=7))
+    return "schema_version is 7"
+
+
+def damage_label(folder):
+    _edit(folder, lambda m: m["labels"].__setitem__(1, "content"))
+    return "label 'glad' is not in the manifest's list"
+
+
+def damage_field(folder):
+    _edit(folder, lambda m: m.pop("labels"))
+    return "field 'labels' is missing"
+
+
+def damage_json(folder):
+    (folder / "manifest.json").write_text("{")
+    return "manifest.json is not valid JSON"
+
+
+def damage_no_manifest(folder):
+    (folder / "manifest.json").unlink()
+    return "has no manifest.json"
+
+
+def _edit(folder, change):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+DAMAGES = [f for name, f in sorted(globals().items()) if name.startswith("damage_")]
+
+
+def read_all(folder):
+    corpus = Corpus(folder)
+    return [corpus[i] for i in range(len(corpus))]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_damage_is_named(small_corpus, damage):
+    words = damage(small_corpus)
+    with pytest.raises(UserError) as caught:
+        read_all(small_corpus)
+    assert words in str(caught.value)
+    assert str(small_corpus) in str(caught.value)
+
+
+def test_every_flipped_bit_of_a_record_is_found(small_corpus):
+    """Length field, both checksums and content alike: one bit anywhere in the first record's frame."""
+    path = small_corpus / "valid-00000.tfrecord"
+    good = path.read_bytes()
+    corpus = Corpus(small_corpus)
+    row = int(corpus.rows("valid")[0])
+    for at in range(0, int(corpus.index["size"][row]) + 16, 5):
+        raw = bytearray(good)
+        raw[at] ^= 1 << (at % 8)
+        path.write_bytes(raw)
+        with pytest.raises(UserError, match=r"record 0 \(u003\)"):
+            Corpus(small_corpus)[row]
+
+
+def test_index_of_another_shard_is_noticed(small_corpus):
+    corpus = Corpus(small_corpus)
+    corpus.index["id"][3] = "someone"
+    with pytest.raises(UserError, match="does not belong to this shard"):
+        corpus[3]
+
+
+def test_pickles_without_open_files(small_corpus):
+    corpus = Corpus(small_corpus)
+    first = corpus[0]
+    assert pickle.loads(pickle.dumps(corpus))[0].id == first.id
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda us: [*us, us[0]], "occurs twice"),
+        (lambda us: [_with(us[0], label="bored")], "label 'bored'"),
+        (lambda us: [_with(us[0], split="dev")], "split 'dev'"),
+        (lambda us: [us[0], _with(us[1], features={"text": np.zeros((2, 5), np.float16)})], "5 wide"),
+        (lambda us: [_with(us[0], features={"text": np.zeros((0, 6), np.float16)})], "time >= 1"),
+        (lambda us: [_with(us[0], features={"smell": np.zeros((1, 6), np.float16)})], "'smell' is not declared"),
+        (lambda us: [], "nothing to write"),
+    ],
+)
+def test_writer_refuses(tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        write_corpus(tmp_path / "out", change(list(small_utterances())), small_description())
+    assert not (tmp_path / "out").exists()
+
+
+def _with(utterance, **changes):
+    return records.dataclasses.replace(utterance, **changes)
+
+
+def test_an_existing_corpus_is_never_overwritten(small_corpus):
+    before = {p.name: p.read_bytes() for p in small_corpus.iterdir()}
+    with pytest.raises(UserError, match="exists already"):
+        write_corpus(small_corpus, small_utterances(seed=1), small_description())
+    assert {p.name: p.read_bytes() for p in small_corpus.iterdir()} == before
+
+
+def test_a_killed_writer_leaves_nothing_that_looks_complete(tmp_path):
+    script = f"""
+import sys, time; sys.path.insert(0, {str(os.path.dirname(__file__))!r})
+from conftest import small_description, small_utterances
+from mer_jax.records import write_corpus
+from pathlib import Path
+def slow():
+    for u in small_utterances():
+        yield u
+        print(u.id, flush=True)
+        time.sleep(0.05)
+write_corpus(Path({str(tmp_path / "out")!r}), slow(), small_description(), shard_records=4)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    while process.stdout.readline().strip() != "u020":
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not (tmp_path / "out").exists()
+    partial = tmp_path / ".out.partial"
+    assert any(partial.glob("*.tfrecord"))
+    assert not (partial / "manifest.json").exists()
+    began = time.monotonic()
+    write_corpus(tmp_path / "out", small_utterances(), small_description())  # the dead writer's lock and files are gone
+    assert time.monotonic() - began < 5
+    assert len(Corpus(tmp_path / "out")) == 48
+    assert not partial.exists()
+
+
+def test_verify_command(small_corpus, run_cli):
+    done = run_cli(small_corpus, module="mer_jax.records")
+    assert done.returncode == 0, done.stderr
+    assert "every record and sha256 verified" in done.stdout
+    words = damage_flipped_bit(small_corpus)
+    done = run_cli(small_corpus, module="mer_jax.records")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,145 @@
+"""Kill -9 in the middle of an epoch and during a save; the resumed run must end as the uninterrupted one, bit for bit."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, user_env
+
+from mer_jax.checkpoint import Checkpoints
+
+FLAGS = ["--config.train.epochs=3", "--config.train.checkpoint_steps=10", "--config.optim.average=0.9"]
+EQUAL = ("metrics.json", "predictions.jsonl", "history.jsonl", "parameters.txt")
+
+
+def command(workdir):
+    return [sys.executable, "-m", "mer_jax.main", "--config=configs/lsgmer.py:tiny", f"--workdir={workdir}", *FLAGS]
+
+
+def start(workdir, cache_home):
+    return subprocess.Popen(
+        command(workdir),
+        cwd=ROOT,
+        env=user_env(cache_home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(workdir, cache_home):
+    process = start(workdir, cache_home)
+    output = process.communicate(timeout=170)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def final_arrays(workdir):
+    """Every array of the last and of the best checkpoint, by path and step."""
+    import orbax.checkpoint as ocp
+
+    found = {}
+    for folder in sorted((workdir / "checkpoints").iterdir()):
+        if folder.name.isdigit():
+            tree = ocp.StandardCheckpointer().restore((folder / "state").absolute())
+            for name, leaf in ocp.tree.to_flat_dict(tree, sep="/").items():
+                if not str(getattr(leaf, "dtype", "")).startswith("key"):
+                    found[folder.name, name] = np.asarray(leaf)
+    return found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, cache_home, demo_folder):
+    workdir = tmp_path_factory.mktemp("resume") / "whole"
+    finish(workdir, cache_home)
+    return workdir
+
+
+def kill_when(process, true):
+    deadline = time.monotonic() + 120
+    while not true():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def committed(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
+
+
+def saving(workdir):
+    return [p for p in (workdir / "checkpoints").glob("*") if "tmp" in p.name]
+
+
+def compare(workdir, uninterrupted):
+    for name in EQUAL:
+        assert (workdir / name).read_bytes() == (uninterrupted / name).read_bytes(), name
+    ours, wanted = final_arrays(workdir), final_arrays(uninterrupted)
+    assert ours.keys() == wanted.keys()
+    assert len(wanted) > 20
+    for key, value in wanted.items():
+        np.testing.assert_array_equal(ours[key], value, err_msg=str(key))
+
+
+def test_killed_in_an_epoch_and_during_a_save(tmp_path, cache_home, uninterrupted):
+    workdir = tmp_path / "killed"
+    epoch = json.loads((uninterrupted / "history.jsonl").read_text().splitlines()[0])["step"]
+    process = start(workdir, cache_home)
+    kill_when(process, lambda: (workdir / "checkpoints").is_dir() and committed(workdir)[-1:] > [epoch + 15])
+    assert not (workdir / "metrics.json").exists()
+    after_epoch = committed(workdir)[-1]
+    assert after_epoch % epoch != 0, "the kill must fall into an epoch"
+
+    process = start(workdir, cache_home)
+    kill_when(process, lambda: saving(workdir))
+    assert saving(workdir), "the kill must leave a half-written save"
+    assert not (workdir / "metrics.json").exists()
+
+    output = finish(workdir, cache_home)
+    assert "resuming after step" in output
+    assert not saving(workdir)
+    compare(workdir, uninterrupted)
+
+
+def test_killed_before_anything_was_saved(tmp_path, cache_home, uninterrupted):
+    workdir = tmp_path / "killed"
+    process = start(workdir, cache_home)
+    kill_when(process, (workdir / "config.json").exists)
+    finish(workdir, cache_home)
+    compare(workdir, uninterrupted)
+
+
+def test_a_changed_config_resumes_only_when_told_to(tmp_path, cache_home, demo_folder, run_cli):
+    workdir = tmp_path / "w"
+    process = start(workdir, cache_home)
+    kill_when(process, lambda: (workdir / "checkpoints").is_dir() and committed(workdir))
+    before = (workdir / "config.json").read_bytes()
+    changed = [*command(workdir)[3:], "--config.train.patience=3"]
+    done = run_cli(*changed)
+    assert done.returncode == 2
+    assert "train.patience: 8 -> 3" in done.stderr
+    assert "--allow_config_change" in done.stderr
+    assert (workdir / "config.json").read_bytes() == before
+    wider = run_cli(*changed, "--config.model.width=64", "--allow_config_change")
+    assert wider.returncode == 2
+    assert "the config wants" in wider.stderr
+    done = run_cli(*changed, "--config.model.width=32", "--allow_config_change")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((workdir / "metrics.json").read_text())["config"]["train"]["patience"] == 3
+
+
+def test_latest_and_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c")
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        checkpoints.save(step, {"x": np.full(3, step, np.float32)}, {"best": best}, best)
+        checkpoints.wait()
+    assert checkpoints.latest() == 4
+    assert checkpoints.info(4) == {"best": 2}
+    checkpoints.close()
+    assert committed(tmp_path.joinpath()) == [] and sorted(int(p.name) for p in (tmp_path / "c").iterdir()) == [2, 4]

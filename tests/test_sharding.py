@@ -1,0 +1,63 @@
+"""One device against eight: the same gradients and, under SGD, the same losses."""
+
+import jax
+import numpy as np
+import pytest
+
+from mer_jax import data, program, shard
+from mer_jax import config as config_lib
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = config_lib.Experiment()
+    config.model.width, config.model.dropout, config.train.batch_size = 32, 0.3, 32
+    config.optim.name, config.optim.learning_rate, config.optim.warmup = "sgd", 0.1, 0.0
+    return config_lib.validate(config)
+
+
+def mesh_of(count):
+    devices = np.array(jax.devices()[:count])
+    return jax.sharding.Mesh(devices, ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def losses(config, demo, devices, steps):
+    """Loss and gradient norm of every step, and the final params."""
+    mesh = mesh_of(devices)
+    inputs = program.load(config, demo, mesh)
+    feed = inputs.feeds["train"]
+    compiled = program.build(config, demo, feed.part, mesh)
+    stats, seed = (shard.put(x, shard.replicated(mesh)) for x in (inputs.stats, np.uint32(0)))
+    state = compiled.init(seed, stats)
+    order = data.training_order(feed.part, config.train.batch_size, 0, 8)
+    found = []
+    for _, (item, pads) in zip(range(steps), feed.training(order, 0), strict=False):
+        state, terms = compiled.train(state, feed.source, item, pads)
+        found.append([float(terms["loss"]), float(terms["grad_norm"])])
+        assert item.sharding.num_devices == devices
+    return np.array(found), jax.device_get(state.params)
+
+
+def test_one_device_is_eight_devices(config, demo):
+    assert jax.device_count() == 8
+    one, params_one = losses(config, demo, 1, 12)
+    eight, params_eight = losses(config, demo, 8, 12)
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+    assert one[-1, 0] < one[0, 0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), params_one, params_eight)
+
+
+def test_gradients_of_one_step(config, demo):
+    """SGD's first step at rate 1 without clip or decay is the gradient itself."""
+    config.optim.learning_rate, config.optim.clip, config.optim.weight_decay = 1.0, 0.0, 0.0
+    config.optim.schedule, config.model.label_average = "constant", 0.0
+    _, one = losses(config, demo, 1, 1)
+    _, eight = losses(config, demo, 8, 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), one, eight)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(config, demo):
+    config.train.batch_size = 12
+    part = data.take_part(demo, "train", {"text": 9, "audio": 9})
+    with pytest.raises(ValueError, match="multiples of the 8 devices"):
+        program.build(config, demo, part, mesh_of(8))
