@@ -114,8 +114,7 @@ def main(argv: list[str] | None = None) -> None:
 def convert(arguments: argparse.Namespace) -> None:
     refuse_existing(arguments.out)
     table = read_table(arguments.table, arguments.audio)
-    labels = dict.fromkeys(WORDS) if arguments.classes == 6 else FOUR
-    labels = {name: labels[name] or name for name in labels}
+    labels = {name: name for name in WORDS} if arguments.classes == 6 else FOUR
     keep = np.isin(table["name"], list(labels))
     sources = [arguments.table]
     if arguments.without_extra_happy is not None:

@@ -86,7 +86,7 @@ class Scan:
 
 
 def scan(
-    corpus: Corpus, part: Part, nonfinite: str, *, keep: bool, progress: Callable[[int], None] = lambda done: None
+    corpus: Corpus, part: Part, nonfinite: str, *, keep: bool, progress: Callable[[], None] = lambda: None
 ) -> Scan:
     """Reads every record of the part once, in order. Mean and scale are over all its time steps, in float64."""
     widths = {m: corpus.modalities[m]["width"] for m in part.lengths}
@@ -105,7 +105,7 @@ def scan(
             bad[m] += found.get(m, 0)
         if keep:
             kept.append(features)
-        progress(i + 1)
+        progress()
     stats = {}
     for m in widths:
         if not count[m]:
@@ -198,7 +198,7 @@ class Resident:
     label: Any
 
 
-def pack(corpus: Corpus, part: Part, features: list[dict[str, np.ndarray]]) -> Resident:
+def pack(part: Part, features: list[dict[str, np.ndarray]]) -> Resident:
     """The part's features one behind the other, as NumPy arrays."""
     flat, start, length = {}, {}, {}
     for m in part.lengths:

@@ -121,6 +121,9 @@ class Progress:
             self._spoke = time.monotonic()
             console.print(f"{self.what} {done}/{self.total}, {self.rate()}")
 
+    def advance(self) -> None:
+        self.update(self.done + 1)
+
     def rate(self) -> str:
         """`31.2 steps/s, 12 s left`, over the time not spent in `paused`."""
         elapsed = time.monotonic() - self._began - self._paused

@@ -33,52 +33,53 @@ def load(config: config_lib.Experiment, corpus: Corpus, mesh: jax.sharding.Mesh)
     """Reads every part once: refuses bad records, measures the statistics, keeps what lives on the device."""
     settings = config.data
     limits = settings.max_length * (len(settings.modalities) // len(settings.max_length))
-    parts = {name: data.take_part(corpus, name, dict(zip(settings.modalities, limits, strict=True))) for name in PARTS}
-    megabytes = data.packed_megabytes(corpus, list(parts.values()))
+    parts = [data.take_part(corpus, name, dict(zip(settings.modalities, limits, strict=True))) for name in PARTS]
+    megabytes = data.packed_megabytes(corpus, parts)
     resident = settings.placement == "resident" or (
         settings.placement == "auto" and megabytes <= settings.resident_limit_mb
     )
-    progress = log.Progress("reading", sum(map(len, parts.values())), "records")
+    progress = log.Progress("reading", sum(map(len, parts)), "records")
     feeds, scans = {}, {}
-    before = 0
-    for name, part in parts.items():
-        scans[name] = data.scan(
-            corpus, part, settings.nonfinite, keep=resident, progress=lambda n, b=before: progress.update(b + n)
-        )
-        before += len(part)
-        source = data.pack(corpus, part, scans[name].features) if resident else None
-        feeds[name] = data.Feed(
+    for part in parts:
+        scan = data.scan(corpus, part, settings.nonfinite, keep=resident, progress=progress.advance)
+        feeds[part.name] = data.Feed(
             corpus,
             part,
             settings.nonfinite,
             functools.partial(shard.put, sharding=shard.along_data(mesh)),
-            source=None if source is None else shard.put(source, shard.replicated(mesh)),
+            source=shard.put(data.pack(part, scan.features), shard.replicated(mesh)) if resident else None,
             read_threads=settings.read_threads,
         )
+        scans[part.name] = scan
     progress.close()
     stats = scans["train"].stats
     if not settings.standardize:
         stats = {m: {"mean": np.zeros_like(s["mean"]), "scale": np.ones_like(s["scale"])} for m, s in stats.items()}
-    counts = {
-        name: {
-            "utterances": len(part),
-            "classes": dict(
-                zip(corpus.labels, np.bincount(part.labels, minlength=len(corpus.labels)).tolist(), strict=True)
-            ),
-            "truncated": dict(part.truncated),
-            "nonfinite_zeroed": scans[name].nonfinite,
-        }
-        for name, part in parts.items()
-    }
-    where = "on the device" if resident else "streamed"
-    log.console.print(f"{corpus.manifest['name']}: " + ", ".join(f"{n} {len(p)}" for n, p in parts.items()) +
-                      f"; {' + '.join(settings.modalities)}, {megabytes:.0f} MB {where}")  # fmt: skip
-    for name, count in counts.items():
-        for what in ("truncated", "nonfinite_zeroed"):
-            if found := {m: n for m, n in count[what].items() if n}:
-                unit = "sequences truncated to data.max_length" if what == "truncated" else "non-finite values set to 0"
-                log.console.print(f"  {name}: " + ", ".join(f"{m} {n}" for m, n in found.items()) + f" {unit}")
+    counts = {part.name: count(corpus, part, scans[part.name]) for part in parts}
+    where = f"{megabytes:.0f} MB {'on the device' if resident else 'streamed'}"
+    tell(f"{corpus.manifest['name']}: ", settings.modalities, counts, where)
     return Inputs(feeds, stats, counts)
+
+
+def count(corpus: Corpus, part: data.Part, scan: data.Scan) -> dict[str, Any]:
+    of_class = np.bincount(part.labels, minlength=len(corpus.labels)).tolist()
+    return {
+        "utterances": len(part),
+        "classes": dict(zip(corpus.labels, of_class, strict=True)),
+        "truncated": dict(part.truncated),
+        "nonfinite_zeroed": scan.nonfinite,
+    }
+
+
+def tell(corpus: str, modalities: tuple[str, ...], counts: dict[str, Any], where: str) -> None:
+    """What was read, and whatever was done to it."""
+    sizes = ", ".join(f"{name} {c['utterances']}" for name, c in counts.items())
+    log.console.print(f"{corpus}{sizes}; {' + '.join(modalities)}, {where}")
+    done = {"truncated": "sequences truncated to data.max_length", "nonfinite_zeroed": "non-finite values set to 0"}
+    for name, c in counts.items():
+        for field, words in done.items():
+            if found := ", ".join(f"{m} {n}" for m, n in c[field].items() if n):
+                log.console.print(f"  {name}: {found} {words}")
 
 
 # ---- program ----

@@ -26,7 +26,10 @@ def pure(module: Callable[..., nnx.Module], **arguments: Any) -> Pure:
     def make(key: jax.Array) -> nnx.Module:
         return module(**arguments, rngs=nnx.Rngs(key))
 
-    graph, params_spec, rest_spec = nnx.split(nnx.eval_shape(lambda: make(jax.random.key(0))), nnx.Param, ...)
+    def split(model: nnx.Module) -> Any:
+        return nnx.split(model, nnx.Param, ...)
+
+    graph, params_spec, rest_spec = split(nnx.eval_shape(lambda: make(jax.random.key(0))))
 
     def fill(spec: Any, values: Any) -> Any:
         state = jax.tree.map(lambda x: x, spec)
@@ -34,7 +37,7 @@ def pure(module: Callable[..., nnx.Module], **arguments: Any) -> Pure:
         return state
 
     def init(key: jax.Array) -> tuple[Any, Any]:
-        _, params, rest = nnx.split(make(key), nnx.Param, ...)
+        _, params, rest = split(make(key))
         return _named(nnx.to_pure_dict(params)), _named(nnx.to_pure_dict(rest))
 
     def apply(params: Any, rest: Any, batch: Any, key: jax.Array | None = None) -> tuple[Any, Any]:

@@ -163,14 +163,14 @@ def _to_example(utterance: Utterance) -> bytes:
 
 def _from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
     raw = decode_example(record)
-    text = {name: bytes(raw[name][0]).decode() for name in (*TEXT_COLUMNS, "sentence")}
+    fields: dict[str, Any] = {name: bytes(raw[name][0]).decode() for name in (*TEXT_COLUMNS, "sentence")}
     features = {}
     for modality in modalities:
         if f"{modality}/data" in raw:
             dtype = np.dtype(bytes(raw[f"{modality}/dtype"][0]).decode()).newbyteorder("<")
             features[modality] = np.frombuffer(raw[f"{modality}/data"][0], dtype).reshape(raw[f"{modality}/shape"])
-    seconds = {name: raw[name][0] if name in raw else None for name in ("start", "end")}
-    return Utterance(turn=raw["turn"][0], features=features, **text, **seconds)
+    fields |= {name: raw[name][0] if name in raw else None for name in ("start", "end")}
+    return Utterance(turn=raw["turn"][0], features=features, **fields)
 
 
 # ---- TFRecord framing ----

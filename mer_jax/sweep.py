@@ -32,19 +32,17 @@ def main(_: list[str]) -> None:
         base = config_lib.validate(CONFIG.value)
         rows = read_rows(SWEEP.value, ROWS.value, base.experiment)
         workdir = Path(WORKDIR.value) if WORKDIR.value else Path(f"{config_lib.default_workdir(base)}-sweep")
-        points = [
-            (name, seed, change(base, changes, seed)) for name, changes in rows.items() for seed in range(SEEDS.value)
-        ]
+        points = [(row, seed, change(base, rows[row], seed)) for row in rows for seed in range(SEEDS.value)]
         corpus = open_corpus(base)
-        for _, _, experiment in points:
+        for _row, _seed, experiment in points:
             config_lib.validate_against(experiment, corpus)
         from mer_jax import log, shard, train
 
         shard.start(cache_folder() / "xla")
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
-        for number, (name, seed, experiment) in enumerate(points, 1):
-            log.console.print(f"\n[bold]run {number} of {len(points)}: {name}, seed {seed}[/bold]")
-            found[name].append(train.run(experiment, corpus, workdir / slug(name) / f"seed{seed}"))
+        for number, (row, seed, experiment) in enumerate(points, 1):
+            log.console.print(f"\n[bold]run {number} of {len(points)}: {row}, seed {seed}[/bold]")
+            found[row].append(train.run(experiment, corpus, workdir / slug(row) / f"seed{seed}"))
             log.write_json(workdir / "sweep.json", {row: summary(runs) for row, runs in found.items() if runs})
         log.write_text(workdir / "sweep.md", markdown(found))
         print(f"\n{markdown(found)}\n{workdir}/sweep.json holds every run's scores, sweep.md this table")

@@ -37,34 +37,35 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}); restore it, or use another --workdir") from None
 
 
-def claim(config: config_lib.Experiment, corpus: Corpus, workdir: Path, allow_config_change: bool) -> bool:
-    """Begins a workdir or checks that it is this experiment's; True if its run is finished.
-
-    Raises UserError if it was begun with another config or other data: nothing in it is touched then.
-    """
-    now = {
+def identity(config: config_lib.Experiment, corpus: Corpus) -> dict[str, Any]:
+    """What config.json says of a run: two runs of one workdir must agree in config and data."""
+    return {
         "config": config_lib.to_dict(config),
         "data": {"manifest_sha256": corpus.manifest_sha256},
         "versions": versions(),
     }
-    path = workdir / "config.json"
-    if path.exists():
-        before = read_json(path)
-        changed = config_lib.differences(before["config"], now["config"])
-        changed += config_lib.differences(before["data"], now["data"])
-        finished = (workdir / "metrics.json").exists()
-        if changed and (finished or not allow_config_change):
-            what = "a finished run" if finished else "an unfinished run"
-            way = "" if finished else ", or --allow_config_change to carry on with the new values"
-            raise UserError(f"{workdir} holds {what} with another config:\n  " + "\n  ".join(changed) +
-                            f"\nUse another --workdir, or the old values{way}.")  # fmt: skip
-        if not changed:
-            return finished
-    elif workdir.exists() and any(workdir.iterdir()):
-        raise UserError(f"{workdir} is not empty and holds no run of ours; choose another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    log.write_json(path, now)
-    return False
+
+
+def finished(workdir: Path, now: dict[str, Any], allow_config_change: bool) -> bool:
+    """Whether the workdir holds this experiment's finished run.
+
+    Raises UserError, and touches nothing, if it holds another experiment's or something else.
+    """
+    path, done = workdir / "config.json", (workdir / "metrics.json").exists()
+    if not path.exists():
+        if workdir.exists() and any(workdir.iterdir()):
+            raise UserError(f"{workdir} is not empty and holds no run of ours; choose another --workdir")
+        return False
+    before = read_json(path)
+    changed = [line for group in ("config", "data") for line in config_lib.differences(before[group], now[group])]
+    if changed and (done or not allow_config_change):
+        way = "" if done else ", or --allow_config_change to carry on with the new values"
+        raise UserError(
+            f"{workdir} holds {'a finished' if done else 'an unfinished'} run with another config:\n  "
+            + "\n  ".join(changed)
+            + f"\nUse another --workdir, or the old values{way}."
+        )
+    return done
 
 
 # ---- the run ----
@@ -91,15 +92,20 @@ def run(
     config: config_lib.Experiment, corpus: Corpus, workdir: Path, *, allow_config_change: bool = False
 ) -> dict[str, Any]:
     """Trains or carries on, then scores the best checkpoint once on the test part. Returns what metrics.json holds."""
-    if claim(config, corpus, workdir, allow_config_change):
+    now = identity(config, corpus)
+    if finished(workdir, now, allow_config_change):
         log.console.print(f"{workdir} is finished; --mode=eval scores it again, another --workdir starts anew")
         return read_json(workdir / "metrics.json")
     mesh = shard.make_mesh()
     inputs = load(config, corpus, mesh)
     program = build(config, corpus, inputs.feeds["train"].part, mesh)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not (workdir / "config.json").exists():
+        log.write_json(workdir / "config.json", now)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     try:
         state, best = resume_or_init(config, program, inputs, checkpoints, mesh)
+        log.write_json(workdir / "config.json", now)  # a change that cannot carry on has left the old one
         if int(state.step) == 0:
             log.write_text(workdir / "parameters.txt", parameter_overview.get_parameter_overview(state.params) + "\n")
         log.console.print(f"{parameter_overview.count_parameters(state.params):,} parameters on {mesh.size} "
@@ -257,7 +263,7 @@ def show(corpus: Corpus, result: dict[str, Any], workdir: Path) -> None:
 
 def score_again(config: config_lib.Experiment, corpus: Corpus, workdir: Path) -> int:
     """Scores the best checkpoint of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
-    if not (workdir / "config.json").exists() or not claim(config, corpus, workdir, False):
+    if not finished(workdir, identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=eval finishes it")
     known = read_json(workdir / "metrics.json")
     mesh = shard.make_mesh()

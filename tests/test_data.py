@@ -22,7 +22,7 @@ def part(small_corpus):
 
 def resident(corpus, part):
     scan = data.scan(corpus, part, "refuse", keep=True)
-    return jax.tree.map(jnp.asarray, data.pack(corpus, part, scan.features))
+    return jax.tree.map(jnp.asarray, data.pack(part, scan.features))
 
 
 def test_part_cuts_and_counts(small_corpus, part):

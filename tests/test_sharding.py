@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mer_jax import data, program, shard
 from mer_jax import config as config_lib
+from mer_jax import data, program, shard
 
 
 @pytest.fixture(scope="module")
