@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.text import TextEncoder, add_arguments, normalise
+from data_prep.text import add_arguments, encoder_of, normalise
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
 
@@ -138,7 +138,7 @@ def convert(arguments: argparse.Namespace) -> None:
     print(
         f"{repeated} of {int((table['split'][rows] == 'test').sum())} test sentences occur word for word in train (scripted dialogues)"
     )
-    encoder = TextEncoder(arguments.text_encoder, arguments.cache)
+    encoder = encoder_of(arguments)
     texts = encoder.states(sentences)
     kept_labels = tuple(dict.fromkeys(labels.values()))
     words = tuple(WORDS[name] for name in kept_labels)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.text import TextEncoder, add_arguments, normalise
+from data_prep.text import add_arguments, encoder_of, normalise
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
 
@@ -140,7 +140,7 @@ def convert(arguments: argparse.Namespace) -> None:
         rows += found
     shared = overlaps(rows)
     print(f"moments of train that occur again: {shared['valid']} in valid, {shared['test']} in test")
-    encoder = TextEncoder(arguments.text_encoder, arguments.cache)
+    encoder = encoder_of(arguments)
     texts = encoder.states([row.sentence for row in rows])
     write_corpus(
         arguments.out,

@@ -55,6 +55,9 @@ def parse_flags(argv: list[str]) -> list[str]:
             rest = flags.FLAGS(argv)
             if CONFIG.value is None:
                 raise UserError("--config is missing; try --config=configs/lsgmer.py")
+            if not isinstance(CONFIG.value, config_lib.Experiment):
+                CONFIG.value.experiment  # noqa: B018 - a file that did not load says so when it is first used
+                raise UserError("--config: get_config() must return a mer_jax.config.Experiment")
             if len(rest) > 1:
                 raise UserError(f"{rest[1]!r} is not a flag; see --help")
             return rest
@@ -63,7 +66,9 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def explain(error: Exception) -> str:
-    text = str(error.args[0]) if error.args else str(error)
+    text = str(error.args[0]) if len(error.args) == 1 else str(error)
+    if isinstance(error, OSError) or "Traceback" in text:  # of the config file: its last line says what is wrong
+        return "--config: " + text.strip().splitlines()[-1].strip()
     field = re.search(r"Field (\w+) not found", text)
     if field is None:
         return text

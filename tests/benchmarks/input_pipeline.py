@@ -1,0 +1,68 @@
+"""Records per second of the input pipeline, and its ratio to bare reads of the same bytes."""
+
+import argparse
+import itertools
+import json
+import os
+import time
+
+import numpy as np
+from absl import flags
+
+from mer_jax import data
+from mer_jax.demo import demo_corpus
+from mer_jax.records import Corpus
+
+BATCH = 32
+
+
+def rate(count, work, repeats=5):
+    """Median records per second over `repeats` runs, after one to warm up."""
+    work()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return count / float(np.median(seconds))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", nargs="?", help="a corpus folder; default: the demo corpus")
+    path = parser.parse_args().corpus
+    flags.FLAGS.mark_as_parsed()
+    corpus = Corpus(path) if path else demo_corpus()
+    part = data.take_part(corpus, "train", dict.fromkeys(corpus.modalities, 128))
+    steps = min(len(part) // BATCH, 100)
+    count = steps * BATCH
+    order = np.random.default_rng(0).permutation(len(part))[:count]
+    files = [os.open(corpus.path / s["file"], os.O_RDONLY) for s in corpus.manifest["shards"]]
+
+    def bare():
+        for i in order:
+            row = int(part.rows[i])
+            size, offset = int(corpus.index["size"][row]), int(corpus.index["offset"][row])
+            os.pread(files[int(corpus.shard[row])], size + 16, offset)
+
+    def records():
+        for i in order:
+            corpus[int(part.rows[i])]
+
+    def batches(threads):
+        feed = data.Feed(corpus, part, "refuse", put=lambda x: x, read_threads=threads)
+        stream = feed.training(data.training_order(part, BATCH, 0, 8), 0)
+        return lambda: list(itertools.islice(stream, steps))
+
+    found = {"pread": rate(count, bare), "read, crc, parse": rate(count, records)}
+    found |= {f"shuffled padded batches, {n} threads": rate(count, batches(n)) for n in (0, 1, 2)}
+    print(json.dumps({
+        "corpus": corpus.manifest["name"],
+        "kilobytes per record": round(float(corpus.index["size"][part.rows].mean()) / 1024, 1),
+        "records per second": {name: round(value) for name, value in found.items()},
+        "ratio to pread": {name: round(value / found["pread"], 3) for name, value in found.items()},
+    }, indent=1))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The training loop's steps per second and its wait for data, resident and streamed, in processes of their own."""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+STEPS = 200
+
+
+def measure(path, placement):
+    import jax
+    import numpy as np
+    from absl import flags
+
+    from mer_jax import config as config_lib
+    from mer_jax import data, log, program, shard
+    from mer_jax.demo import cache_folder, demo_corpus
+    from mer_jax.records import Corpus
+
+    flags.FLAGS.mark_as_parsed()
+    log.console.quiet = True
+    shard.start(cache_folder() / "xla")
+    config = config_lib.validate(config_lib.Experiment())
+    config.data.placement = placement
+    corpus = Corpus(path) if path else demo_corpus()
+    config.data.modalities = tuple(m for m in config.data.modalities if m in corpus.modalities)
+    mesh = shard.make_mesh()
+    inputs = program.load(config, corpus, mesh)
+    feed = inputs.feeds["train"]
+    compiled = program.build(config, corpus, feed.part, mesh)
+    seed, stats = (shard.put(x, shard.replicated(mesh)) for x in (np.uint32(0), inputs.stats))
+    state = compiled.init(seed, stats)
+    order = data.training_order(feed.part, config.train.batch_size, 0, config.data.group_by_length)
+    for item, pads in (x for x, _ in zip(feed.training(order, 0), range(STEPS), strict=False)):
+        state, terms = compiled.train(state, feed.source, item, pads)  # compiles every padded length
+    jax.block_until_ready(terms)
+    items, waited, began = feed.training(order, 0), 0.0, time.perf_counter()
+    for _ in range(STEPS):
+        before = time.perf_counter()
+        item, pads = next(items)
+        waited += time.perf_counter() - before
+        state, terms = compiled.train(state, feed.source, item, pads)
+    jax.block_until_ready(terms)
+    seconds = time.perf_counter() - began
+    return {
+        "steps per second": round(STEPS / seconds, 2),
+        "share of the time waiting for data": round(waited / seconds, 4),
+        "peak memory, MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", nargs="?", help="a corpus folder; default: the demo corpus")
+    parser.add_argument("--placement", choices=("resident", "stream"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.placement:
+        print(json.dumps(measure(arguments.corpus, arguments.placement)))
+        return
+    found = {}
+    for placement in ("resident", "stream"):
+        command = [
+            sys.executable,
+            __file__,
+            *([arguments.corpus] if arguments.corpus else []),
+            "--placement",
+            placement,
+        ]
+        found[placement] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found["stream / resident, steps per second"] = round(
+        found["stream"]["steps per second"] / found["resident"]["steps per second"], 3
+    )
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
