@@ -15,7 +15,7 @@ def get_config(arg: str = "") -> config.Experiment:
         experiment.experiment = "lsgmer-tiny"
         experiment.model.width = 32
         experiment.optim.learning_rate = 2e-3
-        experiment.train.epochs = 3
+        experiment.train.epochs, experiment.train.batch_size = 3, 64
     elif arg:
         raise ValueError(f"configs/lsgmer.py knows the argument 'tiny' or none, not {arg!r}")
     return experiment

@@ -54,7 +54,9 @@ def encoder_of(arguments: argparse.Namespace) -> "TextEncoder":
     try:
         layers = tuple(int(layer) for layer in arguments.text_layers.split(","))
     except ValueError:
-        raise UserError(f"--text-layers={arguments.text_layers}: must be whole numbers, as in --text-layers=-3,-1") from None
+        raise UserError(
+            f"--text-layers={arguments.text_layers}: must be whole numbers, as in --text-layers=-3,-1"
+        ) from None
     return TextEncoder(arguments.text_encoder, layers, arguments.cache)
 
 
@@ -82,7 +84,9 @@ class TextEncoder:
             ) from None
         depth = self.model.config.num_hidden_layers
         if not layers or not all(-depth - 1 <= layer <= depth for layer in layers):
-            raise UserError(f"--text-layers={','.join(map(str, layers))}: {name} has layers 0 to {depth}, -1 is the last")
+            raise UserError(
+                f"--text-layers={','.join(map(str, layers))}: {name} has layers 0 to {depth}, -1 is the last"
+            )
         self.layers = tuple(layer % (depth + 1) for layer in layers)
         self.limit = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2)
         weights = hashlib.sha256()

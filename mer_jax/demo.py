@@ -102,9 +102,11 @@ def render(
     return (frames @ basis).astype(np.float16)
 
 
-def generate(seed: int, means: dict[str, np.ndarray], bases: dict[str, np.ndarray]) -> Iterator[Utterance]:
+def generate(
+    seed: int, counts: dict[str, int], means: dict[str, np.ndarray], bases: dict[str, np.ndarray]
+) -> Iterator[Utterance]:
     rng = np.random.default_rng([VERSION, seed, 1])
-    for split, count in COUNTS.items():
+    for split, count in counts.items():
         offsets = {m: 0.3 * rng.normal(size=(8, spec.width - CUE - 1)) for m, spec in MODALITIES.items()}
         labels = rng.choice(len(LABELS), count, p=PRIOR)
         cues = {m: draw_cues(labels, means[m], spec.noise, rng) for m, spec in MODALITIES.items()}
@@ -128,7 +130,7 @@ def generate(seed: int, means: dict[str, np.ndarray], bases: dict[str, np.ndarra
             turn += 1
 
 
-def write_demo(out: Path, seed: int = 0) -> None:
+def write_demo(out: Path, seed: int = 0, counts: dict[str, int] = COUNTS) -> None:
     """Writes the demo corpus of `seed`: the same bytes every time on one kind of machine."""
     rng = np.random.default_rng([VERSION, seed, 0])
     means = {m: class_means(spec, rng) for m, spec in MODALITIES.items()}
@@ -136,7 +138,7 @@ def write_demo(out: Path, seed: int = 0) -> None:
     words = means["text"] @ bases["text"][:CUE] + 0.3 * rng.normal(size=(len(LABELS), MODALITIES["text"].width))
     write_corpus(
         out,
-        generate(seed, means, bases),
+        generate(seed, counts, means, bases),
         Description(
             name="demo",
             labels=LABELS,

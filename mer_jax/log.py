@@ -1,6 +1,7 @@
 """What a run tells: console, history.jsonl, TensorBoard."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ import rich.console
 import rich.progress
 import rich.table
 import tensorboardX
+
+from mer_jax.errors import UserError
 
 console = rich.console.Console(highlight=False, soft_wrap=True)
 if not console.is_terminal:
@@ -88,12 +91,17 @@ class Meter:
         self._pending = (at, terms)
 
     def fetch(self) -> float | None:
-        """Writes what is pending; the latest known training loss."""
+        """Writes what is pending; the latest known training loss. Raises UserError if it is not a number."""
         if self._pending is not None:
             at, terms = self._pending
             values = {name: float(value) for name, value in jax.device_get(terms).items()}
             self._loss, self._pending = values["loss"], None
             self._history.scalars("train", at, values)
+            if not math.isfinite(self._loss):
+                raise UserError(
+                    f"the training loss is {self._loss} at step {at}; lower --config.optim.learning_rate or look at the "
+                    "features. The checkpoints saved before are untouched."
+                )
         return self._loss
 
 

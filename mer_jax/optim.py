@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -14,7 +15,8 @@ def schedule(kind: str, learning_rate: float, warmup: float, steps: int) -> opta
         "linear": lambda: optax.linear_schedule(learning_rate, 0.0, steps - rise),
         "cosine": lambda: optax.cosine_decay_schedule(learning_rate, steps - rise),
     }[kind]()
-    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rise), rest], [rise]) if rise else rest
+    whole = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rise), rest], [rise]) if rise else rest
+    return lambda count: whole(jnp.asarray(count, jnp.float32))
 
 
 def decayed(params: Any) -> Any:

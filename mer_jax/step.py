@@ -105,7 +105,7 @@ def train_step(
     slow = jnp.minimum(average, done / (done + 9))
     averaged = jax.tree.map(lambda a, p: p + slow * (a - p), state.average, params) if average else {}
     state = dataclasses.replace(state, step=step, params=params, rest=rest, opt_state=opt_state, average=averaged)
-    return state, terms | {"grad_norm": optax.global_norm(grads)}
+    return state, terms | {"grad_norm": optax.tree.norm(grads)}
 
 
 def eval_step(state: TrainState, batch: Batch, *, apply: Callable[..., Any]) -> dict[str, Array]:

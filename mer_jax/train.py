@@ -181,9 +181,9 @@ def loop(
                         save(at)
                 elif settings.checkpoint_steps and at % settings.checkpoint_steps == 0:
                     save(at)
+        meter.fetch()
     finally:
         progress.close()
-        meter.fetch()
         history.close()
     checkpoints.wait()
     if stopped(settings.patience, best):

@@ -11,7 +11,7 @@ from mer_jax import data, program, shard
 from mer_jax.config import Experiment, validate
 from mer_jax.errors import UserError
 
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
 PARAMETERS = {"lsgmer": 2_257_159, "lsgmer:tiny": 38_439}
 
 

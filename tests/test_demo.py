@@ -7,11 +7,13 @@ from mer_jax import demo as demo_lib
 from mer_jax.records import Corpus
 
 
-def test_same_seed_same_corpus_other_seed_other_corpus(tmp_path, demo_folder):
-    demo_lib.write_demo(tmp_path / "same", 0)
-    demo_lib.write_demo(tmp_path / "other", 1)
-    assert Corpus(tmp_path / "same").manifest_sha256 == Corpus(demo_folder).manifest_sha256
-    assert Corpus(tmp_path / "other").manifest_sha256 != Corpus(demo_folder).manifest_sha256
+def test_same_seed_same_corpus_other_seed_other_corpus(tmp_path):
+    counts = {"train": 40, "valid": 10, "test": 10}
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        demo_lib.write_demo(tmp_path / name, seed, counts)
+    one, same, other = (Corpus(tmp_path / name).manifest_sha256 for name in ("one", "same", "other"))
+    assert one == same
+    assert one != other
 
 
 def test_bayes_accuracy_is_reached_by_the_exact_posterior_on_the_records(demo):
@@ -20,13 +22,14 @@ def test_bayes_accuracy_is_reached_by_the_exact_posterior_on_the_records(demo):
     means = {m: demo_lib.class_means(s, rng) for m, s in demo_lib.MODALITIES.items()}
     bases = {m: np.linalg.qr(rng.normal(size=(s.width, s.width)))[0] for m, s in demo_lib.MODALITIES.items()}
     labels = demo.label_ids(np.arange(len(demo)))
-    likelihood = {}
-    for m, spec in demo_lib.MODALITIES.items():
-        cues = []
-        for i in range(len(demo)):
-            frames = demo[i].features[m].astype(np.float64) @ bases[m].T
-            cues.append(frames[np.argmax(frames[:, demo_lib.CUE])][: demo_lib.CUE])  # the frame with the marker
-        likelihood[m] = demo_lib.cue_log_likelihood(np.array(cues), means[m], spec.noise)
+    cues = {m: [] for m in demo_lib.MODALITIES}
+    for i in range(len(demo)):
+        for m, features in demo[i].features.items():
+            frames = features.astype(np.float64) @ bases[m].T
+            cues[m].append(frames[np.argmax(frames[:, demo_lib.CUE])][: demo_lib.CUE])  # the frame with the marker
+    likelihood = {
+        m: demo_lib.cue_log_likelihood(np.array(cues[m]), means[m], s.noise) for m, s in demo_lib.MODALITIES.items()
+    }
     for count in (1, 2, 3):
         for subset in itertools.combinations(sorted(demo_lib.MODALITIES), count):
             guess = (np.log(demo_lib.PRIOR) + sum(likelihood[m] for m in subset)).argmax(1)

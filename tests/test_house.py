@@ -11,7 +11,7 @@ ALLOWED = {
     "pure": set(),
     "shard": set(),
     "optim": set(),
-    "log": set(),
+    "log": {"errors"},
     "losses": {"batch"},
     "metrics": {"batch"},
     "config": {"errors"},

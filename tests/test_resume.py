@@ -8,16 +8,27 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, user_env
+from conftest import ROOT, small_description, small_utterances, user_env
 
 from mer_jax.checkpoint import Checkpoints
+from mer_jax.records import write_corpus
 
 FLAGS = ["--config.train.epochs=3", "--config.train.checkpoint_steps=10", "--config.optim.average=0.9"]
+FLAGS += ["--config.train.batch_size=8"]
 EQUAL = ("metrics.json", "predictions.jsonl", "history.jsonl", "parameters.txt")
 
 
 def command(workdir):
-    return [sys.executable, "-m", "mer_jax.main", "--config=configs/lsgmer.py:tiny", f"--workdir={workdir}", *FLAGS]
+    corpus = f"--config.data.path={workdir.parents[0].parent / 'corpus'}"
+    return [
+        sys.executable,
+        "-m",
+        "mer_jax.main",
+        "--config=configs/lsgmer.py:tiny",
+        f"--workdir={workdir}",
+        corpus,
+        *FLAGS,
+    ]
 
 
 def start(workdir, cache_home):
@@ -53,8 +64,17 @@ def final_arrays(workdir):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, cache_home, demo_folder):
-    workdir = tmp_path_factory.mktemp("resume") / "whole"
+def home(tmp_path_factory):
+    """Where the runs of this file live, with the corpus they train on: `home/corpus`, workdirs at `home/x/y`."""
+    home = tmp_path_factory.mktemp("resume")
+    write_corpus(home / "corpus", small_utterances(480), small_description())
+    return home
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(home, cache_home):
+    workdir = home / "whole" / "w"
+    workdir.parent.mkdir()
     finish(workdir, cache_home)
     return workdir
 
@@ -87,8 +107,8 @@ def compare(workdir, uninterrupted):
         np.testing.assert_array_equal(ours[key], value, err_msg=str(key))
 
 
-def test_killed_in_an_epoch_and_during_a_save(tmp_path, cache_home, uninterrupted):
-    workdir = tmp_path / "killed"
+def test_killed_in_an_epoch_and_during_a_save(home, cache_home, uninterrupted):
+    workdir = home / "killed" / "w"
     epoch = json.loads((uninterrupted / "history.jsonl").read_text().splitlines()[0])["step"]
     process = start(workdir, cache_home)
     kill_when(process, lambda: (workdir / "checkpoints").is_dir() and committed(workdir)[-1:] > [epoch + 15])
@@ -107,16 +127,16 @@ def test_killed_in_an_epoch_and_during_a_save(tmp_path, cache_home, uninterrupte
     compare(workdir, uninterrupted)
 
 
-def test_killed_before_anything_was_saved(tmp_path, cache_home, uninterrupted):
-    workdir = tmp_path / "killed"
+def test_killed_before_anything_was_saved(home, cache_home, uninterrupted):
+    workdir = home / "early" / "w"
     process = start(workdir, cache_home)
     kill_when(process, (workdir / "config.json").exists)
     finish(workdir, cache_home)
     compare(workdir, uninterrupted)
 
 
-def test_a_changed_config_resumes_only_when_told_to(tmp_path, cache_home, demo_folder, run_cli):
-    workdir = tmp_path / "w"
+def test_a_changed_config_resumes_only_when_told_to(home, cache_home, run_cli):
+    workdir = home / "changed" / "w"
     process = start(workdir, cache_home)
     kill_when(process, lambda: (workdir / "checkpoints").is_dir() and committed(workdir))
     before = (workdir / "config.json").read_bytes()

@@ -135,9 +135,11 @@ class LSGMER(nnx.Module):
         else:
             self.fuse = nnx.Linear(len(widths) * width, width, rngs=rngs)
         self.fuse_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.classifier = nnx.Linear(width, 1 if reduce == "rows" else classes, rngs=rngs)
         if reduce == "rows":
+            self.classifier = nnx.Linear(width, 1, use_bias=False, rngs=rngs)
             self.row_bias = nnx.Param(jnp.zeros((classes,)))
+        else:
+            self.classifier = nnx.Linear(width, classes, rngs=rngs)
 
     def __call__(self, batch: Batch, *, key: PRNGKeyArray | None = None) -> Outputs:
         *keys, first, last = split_key(key, len(self.modalities) + 2)
