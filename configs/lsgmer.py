@@ -9,13 +9,18 @@ from mer_jax import config
 
 
 def get_config(arg: str = "") -> config.Experiment:
-    """arg: "" = the model at full width; "tiny" = the same experiment, small enough for a smoke run."""
-    experiment = config.Experiment(experiment="lsgmer")
-    if arg == "tiny":
-        experiment.experiment = "lsgmer-tiny"
-        experiment.model.width = 32
-        experiment.optim.learning_rate = 2e-3
-        experiment.train.epochs, experiment.train.batch_size = 3, 64
+    """arg: "" = our defaults; "iemocap", "meld" = tuned on the validation part of that corpus; "tiny" = a smoke run."""
+    experiment = config.Experiment(experiment="lsgmer" + (f"-{arg}" if arg else ""))
+    model, optim, train = experiment.model, experiment.optim, experiment.train
+    if arg in ("iemocap", "meld"):
+        experiment.data.modalities = ("text", "audio") if arg == "iemocap" else ("text",)
+        experiment.data.max_length = (48,)  # tokens; the longest few sentences are cut, and counted
+        optim.learning_rate, optim.weight_decay, optim.average = 5e-4, 1.0, 0.99
+        train.batch_size, train.epochs, train.patience = 64, 8, 3
+    elif arg == "tiny":
+        model.width = 32
+        optim.learning_rate = 2e-3
+        train.batch_size, train.epochs = 64, 3
     elif arg:
-        raise ValueError(f"configs/lsgmer.py knows the argument 'tiny' or none, not {arg!r}")
+        raise ValueError(f"configs/lsgmer.py knows the arguments iemocap, meld and tiny, or none, not {arg!r}")
     return experiment

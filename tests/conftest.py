@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from mer_jax.demo import write_demo
+from mer_jax.demo import VERSION
 from mer_jax.records import Corpus, Description, Utterance, write_corpus
 
 ROOT = Path(__file__).parents[1]
@@ -40,8 +40,10 @@ def cache_home(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def demo_folder(cache_home):
-    path = cache_home / "mer_jax" / "demo-v1-seed0"
-    write_demo(path)
+    path = cache_home / "mer_jax" / f"demo-v{VERSION}-seed0"
+    # In a process of its own: here every call is checked by jaxtyping, which makes writing slow.
+    script = f"from mer_jax.demo import write_demo; from pathlib import Path; write_demo(Path({str(path)!r}))"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
     return path
 
 

@@ -127,6 +127,7 @@ def test_killed_in_an_epoch_and_during_a_save(home, cache_home, uninterrupted):
     compare(workdir, uninterrupted)
 
 
+@pytest.mark.slow
 def test_killed_before_anything_was_saved(home, cache_home, uninterrupted):
     workdir = home / "early" / "w"
     process = start(workdir, cache_home)
@@ -135,6 +136,7 @@ def test_killed_before_anything_was_saved(home, cache_home, uninterrupted):
     compare(workdir, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_changed_config_resumes_only_when_told_to(home, cache_home, run_cli):
     workdir = home / "changed" / "w"
     process = start(workdir, cache_home)

@@ -3,9 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from conftest import small_description, small_utterances
 
 from mer_jax import config as config_lib
 from mer_jax import data, program, shard
+from mer_jax.records import Corpus, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +23,12 @@ def mesh_of(count):
     return jax.sharding.Mesh(devices, ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def losses(config, demo, devices, steps):
+def losses(config, corpus, devices, steps):
     """Loss and gradient norm of every step, and the final params."""
     mesh = mesh_of(devices)
-    inputs = program.load(config, demo, mesh)
+    inputs = program.load(config, corpus, mesh)
     feed = inputs.feeds["train"]
-    compiled = program.build(config, demo, feed.part, mesh)
+    compiled = program.build(config, corpus, feed.part, mesh)
     stats, seed = (shard.put(x, shard.replicated(mesh)) for x in (inputs.stats, np.uint32(0)))
     state = compiled.init(seed, stats)
     order = data.training_order(feed.part, config.train.batch_size, 0, 8)
@@ -38,26 +40,34 @@ def losses(config, demo, devices, steps):
     return np.array(found), jax.device_get(state.params)
 
 
-def test_one_device_is_eight_devices(config, demo):
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus") / "small"
+    write_corpus(folder, small_utterances(600), small_description())
+    return Corpus(folder)
+
+
+def test_one_device_is_eight_devices(config, corpus):
     assert jax.device_count() == 8
-    one, params_one = losses(config, demo, 1, 12)
-    eight, params_eight = losses(config, demo, 8, 12)
+    one, params_one = losses(config, corpus, 1, 12)
+    eight, params_eight = losses(config, corpus, 8, 12)
     np.testing.assert_allclose(eight, one, rtol=1e-5)
     assert one[-1, 0] < one[0, 0]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), params_one, params_eight)
 
 
-def test_gradients_of_one_step(config, demo):
+@pytest.mark.slow
+def test_gradients_of_one_step(config, corpus):
     """SGD's first step at rate 1 without clip or decay is the gradient itself."""
     config.optim.learning_rate, config.optim.clip, config.optim.weight_decay = 1.0, 0.0, 0.0
     config.optim.schedule, config.model.label_average = "constant", 0.0
-    _, one = losses(config, demo, 1, 1)
-    _, eight = losses(config, demo, 8, 1)
+    _, one = losses(config, corpus, 1, 1)
+    _, eight = losses(config, corpus, 8, 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), one, eight)
 
 
-def test_a_batch_that_the_devices_cannot_share_is_refused(config, demo):
+def test_a_batch_that_the_devices_cannot_share_is_refused(config, corpus):
     config.train.batch_size = 12
-    part = data.take_part(demo, "train", {"text": 9, "audio": 9})
+    part = data.take_part(corpus, "train", {"text": 9, "audio": 9})
     with pytest.raises(ValueError, match="multiples of the 8 devices"):
-        program.build(config, demo, part, mesh_of(8))
+        program.build(config, corpus, part, mesh_of(8))
