@@ -138,13 +138,14 @@ def test_the_real_iemocap_table():
         assert utterance_id[:5] + utterance_id.rsplit("_", 1)[1][0] == speaker
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("states")
+
+
 @pytest.mark.slow
 @needs_prep
 class TestWithTheRealEncoder:
-    @pytest.fixture(scope="class")
-    def cache(self, tmp_path_factory):
-        return tmp_path_factory.mktemp("states")
-
     def test_iemocap_end_to_end_and_trains(self, tmp_path, cache, run_cli):
         table = small_table(tmp_path / "t.npz")
         out = tmp_path / "out"
