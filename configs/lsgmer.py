@@ -15,12 +15,13 @@ def get_config(arg: str = "") -> config.Experiment:
     if arg in ("iemocap", "meld"):
         experiment.data.modalities = ("text", "audio") if arg == "iemocap" else ("text",)
         experiment.data.max_length = (48,)  # tokens; the longest few sentences are cut, and counted
-        optim.learning_rate, optim.weight_decay, optim.average = 5e-4, 1.0, 0.99
-        train.batch_size, train.epochs, train.patience = 64, 8, 3
+        model.encoder_dropout, experiment.loss.label_smoothing = 0.1, 0.0
+        optim.learning_rate, optim.weight_decay = 5e-4, 1.0
+        train.epochs, train.patience = 8, 3
     elif arg == "tiny":
         model.width = 32
         optim.learning_rate = 2e-3
-        train.batch_size, train.epochs = 64, 3
+        train.epochs = 3
     elif arg:
         raise ValueError(f"configs/lsgmer.py knows the arguments iemocap, meld and tiny, or none, not {arg!r}")
     return experiment

@@ -34,7 +34,7 @@ class LSGMER:
     encoder: str = "transformer"  # H_1: transformer | gru
     dropout: float = 0.3  # before the classifier
     input_dropout: float = 0.0  # on the standardised features
-    encoder_dropout: float = 0.1  # on the residual branches of the transformer layer; on the GRU's output
+    encoder_dropout: float = 0.2  # on the residual branches of the transformer layer; on the GRU's output
     time_dropout: float = 0.0  # share of time steps hidden while training
     modality_dropout: float = 0.0  # share of samples of which one modality is hidden while training
     lse: bool = True  # label signal enhancement; False = mean over time of H_1
@@ -52,28 +52,28 @@ class Loss:
     temperature: float = 0.1  # tau of q = softmax(cos / tau); 1 = the paper's formula to the letter
     imbalance: str = "none"  # none | class_weights | focal | logit_adjustment
     focal_gamma: float = 2.0
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
 
 
 @dataclasses.dataclass
 class Optim:
     name: str = "adamw"  # adamw | sgd
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
     schedule: str = "cosine"  # constant | linear | cosine, the last two down to 0 after the last epoch
     warmup: float = 0.05  # share of all steps
     weight_decay: float = 1e-2  # on matrices only: no bias, scale or label embedding decays
     clip: float = 1.0  # global gradient norm; 0 = off
     b1: float = 0.9
     b2: float = 0.999
-    average: float = 0.0  # decay per step of a running average of the weights, which is then evaluated; 0 = off
+    average: float = 0.99  # decay per step of a running average of the weights, which is then evaluated; 0 = off
 
 
 @dataclasses.dataclass
 class Train:
-    batch_size: int = 32
+    batch_size: int = 64
     eval_batch_size: int = 256
-    epochs: int = 50
-    patience: int = 8  # epochs without a better validation score before stopping; 0 = never
+    epochs: int = 12
+    patience: int = 4  # epochs without a better validation score before stopping; 0 = never
     select: str = "weighted_f1"  # validation score that chooses the checkpoint: weighted_f1 | macro_f1 | accuracy | uar
     checkpoint_steps: int = 0  # save so often besides every epoch's end; 0 = at epochs' ends only
     log_steps: int = 20
@@ -149,13 +149,8 @@ def validate(config: Experiment) -> Experiment:
              "one or more different names, as in --config.data.modalities=text,audio")  # fmt: skip
     _require(len(lengths) in (1, len(modalities)) and min(lengths) > 0, "data.max_length", lengths,
              "one positive number, or one for each modality, as in --config.data.max_length='(64,1)'")  # fmt: skip
-    # Each of these pairs would silently ignore one of its halves.
     if not config.model.lse:
         _require(config.model.reduce == "mean", "model.reduce", config.model.reduce, "mean when model.lse is off")
-    if config.loss.imbalance == "focal":
-        _require(
-            config.loss.label_smoothing == 0, "loss.label_smoothing", config.loss.label_smoothing, "0 with focal loss"
-        )
     return config
 
 

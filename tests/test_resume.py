@@ -145,7 +145,7 @@ def test_a_changed_config_resumes_only_when_told_to(home, cache_home, run_cli):
     changed = [*command(workdir)[3:], "--config.train.patience=3"]
     done = run_cli(*changed)
     assert done.returncode == 2
-    assert "train.patience: 8 -> 3" in done.stderr
+    assert "train.patience: 4 -> 3" in done.stderr
     assert "--allow_config_change" in done.stderr
     assert (workdir / "config.json").read_bytes() == before
     wider = run_cli(*changed, "--config.model.width=64", "--allow_config_change")
