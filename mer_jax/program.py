@@ -96,7 +96,6 @@ class Program:
     init: Callable[..., step.TrainState]
     train: Callable[..., tuple[step.TrainState, dict[str, Any]]]
     score: Callable[..., dict[str, Any]]
-    rate: Callable[[int], Any]
     like: step.TrainState
 
 
@@ -138,7 +137,6 @@ def parts_of_step(config: config_lib.Experiment, corpus: Corpus, prior: np.ndarr
         "pure": functions,
         "loss": loss,
         "tx": optim.optimizer(rate=rate, **settings),
-        "rate": rate,
         "after_update": after,
         "average": average,
     }
@@ -182,6 +180,5 @@ def build(config: config_lib.Experiment, corpus: Corpus, part: data.Part, mesh: 
         init=jax.jit(init, out_shardings=everywhere),
         train=jax.jit(train, static_argnums=3, donate_argnums=0, out_shardings=everywhere),
         score=jax.jit(score, static_argnums=3, out_shardings=everywhere),
-        rate=made["rate"],
         like=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes),
     )
