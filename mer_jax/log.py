@@ -61,14 +61,30 @@ class History:
         self._events.close()
 
 
+class Stopwatch:
+    """Seconds since it was made, less those spent in `paused`."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._began += time.monotonic() - began
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
 class Meter:
     """Training terms to TensorBoard, fetched one log interval late so that the device never waits; and the wait for data."""
 
-    def __init__(self, history: History):
-        self._history = history
+    def __init__(self, history: History, watch: Stopwatch):
+        self._history, self._watch = history, watch
         self._pending: tuple[int, Mapping[str, Any]] | None = None
         self._loss: float | None = None
-        self._began, self._waited, self._paused = time.monotonic(), 0.0, 0.0
+        self._waited = 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -77,17 +93,9 @@ class Meter:
         yield
         self._waited += time.monotonic() - began
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time spent inside is not training: evaluation, saving."""
-        began = time.monotonic()
-        yield
-        self._paused += time.monotonic() - began
-
     def log(self, at: int, terms: Mapping[str, Any]) -> None:
         self.fetch()
-        seconds = time.monotonic() - self._began - self._paused
-        self._history.scalars("speed", at, {"data_wait_share": self._waited / max(seconds, 1e-9)})
+        self._history.scalars("speed", at, {"data_wait_share": self._waited / max(self._watch.seconds(), 1e-9)})
         self._pending = (at, terms)
 
     def fetch(self) -> float | None:
@@ -108,10 +116,9 @@ class Meter:
 class Progress:
     """How far a long piece of work is: a live bar on a terminal, a line now and then elsewhere; rate and time left."""
 
-    def __init__(self, what: str, total: int, unit: str, done: int = 0):
+    def __init__(self, what: str, total: int, unit: str, done: int = 0, watch: Stopwatch | None = None):
         self.what, self.total, self.unit, self.done = what, total, unit, done
-        self._first, self._began, self._spoke = done, time.monotonic(), time.monotonic()
-        self._paused = 0.0
+        self._first, self._watch, self._spoke = done, watch or Stopwatch(), time.monotonic()
         self._bar: rich.progress.Progress | None = None
         if console.is_terminal:
             self._bar = rich.progress.Progress(
@@ -133,19 +140,12 @@ class Progress:
         self.update(self.done + 1)
 
     def rate(self) -> str:
-        """`31.2 steps/s, 12 s left`, over the time not spent in `paused`."""
-        elapsed = time.monotonic() - self._began - self._paused
+        """`31.2 steps/s, 12 s left`, by the stopwatch."""
+        elapsed = self._watch.seconds()
         if self.done == self._first or elapsed <= 0:
             return ""
         per_second = (self.done - self._first) / elapsed
         return f"{per_second:.1f} {self.unit}/s, {duration((self.total - self.done) / per_second)} left"
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time spent inside does not count: evaluation, saving."""
-        began = time.monotonic()
-        yield
-        self._paused += time.monotonic() - began
 
     def close(self) -> None:
         if self._bar is not None:

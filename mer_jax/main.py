@@ -8,8 +8,9 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from mer_jax import cache
 from mer_jax import config as config_lib
-from mer_jax.demo import cache_folder, demo_corpus
+from mer_jax.demo import demo_corpus
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Corpus
 
@@ -37,7 +38,7 @@ def main(_: list[str]) -> None:
         config_lib.validate_against(experiment, corpus)
         from mer_jax import shard, train  # JAX starts here, after everything that can be refused without it
 
-        shard.start(cache_folder() / "xla")
+        shard.start(cache.folder() / "xla")
         workdir = Path(WORKDIR.value) if WORKDIR.value else config_lib.default_workdir(experiment)
         if MODE.value == "eval":
             sys.exit(train.score_again(experiment, corpus, workdir))

@@ -12,8 +12,8 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from mer_jax import cache
 from mer_jax import config as config_lib
-from mer_jax.demo import cache_folder
 from mer_jax.errors import UserError, reported
 from mer_jax.main import CONFIG, WORKDIR, open_corpus, parse_flags
 
@@ -38,14 +38,21 @@ def main(_: list[str]) -> None:
             config_lib.validate_against(experiment, corpus)
         from mer_jax import log, shard, train
 
-        shard.start(cache_folder() / "xla")
+        shard.start(cache.folder() / "xla")
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
+        failed: list[str] = []
         for number, (row, seed, experiment) in enumerate(points, 1):
             log.console.print(f"\n[bold]run {number} of {len(points)}: {row}, seed {seed}[/bold]")
-            found[row].append(train.run(experiment, corpus, workdir / slug(row) / f"seed{seed}"))
+            try:
+                found[row].append(train.run(experiment, corpus, workdir / slug(row) / f"seed{seed}"))
+            except UserError as error:  # a row that diverges must not cost the others
+                failed.append(f"{row}, seed {seed}: {error}")
+                log.console.print(f"failed: {error}")
             log.write_json(workdir / "sweep.json", {row: summary(runs) for row, runs in found.items() if runs})
         log.write_text(workdir / "sweep.md", markdown(found))
         print(f"\n{markdown(found)}\n{workdir}/sweep.json holds every run's scores, sweep.md this table")
+        if failed:
+            raise UserError(f"{len(failed)} of {len(points)} runs failed:\n  " + "\n  ".join(failed))
 
 
 def read_rows(path: str | None, only: list[str] | None, default: str) -> dict[str, dict[str, Any]]:
@@ -106,6 +113,8 @@ def markdown(found: dict[str, list[dict[str, Any]]]) -> str:
                "valid/weighted_f1": "validation WF1"}  # fmt: skip
     lines = ["| | " + " | ".join(columns.values()) + " | seeds |", "|---" * (len(columns) + 2) + "|"]
     for name, runs in found.items():
+        if not runs:
+            continue
         row = summary(runs)
         cells = []
         for column in columns:

@@ -150,8 +150,9 @@ def loop(
     order = data.training_order(feed.part, settings.batch_size, config.seed, config.data.group_by_length)
     items = feed.training(order, start)
     history = log.History(workdir, start)
-    meter = log.Meter(history)
-    progress = log.Progress("training", total, "steps", start)
+    watch = log.Stopwatch()
+    meter = log.Meter(history, watch)
+    progress = log.Progress("training", total, "steps", start, watch)
 
     def save(at: int) -> None:
         info = {"best": dataclasses.asdict(best), "config": config_lib.to_dict(config), "labels": feed.corpus.labels}
@@ -169,7 +170,7 @@ def loop(
                     meter.log(at, terms)
                     progress.update(at)
                 if at % epoch_steps == 0:
-                    with progress.paused(), meter.paused():
+                    with watch.paused():
                         valid, _ = evaluate(
                             inputs.feeds["valid"], state, program.score, feed.corpus.labels, settings.eval_batch_size
                         )

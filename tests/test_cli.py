@@ -215,7 +215,8 @@ def test_streaming_trains_to_the_same_numbers_as_resident(run_cli, tmp_path, sma
 def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_corpus):
     sweep = tmp_path / "rows.py"
     sweep.write_text(
-        "def get_sweep():\n    return {'all': {}, 'no gate': {'model.gate': False}, 'other': {'loss.apc': 0.0}}\n"
+        "def get_sweep():\n    return {'diverges': {'optim.learning_rate': 1e38, 'optim.clip': 0.0},"
+        " 'no gate': {'model.gate': False}, 'other': {'loss.apc': 0.0}}\n"
     )
     flags = [
         CONFIG, f"--config.data.path={small_corpus}", "--config.train.batch_size=8", "--config.train.epochs=1",
@@ -239,6 +240,11 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
     again = run_cli(*flags, module="mer_jax.sweep")
     assert again.returncode == 0
     assert again.stdout.count("is finished") == 2
+    partly = run_cli(*flags, "--rows=no gate,diverges", "--config.train.log_steps=1", f"--workdir={tmp_path / 'v'}",
+                     "--seeds=1", module="mer_jax.sweep")  # fmt: skip
+    assert partly.returncode == 2
+    assert "1 of 2 runs failed:\n  diverges, seed 0: the training loss is nan at step" in partly.stderr
+    assert json.loads((tmp_path / "v" / "sweep.json").read_text()).keys() == {"no gate"}
     wrong = run_cli(*flags, "--rows=nothing", module="mer_jax.sweep")
     assert wrong.returncode == 2
     assert "--rows=nothing" in wrong.stderr

@@ -7,6 +7,7 @@ from conftest import ROOT
 
 ALLOWED = {
     "errors": set(),
+    "cache": set(),
     "batch": set(),
     "pure": set(),
     "shard": set(),
@@ -17,7 +18,7 @@ ALLOWED = {
     "config": {"errors"},
     "records": {"errors"},
     "checkpoint": {"errors"},
-    "demo": {"errors", "records"},
+    "demo": {"cache", "errors", "records"},
     "data": {"batch", "errors", "records"},
     "models": {"batch", "models"},
     "step": {"batch", "losses", "metrics"},
@@ -26,10 +27,10 @@ ALLOWED = {
     "train": {
         "checkpoint", "config", "data", "errors", "evaluate", "log", "metrics", "program", "records", "shard", "step",
     },
-    "main": {"config", "demo", "errors", "records", "shard", "train"},
-    "sweep": {"config", "demo", "errors", "log", "main", "shard", "train"},
+    "main": {"cache", "config", "demo", "errors", "records", "shard", "train"},
+    "sweep": {"cache", "config", "errors", "log", "main", "shard", "train"},
 }  # fmt: skip
-NO_JAX = ("errors", "config", "records", "demo")
+NO_JAX = ("errors", "cache", "config", "records", "demo")
 
 
 def imports(path):

@@ -10,9 +10,10 @@ from mer_jax import data, program, shard
 from mer_jax.records import Corpus, write_corpus
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def config():
     config = config_lib.Experiment()
+    config.data.modalities = ("text",)
     config.model.width, config.model.dropout, config.train.batch_size = 32, 0.3, 32
     config.optim.name, config.optim.learning_rate, config.optim.warmup = "sgd", 0.1, 0.0
     return config_lib.validate(config)
@@ -59,6 +60,7 @@ def test_one_device_is_eight_devices(config, corpus):
 @pytest.mark.slow
 def test_gradients_of_one_step(config, corpus):
     """SGD's first step at rate 1 without clip or decay is the gradient itself."""
+    config.data.modalities = ("text", "audio")
     config.optim.learning_rate, config.optim.clip, config.optim.weight_decay = 1.0, 0.0, 0.0
     config.optim.schedule, config.model.label_average = "constant", 0.0
     _, one = losses(config, corpus, 1, 1)

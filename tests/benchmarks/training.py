@@ -15,14 +15,14 @@ def measure(path, placement):
     import numpy as np
     from absl import flags
 
+    from mer_jax import cache, data, log, program, shard
     from mer_jax import config as config_lib
-    from mer_jax import data, log, program, shard
-    from mer_jax.demo import cache_folder, demo_corpus
+    from mer_jax.demo import demo_corpus
     from mer_jax.records import Corpus
 
     flags.FLAGS.mark_as_parsed()
     log.console.quiet = True
-    shard.start(cache_folder() / "xla")
+    shard.start(cache.folder() / "xla")
     config = config_lib.validate(config_lib.Experiment())
     config.data.placement = placement
     corpus = Corpus(path) if path else demo_corpus()
