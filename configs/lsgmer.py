@@ -8,16 +8,21 @@ python -m mer_jax.main --config=configs/lsgmer.py --config.data.path=DIR        
 from mer_jax import config
 
 
-def get_config(arg: str = "") -> config.Experiment:
+def get_config(arg: str = "") -> config.LSGMERExperiment:
     """arg: "" = our defaults; "iemocap", "meld" = tuned on the validation part of that corpus; "tiny" = a smoke run."""
-    experiment = config.Experiment(experiment="lsgmer" + (f"-{arg}" if arg else ""))
+    experiment = config.LSGMERExperiment(experiment="lsgmer" + (f"-{arg}" if arg else ""))
     model, optim, train = experiment.model, experiment.optim, experiment.train
     if arg in ("iemocap", "meld"):
         experiment.data.modalities = ("text", "audio") if arg == "iemocap" else ("text",)
         experiment.data.max_length = (48,)  # tokens; the longest few sentences are cut, and counted
-        model.dropout, model.encoder_dropout, experiment.loss.label_smoothing = 0.5, 0.3, 0.0
-        optim.learning_rate, optim.weight_decay, optim.average = 5e-4, 1.0, 0.995
-        train.epochs, train.patience = 10, 4
+        experiment.loss.label_smoothing = 0.0
+        optim.learning_rate, optim.weight_decay = 5e-4, 1.0
+        if arg == "iemocap":
+            model.dropout, model.encoder_dropout, optim.average = 0.5, 0.3, 0.995
+            train.epochs, train.patience = 10, 4
+        else:
+            model.dropout, model.encoder_dropout, optim.average = 0.3, 0.1, 0.99
+            train.epochs, train.patience = 8, 3
     elif arg == "tiny":
         model.width = 32
         optim.learning_rate = 2e-3

@@ -47,17 +47,56 @@ class LSGMER:
 
 
 @dataclasses.dataclass
+class DeepMSI:
+    """papers.md B; widths of the modalities come from the corpus. `fixed` is the method as the paper means it."""
+
+    variant: str = "fixed"  # fixed | published (as the official code computes it: VSC without effect, BatchNorm)
+    vsc: bool = True  # visual sequence compression; False = the TCN reads every frame
+    keep: float = 0.5  # share of the frames (of a frame's tokens, where it has several) that VSC keeps [ours]
+    threshold: float = 0.6  # VSC merges a dropped frame into a kept one that is at least so similar
+    alpha: float = 0.9  # share of the kept frame in the merged one
+    early_width: int = 128
+    tcn_widths: tuple[int, ...] = (128, 128, 128)  # one block each; block l looks 2^l steps back
+    tcn_kernel: int = 3
+    projection: int = 128
+    late_widths: tuple[int, ...] = (128, 64)
+    dropout: float = 0.3  # in the late fusion
+    early_dropout: float = 0.1
+    tcn_dropout: float = 0.1
+    projection_dropout: float = 0.2
+
+
+@dataclasses.dataclass
 class Loss:
-    apc: float = 0.5  # lambda, weight of APC beside the classification loss; 0 = none
-    temperature: float = 0.1  # tau of q = softmax(cos / tau); 1 = the paper's formula to the letter
+    """What the loss of every family has."""
+
     imbalance: str = "none"  # none | class_weights | focal | logit_adjustment
     focal_gamma: float = 2.0
     label_smoothing: float = 0.1
 
 
 @dataclasses.dataclass
+class JOO(Loss):
+    apc: float = 0.5  # lambda, weight of APC beside the classification loss; 0 = none
+    temperature: float = 0.1  # tau of q = softmax(cos / tau); 1 = the paper's formula to the letter
+
+
+@dataclasses.dataclass
+class Contrastive(Loss):
+    contrastive: float = 0.5  # weight of the contrastive loss beside the classification loss; 0 = none
+    temperature: float = 0.5
+    learn_temperature: bool = False  # start from `temperature` and learn it
+    pairs: tuple[str, ...] = (
+        "visual-text",
+        "visual-audio",
+        "text-audio",
+    )  # anchor-other; those the run does not have are left out
+    per_positive: bool = True  # mean over an anchor's positives; False = their sum over batch - 1, as published
+
+
+@dataclasses.dataclass
 class Optim:
-    name: str = "adamw"  # adamw | sgd
+    name: str = "adamw"  # adamw | adam (decay added to the gradient) | sgd
     learning_rate: float = 3e-4
     schedule: str = "cosine"  # constant | linear | cosine, the last two down to 0 after the last epoch
     warmup: float = 0.05  # share of all steps
@@ -77,18 +116,35 @@ class Train:
     select: str = "weighted_f1"  # validation score that chooses the checkpoint: weighted_f1 | macro_f1 | accuracy | uar
     checkpoint_steps: int = 0  # save so often besides every epoch's end; 0 = at epochs' ends only
     log_steps: int = 20
+    precision: str = "float32"  # what the model computes in: float32 | bfloat16; parameters and loss stay float32
 
 
 @dataclasses.dataclass
 class Experiment:
-    experiment: str = "lsgmer"  # names the default workdir, runs/<experiment>
+    """What every model family has; each adds its own `model` and `loss`."""
+
+    experiment: str = ""  # names the default workdir, runs/<experiment>
     seed: int = 0
     data: Data = dataclasses.field(default_factory=Data)
-    model: LSGMER = dataclasses.field(default_factory=LSGMER)
-    loss: Loss = dataclasses.field(default_factory=Loss)
     optim: Optim = dataclasses.field(default_factory=Optim)
     train: Train = dataclasses.field(default_factory=Train)
 
+
+@dataclasses.dataclass
+class LSGMERExperiment(Experiment):
+    experiment: str = "lsgmer"
+    model: LSGMER = dataclasses.field(default_factory=LSGMER)
+    loss: JOO = dataclasses.field(default_factory=JOO)
+
+
+@dataclasses.dataclass
+class DeepMSIExperiment(Experiment):
+    experiment: str = "deepmsi_mer"
+    model: DeepMSI = dataclasses.field(default_factory=DeepMSI)
+    loss: Contrastive = dataclasses.field(default_factory=Contrastive)
+
+
+FAMILIES = (LSGMERExperiment, DeepMSIExperiment)
 
 CHOICES = {
     "data.protocol": ("official",),
@@ -100,19 +156,22 @@ CHOICES = {
     "model.label_init": ("words", "random"),
     "model.label_update": ("optimizer", "class_mean"),
     "loss.imbalance": ("none", "class_weights", "focal", "logit_adjustment"),
-    "optim.name": ("adamw", "sgd"),
+    "model.variant": ("fixed", "published"),
+    "optim.name": ("adamw", "adam", "sgd"),
     "optim.schedule": ("constant", "linear", "cosine"),
+    "train.precision": ("float32", "bfloat16"),
     "train.select": ("weighted_f1", "macro_f1", "accuracy", "uar"),
 }
 AT_LEAST: dict[str, float] = {
     "seed": 0, "data.resident_limit_mb": 1, "data.group_by_length": 1, "data.read_threads": 0,
-    "model.width": 1, "model.heads": 1, "loss.apc": 0, "loss.focal_gamma": 0,
+    "model.width": 1, "model.heads": 1, "model.early_width": 1, "model.tcn_kernel": 1, "model.projection": 1, "loss.apc": 0, "loss.focal_gamma": 0, "loss.contrastive": 0,
     "optim.weight_decay": 0, "optim.clip": 0, "train.batch_size": 1, "train.eval_batch_size": 1,
     "train.epochs": 1, "train.patience": 0, "train.checkpoint_steps": 0, "train.log_steps": 1,
 }  # fmt: skip
-ABOVE_ZERO = ("loss.temperature", "optim.learning_rate")
+ABOVE_ZERO = ("loss.temperature", "optim.learning_rate", "model.keep")
+AT_MOST_ONE = ("model.keep", "model.threshold", "model.alpha")
 BELOW_ONE = (
-    "model.dropout", "model.input_dropout", "model.encoder_dropout", "model.time_dropout", "model.modality_dropout", "model.label_average", "loss.label_smoothing",
+    "model.dropout", "model.early_dropout", "model.tcn_dropout", "model.projection_dropout", "model.input_dropout", "model.encoder_dropout", "model.time_dropout", "model.modality_dropout", "model.label_average", "loss.label_smoothing",
     "optim.warmup", "optim.b1", "optim.b2", "optim.average",
 )  # fmt: skip
 
@@ -132,26 +191,54 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def validate(config: Experiment) -> Experiment:
     """Returns the config with comma lists split; raises UserError naming the field and what would be right."""
-    config.data.modalities = tuple(m.strip() for item in config.data.modalities for m in item.split(",") if m.strip())
-    flat = flatten(to_dict(config))
-    for name, choices in CHOICES.items():
-        _require(flat[name] in choices, name, flat[name], f"one of {', '.join(choices)}")
-    for name, low in AT_LEAST.items():
-        _require(flat[name] >= low, name, flat[name], f"at least {low:g}")
-    for name in ABOVE_ZERO:
-        _require(flat[name] > 0, name, flat[name], "above 0")
-    for name in BELOW_ONE:
-        _require(0 <= flat[name] < 1, name, flat[name], "in [0, 1)")
-    _require(config.model.width % config.model.heads == 0, "model.width", config.model.width,
-             f"a multiple of model.heads = {config.model.heads}")  # fmt: skip
+    config.data.modalities = _split(config.data.modalities)
+    for name, value in flatten(to_dict(config)).items():
+        if name in CHOICES:
+            _require(value in CHOICES[name], name, value, f"one of {', '.join(CHOICES[name])}")
+        if name in AT_LEAST:
+            _require(value >= AT_LEAST[name], name, value, f"at least {AT_LEAST[name]:g}")
+        if name in ABOVE_ZERO:
+            _require(value > 0, name, value, "above 0")
+        if name in AT_MOST_ONE:
+            _require(value <= 1, name, value, "at most 1")
+        if name in BELOW_ONE:
+            _require(0 <= value < 1, name, value, "in [0, 1)")
     modalities, lengths = config.data.modalities, config.data.max_length
     _require(len(modalities) > 0 and len(set(modalities)) == len(modalities), "data.modalities", ",".join(modalities),
              "one or more different names, as in --config.data.modalities=text,audio")  # fmt: skip
     _require(len(lengths) in (1, len(modalities)) and min(lengths) > 0, "data.max_length", lengths,
              "one positive number, or one for each modality, as in --config.data.max_length='(64,1)'")  # fmt: skip
-    if not config.model.lse:
-        _require(config.model.reduce == "mean", "model.reduce", config.model.reduce, "mean when model.lse is off")
+    if isinstance(config, LSGMERExperiment):
+        _validate_lsgmer(config.model)
+    if isinstance(config, DeepMSIExperiment):
+        _validate_deepmsi(config)
     return config
+
+
+def _validate_lsgmer(model: LSGMER) -> None:
+    _require(model.width % model.heads == 0, "model.width", model.width, f"a multiple of model.heads = {model.heads}")
+    if not model.lse:
+        _require(model.reduce == "mean", "model.reduce", model.reduce, "mean when model.lse is off")
+
+
+def _validate_deepmsi(config: DeepMSIExperiment) -> None:
+    for name in ("tcn_widths", "late_widths"):
+        widths = getattr(config.model, name)
+        _require(len(widths) > 0 and min(widths) > 0, f"model.{name}", widths, "one or more positive numbers")
+    config.loss.pairs = _split(config.loss.pairs)
+    for pair in config.loss.pairs:
+        anchor, _, other = pair.partition("-")
+        _require(len({anchor, other} & {"text", "audio", "visual"}) == 2, "loss.pairs", ",".join(config.loss.pairs),
+                 "pairs of two different modalities, as in --config.loss.pairs=visual-text,visual-audio")  # fmt: skip
+    unknown = set(config.data.modalities) - {"text", "audio", "visual"}
+    _require(
+        not unknown, "data.modalities", ",".join(config.data.modalities), "among text, audio, visual for DeepMSI-MER"
+    )
+
+
+def _split(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The flag --config.x=a,b arrives as ('a,b',)."""
+    return tuple(name.strip() for item in names for name in item.split(",") if name.strip())
 
 
 def _require(true: bool, name: str, value: Any, right: str) -> None:

@@ -80,3 +80,69 @@ def joint_objective(
         return terms["classification"], terms
     terms["apc"] = weighted_mean(apc(logits, similarity, temperature), weight)
     return terms["classification"] + apc_weight * terms["apc"], terms
+
+
+def contrastive(
+    anchor: Float[Array, "batch dim"],
+    other: Float[Array, "batch dim"],
+    label: Int[Array, "batch"],
+    weight: Float[Array, "batch"],
+    *,
+    temperature: Float[Array, ""],
+    per_positive: bool,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Supervised contrastive loss of DeepMSI-MER (arXiv 2502.08573) between two modalities' unit vectors, and its number of
+    positive pairs.
+
+    s_ij = anchor_i . other_j / temperature; positives j of i have its class and are not i, negatives k another class;
+    l_i = 1/(B - 1) sum_j -log(e^s_ij / (e^s_ij + sum_k e^s_ik)), the loss is the mean of l_i over the batch, as published.
+    `per_positive`: l_i is the mean over i's positives, the loss the mean over the anchors that have any.
+    Exactly zero where there is no positive pair. The batch is the global one: under jit over a mesh nothing is split off.
+    """
+    s = jnp.einsum("id,jd->ij", anchor, other).astype(jnp.float32) / temperature
+    real = (weight[:, None] > 0) & (weight[None] > 0)
+    same = label[:, None] == label[None]
+    positive = same & real & ~jnp.eye(len(label), dtype=bool)
+    negatives = jax.nn.logsumexp(jnp.where(real & ~same, s, -1e9), axis=1, keepdims=True)
+    each = jnp.where(positive, jax.nn.softplus(negatives - s), 0).sum(1)
+    count = positive.sum(1).astype(jnp.float32)
+    if per_positive:
+        loss = (each / jnp.maximum(count, 1)).sum() / jnp.maximum((count > 0).sum().astype(jnp.float32), 1)
+    else:
+        batch = weight.sum()
+        loss = each.sum() / (jnp.maximum(batch - 1, 1) * jnp.maximum(batch, 1))
+    return loss, count.sum()
+
+
+def fusion_objective(
+    logits: Float[Array, "batch classes"],
+    projections: dict[str, Float[Array, "batch dim"]],
+    temperature: Float[Array, ""],
+    label: Int[Array, "batch"],
+    weight: Float[Array, "batch"],
+    *,
+    prior: Float[Array, "classes"],
+    contrastive_weight: float,
+    pairs: tuple[str, ...],
+    per_positive: bool,
+    imbalance: str,
+    focal_gamma: float,
+    label_smoothing: float,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """DeepMSI-MER's total: mean classification loss + contrastive_weight * mean over `pairs` ("anchor-other", those whose
+    two modalities are there) of the contrastive loss; the terms by name, with the number of positive pairs."""
+    classification = cross_entropy(
+        logits, label, prior=prior, imbalance=imbalance, focal_gamma=focal_gamma, label_smoothing=label_smoothing
+    )
+    terms = {"classification": weighted_mean(classification, weight)}
+    names = [pair.split("-") for pair in pairs]
+    found = [
+        contrastive(projections[a], projections[b], label, weight, temperature=temperature, per_positive=per_positive)
+        for a, b in names
+        if a in projections and b in projections
+    ]
+    if not found or not contrastive_weight:
+        return terms["classification"], terms
+    terms["contrastive"] = jnp.stack([loss for loss, _ in found]).mean()
+    terms["positive_pairs"] = jnp.stack([count for _, count in found]).sum()
+    return terms["classification"] + contrastive_weight * terms["contrastive"], terms

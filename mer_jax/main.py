@@ -73,7 +73,7 @@ def explain(error: Exception) -> str:
     field = re.search(r"Field (\w+) not found", text)
     if field is None:
         return text
-    known = list(config_lib.flatten(config_lib.to_dict(config_lib.Experiment())))
+    known = sorted({k for family in config_lib.FAMILIES for k in config_lib.flatten(config_lib.to_dict(family()))})
     near = difflib.get_close_matches(field[1], [k.split(".")[-1] for k in known], n=3, cutoff=0.5)
     hint = ", ".join(f"--config.{k}" for k in known if k.split(".")[-1] in near)
     return f"the config has no field {field[1]!r}" + (

@@ -27,8 +27,10 @@ def decayed(params: Any) -> Any:
 def optimizer(
     *, name: str, rate: optax.Schedule, weight_decay: float, clip: float, b1: float, b2: float
 ) -> optax.GradientTransformation:
-    """Clip by global norm (0 = off), then AdamW (Loshchilov & Hutter 2019) or SGD with the same decoupled decay."""
-    chain = [optax.clip_by_global_norm(clip)] if clip else []
-    if name == "adamw":
-        chain.append(optax.scale_by_adam(b1, b2))
-    return optax.chain(*chain, optax.add_decayed_weights(weight_decay, decayed), optax.scale_by_learning_rate(rate))
+    """Clip by global norm (0 = off), then AdamW (Loshchilov & Hutter 2019), SGD with the same decoupled decay, or Adam
+    with the decay added to the gradient (L2 regularisation, what torch's Adam does)."""
+    clipped = optax.clip_by_global_norm(clip) if clip else optax.identity()
+    adam = optax.scale_by_adam(b1, b2)
+    decay = optax.add_decayed_weights(weight_decay, decayed) if weight_decay else optax.identity()
+    rule = {"adamw": (adam, decay), "adam": (decay, adam), "sgd": (decay,)}[name]
+    return optax.chain(clipped, *rule, optax.scale_by_learning_rate(rate))

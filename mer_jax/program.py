@@ -10,8 +10,9 @@ import numpy as np
 
 from mer_jax import config as config_lib
 from mer_jax import data, log, losses, optim, pure, shard, step
+from mer_jax.batch import Batch
 from mer_jax.errors import UserError
-from mer_jax.models import lsgmer
+from mer_jax.models import deepmsi_mer, lsgmer
 from mer_jax.records import Corpus
 
 PARTS = ("train", "valid", "test")
@@ -106,40 +107,72 @@ def steps_per_epoch(config: config_lib.Experiment, part: data.Part) -> int:
 
 def parts_of_step(config: config_lib.Experiment, corpus: Corpus, prior: np.ndarray, steps: int) -> dict[str, Any]:
     """The functions step.py wants, made from the config: the one place where settings become arguments."""
-    model = dataclasses.asdict(config.model)
-    after = functools.partial(lsgmer.update_labels, how=model.pop("label_update"), alpha=model.pop("label_average"))
-    functions = pure.pure(
-        lsgmer.LSGMER,
-        widths={m: corpus.modalities[m]["width"] for m in config.data.modalities},
-        label_words=np.asarray(corpus.manifest["label_embeddings"], np.float32),
-        temperature=config.loss.temperature,
-        **model,
-    )
-
-    def loss(outputs: lsgmer.Outputs, batch: Any) -> Any:
-        return losses.joint_objective(
-            outputs["logits"],
-            outputs["similarity"],
-            batch.label,
-            batch.weight,
-            prior=jax.numpy.asarray(prior),
-            apc_weight=config.loss.apc,
-            temperature=config.loss.temperature,
-            imbalance=config.loss.imbalance,
-            focal_gamma=config.loss.focal_gamma,
-            label_smoothing=config.loss.label_smoothing,
-        )
-
+    share = jax.numpy.asarray(prior)
+    if isinstance(config, config_lib.LSGMERExperiment):
+        family = lsgmer_parts(config, corpus, share)
+    elif isinstance(config, config_lib.DeepMSIExperiment):
+        family = deepmsi_parts(config, corpus, share)
+    else:
+        raise TypeError(f"no model is known for {type(config).__name__}")
     settings = dataclasses.asdict(config.optim)
     average = settings.pop("average")
     rate = optim.schedule(settings.pop("schedule"), settings.pop("learning_rate"), settings.pop("warmup"), steps)
     return {
-        "pure": functions,
-        "loss": loss,
+        **family,
         "tx": optim.optimizer(rate=rate, **settings),
-        "after_update": after,
         "average": average,
     }
+
+
+def shared_settings(config: config_lib.Experiment, corpus: Corpus) -> dict[str, Any]:
+    """Arguments that every family's model takes."""
+    return {
+        "widths": {m: corpus.modalities[m]["width"] for m in config.data.modalities},
+        "compute": {"float32": None, "bfloat16": jax.numpy.bfloat16}[config.train.precision],
+    }
+
+
+def lsgmer_parts(config: config_lib.LSGMERExperiment, corpus: Corpus, prior: jax.Array) -> dict[str, Any]:
+    model, settings = dataclasses.asdict(config.model), dataclasses.asdict(config.loss)
+    after = functools.partial(lsgmer.update_labels, how=model.pop("label_update"), alpha=model.pop("label_average"))
+    functions = pure.pure(
+        lsgmer.LSGMER,
+        label_words=np.asarray(corpus.manifest["label_embeddings"], np.float32),
+        temperature=config.loss.temperature,
+        **shared_settings(config, corpus),
+        **model,
+    )
+    apc_weight = settings.pop("apc")
+
+    def loss(outputs: lsgmer.Outputs, batch: Batch) -> Any:
+        return losses.joint_objective(
+            outputs["logits"], outputs["similarity"], batch.label, batch.weight,
+            prior=prior, apc_weight=apc_weight, **settings,
+        )  # fmt: skip
+
+    return {"pure": functions, "loss": loss, "after_update": after}
+
+
+def deepmsi_parts(config: config_lib.DeepMSIExperiment, corpus: Corpus, prior: jax.Array) -> dict[str, Any]:
+    settings = dataclasses.asdict(config.loss)
+    functions = pure.pure(
+        deepmsi_mer.DeepMSIMER,
+        classes=len(corpus.labels),
+        tokens=corpus.modalities["visual"].get("tokens", 1) if "visual" in config.data.modalities else 1,
+        temperature=settings.pop("temperature"),
+        learn_temperature=settings.pop("learn_temperature"),
+        **shared_settings(config, corpus),
+        **dataclasses.asdict(config.model),
+    )
+    weight = settings.pop("contrastive")
+
+    def loss(outputs: deepmsi_mer.Outputs, batch: Batch) -> Any:
+        return losses.fusion_objective(
+            outputs["logits"], outputs["projections"], outputs["temperature"], batch.label, batch.weight,
+            prior=prior, contrastive_weight=weight, **settings,
+        )  # fmt: skip
+
+    return {"pure": functions, "loss": loss, "after_update": lambda old, new, outputs, batch: new}
 
 
 def build(config: config_lib.Experiment, corpus: Corpus, part: data.Part, mesh: jax.sharding.Mesh) -> Program:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 
@@ -20,8 +21,9 @@ class Pure:
     apply: Callable[..., tuple[Any, Any]]
 
 
-def pure(module: Callable[..., nnx.Module], **arguments: Any) -> Pure:
-    """`module(**arguments, rngs=…)` turned into pure functions."""
+def pure(module: Callable[..., nnx.Module], compute: Any = None, **arguments: Any) -> Pure:
+    """`module(**arguments, rngs=…)` turned into pure functions. `compute`: the float type that `apply` works in; variables
+    and outputs stay float32."""
 
     def make(key: jax.Array) -> nnx.Module:
         return module(**arguments, rngs=nnx.Rngs(key))
@@ -41,11 +43,19 @@ def pure(module: Callable[..., nnx.Module], **arguments: Any) -> Pure:
         return _named(nnx.to_pure_dict(params)), _named(nnx.to_pure_dict(rest))
 
     def apply(params: Any, rest: Any, batch: Any, key: jax.Array | None = None) -> tuple[Any, Any]:
+        if compute is not None:
+            params, batch = _cast(params, compute), _cast(batch, compute)
         model: Any = nnx.merge(graph, fill(params_spec, _numbered(params)), fill(rest_spec, _numbered(rest)), copy=True)
-        outputs = model(batch, key=key)
-        return outputs, _named(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param))))
+        outputs, rest = model(batch, key=key), nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
+        if compute is not None:
+            outputs, rest = _cast(outputs, jnp.float32), _cast(rest, jnp.float32)
+        return outputs, _named(rest)
 
     return Pure(init, apply)
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def _named(tree: Any) -> Any:

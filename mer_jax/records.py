@@ -211,7 +211,8 @@ class Description:
     """What a writer states of a corpus; everything countable is counted by `write_corpus` itself.
 
     `extractors[m]` says how modality m was made; `label_embeddings` is [classes, width] in the space of modality
-    `label_space`; `label_words` are the words it was made of; `protocol` names and describes the split.
+    `label_space` (or of an encoder of that name, which no modality uses); `label_words` are the words it was made of;
+    `protocol` names and describes the split; `tokens[m]` says that a time step of m is so many tokens side by side.
     """
 
     name: str
@@ -224,6 +225,7 @@ class Description:
     provenance: Mapping[str, Any]
     licence: str
     bayes_accuracy: Mapping[str, float] | None = None
+    tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class _Shard:
@@ -348,8 +350,13 @@ def _write_shards(
     if missing:
         raise UserError(f"modality {missing[0]!r} is declared but no utterance has it")
     embeddings = np.asarray(description.label_embeddings, np.float32)
-    if embeddings.shape != (len(description.labels), specs[description.label_space]["width"]):
+    width = specs.get(description.label_space, {}).get("width", embeddings.shape[-1])
+    if embeddings.shape != (len(description.labels), width):
         raise UserError(f"label_embeddings has shape {embeddings.shape}, not [classes, width of the label space]")
+    for modality, tokens in description.tokens.items():
+        if specs[modality]["width"] % tokens:
+            raise UserError(f"{modality} is {specs[modality]['width']} wide, which {tokens} tokens cannot share")
+        specs[modality]["tokens"] = tokens
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "name": description.name,

@@ -17,9 +17,9 @@ def linear(p, x):
     return y + np.asarray(p["bias"], np.float64) if "bias" in p else y
 
 
-def layer_norm(p, x):
+def layer_norm(p, x, epsilon=1e-6):
     centred = x - x.mean(-1, keepdims=True)
-    unit = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    unit = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
     return unit * np.asarray(p["scale"], np.float64) + np.asarray(p["bias"], np.float64)
 
 
@@ -130,3 +130,122 @@ def apc(logits, similarity, temperature):
     p, q = softmax(np.asarray(logits, np.float64)), softmax(np.asarray(similarity, np.float64) / temperature)
     m = (p + q) / 2
     return kl(p, m) / 2 + kl(q, m) / 2
+
+
+# ---- DeepMSI-MER ----
+
+
+def causal_conv(p, x, dilation):
+    """Weight-normed causal convolution of one sequence [time, feat], written tap by tap."""
+    v, g = np.asarray(p["kernel"], np.float64), np.asarray(p["scale"], np.float64)
+    y = np.tile(np.asarray(p["bias"], np.float64), (len(x), 1))
+    for out in range(v.shape[2]):
+        w = g[out] * v[:, :, out] / np.sqrt((v[:, :, out] ** 2).sum())
+        for t in range(len(x)):
+            for j in range(len(v)):
+                if t - j * dilation >= 0:
+                    y[t, out] += x[t - j * dilation] @ w[j]
+    return y
+
+
+def tcn(p, x):
+    """Every step of one sequence [time, feat]."""
+    for i in range(len(p["blocks"])):
+        q = p["blocks"][str(i)]
+        y = np.maximum(causal_conv(q["first"], x, 2**i), 0)
+        y = np.maximum(causal_conv(q["second"], y, 2**i), 0)
+        x = np.maximum(y + (linear(q["shortcut"], x) if "shortcut" in q else x), 0)
+    return x
+
+
+def vsc_published(x, guide, keep):
+    """One sample [length, dim]: the kept tokens in order of score."""
+    score = softmax(np.array([cosine(x.mean(0) + guide, token) for token in x]))
+    return x[np.argsort(-score, kind="stable")[:keep]]
+
+
+def vsc_fixed(x, guide, keep, threshold, alpha):
+    """One sample: kept tokens in their own order, similar ones merged into them, duplicates of a target summed."""
+    score = softmax(np.array([cosine(x.mean(0) + guide, token) for token in x]))
+    kept = sorted(np.argsort(-score, kind="stable")[:keep])
+    dropped = [i for i in range(len(x)) if i not in kept]
+    out = [x[j].copy() for j in kept]
+    for n, j in enumerate(kept):
+        total, weight = np.zeros(x.shape[1]), 0.0
+        for i in dropped:
+            similar = np.array([cosine(x[i], x[r]) for r in kept])
+            if similar[n] > threshold:
+                theta = softmax(similar)[n]
+                total, weight = total + theta * x[i], weight + theta
+        if weight > 0:
+            out[n] = alpha * x[j] + (1 - alpha) * total / weight
+    return np.stack(out)
+
+
+def exact_gelu(x):
+    from math import erf
+
+    return 0.5 * x * (1 + np.vectorize(erf)(x / np.sqrt(2)))
+
+
+def projection_head(p, x):
+    y = linear(p["project"], x)
+    return layer_norm(p["norm"], y + linear(p["mix"], exact_gelu(y)), 1e-5)
+
+
+def mlp_block(p, x, published):
+    """At evaluation; a BatchNorm that has seen nothing has mean 0 and variance 1."""
+    x = linear(p["dense"], x)
+    if published:
+        scale, bias = (np.asarray(p["norm"][k], np.float64) for k in ("scale", "bias"))
+        x = x / np.sqrt(1 + 1e-5) * scale + bias
+    else:
+        x = layer_norm(p["norm"], x)
+    return np.where(x > 0, x, 0.01 * x)
+
+
+def deepmsi(p, sample, *, keep, published, vsc=True, threshold=0.6, alpha=0.9):
+    """DeepMSI-MER on one sample {modality: [time, feat]} at evaluation; returns (logits, projections of length 1)."""
+    x = {m: np.asarray(v, np.float64) for m, v in sample.items()}
+    pooled = {m: v.mean(0) for m, v in x.items() if m != "visual"}
+    if "visual" in x:
+        frames = x["visual"]
+        if vsc:
+            guide = 0.0
+            if pooled:
+                hidden = mlp_block(
+                    p["early"]["hidden"],
+                    np.concatenate([pooled[m] for m in ("text", "audio") if m in pooled]),
+                    published,
+                )
+                guide = linear(p["early"]["out"], hidden)
+            count = int(np.ceil(keep * len(frames) - 1e-4))
+            frames = (
+                vsc_published(frames, guide, count) if published else vsc_fixed(frames, guide, count, threshold, alpha)
+            )
+        pooled["visual"] = tcn(p["tcn"], frames)[-1]
+    order = [m for m in ("visual", "text", "audio") if m in pooled]
+    projections = {m: projection_head(p["heads"][m], pooled[m]) for m in order}
+    y = np.concatenate([projections[m] for m in order])
+    for i in range(len(p["late"])):
+        y = mlp_block(p["late"][str(i)], y, published)
+    return linear(p["classifier"], y), {m: v / np.linalg.norm(v) for m, v in projections.items()}
+
+
+def contrastive(anchor, other, label, temperature, per_positive):
+    """The published double sum, sample by sample."""
+    a = anchor / np.linalg.norm(anchor, axis=1, keepdims=True)
+    b = other / np.linalg.norm(other, axis=1, keepdims=True)
+    each = []
+    for i in range(len(label)):
+        positives = [j for j in range(len(label)) if j != i and label[j] == label[i]]
+        negatives = [k for k in range(len(label)) if label[k] != label[i]]
+        below = sum(np.exp(a[i] @ b[k] / temperature) for k in negatives)
+        terms = [
+            -np.log(np.exp(a[i] @ b[j] / temperature) / (np.exp(a[i] @ b[j] / temperature) + below)) for j in positives
+        ]
+        if per_positive:
+            each += [np.mean(terms)] if terms else []
+        else:
+            each.append(sum(terms) / (len(label) - 1))
+    return np.mean(each) if each else 0.0

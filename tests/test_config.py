@@ -8,11 +8,17 @@ from conftest import ROOT
 
 from mer_jax import config as config_lib
 from mer_jax import data, program, shard
-from mer_jax.config import Experiment, validate
+from mer_jax.config import DeepMSIExperiment, LSGMERExperiment, validate
 from mer_jax.errors import UserError
 
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
-PARAMETERS = {"lsgmer": 2_257_159, "lsgmer:tiny": 38_439}
+PARAMETERS = {
+    "lsgmer": 2_257_159,
+    "lsgmer:tiny": 38_439,
+    "deepmsi_mer": 0,
+    "deepmsi_mer:tiny": 0,
+    "deepmsi_mer:iemocap": 0,
+}
 
 
 def load_config(name):
@@ -59,10 +65,15 @@ def test_every_config_traces_a_step(name, demo):
         ("data.modalities", ("text", "text"), "one or more different names"),
         ("data.max_length", (5, 5, 5), "one positive number, or one for each"),
         ("data.protocol", "loso", "one of official"),
+        ("model.keep", 1.5, "at most 1"),
+        ("model.tcn_widths", (), "one or more positive"),
+        ("loss.pairs", ("visual-smell",), "pairs of two different modalities"),
+        ("model.variant", "official", "one of fixed, published"),
     ],
 )
 def test_a_bad_value_is_named(field, value, words):
-    config = Experiment()
+    deepmsi = field in ("model.keep", "model.tcn_widths", "loss.pairs", "model.variant")
+    config = DeepMSIExperiment() if deepmsi else LSGMERExperiment()
     group, name = field.split(".")
     setattr(getattr(config, group), name, value)
     with pytest.raises(UserError, match=f"--config.{re.escape(field)}=.*{words}"):
@@ -70,15 +81,15 @@ def test_a_bad_value_is_named(field, value, words):
 
 
 def test_commas_separate_modalities():
-    config = Experiment()
+    config = LSGMERExperiment()
     config.data.modalities = ("text, audio",)
     assert validate(config).data.modalities == ("text", "audio")
 
 
 def test_every_checked_name_exists_and_every_string_is_checked():
-    flat = config_lib.flatten(config_lib.to_dict(Experiment()))
-    tables = (config_lib.CHOICES, config_lib.AT_LEAST, config_lib.ABOVE_ZERO, config_lib.BELOW_ONE)
-    checked = set().union(*tables)
+    flat = {k: v for f in config_lib.FAMILIES for k, v in config_lib.flatten(config_lib.to_dict(f())).items()}
+    tables = (config_lib.CHOICES, config_lib.AT_LEAST, config_lib.ABOVE_ZERO, config_lib.AT_MOST_ONE)
+    checked = set(config_lib.BELOW_ONE).union(*tables)
     assert checked <= flat.keys()
     free = {"experiment", "data.path"}
     assert {k for k, v in flat.items() if isinstance(v, str)} - free == set(config_lib.CHOICES)
@@ -89,14 +100,14 @@ def test_every_checked_name_exists_and_every_string_is_checked():
 def test_a_missing_modality_says_what_the_corpus_has(small_corpus):
     from mer_jax.records import Corpus
 
-    config = Experiment()
+    config = LSGMERExperiment()
     config.data.modalities = ("text", "visual")
     with pytest.raises(UserError, match=r"'small' has no 'visual'; it has text, audio"):
         config_lib.validate_against(config, Corpus(small_corpus))
 
 
 def test_differences():
-    new = config_lib.to_dict(Experiment())
-    old = config_lib.to_dict(Experiment(seed=3))
+    new = config_lib.to_dict(LSGMERExperiment())
+    old = config_lib.to_dict(LSGMERExperiment(seed=3))
     old["optim"]["clip"] = 5.0
     assert config_lib.differences(old, new) == ["optim.clip: 5.0 -> 1.0", "seed: 3 -> 0"]

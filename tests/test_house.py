@@ -23,7 +23,7 @@ ALLOWED = {
     "models": {"batch", "models"},
     "step": {"batch", "losses", "metrics"},
     "evaluate": {"data", "log", "metrics"},
-    "program": {"config", "data", "errors", "log", "losses", "models", "optim", "pure", "records", "shard", "step"},
+    "program": {"batch", "config", "data", "errors", "log", "losses", "models", "optim", "pure", "records", "shard", "step"},
     "train": {
         "checkpoint", "config", "data", "errors", "evaluate", "log", "metrics", "program", "records", "shard", "step",
     },

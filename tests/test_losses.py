@@ -101,3 +101,83 @@ def test_joint_objective_adds_weighted_apc_and_ignores_padding():
     none, terms = losses.joint_objective(logits, similarity, label, weight, apc_weight=0.0, **settings)
     assert terms.keys() == {"classification"}
     assert float(none) == float(terms["classification"])
+
+
+def contrastive_inputs(labels, dim=6):
+    a, b = RNG.normal(size=(2, len(labels), dim))
+    a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
+    return a, b, np.asarray(labels, np.int32)
+
+
+def run_contrastive(a, b, label, weight=None, dtype=jnp.float32, **settings):
+    weight = np.ones(len(label)) if weight is None else weight
+    arrays = jnp.asarray(a, dtype), jnp.asarray(b, dtype), jnp.asarray(label), jnp.asarray(weight, jnp.float32)
+    return losses.contrastive(*arrays, **({"temperature": jnp.float32(0.5), "per_positive": False} | settings))
+
+
+@pytest.mark.parametrize("per_positive", [False, True])
+@pytest.mark.parametrize("temperature", [0.5, 0.05])
+def test_contrastive_is_the_formula(per_positive, temperature):
+    a, b, label = contrastive_inputs([0, 1, 0, 2, 1, 0, 3, 3])
+    found, pairs = run_contrastive(a, b, label, temperature=jnp.float32(temperature), per_positive=per_positive)
+    np.testing.assert_allclose(found, reference.contrastive(a, b, label, temperature, per_positive), rtol=1e-5)
+    assert int(pairs) == 6 + 2 + 2
+
+
+@pytest.mark.parametrize("per_positive", [False, True])
+def test_contrastive_ignores_padding_and_order(per_positive):
+    a, b, label = contrastive_inputs([0, 1, 0, 2, 1, 0, 0, 1])
+    weight = np.array([1, 1, 1, 1, 1, 1, 0, 0])
+    padded, pairs = run_contrastive(a, b, label, weight, per_positive=per_positive)
+    short, fewer = run_contrastive(a[:6], b[:6], label[:6], per_positive=per_positive)
+    turned, _ = run_contrastive(a[::-1], b[::-1], label[::-1], weight[::-1], per_positive=per_positive)
+    np.testing.assert_allclose([padded, turned], short, rtol=1e-6)
+    assert int(pairs) == int(fewer)
+
+
+@pytest.mark.parametrize("per_positive", [False, True])
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0]])
+def test_contrastive_is_zero_without_a_positive_pair(labels, per_positive):
+    a, b, label = contrastive_inputs(labels)
+    value, gradient = jax.value_and_grad(lambda x: run_contrastive(x, b, label, per_positive=per_positive)[0])(
+        jnp.asarray(a, jnp.float32)
+    )
+    assert float(value) == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_contrastive_is_finite_without_negatives_and_in_bf16():
+    a, b, label = contrastive_inputs([1, 1, 1])
+    assert float(run_contrastive(a, b, label)[0]) == 0  # nothing to be told from
+    a, b, label = contrastive_inputs([0, 1, 0, 1, 2, 2], dim=32)
+
+    def total(x):
+        return run_contrastive(x, b, label, dtype=jnp.bfloat16, temperature=jnp.float32(0.01))[0]
+
+    value, gradient = jax.value_and_grad(total)(jnp.asarray(a, jnp.bfloat16))
+    np.testing.assert_allclose(value, reference.contrastive(a, b, label, 0.01, False), rtol=0.05)
+    assert np.isfinite(gradient.astype(jnp.float32)).all()
+
+
+def test_fusion_objective_averages_the_pairs_that_are_there():
+    a, b, label = contrastive_inputs([0, 1, 0, 1, 2])
+    c = contrastive_inputs([0] * 5)[0]
+    projections = {m: jnp.asarray(v, jnp.float32) for m, v in zip(("visual", "text", "audio"), (a, b, c), strict=True)}
+    logits, prior = jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32), jnp.ones(3) / 3
+
+    def run(names, pairs, weight=0.5):
+        return losses.fusion_objective(
+            logits, {m: projections[m] for m in names}, jnp.float32(0.5), jnp.asarray(label), jnp.ones(5), prior=prior,
+            contrastive_weight=weight, pairs=pairs, per_positive=False, imbalance="none", focal_gamma=2.0,
+            label_smoothing=0.0,
+        )  # fmt: skip
+
+    value, terms = run(("visual", "text", "audio"), ("visual-text", "visual-audio"))
+    wanted = [reference.contrastive(a, other, label, 0.5, False) for other in (b, c)]
+    np.testing.assert_allclose(terms["contrastive"], np.mean(wanted), rtol=1e-5)
+    np.testing.assert_allclose(value, terms["classification"] + 0.5 * terms["contrastive"], rtol=1e-6)
+    assert int(terms["positive_pairs"]) == 2 * (2 + 2)
+    assert run(("text", "audio"), ("visual-text", "visual-audio"))[1].keys() == {"classification"}
+    assert run(("visual", "text", "audio"), ("visual-text",), 0.0)[1].keys() == {"classification"}
+    one, _ = run(("visual", "text"), ("visual-text", "visual-audio", "text-audio"))
+    np.testing.assert_allclose(one, terms["classification"] + 0.5 * wanted[0], rtol=1e-5)

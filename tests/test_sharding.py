@@ -12,7 +12,7 @@ from mer_jax.records import Corpus, write_corpus
 
 @pytest.fixture
 def config():
-    config = config_lib.Experiment()
+    config = config_lib.LSGMERExperiment()
     config.data.modalities = ("text",)
     config.model.width, config.model.dropout, config.train.batch_size = 32, 0.3, 32
     config.optim.name, config.optim.learning_rate, config.optim.warmup = "sgd", 0.1, 0.0

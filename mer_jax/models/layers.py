@@ -40,6 +40,11 @@ def drop_steps(
     return {m: out[m] & ~(hide & (chosen == i))[:, None] for i, m in enumerate(names)}
 
 
+def unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+    """x scaled to length one along its last axis; a zero vector stays zero, with a finite gradient."""
+    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
+
+
 def masked_mean(x: Float[Array, "batch time dim"], mask: Bool[Array, "batch time"]) -> Float[Array, "batch dim"]:
     """Mean over the real time steps; zero where there is none."""
     weight = mask.astype(x.dtype)

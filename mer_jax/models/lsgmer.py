@@ -22,6 +22,7 @@ from mer_jax.models.layers import (
     dropout,
     masked_mean,
     split_key,
+    unit,
 )
 
 
@@ -182,11 +183,6 @@ class LSGMER(nnx.Module):
             gates = jnp.stack(jnp.split(self.fusion_gate(joined), len(rows), axis=-1))
             joined = (jax.nn.softmax(gates, axis=0) * jnp.stack(rows)).sum(0)
         return self.fuse_norm(nnx.gelu(self.fuse(joined)))
-
-
-def unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-    """x scaled to length one along its last axis; a zero vector stays zero, with a finite gradient."""
-    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
 def initial_labels(words: np.ndarray, width: int, how: str, key: PRNGKeyArray) -> Float[Array, "classes dim"]:

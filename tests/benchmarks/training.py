@@ -23,7 +23,7 @@ def measure(path, placement):
     flags.FLAGS.mark_as_parsed()
     log.console.quiet = True
     shard.start(cache.folder() / "xla")
-    config = config_lib.validate(config_lib.Experiment())
+    config = config_lib.validate(config_lib.LSGMERExperiment())
     config.data.placement = placement
     corpus = Corpus(path) if path else demo_corpus()
     config.data.modalities = tuple(m for m in config.data.modalities if m in corpus.modalities)

@@ -1,0 +1,38 @@
+"""DeepMSI-MER on pre-extracted features: guided visual compression, TCN, contrastive fusion.
+
+python -m mer_jax.main --config=configs/deepmsi_mer.py                                   demo corpus
+python -m mer_jax.main --config=configs/deepmsi_mer.py:tiny                              smoke run, seconds
+python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap --config.data.path=DIR    published sizes and rates
+"""
+
+from mer_jax import config
+
+
+def get_config(arg: str = "") -> config.DeepMSIExperiment:
+    """arg: "" = our defaults; "iemocap", "meld" = the published hyper-parameters of that corpus; "mosi" = chosen on the
+    validation part of CMU-MOSI; "tiny" = a smoke run."""
+    experiment = config.DeepMSIExperiment(experiment="deepmsi_mer" + (f"-{arg}" if arg else ""))
+    experiment.data.modalities = ("text", "audio", "visual")
+    model, loss, optim, train = experiment.model, experiment.loss, experiment.optim, experiment.train
+    if arg in ("iemocap", "meld"):
+        model.early_width, model.projection, model.late_widths = 512, 256, (512, 256, 128)
+        model.tcn_widths = (1024, 1024, 1024)
+        if arg == "iemocap":
+            model.projection_dropout, model.early_dropout, model.dropout, model.tcn_dropout = 0.2, 0.3, 0.3, 0.3
+        else:
+            model.projection_dropout = model.early_dropout = model.dropout = model.tcn_dropout = 0.4
+        loss.label_smoothing, loss.pairs, loss.per_positive = 0.0, ("visual-text", "visual-audio"), False
+        optim.name, optim.weight_decay, optim.clip, optim.average = "adam", 1e-5, 0.0, 0.0
+        optim.schedule, optim.warmup = "constant", 0.0
+        optim.learning_rate = 5e-5 if arg == "iemocap" else 1e-4
+        train.batch_size, train.epochs, train.patience = 32, 30, 4
+    elif arg == "tiny":
+        model.early_width = model.projection = 32
+        model.tcn_widths, model.late_widths = (32, 32), (32,)
+        optim.learning_rate = 2e-3
+        train.epochs = 3
+    elif arg:
+        raise ValueError(
+            f"configs/deepmsi_mer.py knows the arguments iemocap, meld, mosi and tiny, or none, not {arg!r}"
+        )
+    return experiment

@@ -1,0 +1,126 @@
+"""CMU-MOSI from a table of pre-extracted features: text, audio and visual, one vector an utterance; negative or positive.
+
+    python -m data_prep.mosi TABLE.npz --out DIR
+
+TABLE.npz holds, for `train` and `test`: text_*, audio_*, video_* [utterances, width], label_* (0 negative, 1 positive),
+id_*, sent_*, vid_* (the video) and uttidx_* (its place in the video). The validation part is taken from the videos of
+train: every sixth, in order of a hash of the video's name. The text and video features were trained on the table's train
+part; on any other split of the videos they would leak.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.text import add_arguments, encoder_of
+from mer_jax.errors import UserError, reported
+from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
+
+LABELS = ("negative", "positive")
+MODALITIES = {"text": "text", "audio": "audio", "visual": "video"}
+COLUMNS = ("text", "audio", "video", "label", "id", "sent", "vid", "uttidx")
+TOTALS = {"train": 1447, "test": 752}
+VALID_EVERY = 6
+
+
+def read_table(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """{part: {column: array}}; raises UserError naming file and column."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            whole = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not an npz table ({error})") from None
+    table = {}
+    for part in ("train", "test"):
+        missing = [f"{c}_{part}" for c in COLUMNS if f"{c}_{part}" not in whole]
+        if missing:
+            raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(whole)}")
+        table[part] = {c: whole[f"{c}_{part}"] for c in COLUMNS}
+        lengths = {c: len(v) for c, v in table[part].items()}
+        if len(set(lengths.values())) > 1:
+            raise UserError(f"{path}: the columns of {part!r} differ in length: {lengths}")
+        bad = np.flatnonzero(~np.isin(table[part]["label"], (0, 1)))
+        if len(bad):
+            raise UserError(f"{path}: label_{part}[{bad[0]}] is {table[part]['label'][bad[0]]}, not 0 or 1")
+    shared = set(table["train"]["vid"].tolist()) & set(table["test"]["vid"].tolist())
+    if shared:
+        raise UserError(f"{path}: video {min(shared)!r} is in train and in test")
+    return table
+
+
+def validation_videos(videos: set[str]) -> set[str]:
+    """Every sixth video in order of a hash of its name: fixed, and nothing to do with labels."""
+    return set(sorted(videos, key=lambda v: hashlib.sha256(v.encode()).hexdigest())[::VALID_EVERY])
+
+
+def utterances(table: dict[str, dict[str, np.ndarray]], valid: set[str]) -> Iterator[Utterance]:
+    for part, columns in table.items():
+        for i, video in enumerate(columns["vid"].tolist()):
+            yield Utterance(
+                id=str(columns["id"][i]),
+                split="valid" if video in valid else part,
+                dialogue=video,
+                turn=int(columns["uttidx"][i]),
+                speaker=video,
+                session=video,
+                label=LABELS[int(columns["label"][i])],
+                sentence=str(columns["sent"][i]),
+                features={m: columns[c][i][None].astype(np.float32) for m, c in MODALITIES.items()},
+            )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.mosi", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", type=Path, metavar="TABLE.npz")
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    with reported():
+        convert(arguments)
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    refuse_existing(arguments.out)
+    table = read_table(arguments.table)
+    for part, total in TOTALS.items():
+        if len(table[part]["id"]) != total:
+            print(f"note: {part} has {len(table[part]['id'])} utterances; the table this was written for has {total}")
+    videos = {part: set(columns["vid"].tolist()) for part, columns in table.items()}
+    valid = validation_videos(videos["train"])
+    encoder = encoder_of(arguments)
+    write_corpus(
+        arguments.out,
+        utterances(table, valid),
+        Description(
+            name="mosi",
+            labels=LABELS,
+            extractors={m: f"column {c} of the table, one vector an utterance" for m, c in MODALITIES.items()},
+            label_words=LABELS,
+            label_embeddings=encoder.words(LABELS),
+            label_space=str(encoder.identity["name"]),
+            protocol={
+                "name": "videos",
+                "description": f"{len(videos['train'])}/{len(videos['test'])} videos as the table splits them; "
+                f"{len(valid)} videos of train are the validation part",
+            },
+            provenance={
+                "tool": "data_prep.mosi",
+                "sources": {arguments.table.name: sha256_of(arguments.table)},
+                "validation_videos": sorted(valid),
+                "label_word_encoder": encoder.identity,
+                "warning": "text and video features were trained on the table's train part, validation videos included",
+            },
+            licence="CMU-MOSI: for research; the videos belong to their makers",
+        ),
+    )
+    print(f"wrote {sum(len(c['id']) for c in table.values())} utterances to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

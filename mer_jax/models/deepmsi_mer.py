@@ -1,0 +1,171 @@
+"""DeepMSI-MER: multimodal semantic information fusion (arXiv 2502.08573), from pre-extracted features.
+
+Text and audio guide the compression of the visual sequence, a TCN reads what is left, projection heads bring the
+modalities into one space for the contrastive loss, late fusion classifies. Any non-empty set of the three modalities will do.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from mer_jax.batch import Batch
+from mer_jax.models import vsc
+from mer_jax.models.layers import dropout, masked_mean, split_key, unit
+from mer_jax.models.tcn import TCN
+
+MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads them
+
+
+class Outputs(TypedDict):
+    """logits: Float[batch, classes]; projections[m]: Float[batch, dim] of length 1; temperature of the contrastive loss: Float[]"""
+
+    logits: Array
+    projections: dict[str, Array]
+    temperature: Array
+
+
+class MLPBlock(nnx.Module):
+    """Dense, norm, LeakyReLU(0.01), dropout; the norm is BatchNorm as published, else LayerNorm."""
+
+    def __init__(self, inputs: int, outputs: int, rate: float, *, published: bool, rngs: nnx.Rngs):
+        self.rate, self.published = rate, published
+        self.dense = nnx.Linear(inputs, outputs, rngs=rngs)
+        self.norm: Any = (
+            nnx.BatchNorm(outputs, momentum=0.9, epsilon=1e-5, rngs=rngs)
+            if published
+            else nnx.LayerNorm(outputs, rngs=rngs)
+        )
+
+    def __call__(self, x: Float[Array, "batch feat"], *, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
+        x = self.dense(x)
+        x = self.norm(x, use_running_average=key is None) if self.published else self.norm(x)
+        return dropout(nnx.leaky_relu(x, 0.01), self.rate, key)
+
+
+class EarlyFusion(nnx.Module):
+    """Pooled text and audio -> the guide t_cls, as wide as a visual token."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, rate: float, *, published: bool, rngs: nnx.Rngs):
+        self.hidden = MLPBlock(inputs, hidden, rate, published=published, rngs=rngs)
+        self.out = nnx.Linear(hidden, outputs, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch feat"], *, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
+        return self.out(self.hidden(x, key=key))
+
+
+class ProjectionHead(nnx.Module):
+    """p = W x; LayerNorm(p + dropout(W2 GELU(p)))"""
+
+    def __init__(self, inputs: int, outputs: int, rate: float, *, rngs: nnx.Rngs):
+        self.rate = rate
+        self.project = nnx.Linear(inputs, outputs, rngs=rngs)
+        self.mix = nnx.Linear(outputs, outputs, rngs=rngs)
+        self.norm = nnx.LayerNorm(outputs, epsilon=1e-5, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch feat"], *, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
+        p = self.project(x)
+        return self.norm(p + dropout(self.mix(nnx.gelu(p, approximate=False)), self.rate, key))
+
+
+class DeepMSIMER(nnx.Module):
+    """Text, audio and visual features, any of them -> emotion logits and one projection per modality.
+
+    widths: features per time step of each modality; tokens: how many tokens lie side by side in a visual step (1: a step is
+    a frame's one vector, and VSC works over the frames; more: VSC works inside every frame, whose tokens are then averaged).
+    """
+
+    def __init__(
+        self,
+        *,
+        widths: Mapping[str, int],
+        tokens: int,
+        classes: int,
+        variant: str,
+        vsc: bool,
+        keep: float,
+        threshold: float,
+        alpha: float,
+        early_width: int,
+        tcn_widths: tuple[int, ...],
+        tcn_kernel: int,
+        projection: int,
+        late_widths: tuple[int, ...],
+        dropout: float,
+        early_dropout: float,
+        tcn_dropout: float,
+        projection_dropout: float,
+        temperature: float,
+        learn_temperature: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.modalities = tuple(m for m in MODALITIES if m in widths)
+        self.tokens, self.published = tokens, variant == "published"
+        self.compression = {"keep": keep, "threshold": threshold, "alpha": alpha} if vsc else None
+        self.learn_temperature = learn_temperature
+        guides = sum(widths[m] for m in ("text", "audio") if m in widths)
+        sizes = dict(widths)
+        if "visual" in widths:
+            token = widths["visual"] // tokens
+            self.early = (
+                EarlyFusion(guides, early_width, token, early_dropout, published=self.published, rngs=rngs)
+                if vsc and guides
+                else None
+            )
+            self.tcn = TCN(token, tcn_widths, tcn_kernel, tcn_dropout, he=not self.published, rngs=rngs)
+            sizes["visual"] = tcn_widths[-1]
+        self.heads = nnx.Dict(
+            {m: ProjectionHead(sizes[m], projection, projection_dropout, rngs=rngs) for m in self.modalities}
+        )
+        inputs = (len(self.modalities) * projection, *late_widths)
+        self.late = nnx.List(
+            [
+                MLPBlock(a, b, dropout, published=self.published, rngs=rngs)
+                for a, b in zip(inputs, late_widths, strict=False)
+            ]
+        )
+        self.classifier = nnx.Linear(late_widths[-1], classes, rngs=rngs)
+        self.temperature = temperature
+        if learn_temperature:
+            self.log_temperature = nnx.Param(jnp.log(jnp.float32(temperature)))
+
+    def __call__(self, batch: Batch, *, key: PRNGKeyArray | None = None) -> Outputs:
+        early, tcn, *keys = split_key(key, 2 + len(self.modalities) + len(self.late))
+        heads, late = keys[: len(self.modalities)], keys[len(self.modalities) :]
+        pooled = {m: masked_mean(batch.features[m], batch.mask[m]) for m in self.modalities if m != "visual"}
+        if "visual" in self.modalities:
+            frames, mask = self._compress(batch, pooled, early)
+            pooled["visual"] = self.tcn.last(frames, mask, key=tcn)
+        projections = {m: self.heads[m](pooled[m], key=k) for m, k in zip(self.modalities, heads, strict=True)}
+        x = jnp.concatenate([projections[m] for m in self.modalities], axis=-1)
+        for block, k in zip(self.late, late, strict=True):
+            x = block(x, key=k)
+        temperature = jnp.exp(self.log_temperature[...]) if self.learn_temperature else jnp.float32(self.temperature)
+        return Outputs(
+            logits=self.classifier(x), projections={m: unit(p) for m, p in projections.items()}, temperature=temperature
+        )
+
+    def _compress(
+        self, batch: Batch, pooled: dict[str, Array], key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"]]:
+        """The frames that the TCN reads, in order, and which of them are real."""
+        x, mask = batch.features["visual"], batch.mask["visual"]
+        guide = None
+        if self.early is not None:
+            guide = self.early(jnp.concatenate([pooled[m] for m in ("text", "audio") if m in pooled], -1), key=key)
+        if self.tokens == 1:
+            if self.compression is None:
+                return x, mask
+            found = vsc.compress(x, mask, guide, published=self.published, **self.compression)
+            return found.tokens, found.mask
+        b, t = mask.shape
+        x = x.reshape(b * t, self.tokens, -1)
+        each = jnp.broadcast_to(mask.reshape(-1)[:, None], x.shape[:2])
+        if self.compression is not None:
+            if guide is not None:
+                guide = jnp.broadcast_to(guide[:, None], (b, t, guide.shape[-1])).reshape(b * t, -1)
+            found = vsc.compress(x, each, guide, published=self.published, **self.compression)
+            x, each = found.tokens, found.mask
+        return masked_mean(x, each).reshape(b, t, -1), mask

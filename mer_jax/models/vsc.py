@@ -1,0 +1,83 @@
+"""Visual sequence compression: keep the tokens that agree with a guide, merge the others into them (papers.md B2.3, B5)."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mer_jax.models.layers import masked_mean, unit
+
+
+class Compressed(NamedTuple):
+    """tokens: the kept ones; mask: which of them are real; place: where each stood, the input's length where none is."""
+
+    tokens: Float[Array, "batch kept dim"]
+    mask: Bool[Array, "batch kept"]
+    place: Int[Array, "batch kept"]
+
+
+def guided_scores(
+    x: Float[Array, "batch length dim"], mask: Bool[Array, "batch length"], guide: Float[Array, "batch dim"] | None
+) -> Float[Array, "batch length"]:
+    """softmax over the real tokens of cos(mean of the tokens + guide, token); zero for padding."""
+    centre = masked_mean(x, mask)
+    cosine = jnp.einsum("bld,bd->bl", unit(x), unit(centre if guide is None else centre + guide))
+    return jnp.where(mask, jax.nn.softmax(jnp.where(mask, cosine, -1e9), axis=-1), 0)
+
+
+def kept_count(mask: Bool[Array, "batch length"], keep: float) -> Int[Array, "batch"]:
+    """How many of its real tokens each sample keeps: the share `keep`, rounded up."""
+    return jnp.ceil(keep * mask.sum(1, dtype=jnp.int32).astype(jnp.float32) - 1e-4).astype(jnp.int32)
+
+
+def compress(
+    x: Float[Array, "batch length dim"],
+    mask: Bool[Array, "batch length"],
+    guide: Float[Array, "batch dim"] | None,
+    *,
+    keep: float,
+    threshold: float,
+    alpha: float,
+    published: bool,
+) -> Compressed:
+    """VSC. `published`: the kept tokens as they are, in order of score, and no gradient to the scores, which is all that
+    the official code amounts to. Otherwise kept tokens stay in their order in time, tokens similar to one of them are
+    merged into it (`merge`), and the scores are differentiable: each kept token is multiplied by 1, with the gradient of
+    its score."""
+    length = x.shape[1]
+    score = guided_scores(x, mask, guide)
+    most = max(1, math.ceil(keep * length - 1e-4))
+    order = jax.lax.top_k(jnp.where(mask, score, -1.0), most)[1].astype(jnp.int32)
+    real = jnp.arange(most, dtype=jnp.int32)[None] < kept_count(mask, keep)[:, None]
+    place = jnp.where(real, order, length)
+    if not published:
+        place = jnp.sort(place, axis=1)
+    chosen = jax.nn.one_hot(place, length, dtype=x.dtype)  # a product: its gradient needs no scatter
+    kept = jnp.einsum("bkl,bld->bkd", chosen, x)
+    if published:
+        return Compressed(kept, real, place)
+    dropped = mask & (chosen.sum(1) == 0)
+    kept = merge(kept, real, x, dropped, threshold=threshold, alpha=alpha)
+    score = jnp.einsum("bkl,bl->bk", chosen, score)
+    return Compressed(kept * (1 + score - jax.lax.stop_gradient(score))[..., None], real, place)
+
+
+def merge(
+    kept: Float[Array, "batch kept dim"],
+    real: Bool[Array, "batch kept"],
+    x: Float[Array, "batch length dim"],
+    dropped: Bool[Array, "batch length"],
+    *,
+    threshold: float,
+    alpha: float,
+) -> Float[Array, "batch kept dim"]:
+    """R_j <- alpha R_j + (1 - alpha) sum_i theta_ij N_i / sum_i theta_ij over the dropped tokens N_i with
+    cos(N_i, R_j) > threshold, theta_i the softmax of that cosine over the kept tokens; R_j stays where there is none."""
+    cosine = jnp.einsum("bld,bkd->blk", unit(x), unit(kept))
+    theta = jax.nn.softmax(jnp.where(real[:, None], cosine, -1e9), axis=-1)
+    theta = jnp.where((cosine > threshold) & dropped[..., None] & real[:, None], theta, 0)
+    total = theta.sum(1)[..., None]
+    mean = jnp.einsum("blk,bld->bkd", theta, x) / jnp.where(total > 0, total, 1)
+    return jnp.where(total > 0, alpha * kept + (1 - alpha) * mean, kept)

@@ -1,0 +1,183 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from mer_jax.batch import Batch
+from mer_jax.losses import fusion_objective
+from mer_jax.models.deepmsi_mer import DeepMSIMER
+from mer_jax.pure import pure
+
+WIDTHS = {"text": 7, "audio": 5, "visual": 6}
+CLASSES = 4
+DEFAULTS = {
+    "tokens": 1, "classes": CLASSES, "variant": "fixed", "vsc": True, "keep": 0.5, "threshold": 0.3, "alpha": 0.9,
+    "early_width": 9, "tcn_widths": (8, 6), "tcn_kernel": 3, "projection": 8, "late_widths": (10, 6), "dropout": 0.3,
+    "early_dropout": 0.3, "tcn_dropout": 0.3, "projection_dropout": 0.3, "temperature": 0.5, "learn_temperature": False,
+}  # fmt: skip
+SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(WIDTHS, n)]
+LENGTHS = [
+    {"text": 3, "audio": 1, "visual": 9},
+    {"text": 5, "audio": 2, "visual": 4},
+    {"text": 1, "audio": 4, "visual": 1},
+]
+
+
+def make(modalities=tuple(WIDTHS), compute=None, **changes):
+    """(apply(params, batch, key) -> (outputs, rest), params moved off their start)."""
+    widths = {m: WIDTHS[m] * (changes.get("tokens", 1) if m == "visual" else 1) for m in modalities}
+    model = pure(DeepMSIMER, compute=compute, widths=widths, **(DEFAULTS | changes))
+    params, rest = model.init(jax.random.key(1))
+    rng = np.random.default_rng(2)
+    moved = jax.tree.map(lambda x: x + 0.2 * rng.normal(size=x.shape).astype(np.float32), params)
+    return (lambda p, batch, key=None: model.apply(p, rest, batch, key)), moved
+
+
+def make_batch(modalities=tuple(WIDTHS), lengths=LENGTHS, pad=0, tokens=1):
+    rng = np.random.default_rng(3)
+    features, mask = {}, {}
+    for m in modalities:
+        width = WIDTHS[m] * (tokens if m == "visual" else 1)
+        longest = max(sample[m] for sample in lengths) + pad
+        features[m] = np.full((len(lengths), longest, width), 1e3 if pad else 0, np.float32)
+        mask[m] = np.arange(longest)[None] < np.array([sample[m] for sample in lengths])[:, None]
+        features[m][mask[m]] = rng.normal(size=(int(mask[m].sum()), width))
+    label = np.arange(len(lengths), dtype=np.int32) % 2
+    return jax.tree.map(jnp.asarray, Batch(features, mask, label, np.ones(len(lengths), np.float32)))
+
+
+def samples(batch):
+    for i in range(len(batch.label)):
+        yield {m: np.asarray(batch.features[m][i])[np.asarray(batch.mask[m][i])] for m in batch.features}
+
+
+@pytest.mark.parametrize(
+    ("modalities", "switch"),
+    [
+        *((s, {}) for s in SUBSETS),
+        (tuple(WIDTHS), {"variant": "published"}),
+        (tuple(WIDTHS), {"vsc": False}),
+        (("text", "visual"), {"keep": 0.2}),
+    ],
+    ids=str,
+)
+def test_forward_pass_is_the_formula(modalities, switch):
+    apply, params = make(modalities, **switch)
+    batch = make_batch(modalities)
+    outputs, _ = apply(params, batch)
+    how = {"published": switch.get("variant") == "published", "vsc": switch.get("vsc", True)}
+    for i, sample in enumerate(samples(batch)):
+        wanted, projections = reference.deepmsi(params, sample, keep=switch.get("keep", 0.5), threshold=0.3, **how)
+        np.testing.assert_allclose(outputs["logits"][i], wanted, atol=1e-5)
+        assert outputs["projections"].keys() == projections.keys()
+        for m, projection in projections.items():
+            np.testing.assert_allclose(outputs["projections"][m][i], projection, atol=1e-5)
+
+
+def gradients(modalities, **switch):
+    apply, params = make(modalities, **switch)
+    batch = make_batch(modalities, [*LENGTHS, {"text": 2, "audio": 3, "visual": 7}])
+
+    def objective(p):
+        outputs, _ = apply(p, batch)
+        return fusion_objective(
+            outputs["logits"], outputs["projections"], outputs["temperature"], batch.label, batch.weight,
+            prior=jnp.ones(CLASSES) / CLASSES, contrastive_weight=0.5, pairs=("visual-text", "visual-audio", "text-audio"),
+            per_positive=True, imbalance="none", focal_gamma=2.0, label_smoothing=0.0,
+        )[0]  # fmt: skip
+
+    flat = jax.tree_util.tree_flatten_with_path(jax.grad(objective)(params))[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.abs(leaf).max() for path, leaf in flat}
+
+
+@pytest.mark.parametrize(
+    ("modalities", "switch"),
+    [*((s, {}) for s in SUBSETS), (tuple(WIDTHS), {"learn_temperature": True}), (tuple(WIDTHS), {"vsc": False})],
+    ids=str,
+)
+def test_a_gradient_reaches_every_parameter(modalities, switch):
+    found = gradients(modalities, **switch)
+    assert not [name for name, size in found.items() if size < 1e-8]
+    assert any(name.startswith("early/") for name in found) == (
+        "visual" in modalities and len(modalities) > 1 and switch.get("vsc", True)
+    )
+
+
+def test_what_gets_no_gradient_as_published():
+    """The early fusion chooses tokens by rank alone: nothing of it learns."""
+    found = gradients(tuple(WIDTHS), variant="published")
+    assert {name for name, size in found.items() if size == 0} == {
+        "early/hidden/dense/bias", "early/hidden/dense/kernel", "early/hidden/norm/bias", "early/hidden/norm/scale",
+        "early/out/bias", "early/out/kernel",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("switch", [{}, {"variant": "published"}, {"vsc": False}], ids=str)
+def test_padding_and_batch_order_change_nothing(switch):
+    apply, params = make(**switch)
+    batch = make_batch()
+    logits = apply(params, batch)[0]["logits"]
+    np.testing.assert_allclose(apply(params, make_batch(pad=4))[0]["logits"], logits, atol=1e-6)
+    turned = jax.tree.map(lambda x: x[::-1], batch)
+    np.testing.assert_allclose(apply(params, turned)[0]["logits"], logits[::-1], atol=1e-6)
+
+
+def test_token_grids_are_compressed_inside_every_frame():
+    """tokens > 1: the same VSC on a frame's tokens, their mean, then the TCN over all frames."""
+    apply, params = make(tokens=4)
+    batch = make_batch(tokens=4)
+    outputs, _ = apply(params, batch)
+    for i, sample in enumerate(samples(batch)):
+        pooled = np.concatenate([sample[m].mean(0, dtype=np.float64) for m in ("text", "audio")])
+        hidden = reference.mlp_block(params["early"]["hidden"], pooled, published=False)
+        guide = reference.linear(params["early"]["out"], hidden)
+        grid = sample["visual"].reshape(len(sample["visual"]), 4, WIDTHS["visual"]).astype(np.float64)
+        frames = np.stack([reference.vsc_fixed(frame, guide, 2, 0.3, 0.9).mean(0) for frame in grid])
+        wanted, _ = reference.deepmsi(
+            params, sample | {"visual": frames}, keep=1, published=False, vsc=False, threshold=0.3
+        )
+        np.testing.assert_allclose(outputs["logits"][i], wanted, atol=1e-5)
+
+
+def test_a_sample_without_a_modality_is_finite():
+    apply, params = make()
+    batch = make_batch(lengths=[*LENGTHS, {"text": 2, "audio": 0, "visual": 0}])
+    value, gradient = jax.value_and_grad(lambda p: jnp.square(apply(p, batch)[0]["logits"]).sum())(params)
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+def test_dropout_needs_a_key_and_follows_it():
+    apply, params = make()
+    batch = make_batch()
+    one, same, other = (apply(params, batch, jax.random.key(k))[0]["logits"] for k in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_batch_norm_learns_its_statistics_while_training_only():
+    apply, params = make(variant="published")
+    batch = make_batch()
+    _, still = apply(params, batch)
+    _, moved = apply(params, batch, jax.random.key(0))
+    means = [rest["late"]["0"]["norm"]["mean"] for rest in (still, moved)]
+    np.testing.assert_array_equal(means[0], 0)
+    assert np.abs(means[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("variant", ["fixed", "published"])
+def test_bfloat16_is_close_and_keeps_float32_outside(variant):
+    apply, params = make(variant=variant)
+    half, _ = make(variant=variant, compute=jnp.bfloat16)
+    batch = make_batch()
+    exact = apply(params, batch)[0]
+    with jax.numpy_dtype_promotion("standard"):  # Flax's norms take their statistics in float32
+        close, rest = half(params, batch)
+        outputs, trained = half(params, batch, jax.random.key(0))
+    assert close["logits"].dtype == jnp.float32
+    np.testing.assert_allclose(close["logits"], exact["logits"], atol=0.1)
+    assert np.abs(close["logits"] - exact["logits"]).max() > 1e-5, "nothing was computed in bfloat16"
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((rest, outputs, trained)))
