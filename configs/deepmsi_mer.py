@@ -9,8 +9,7 @@ from mer_jax import config
 
 
 def get_config(arg: str = "") -> config.DeepMSIExperiment:
-    """arg: "" = our defaults; "iemocap", "meld" = the published hyper-parameters of that corpus; "mosi" = chosen on the
-    validation part of CMU-MOSI; "tiny" = a smoke run."""
+    """arg: "" = our defaults; "iemocap", "meld" = the published hyper-parameters of that corpus; "tiny" = a smoke run."""
     experiment = config.DeepMSIExperiment(experiment="deepmsi_mer" + (f"-{arg}" if arg else ""))
     experiment.data.modalities = ("text", "audio", "visual")
     model, loss, optim, train = experiment.model, experiment.loss, experiment.optim, experiment.train
@@ -32,7 +31,5 @@ def get_config(arg: str = "") -> config.DeepMSIExperiment:
         optim.learning_rate = 2e-3
         train.epochs = 3
     elif arg:
-        raise ValueError(
-            f"configs/deepmsi_mer.py knows the arguments iemocap, meld, mosi and tiny, or none, not {arg!r}"
-        )
+        raise ValueError(f"configs/deepmsi_mer.py knows the arguments iemocap, meld and tiny, or none, not {arg!r}")
     return experiment

@@ -13,7 +13,9 @@ from mer_jax.errors import UserError
 
 @dataclasses.dataclass
 class Data:
-    path: str = ""  # a corpus folder (see mer_jax/records.py); empty = the built-in demo corpus
+    path: str = (
+        ""  # a corpus folder (see mer_jax/records.py); empty = the built-in demo corpus; demo:clutter = its variant
+    )
     protocol: str = "official"  # official: the split written in the records
     modalities: tuple[str, ...] = ("text", "audio")
     max_length: tuple[int, ...] = (128,)  # time steps kept, from the start: one number for all, or one per modality

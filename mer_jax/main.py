@@ -46,7 +46,9 @@ def main(_: list[str]) -> None:
 
 
 def open_corpus(experiment: config_lib.Experiment) -> Corpus:
-    return Corpus(experiment.data.path) if experiment.data.path else demo_corpus()
+    if not experiment.data.path or experiment.data.path.startswith("demo:"):
+        return demo_corpus(variant=experiment.data.path.removeprefix("demo:"))
+    return Corpus(experiment.data.path)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -15,9 +15,9 @@ CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_config" 
 PARAMETERS = {
     "lsgmer": 2_257_159,
     "lsgmer:tiny": 38_439,
-    "deepmsi_mer": 0,
-    "deepmsi_mer:tiny": 0,
-    "deepmsi_mer:iemocap": 0,
+    "deepmsi_mer": 413_231,
+    "deepmsi_mer:tiny": 27_503,
+    "deepmsi_mer:iemocap": 16_993_327,
 }
 
 

@@ -38,6 +38,28 @@ def test_bayes_accuracy_is_reached_by_the_exact_posterior_on_the_records(demo):
             assert abs(np.mean(guess == labels) - stated) < 4 * error, subset
 
 
+def test_clutter_hides_the_cue_among_frames_that_say_nothing(tmp_path):
+    counts = {"train": 60, "valid": 10, "test": 10}
+    demo_lib.write_demo(tmp_path / "c", 0, counts, "clutter")
+    corpus = Corpus(tmp_path / "c")
+    rng = np.random.default_rng([demo_lib.VERSION, 0, 0])
+    specs = demo_lib.VARIANTS["clutter"]
+    for m in specs:
+        demo_lib.class_means(specs[m], rng)
+    bases = {m: np.linalg.qr(rng.normal(size=(s.width, s.width)))[0] for m, s in specs.items()}
+    shares, places = [], []
+    for i in range(len(corpus)):
+        frames = corpus[i].features["visual"].astype(np.float64) @ bases["visual"].T
+        telling = frames[:, demo_lib.CUE] > 2
+        shares.append(telling.mean())
+        places.extend(np.flatnonzero(telling) / (len(frames) - 1))
+        cues = frames[telling][:, : demo_lib.CUE]
+        np.testing.assert_allclose(cues, np.broadcast_to(cues[:1], cues.shape), atol=0.02)
+        assert frames[~telling][:, : demo_lib.CUE].std() > 0.3
+    assert np.mean(shares) == pytest.approx(0.2, abs=0.02)
+    assert np.histogram(places, bins=4, range=(0, 1))[0].min() > 0.15 * len(places)
+
+
 def test_more_modalities_are_better_and_each_beats_the_prior(demo):
     bayes = demo.manifest["bayes_accuracy"]
     assert len(bayes) == 7

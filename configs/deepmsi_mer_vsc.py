@@ -1,0 +1,13 @@
+"""What visual sequence compression is worth: rows for `python -m mer_jax.sweep`.
+
+python -m mer_jax.sweep --config=configs/deepmsi_mer.py --sweep=configs/deepmsi_mer_vsc.py --config.data.path=demo:clutter
+"""
+
+
+def get_sweep() -> dict[str, dict[str, object]]:
+    """Row name -> {field of the experiment: value}."""
+    return {
+        "VSC": {},
+        "VSC, a quarter kept": {"model.keep": 0.25},
+        "no VSC": {"model.vsc": False},
+    }
