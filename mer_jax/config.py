@@ -232,6 +232,9 @@ def _validate_deepmsi(config: DeepMSIExperiment) -> None:
         anchor, _, other = pair.partition("-")
         _require(len({anchor, other} & {"text", "audio", "visual"}) == 2, "loss.pairs", ",".join(config.loss.pairs),
                  "pairs of two different modalities, as in --config.loss.pairs=visual-text,visual-audio")  # fmt: skip
+    if config.model.variant == "published":
+        _require(config.optim.average == 0, "optim.average", config.optim.average,
+                 "0 with model.variant=published: its BatchNorm statistics belong to the weights as trained")  # fmt: skip
     unknown = set(config.data.modalities) - {"text", "audio", "visual"}
     _require(
         not unknown, "data.modalities", ",".join(config.data.modalities), "among text, audio, visual for DeepMSI-MER"

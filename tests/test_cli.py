@@ -251,7 +251,8 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
 
 
 @pytest.mark.parametrize(
-    "module", ["mer_jax.main", "mer_jax.sweep", "mer_jax.records", "data_prep.iemocap", "data_prep.meld"]
+    "module",
+    ["mer_jax.main", "mer_jax.sweep", "mer_jax.records", "data_prep.iemocap", "data_prep.meld", "data_prep.mosi"],
 )
 def test_help_explains(run_cli, module):
     done = run_cli("--help", module=module)

@@ -80,6 +80,15 @@ def test_a_bad_value_is_named(field, value, words):
         validate(config)
 
 
+def test_averaged_weights_do_not_go_with_batch_norm():
+    config = DeepMSIExperiment()
+    config.model.variant = "published"
+    with pytest.raises(UserError, match="BatchNorm statistics"):
+        validate(config)
+    config.optim.average = 0.0
+    validate(config)
+
+
 def test_commas_separate_modalities():
     config = LSGMERExperiment()
     config.data.modalities = ("text, audio",)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
-from data_prep import iemocap, meld, text
+from data_prep import iemocap, meld, mosi, text
 from mer_jax.errors import UserError
 from mer_jax.records import Corpus
 
@@ -222,3 +222,61 @@ class TestWithTheRealEncoder:
     def test_an_unknown_encoder_is_an_error(self, tmp_path):
         with pytest.raises(UserError, match="neither a local folder nor reachable"):
             text.TextEncoder(str(tmp_path / "nothing"), (-1,), tmp_path)
+
+
+# ---- CMU-MOSI ----
+
+
+def mosi_table(path, **changes):
+    rng = np.random.default_rng(0)
+    columns = {}
+    for part, videos in (("train", 13), ("test", 4)):
+        video = [f"{part[:2]}{v:02d}" for v in range(videos) for _ in range(3)]
+        count = len(video)
+        columns |= {
+            f"text_{part}": rng.normal(size=(count, 5)), f"audio_{part}": rng.normal(size=(count, 4)),
+            f"video_{part}": rng.normal(size=(count, 6)), f"label_{part}": np.arange(count) % 2,
+            f"id_{part}": np.array([f"{v}_{i}" for i, v in enumerate(video)]), f"sent_{part}": np.array(["WELL"] * count),
+            f"vid_{part}": np.array(video), f"uttidx_{part}": np.arange(count) % 3 + 1,
+        }  # fmt: skip
+    columns |= changes
+    np.savez(path, **{name: value for name, value in columns.items() if value is not None})
+    return path
+
+
+def test_validation_videos_are_taken_whole_from_train(tmp_path):
+    table = mosi.read_table(mosi_table(tmp_path / "t.npz"))
+    videos = set(table["train"]["vid"].tolist())
+    valid = mosi.validation_videos(videos)
+    assert valid < videos
+    assert len(valid) == 3  # every sixth of 13
+    assert mosi.validation_videos(set(sorted(videos, reverse=True))) == valid
+    found = list(mosi.utterances(table, valid))
+    of = {part: {u.dialogue for u in found if u.split == part} for part in ("train", "valid", "test")}
+    assert of == {"train": videos - valid, "valid": valid, "test": {f"te{v:02d}" for v in range(4)}}
+    first = found[0]
+    np.testing.assert_array_equal(first.features["visual"], np.float32(table["train"]["video"][:1]))
+    assert (first.label, first.turn, first.speaker) == ("negative", 1, "tr00")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"audio_test": None}, "column 'audio_test' is missing"),
+        ({"label_train": np.full(39, 2)}, r"label_train\[0\] is 2, not 0 or 1"),
+        ({"vid_test": np.array(["tr00"] * 12)}, "video 'tr00' is in train and in test"),
+        ({"sent_test": np.array(["WELL"])}, "differ in length"),
+    ],
+)
+def test_a_wrong_mosi_table_is_named(tmp_path, changes, words):
+    with pytest.raises(UserError, match=words):
+        mosi.read_table(mosi_table(tmp_path / "t.npz", **changes))
+
+
+@needs_shared
+def test_the_real_mosi_table():
+    table = mosi.read_table(SHARED / "mosi" / "cmu_mosi_3modal.npz")
+    assert {part: len(columns["id"]) for part, columns in table.items()} == mosi.TOTALS
+    videos = {part: set(columns["vid"].tolist()) for part, columns in table.items()}
+    assert (len(videos["train"]), len(videos["test"])) == (62, 31)
+    assert len(mosi.validation_videos(videos["train"])) == 11

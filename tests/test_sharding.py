@@ -13,8 +13,12 @@ from mer_jax.records import Corpus, write_corpus
 @pytest.fixture
 def config():
     config = config_lib.LSGMERExperiment()
-    config.data.modalities = ("text",)
-    config.model.width, config.model.dropout, config.train.batch_size = 32, 0.3, 32
+    config.data.modalities, config.model.width = ("text",), 32
+    return with_sgd(config)
+
+
+def with_sgd(config):
+    config.model.dropout, config.train.batch_size = 0.3, 32
     config.optim.name, config.optim.learning_rate, config.optim.warmup = "sgd", 0.1, 0.0
     return config_lib.validate(config)
 
@@ -58,11 +62,16 @@ def test_one_device_is_eight_devices(config, corpus):
 
 
 @pytest.mark.slow
-def test_gradients_of_one_step(config, corpus):
-    """SGD's first step at rate 1 without clip or decay is the gradient itself."""
+@pytest.mark.parametrize("family", config_lib.FAMILIES)
+def test_gradients_of_one_step(family, corpus):
+    """SGD's first step at rate 1 without clip or decay is the gradient itself. DeepMSI-MER's contrastive loss compares
+    every sample with every other, on whatever device it is."""
+    config = with_sgd(family())
     config.data.modalities = ("text", "audio")
     config.optim.learning_rate, config.optim.clip, config.optim.weight_decay = 1.0, 0.0, 0.0
-    config.optim.schedule, config.model.label_average = "constant", 0.0
+    config.optim.schedule = "constant"
+    if family is config_lib.LSGMERExperiment:
+        config.model.width, config.model.label_average = 32, 0.0
     _, one = losses(config, corpus, 1, 1)
     _, eight = losses(config, corpus, 8, 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), one, eight)
