@@ -30,6 +30,9 @@ def get_config(arg: str = "") -> config.DeepMSIExperiment:
         model.tcn_widths, model.late_widths = (32, 32), (32,)
         optim.learning_rate = 2e-3
         train.epochs = 3
-    elif arg:
+    elif not arg:
+        optim.learning_rate, optim.weight_decay, optim.average = 2e-3, 1.0, 0.995
+        train.epochs, train.patience = 30, 8
+    else:
         raise ValueError(f"configs/deepmsi_mer.py knows the arguments iemocap, meld and tiny, or none, not {arg!r}")
     return experiment

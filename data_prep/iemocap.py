@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.table import read_npz
 from data_prep.text import add_arguments, encoder_of, normalise
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
@@ -27,11 +28,7 @@ TOTALS = {(6, True): 7433, (6, False): 7380, (4, True): 5584, (4, False): 5531}
 
 def read_table(path: Path, audio: str) -> dict[str, np.ndarray]:
     """The table's columns; raises UserError naming what is missing or does not fit."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            table = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not an npz table: {error}") from None
+    table = read_npz(path)
     arrays_of_audio = [n for n, v in table.items() if n.startswith("audio") and v.ndim == 2]
     for name in (*COLUMNS, "label_names", audio):
         if name not in table:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.table import read_npz
 from data_prep.text import add_arguments, encoder_of
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
@@ -28,14 +29,7 @@ VALID_EVERY = 6
 
 def read_table(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """{part: {column: array}}; raises UserError naming file and column."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            whole = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not an npz table ({error})") from None
-    table = {}
+    whole, table = read_npz(path), {}
     for part in ("train", "test"):
         missing = [f"{c}_{part}" for c in COLUMNS if f"{c}_{part}" not in whole]
         if missing:

@@ -5,6 +5,8 @@ A config file in `configs/` returns an `Experiment`; `--config.a.b=…` override
 
 import dataclasses
 import json
+import math
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ class Data:
 
 @dataclasses.dataclass
 class LSGMER:
-    """papers.md A; every default here is ours, the paper states none."""
+    """LSGMER (arXiv 2504.05158); every default here is ours, the paper states none."""
 
     width: int = 256
     heads: int = 4
@@ -50,21 +52,21 @@ class LSGMER:
 
 @dataclasses.dataclass
 class DeepMSI:
-    """papers.md B; widths of the modalities come from the corpus. `fixed` is the method as the paper means it."""
+    """DeepMSI-MER (arXiv 2502.08573) on features; sizes here are ours, the published ones are in configs/deepmsi_mer.py."""
 
-    variant: str = "fixed"  # fixed | published (as the official code computes it: VSC without effect, BatchNorm)
+    variant: str = "fixed"  # fixed (as the paper means it) | published (as the official code computes it)
     vsc: bool = True  # visual sequence compression; False = the TCN reads every frame
     keep: float = 0.5  # share of the frames (of a frame's tokens, where it has several) that VSC keeps [ours]
-    threshold: float = 0.6  # VSC merges a dropped frame into a kept one that is at least so similar
+    threshold: float = 0.6  # VSC merges a dropped frame into the kept ones that are more similar than this (cosine)
     alpha: float = 0.9  # share of the kept frame in the merged one
     early_width: int = 128
     tcn_widths: tuple[int, ...] = (128, 128, 128)  # one block each; block l looks 2^l steps back
     tcn_kernel: int = 3
-    projection: int = 128
-    late_widths: tuple[int, ...] = (128, 64)
+    projection: int = 256
+    late_widths: tuple[int, ...] = (256, 128)
     dropout: float = 0.3  # in the late fusion
     early_dropout: float = 0.1
-    tcn_dropout: float = 0.1
+    tcn_dropout: float = 0.3
     projection_dropout: float = 0.2
 
 
@@ -118,7 +120,7 @@ class Train:
     select: str = "weighted_f1"  # validation score that chooses the checkpoint: weighted_f1 | macro_f1 | accuracy | uar
     checkpoint_steps: int = 0  # save so often besides every epoch's end; 0 = at epochs' ends only
     log_steps: int = 20
-    precision: str = "float32"  # what the model computes in: float32 | bfloat16; parameters and loss stay float32
+    precision: str = "float32"  # the model's products: float32 | bfloat16; parameters, statistics and loss stay float32
 
 
 @dataclasses.dataclass
@@ -165,8 +167,8 @@ CHOICES = {
     "train.select": ("weighted_f1", "macro_f1", "accuracy", "uar"),
 }
 AT_LEAST: dict[str, float] = {
-    "seed": 0, "data.resident_limit_mb": 1, "data.group_by_length": 1, "data.read_threads": 0,
-    "model.width": 1, "model.heads": 1, "model.early_width": 1, "model.tcn_kernel": 1, "model.projection": 1, "loss.apc": 0, "loss.focal_gamma": 0, "loss.contrastive": 0,
+    "seed": 0, "data.resident_limit_mb": 1, "data.group_by_length": 1, "data.read_threads": 1,
+    "model.width": 1, "model.heads": 1, "model.early_width": 1, "model.tcn_kernel": 1, "model.projection": 1, "model.alpha": 0, "model.threshold": -1, "loss.apc": 0, "loss.focal_gamma": 0, "loss.contrastive": 0,
     "optim.weight_decay": 0, "optim.clip": 0, "train.batch_size": 1, "train.eval_batch_size": 1,
     "train.epochs": 1, "train.patience": 0, "train.checkpoint_steps": 0, "train.log_steps": 1,
 }  # fmt: skip
@@ -193,14 +195,16 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def validate(config: Experiment) -> Experiment:
     """Returns the config with comma lists split; raises UserError naming the field and what would be right."""
+    _check_tuples(config)
     config.data.modalities = _split(config.data.modalities)
+    _require(config.seed < 2**32, "seed", config.seed, f"below {2**32}")
     for name, value in flatten(to_dict(config)).items():
         if name in CHOICES:
             _require(value in CHOICES[name], name, value, f"one of {', '.join(CHOICES[name])}")
         if name in AT_LEAST:
             _require(value >= AT_LEAST[name], name, value, f"at least {AT_LEAST[name]:g}")
         if name in ABOVE_ZERO:
-            _require(value > 0, name, value, "above 0")
+            _require(0 < value < math.inf, name, value, "above 0 and finite")
         if name in AT_MOST_ONE:
             _require(value <= 1, name, value, "at most 1")
         if name in BELOW_ONE:
@@ -217,8 +221,26 @@ def validate(config: Experiment) -> Experiment:
     return config
 
 
+def _check_tuples(config: Experiment) -> None:
+    """The flag parser checks that a tuple is one, not what is in it."""
+    for name, group in vars(config).items():
+        if not dataclasses.is_dataclass(group):
+            continue
+        for field, hint in typing.get_type_hints(type(group)).items():
+            if typing.get_origin(hint) is tuple:
+                kind, value = typing.get_args(hint)[0], getattr(group, field)
+                good = isinstance(value, tuple) and all(type(item) is kind for item in value)
+                words = {int: "whole numbers, as in (64,32)", str: "names, as in a,b"}[kind]
+                _require(good, f"{name}.{field}", value, words)
+
+
 def _validate_lsgmer(model: LSGMER) -> None:
     _require(model.width % model.heads == 0, "model.width", model.width, f"a multiple of model.heads = {model.heads}")
+    _require(
+        model.encoder != "gru" or model.width % 2 == 0, "model.width", model.width, "even when model.encoder is gru"
+    )
+    _require(model.reduce != "rows" or model.label_update != "class_mean", "model.label_update", model.label_update,
+             "optimizer when model.reduce is rows: there is no one fused feature to take the mean of")  # fmt: skip
     if not model.lse:
         _require(model.reduce == "mean", "model.reduce", model.reduce, "mean when model.lse is off")
 

@@ -43,7 +43,7 @@ class History:
 
     def __init__(self, workdir: Path, start: int):
         self._path = workdir / "history.jsonl"
-        rows = self._path.read_text().splitlines() if self._path.exists() else []
+        rows = self._path.read_text().split("\n")[:-1] if self._path.exists() else []  # a torn last line has no end
         kept = [row for row in rows if json.loads(row)["step"] <= start]
         write_text(self._path, "".join(row + "\n" for row in kept))
         self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
@@ -105,12 +105,18 @@ class Meter:
             values = {name: float(value) for name, value in jax.device_get(terms).items()}
             self._loss, self._pending = values["loss"], None
             self._history.scalars("train", at, values)
-            if not math.isfinite(self._loss):
-                raise UserError(
-                    f"the training loss is {self._loss} at step {at}; lower --config.optim.learning_rate or look at the "
-                    "features. The checkpoints saved before are untouched."
-                )
+            refuse_nonfinite(at, values)
         return self._loss
+
+
+def refuse_nonfinite(at: int, values: Mapping[str, Any]) -> None:
+    """Raises UserError if one of the values, on the host or the device, is NaN or infinite."""
+    for name, value in jax.device_get(dict(values)).items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"the training's {name} is {value} at step {at}; lower --config.optim.learning_rate or look at the features. "
+                "The checkpoints saved before are untouched."
+            )
 
 
 class Progress:

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def weighted_mean(x: Float[Array, "batch"], weight: Float[Array, "batch"]) -> Float[Array, ""]:
@@ -34,7 +34,7 @@ def cross_entropy(
         loss = loss / (classes * prior[label])
     elif imbalance == "focal":
         p_label = jnp.exp(jnp.take_along_axis(log_p, label[:, None], axis=1))[:, 0]
-        loss = loss * (1 - p_label) ** focal_gamma
+        loss = loss * jnp.maximum(1 - p_label, 1e-7) ** focal_gamma  # at 0 a gamma below 1 has no gradient
     return loss
 
 
@@ -117,6 +117,7 @@ def contrastive(
 def fusion_objective(
     logits: Float[Array, "batch classes"],
     projections: dict[str, Float[Array, "batch dim"]],
+    present: dict[str, Bool[Array, "batch"]],
     temperature: Float[Array, ""],
     label: Int[Array, "batch"],
     weight: Float[Array, "batch"],
@@ -130,14 +131,22 @@ def fusion_objective(
     label_smoothing: float,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """DeepMSI-MER's total: mean classification loss + contrastive_weight * mean over `pairs` ("anchor-other", those whose
-    two modalities are there) of the contrastive loss; the terms by name, with the number of positive pairs."""
+    two modalities are there, over the samples that have both) of the contrastive loss; the terms by name, with the number of
+    positive pairs."""
     classification = cross_entropy(
         logits, label, prior=prior, imbalance=imbalance, focal_gamma=focal_gamma, label_smoothing=label_smoothing
     )
     terms = {"classification": weighted_mean(classification, weight)}
     names = [pair.split("-") for pair in pairs]
     found = [
-        contrastive(projections[a], projections[b], label, weight, temperature=temperature, per_positive=per_positive)
+        contrastive(
+            projections[a],
+            projections[b],
+            label,
+            jnp.where(present[a] & present[b], weight, 0),
+            temperature=temperature,
+            per_positive=per_positive,
+        )
         for a, b in names
         if a in projections and b in projections
     ]

@@ -9,7 +9,7 @@ import optax
 
 def schedule(kind: str, learning_rate: float, warmup: float, steps: int) -> optax.Schedule:
     """Linear warm-up over `warmup` of `steps`, then constant, or down to 0 at `steps` (linear, cosine)."""
-    rise = round(warmup * steps)
+    rise = min(round(warmup * steps), steps - 1)
     rest = {
         "constant": lambda: optax.constant_schedule(learning_rate),
         "linear": lambda: optax.linear_schedule(learning_rate, 0.0, steps - rise),
@@ -20,17 +20,19 @@ def schedule(kind: str, learning_rate: float, warmup: float, steps: int) -> opta
 
 
 def decayed(params: Any) -> Any:
-    """True for matrices called `kernel`: biases, norm scales and label embeddings do not decay."""
-    return jax.tree_util.tree_map_with_path(lambda path, x: path[-1].key == "kernel" and x.ndim > 1, params)
+    """True for matrices called `kernel`, and for the magnitudes of weight-normed ones: biases, norm scales and label
+    embeddings do not decay, nor do directions, whose length says nothing."""
+    return jax.tree_util.tree_map_with_path(lambda path, x: path[-1].key in ("kernel", "magnitude"), params)
 
 
 def optimizer(
     *, name: str, rate: optax.Schedule, weight_decay: float, clip: float, b1: float, b2: float
 ) -> optax.GradientTransformation:
     """Clip by global norm (0 = off), then AdamW (Loshchilov & Hutter 2019), SGD with the same decoupled decay, or Adam
-    with the decay added to the gradient (L2 regularisation, what torch's Adam does)."""
+    with the decay of every parameter added to its gradient (L2 regularisation, what torch's Adam does)."""
     clipped = optax.clip_by_global_norm(clip) if clip else optax.identity()
     adam = optax.scale_by_adam(b1, b2)
-    decay = optax.add_decayed_weights(weight_decay, decayed) if weight_decay else optax.identity()
+    mask = None if name == "adam" else decayed
+    decay = optax.add_decayed_weights(weight_decay, mask) if weight_decay else optax.identity()
     rule = {"adamw": (adam, decay), "adam": (decay, adam), "sgd": (decay,)}[name]
     return optax.chain(clipped, *rule, optax.scale_by_learning_rate(rate))

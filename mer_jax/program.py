@@ -154,21 +154,27 @@ def lsgmer_parts(config: config_lib.LSGMERExperiment, corpus: Corpus, prior: jax
 
 
 def deepmsi_parts(config: config_lib.DeepMSIExperiment, corpus: Corpus, prior: jax.Array) -> dict[str, Any]:
-    settings = dataclasses.asdict(config.loss)
+    model, settings = dataclasses.asdict(config.model), dataclasses.asdict(config.loss)
+    visual = corpus.modalities["visual"] if "visual" in config.data.modalities else {"longest": 0}
+    tokens = visual.get("tokens", 1)
+    if model["vsc"] and visual["longest"] * tokens == 1:
+        log.console.print("every clip is one visual vector: there is nothing to compress, VSC is off")
+        model["vsc"] = False
+    weight, learned = settings.pop("contrastive"), settings.pop("learn_temperature")
+    compared = [pair for pair in config.loss.pairs if set(pair.split("-")) <= set(config.data.modalities)]
     functions = pure.pure(
         deepmsi_mer.DeepMSIMER,
         classes=len(corpus.labels),
-        tokens=corpus.modalities["visual"].get("tokens", 1) if "visual" in config.data.modalities else 1,
+        tokens=tokens,
         temperature=settings.pop("temperature"),
-        learn_temperature=settings.pop("learn_temperature"),
+        learn_temperature=learned and weight > 0 and bool(compared),
         **shared_settings(config, corpus),
-        **dataclasses.asdict(config.model),
+        **model,
     )
-    weight = settings.pop("contrastive")
 
     def loss(outputs: deepmsi_mer.Outputs, batch: Batch) -> Any:
         return losses.fusion_objective(
-            outputs["logits"], outputs["projections"], outputs["temperature"], batch.label, batch.weight,
+            outputs["logits"], outputs["projections"], outputs["present"], outputs["temperature"], batch.label, batch.weight,
             prior=prior, contrastive_weight=weight, **settings,
         )  # fmt: skip
 

@@ -354,9 +354,10 @@ def _write_shards(
     if embeddings.shape != (len(description.labels), width):
         raise UserError(f"label_embeddings has shape {embeddings.shape}, not [classes, width of the label space]")
     for modality, tokens in description.tokens.items():
-        if specs[modality]["width"] % tokens:
-            raise UserError(f"{modality} is {specs[modality]['width']} wide, which {tokens} tokens cannot share")
+        if modality not in specs:
+            raise UserError(f"tokens are given for {modality!r}, which is not declared")
         specs[modality]["tokens"] = tokens
+        _check_tokens("tokens", modality, specs[modality])
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "name": description.name,
@@ -379,6 +380,14 @@ def _write_shards(
     return manifest
 
 
+def _check_tokens(where: str, modality: str, spec: Mapping[str, Any]) -> None:
+    tokens, width = spec.get("tokens", 1), spec.get("width")
+    if not (type(tokens) is int and type(width) is int and tokens > 0 and width > 0 and width % tokens == 0):
+        raise UserError(
+            f"{where}: {modality} is {width!r} wide and has {tokens!r} tokens a step; tokens must share the width"
+        )
+
+
 def _check(utterance: Utterance, description: Description, specs: dict[str, dict[str, Any]]) -> None:
     where = f"utterance {utterance.id!r}"
     if utterance.label not in description.labels:
@@ -388,6 +397,8 @@ def _check(utterance: Utterance, description: Description, specs: dict[str, dict
     for modality, value in utterance.features.items():
         if modality not in description.extractors:
             raise UserError(f"{where}: modality {modality!r} is not declared")
+        if not modality.isidentifier():
+            raise UserError(f"{where}: modality {modality!r} is no name; use letters, as in text, audio, visual")
         if value.ndim != 2 or value.shape[0] == 0 or value.dtype.name not in DTYPES:
             raise UserError(
                 f"{where}: {modality} must be [time >= 1, width] of {' or '.join(DTYPES)}, "
@@ -514,6 +525,8 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
     for field in fields:
         if not manifest.get(field):
             raise UserError(f"{path}: field {field!r} is missing or empty. Restore the file.")
+    for modality, spec in manifest["modalities"].items():
+        _check_tokens(str(path), modality, spec)
     return manifest, hashlib.sha256(raw).hexdigest()
 
 

@@ -15,9 +15,9 @@ from absl import app, flags, logging
 from mer_jax import cache
 from mer_jax import config as config_lib
 from mer_jax.errors import UserError, reported
-from mer_jax.main import CONFIG, WORKDIR, open_corpus, parse_flags
+from mer_jax.main import CHANGED, CONFIG, MODE, WORKDIR, open_corpus, parse_flags
 
-SEEDS = flags.DEFINE_integer("seeds", 5, "Runs of every row, with seeds 0, 1, …", lower_bound=1)
+SEEDS = flags.DEFINE_integer("seeds", 5, "Runs of every row, with seeds config.seed (0), 1, …", lower_bound=1)
 SWEEP = flags.DEFINE_string(
     "sweep",
     None,
@@ -29,10 +29,13 @@ ROWS = flags.DEFINE_list("rows", None, "Only these rows of the sweep, comma-sepa
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     with reported():
+        if MODE.value != "train":
+            raise UserError("--mode=eval scores one run: python -m mer_jax.main with that run's --workdir")
         base = config_lib.validate(CONFIG.value)
         rows = read_rows(SWEEP.value, ROWS.value, base.experiment)
         workdir = Path(WORKDIR.value) if WORKDIR.value else Path(f"{config_lib.default_workdir(base)}-sweep")
-        points = [(row, seed, change(base, rows[row], seed)) for row in rows for seed in range(SEEDS.value)]
+        seeds = range(base.seed, base.seed + SEEDS.value)
+        points = [(row, seed, change(base, rows[row], seed)) for row in rows for seed in seeds]
         corpus = open_corpus(base)
         for _row, _seed, experiment in points:
             config_lib.validate_against(experiment, corpus)
@@ -44,7 +47,8 @@ def main(_: list[str]) -> None:
         for number, (row, seed, experiment) in enumerate(points, 1):
             log.console.print(f"\n[bold]run {number} of {len(points)}: {row}, seed {seed}[/bold]")
             try:
-                found[row].append(train.run(experiment, corpus, workdir / slug(row) / f"seed{seed}"))
+                folder = workdir / slug(row) / f"seed{seed}"
+                found[row].append(train.run(experiment, corpus, folder, allow_config_change=CHANGED.value))
             except UserError as error:  # a row that diverges must not cost the others
                 failed.append(f"{row}, seed {seed}: {error}")
                 log.console.print(f"failed: {error}")
@@ -63,10 +67,17 @@ def read_rows(path: str | None, only: list[str] | None, default: str) -> dict[st
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise UserError(f"--sweep={path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} does not load: {type(error).__name__}: {error}") from None
     if not hasattr(module, "get_sweep"):
         raise UserError(f"{path} has no get_sweep()")
     rows = module.get_sweep()
+    if not (isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values())):
+        raise UserError(f"{path}: get_sweep() must return {{row: {{field: value}}}} with at least one row")
+    if len({slug(name) for name in rows}) < len(rows):
+        raise UserError(f"{path}: two rows would share a folder, for their names differ in punctuation only")
     for name in only or ():
         if name not in rows:
             raise UserError(f"--rows={name}: {path} has {', '.join(rows)}")
@@ -79,6 +90,8 @@ def change(base: config_lib.Experiment, changes: dict[str, Any], seed: int) -> c
     experiment.seed = seed
     known = config_lib.flatten(config_lib.to_dict(base))
     for field, value in changes.items():
+        if field in ("seed", "experiment", "data.path"):
+            raise UserError(f"the sweep changes {field}, which all rows share; set it on the command line")
         if field not in known:
             raise UserError(f"the sweep changes {field!r}, which the config does not have; it has {', '.join(known)}")
         *path, last = field.split(".")

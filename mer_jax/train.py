@@ -52,11 +52,16 @@ def finished(workdir: Path, now: dict[str, Any], allow_config_change: bool) -> b
     Raises UserError, and touches nothing, if it holds another experiment's or something else.
     """
     path, done = workdir / "config.json", (workdir / "metrics.json").exists()
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; it must be a folder, or not exist yet")
+    foreign = UserError(f"{workdir} is not empty and holds no run of ours; choose another --workdir")
     if not path.exists():
         if workdir.exists() and any(workdir.iterdir()):
-            raise UserError(f"{workdir} is not empty and holds no run of ours; choose another --workdir")
+            raise foreign
         return False
     before = read_json(path)
+    if not isinstance(before, dict) or not {"config", "data"} <= before.keys():
+        raise foreign
     changed = [line for group in ("config", "data") for line in config_lib.differences(before[group], now[group])]
     if changed and (done or not allow_config_change):
         way = "" if done else ", or --allow_config_change to carry on with the new values"
@@ -154,7 +159,8 @@ def loop(
     meter = log.Meter(history, watch)
     progress = log.Progress("training", total, "steps", start, watch)
 
-    def save(at: int) -> None:
+    def save(at: int, **checked: Any) -> None:
+        log.refuse_nonfinite(at, checked)
         info = {"best": dataclasses.asdict(best), "config": config_lib.to_dict(config), "labels": feed.corpus.labels}
         checkpoints.save(at, state, info, best.step)
 
@@ -179,9 +185,9 @@ def loop(
                             {"step": at, "epoch": at // epoch_steps, "valid": overall(valid), "best": better}
                         )
                         tell(at // epoch_steps, settings.epochs, meter.fetch(), valid, better, progress)
-                        save(at)
+                        save(at, **terms, validation_loss=valid["loss"])
                 elif settings.checkpoint_steps and at % settings.checkpoint_steps == 0:
-                    save(at)
+                    save(at, **terms)
         meter.fetch()
     finally:
         progress.close()

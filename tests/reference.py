@@ -137,7 +137,7 @@ def apc(logits, similarity, temperature):
 
 def causal_conv(p, x, dilation):
     """Weight-normed causal convolution of one sequence [time, feat], written tap by tap."""
-    v, g = np.asarray(p["kernel"], np.float64), np.asarray(p["scale"], np.float64)
+    v, g = np.asarray(p["direction"], np.float64), np.asarray(p["magnitude"], np.float64)
     y = np.tile(np.asarray(p["bias"], np.float64), (len(x), 1))
     for out in range(v.shape[2]):
         w = g[out] * v[:, :, out] / np.sqrt((v[:, :, out] ** 2).sum())

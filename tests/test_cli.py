@@ -243,7 +243,7 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
     partly = run_cli(*flags, "--rows=no gate,diverges", "--config.train.log_steps=1", f"--workdir={tmp_path / 'v'}",
                      "--seeds=1", module="mer_jax.sweep")  # fmt: skip
     assert partly.returncode == 2
-    assert "1 of 2 runs failed:\n  diverges, seed 0: the training loss is nan at step" in partly.stderr
+    assert "1 of 2 runs failed:\n  diverges, seed 0: the training's loss is nan at step" in partly.stderr
     assert json.loads((tmp_path / "v" / "sweep.json").read_text()).keys() == {"no gate"}
     wrong = run_cli(*flags, "--rows=nothing", module="mer_jax.sweep")
     assert wrong.returncode == 2

@@ -7,15 +7,16 @@ import pytest
 from conftest import ROOT
 
 from mer_jax import config as config_lib
-from mer_jax import data, program, shard
+from mer_jax import data, program, shard, sweep
 from mer_jax.config import DeepMSIExperiment, LSGMERExperiment, validate
 from mer_jax.errors import UserError
 
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
+SWEEPS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_sweep" in p.read_text())
 PARAMETERS = {
     "lsgmer": 2_257_159,
     "lsgmer:tiny": 38_439,
-    "deepmsi_mer": 413_231,
+    "deepmsi_mer": 758_831,
     "deepmsi_mer:tiny": 27_503,
     "deepmsi_mer:iemocap": 16_993_327,
 }
@@ -69,15 +70,65 @@ def test_every_config_traces_a_step(name, demo):
         ("model.tcn_widths", (), "one or more positive"),
         ("loss.pairs", ("visual-smell",), "pairs of two different modalities"),
         ("model.variant", "official", "one of fixed, published"),
+        ("model.tcn_widths", (64.5, 64), "whole numbers"),
+        ("model.alpha", -3.0, "at least 0"),
+        ("loss.pairs", (1, 2), "names, as in"),
+        ("data.max_length", "text", "whole numbers"),
+        ("optim.learning_rate", float("inf"), "above 0 and finite"),
+        ("seed", 5_000_000_000, "below"),
     ],
 )
 def test_a_bad_value_is_named(field, value, words):
-    deepmsi = field in ("model.keep", "model.tcn_widths", "loss.pairs", "model.variant")
+    deepmsi = field in ("model.keep", "model.tcn_widths", "loss.pairs", "model.variant", "model.alpha")
     config = DeepMSIExperiment() if deepmsi else LSGMERExperiment()
-    group, name = field.split(".")
-    setattr(getattr(config, group), name, value)
+    group, _, name = field.rpartition(".")
+    setattr(getattr(config, group) if group else config, name, value)
     with pytest.raises(UserError, match=f"--config.{re.escape(field)}=.*{words}"):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reduce": "rows", "label_update": "class_mean"}, "optimizer when model.reduce is rows"),
+        ({"encoder": "gru", "width": 33, "heads": 1}, "even when model.encoder is gru"),
+        ({"lse": False, "reduce": "max"}, "mean when model.lse is off"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(changes, words):
+    config = LSGMERExperiment()
+    for name, value in changes.items():
+        setattr(config.model, name, value)
+    with pytest.raises(UserError, match=words):
+        validate(config)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_every_sweep_fits_its_config(path):
+    base = validate(load_config(next(c.stem for c in CONFIGS if path.stem.startswith(c.stem))))
+    rows = sweep.read_rows(str(path), None, "")
+    assert len({str(config_lib.to_dict(sweep.change(base, changes, 3))) for changes in rows.values()}) == len(rows) > 1
+
+
+@pytest.mark.parametrize("field", ["seed", "data.path", "model.size"])
+def test_a_sweep_cannot_change_what_its_rows_share(field):
+    with pytest.raises(UserError, match=field):
+        sweep.change(LSGMERExperiment(), {field: 1}, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def get_sweep(", "SyntaxError"),
+        ("x = 1", "has no get_sweep"),
+        ("def get_sweep():\n    return ['a']", "must return"),
+        ("def get_sweep():\n    return {'a 1e-3': {}, 'a 1e+3': {}}", "share a folder"),
+    ],
+)
+def test_a_wrong_sweep_file_is_named(tmp_path, text, words):
+    (tmp_path / "rows.py").write_text(text)
+    with pytest.raises(UserError, match=words):
+        sweep.read_rows(str(tmp_path / "rows.py"), None, "")
 
 
 def test_averaged_weights_do_not_go_with_batch_norm():

@@ -44,7 +44,7 @@ def test_apc_is_finite_at_one_hot_logits_with_its_gradient():
 
 @pytest.mark.parametrize("classes", [4, 6, 7])
 def test_without_a_temperature_q_stays_flat(classes):
-    """The bounds that papers.md derives: one cosine 1, the others -1."""
+    """The largest q there is: one cosine 1, the others -1."""
     similarity = np.full(classes, -1.0)
     similarity[0] = 1
     q = np.exp(log_softmax(similarity))
@@ -74,6 +74,15 @@ def test_cross_entropy_family(imbalance, smoothing):
         imbalance=imbalance, focal_gamma=2.0, label_smoothing=smoothing,
     )  # fmt: skip
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_focal_loss_of_a_certain_answer_has_a_gradient():
+    def total(logits):
+        return losses.cross_entropy(
+            logits, jnp.array([0]), prior=jnp.ones(2) / 2, imbalance="focal", focal_gamma=0.5
+        ).sum()
+
+    assert np.isfinite(jax.grad(total)(jnp.array([[40.0, 0.0]]))).all()
 
 
 def test_class_weights_average_to_one():
@@ -165,9 +174,10 @@ def test_fusion_objective_averages_the_pairs_that_are_there():
     projections = {m: jnp.asarray(v, jnp.float32) for m, v in zip(("visual", "text", "audio"), (a, b, c), strict=True)}
     logits, prior = jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32), jnp.ones(3) / 3
 
-    def run(names, pairs, weight=0.5):
+    def run(names, pairs, weight=0.5, absent=None):
         return losses.fusion_objective(
-            logits, {m: projections[m] for m in names}, jnp.float32(0.5), jnp.asarray(label), jnp.ones(5), prior=prior,
+            logits, {m: projections[m] for m in names}, dict.fromkeys(names, jnp.ones(5, bool)) | (absent or {}),
+            jnp.float32(0.5), jnp.asarray(label), jnp.ones(5), prior=prior,
             contrastive_weight=weight, pairs=pairs, per_positive=False, imbalance="none", focal_gamma=2.0,
             label_smoothing=0.0,
         )  # fmt: skip
@@ -181,3 +191,10 @@ def test_fusion_objective_averages_the_pairs_that_are_there():
     assert run(("visual", "text", "audio"), ("visual-text",), 0.0)[1].keys() == {"classification"}
     one, _ = run(("visual", "text"), ("visual-text", "visual-audio", "text-audio"))
     np.testing.assert_allclose(one, terms["classification"] + 0.5 * wanted[0], rtol=1e-5)
+    lacking = {"text": jnp.array([True, True, False, True, True])}
+    _, terms = run(("visual", "text"), ("visual-text",), absent=lacking)
+    kept = np.array([0, 1, 3, 4])
+    np.testing.assert_allclose(
+        terms["contrastive"], reference.contrastive(a[kept], b[kept], label[kept], 0.5, False), rtol=1e-5
+    )
+    assert int(terms["positive_pairs"]) == 2

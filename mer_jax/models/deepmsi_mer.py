@@ -20,10 +20,12 @@ MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads
 
 
 class Outputs(TypedDict):
-    """logits: Float[batch, classes]; projections[m]: Float[batch, dim] of length 1; temperature of the contrastive loss: Float[]"""
+    """logits: Float[batch, classes]; projections[m]: Float[batch, dim] of length 1; present[m]: Bool[batch], whether the sample has
+    the modality; temperature of the contrastive loss: Float[]"""
 
     logits: Array
     projections: dict[str, Array]
+    present: dict[str, Array]
     temperature: Array
 
 
@@ -144,7 +146,10 @@ class DeepMSIMER(nnx.Module):
             x = block(x, key=k)
         temperature = jnp.exp(self.log_temperature[...]) if self.learn_temperature else jnp.float32(self.temperature)
         return Outputs(
-            logits=self.classifier(x), projections={m: unit(p) for m, p in projections.items()}, temperature=temperature
+            logits=self.classifier(x),
+            projections={m: unit(p) for m, p in projections.items()},
+            present={m: batch.mask[m].any(1) for m in self.modalities},
+            temperature=temperature,
         )
 
     def _compress(

@@ -1,4 +1,4 @@
-"""Temporal convolutional network: causal, dilated, weight-normed, residual (Bai et al. 2018; papers.md B2.4).
+"""Temporal convolutional network: causal, dilated, weight-normed, residual (Bai et al. 2018), as DeepMSI-MER uses it.
 
 Time runs backwards in here: index 0 is the last real step of a sequence, index r the one r steps before it. Padding then
 lies behind the data, where a causal convolution pads with zeros anyway, and what the last step depends on is a slice
@@ -17,7 +17,7 @@ Steps = tuple[int, int]  # (stride, count): the steps 0, stride, 2 stride … of
 
 
 class CausalConv(nnx.Module):
-    """y_t = b + sum_j x_(t - j dilation) W_j with W = scale * kernel / |kernel| per output feature (Salimans & Kingma 2016)."""
+    """y_t = b + sum_j x_(t - j dilation) W_j with W = magnitude * direction / |direction| per output feature (Salimans & Kingma 2016)."""
 
     def __init__(self, inputs: int, outputs: int, taps: int, dilation: int, *, he: bool, rngs: nnx.Rngs):
         self.taps, self.dilation = taps, dilation
@@ -27,8 +27,8 @@ class CausalConv(nnx.Module):
             else nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1))  # torch's default
         )
         kernel = draw(rngs.params(), (taps, inputs, outputs), jnp.float32)
-        self.kernel = nnx.Param(kernel)
-        self.scale = nnx.Param(jnp.sqrt(jnp.square(kernel).sum((0, 1))))
+        self.direction = nnx.Param(kernel)
+        self.magnitude = nnx.Param(jnp.sqrt(jnp.square(kernel).sum((0, 1))))
         self.bias = nnx.Param(jnp.zeros(outputs))
 
     def needs(self, steps: Steps, time: int) -> Steps:
@@ -45,10 +45,10 @@ class CausalConv(nnx.Module):
         reach = (count - 1) * stride + 1
         x = jnp.pad(x, ((0, 0), (0, max(0, (self.taps - 1) * back + reach - x.shape[1])), (0, 0)))
         seen = jnp.concatenate([x[:, j * back : j * back + reach : stride] for j in range(self.taps)], axis=-1)
-        kernel = self.kernel[...]
+        kernel = self.direction[...]
         # The norm scales the product, not the kernel: no second kernel is ever written.
         norm = jnp.sqrt(jnp.square(kernel.astype(jnp.float32)).sum((0, 1))).astype(kernel.dtype)
-        scale = self.scale[...] / norm
+        scale = self.magnitude[...] / norm
         return seen @ kernel.reshape(-1, kernel.shape[-1]) * scale[None, None] + self.bias[...][None, None]
 
 
@@ -133,5 +133,6 @@ def backwards(x: Float[Array, "batch time feat"], mask: Bool[Array, "batch time"
     count = mask.sum(1, dtype=jnp.int32)[:, None, None]
     steps = jnp.arange(x.shape[1], dtype=jnp.int32)
     here, there = steps[None, :, None], steps[None, None, :]
-    # A product with ones and zeros: unlike a gather, its gradient is a product too.
-    return jnp.einsum("brt,btf->brf", (here + there == count - 1).astype(x.dtype), x)
+    # A product with ones and zeros, exact at this precision: unlike a gather's, its gradient is a product too.
+    chosen = (here + there == count - 1).astype(x.dtype)
+    return jnp.einsum("brt,btf->brf", chosen, x, precision="highest")

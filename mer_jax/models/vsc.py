@@ -1,4 +1,5 @@
-"""Visual sequence compression: keep the tokens that agree with a guide, merge the others into them (papers.md B2.3, B5)."""
+"""Visual sequence compression of DeepMSI-MER (arXiv 2502.08573): keep the tokens that agree with a guide, merge the others
+into them."""
 
 import math
 from typing import NamedTuple
@@ -22,8 +23,9 @@ def guided_scores(
     x: Float[Array, "batch length dim"], mask: Bool[Array, "batch length"], guide: Float[Array, "batch dim"] | None
 ) -> Float[Array, "batch length"]:
     """softmax over the real tokens of cos(mean of the tokens + guide, token); zero for padding."""
+    x = x.astype(jnp.float32)  # in bfloat16 similar frames would tie
     centre = masked_mean(x, mask)
-    cosine = jnp.einsum("bld,bd->bl", unit(x), unit(centre if guide is None else centre + guide))
+    cosine = jnp.einsum("bld,bd->bl", unit(x), unit(centre if guide is None else centre + guide.astype(jnp.float32)))
     return jnp.where(mask, jax.nn.softmax(jnp.where(mask, cosine, -1e9), axis=-1), 0)
 
 
@@ -54,14 +56,15 @@ def compress(
     place = jnp.where(real, order, length)
     if not published:
         place = jnp.sort(place, axis=1)
-    chosen = jax.nn.one_hot(place, length, dtype=x.dtype)  # a product: its gradient needs no scatter
-    kept = jnp.einsum("bkl,bld->bkd", chosen, x)
+    chosen = jax.nn.one_hot(place, length, dtype=x.dtype)  # an exact product: its gradient needs no scatter
+    kept = jnp.einsum("bkl,bld->bkd", chosen, x, precision="highest")
     if published:
         return Compressed(kept, real, place)
     dropped = mask & (chosen.sum(1) == 0)
     kept = merge(kept, real, x, dropped, threshold=threshold, alpha=alpha)
-    score = jnp.einsum("bkl,bl->bk", chosen, score)
-    return Compressed(kept * (1 + score - jax.lax.stop_gradient(score))[..., None], real, place)
+    score = jnp.einsum("bkl,bl->bk", chosen.astype(jnp.float32), score, precision="highest")
+    weight = (1 + score - jax.lax.stop_gradient(score)).astype(kept.dtype)
+    return Compressed(kept * weight[..., None], real, place)
 
 
 def merge(
