@@ -3,6 +3,8 @@
 python -m mer_jax.main --config=configs/deepmsi_mer.py                                   demo corpus
 python -m mer_jax.main --config=configs/deepmsi_mer.py:tiny                              smoke run, seconds
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap --config.data.path=DIR    published sizes and rates
+
+All want text, audio and visual features; --config.data.modalities=text,audio leaves one out.
 """
 
 from mer_jax import config

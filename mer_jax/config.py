@@ -59,6 +59,9 @@ class DeepMSI:
     keep: float = 0.5  # share of the frames (of a frame's tokens, where it has several) that VSC keeps [ours]
     threshold: float = 0.6  # VSC merges a dropped frame into the kept ones that are more similar than this (cosine)
     alpha: float = 0.9  # share of the kept frame in the merged one
+    pool: str = (
+        "attention"  # how sequences of text and audio become one vector: mean | attention (one learned query) [ours]
+    )
     early_width: int = 128
     tcn_widths: tuple[int, ...] = (128, 128, 128)  # one block each; block l looks 2^l steps back
     tcn_kernel: int = 3
@@ -68,6 +71,7 @@ class DeepMSI:
     early_dropout: float = 0.1
     tcn_dropout: float = 0.3
     projection_dropout: float = 0.2
+    modality_dropout: float = 0.0  # share of samples of which one modality is hidden while training
 
 
 @dataclasses.dataclass
@@ -160,6 +164,7 @@ CHOICES = {
     "model.label_init": ("words", "random"),
     "model.label_update": ("optimizer", "class_mean"),
     "loss.imbalance": ("none", "class_weights", "focal", "logit_adjustment"),
+    "model.pool": ("mean", "attention"),
     "model.variant": ("fixed", "published"),
     "optim.name": ("adamw", "adam", "sgd"),
     "optim.schedule": ("constant", "linear", "cosine"),

@@ -75,7 +75,12 @@ def explain(error: Exception) -> str:
     field = re.search(r"Field (\w+) not found", text)
     if field is None:
         return text
-    known = sorted({k for family in config_lib.FAMILIES for k in config_lib.flatten(config_lib.to_dict(family()))})
+    # ml_collections names the dataclass that lacks the field: only the families that have it can be meant.
+    families = [f() for f in config_lib.FAMILIES]
+    meant = [
+        f for f in families if any(f"{type(x).__module__}.{type(x).__name__}'" in text for x in (f, *vars(f).values()))
+    ]
+    known = sorted({k for family in meant or families for k in config_lib.flatten(config_lib.to_dict(family))})
     near = difflib.get_close_matches(field[1], [k.split(".")[-1] for k in known], n=3, cutoff=0.5)
     hint = ", ".join(f"--config.{k}" for k in known if k.split(".")[-1] in near)
     return f"the config has no field {field[1]!r}" + (

@@ -101,7 +101,7 @@ class Program:
 
 
 def steps_per_epoch(config: config_lib.Experiment, part: data.Part) -> int:
-    """Updates until every utterance was seen once; where the batch does not divide the part, the stream reads on."""
+    """Updates in which as many utterances are read as the part has; the stream of utterances does not stop at an epoch's end."""
     return -(-len(part) // config.train.batch_size)
 
 
@@ -161,11 +161,17 @@ def deepmsi_parts(config: config_lib.DeepMSIExperiment, corpus: Corpus, prior: j
         log.console.print("every clip is one visual vector: there is nothing to compress, VSC is off")
         model["vsc"] = False
     weight, learned = settings.pop("contrastive"), settings.pop("learn_temperature")
+    pool = model.pop("pool")
     compared = [pair for pair in config.loss.pairs if set(pair.split("-")) <= set(config.data.modalities)]
     functions = pure.pure(
         deepmsi_mer.DeepMSIMER,
         classes=len(corpus.labels),
         tokens=tokens,
+        attended=tuple(
+            m
+            for m in config.data.modalities
+            if m != "visual" and pool == "attention" and corpus.modalities[m]["longest"] > 1
+        ),
         temperature=settings.pop("temperature"),
         learn_temperature=learned and weight > 0 and bool(compared),
         **shared_settings(config, corpus),

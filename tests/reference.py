@@ -208,6 +208,8 @@ def deepmsi(p, sample, *, keep, published, vsc=True, threshold=0.6, alpha=0.9):
     """DeepMSI-MER on one sample {modality: [time, feat]} at evaluation; returns (logits, projections of length 1)."""
     x = {m: np.asarray(v, np.float64) for m, v in sample.items()}
     pooled = {m: v.mean(0) for m, v in x.items() if m != "visual"}
+    for m, query in p["queries"].items() if "queries" in p else ():
+        pooled[m] = softmax(linear(query, x[m])[:, 0]) @ x[m]
     if "visual" in x:
         frames = x["visual"]
         if vsc:

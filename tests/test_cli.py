@@ -127,6 +127,7 @@ def test_another_config_or_seed_is_refused_and_nothing_is_touched(finished, run_
         (["--config.model.reduce=median"], "one of mean, max"),
         (["--config.data.path=/nowhere"], "/nowhere does not exist"),
         (["--config.train.batch_size=5000"], "the training part has only"),
+        (["--config.model.vsc=False"], "the config has no field 'vsc'; "),
         (["stray"], "is not a flag"),
     ],
 )

@@ -135,7 +135,12 @@ def test_a_missing_modality_is_finite_with_its_gradient(encoder):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+FEW = ({}, {"encoder": "gru"}, {"reduce": "rows", "fusion": "gated"}, {"widths": {"audio": 6}})
+
+
+@pytest.mark.parametrize(
+    "switch", [pytest.param(s, marks=[] if s in FEW else [pytest.mark.slow]) for s in SWITCHES], ids=str
+)
 def test_a_gradient_reaches_every_parameter(switch):
     from mer_jax.losses import joint_objective
 

@@ -123,6 +123,11 @@ def damage_version(folder):
     return "schema_version is 7"
 
 
+def damage_tokens(folder):
+    _edit(folder, lambda m: m["modalities"]["text"].update(tokens=4))
+    return "text is 6 wide and has 4 tokens a step"
+
+
 def damage_label(folder):
     _edit(folder, lambda m: m["labels"].__setitem__(1, "content"))
     return "label 'glad' is not in the manifest's list"
@@ -210,6 +215,18 @@ def test_writer_refuses(tmp_path, change, words):
     with pytest.raises(UserError, match=words):
         write_corpus(tmp_path / "out", change(list(small_utterances())), small_description())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("tokens", [{"text": 4}, {"text": 0}, {"smell": 2}])
+def test_tokens_must_share_the_width(tmp_path, tokens):
+    with pytest.raises(UserError, match="token"):
+        write_corpus(tmp_path / "out", small_utterances(), small_description(tokens=tokens))
+    assert not (tmp_path / "out").exists()
+
+
+def test_tokens_are_written(tmp_path):
+    write_corpus(tmp_path / "out", small_utterances(), small_description(tokens={"text": 3}))
+    assert Corpus(tmp_path / "out").modalities["text"]["tokens"] == 3
 
 
 def _with(utterance, **changes):

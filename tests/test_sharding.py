@@ -7,6 +7,7 @@ from conftest import small_description, small_utterances
 
 from mer_jax import config as config_lib
 from mer_jax import data, program, shard
+from mer_jax.demo import write_demo
 from mer_jax.records import Corpus, write_corpus
 
 
@@ -62,16 +63,27 @@ def test_one_device_is_eight_devices(config, corpus):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", config_lib.FAMILIES)
-def test_gradients_of_one_step(family, corpus):
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [
+        (config_lib.LSGMERExperiment, ""),
+        (config_lib.DeepMSIExperiment, "fixed"),
+        (config_lib.DeepMSIExperiment, "published"),
+    ],
+)
+def test_gradients_of_one_step(family, variant, tmp_path):
     """SGD's first step at rate 1 without clip or decay is the gradient itself. DeepMSI-MER's contrastive loss compares
     every sample with every other, on whatever device it is."""
     config = with_sgd(family())
-    config.data.modalities = ("text", "audio")
+    config.data.modalities = ("text", "audio", "visual")
+    write_demo(tmp_path / "demo", counts={"train": 64, "valid": 8, "test": 8})
+    corpus = Corpus(tmp_path / "demo")
     config.optim.learning_rate, config.optim.clip, config.optim.weight_decay = 1.0, 0.0, 0.0
     config.optim.schedule = "constant"
     if family is config_lib.LSGMERExperiment:
         config.model.width, config.model.label_average = 32, 0.0
+    else:
+        config.model.variant, config.optim.average = variant, 0.0
     _, one = losses(config, corpus, 1, 1)
     _, eight = losses(config, corpus, 8, 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), one, eight)

@@ -4,6 +4,7 @@ Text and audio guide the compression of the visual sequence, a TCN reads what is
 modalities into one space for the contrastive loss, late fusion classifies. Any non-empty set of the three modalities will do.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mer_jax.batch import Batch
 from mer_jax.models import vsc
-from mer_jax.models.layers import dropout, masked_mean, split_key, unit
+from mer_jax.models.layers import drop_steps, dropout, masked_mean, split_key, unit
 from mer_jax.models.tcn import TCN
 
 MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads them
@@ -77,6 +78,7 @@ class DeepMSIMER(nnx.Module):
 
     widths: features per time step of each modality; tokens: how many tokens lie side by side in a visual step (1: a step is
     a frame's one vector, and VSC works over the frames; more: VSC works inside every frame, whose tokens are then averaged).
+    attended: of text and audio, those pooled over time by attention instead of the mean; for one vector it would be the same.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class DeepMSIMER(nnx.Module):
         *,
         widths: Mapping[str, int],
         tokens: int,
+        attended: tuple[str, ...],
         classes: int,
         variant: str,
         vsc: bool,
@@ -99,14 +102,19 @@ class DeepMSIMER(nnx.Module):
         early_dropout: float,
         tcn_dropout: float,
         projection_dropout: float,
+        modality_dropout: float,
         temperature: float,
         learn_temperature: bool,
         rngs: nnx.Rngs,
     ):
         self.modalities = tuple(m for m in MODALITIES if m in widths)
-        self.tokens, self.published = tokens, variant == "published"
+        self.tokens, self.published, self.modality_dropout = tokens, variant == "published", modality_dropout
         self.compression = {"keep": keep, "threshold": threshold, "alpha": alpha} if vsc else None
         self.learn_temperature = learn_temperature
+        zero = nnx.initializers.zeros  # attention starts as the mean
+        self.queries = nnx.Dict(
+            {m: nnx.Linear(widths[m], 1, use_bias=False, kernel_init=zero, rngs=rngs) for m in attended}
+        )
         guides = sum(widths[m] for m in ("text", "audio") if m in widths)
         sizes = dict(widths)
         if "visual" in widths:
@@ -134,9 +142,10 @@ class DeepMSIMER(nnx.Module):
             self.log_temperature = nnx.Param(jnp.log(jnp.float32(temperature)))
 
     def __call__(self, batch: Batch, *, key: PRNGKeyArray | None = None) -> Outputs:
-        early, tcn, *keys = split_key(key, 2 + len(self.modalities) + len(self.late))
+        hidden, early, tcn, *keys = split_key(key, 3 + len(self.modalities) + len(self.late))
+        batch = dataclasses.replace(batch, mask=drop_steps(batch.mask, 0.0, self.modality_dropout, hidden))
         heads, late = keys[: len(self.modalities)], keys[len(self.modalities) :]
-        pooled = {m: masked_mean(batch.features[m], batch.mask[m]) for m in self.modalities if m != "visual"}
+        pooled = {m: self._pool(m, batch.features[m], batch.mask[m]) for m in self.modalities if m != "visual"}
         if "visual" in self.modalities:
             frames, mask = self._compress(batch, pooled, early)
             pooled["visual"] = self.tcn.last(frames, mask, key=tcn)
@@ -151,6 +160,14 @@ class DeepMSIMER(nnx.Module):
             present={m: batch.mask[m].any(1) for m in self.modalities},
             temperature=temperature,
         )
+
+    def _pool(
+        self, modality: str, x: Float[Array, "batch time feat"], mask: Bool[Array, "batch time"]
+    ) -> Float[Array, "batch feat"]:
+        if modality not in self.queries:
+            return masked_mean(x, mask)
+        score = jnp.where(mask, self.queries[modality](x)[..., 0], -1e9)
+        return jnp.einsum("bt,btf->bf", jnp.where(mask, nnx.softmax(score, axis=1), 0), x)
 
     def _compress(
         self, batch: Batch, pooled: dict[str, Array], key: PRNGKeyArray | None
