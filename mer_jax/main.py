@@ -81,7 +81,7 @@ def explain(error: Exception) -> str:
         f for f in families if any(f"{type(x).__module__}.{type(x).__name__}'" in text for x in (f, *vars(f).values()))
     ]
     known = sorted({k for family in meant or families for k in config_lib.flatten(config_lib.to_dict(family))})
-    near = difflib.get_close_matches(field[1], [k.split(".")[-1] for k in known], n=3, cutoff=0.5)
+    near = difflib.get_close_matches(field[1], [k.split(".")[-1] for k in known], n=1, cutoff=0.6)
     hint = ", ".join(f"--config.{k}" for k in known if k.split(".")[-1] in near)
     return f"the config has no field {field[1]!r}" + (
         f"; did you mean {hint}?" if hint else f"; it has {', '.join(known)}"

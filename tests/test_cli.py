@@ -155,7 +155,14 @@ def test_a_missing_config_is_one_clear_message(run_cli, arguments, words):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("damage", [damage_flipped_bit, damage_truncated, damage_missing_index, damage_version])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_flipped_bit,
+        damage_version,
+        *(pytest.param(damage, marks=pytest.mark.slow) for damage in (damage_truncated, damage_missing_index)),
+    ],
+)
 def test_a_damaged_corpus_stops_the_run_before_it_begins(small_corpus, run_cli, tmp_path, damage):
     words = damage(small_corpus)
     done = run_cli(

@@ -174,7 +174,7 @@ def test_batch_norm_learns_its_statistics_while_training_only():
     assert np.abs(means[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("variant", ["fixed", "published"])
+@pytest.mark.parametrize("variant", ["fixed", pytest.param("published", marks=pytest.mark.slow)])
 def test_bfloat16_is_close_and_keeps_float32_outside(variant):
     apply, params = make(variant=variant)
     half, _ = make(variant=variant, compute=jnp.bfloat16)

@@ -62,6 +62,10 @@ SWITCHES = [
 ]  # fmt: skip
 
 
+FEW = ({}, {"encoder": "gru"}, {"reduce": "rows", "fusion": "gated"}, {"widths": {"audio": 6}})
+FEW_FAST = [pytest.param(s, marks=[] if s in FEW else [pytest.mark.slow]) for s in SWITCHES]
+
+
 @pytest.mark.parametrize("switch", SWITCHES, ids=str)
 def test_forward_pass_is_the_formula(switch):
     apply, params = make(**switch)
@@ -105,7 +109,7 @@ def test_the_gate_only_attenuates():
     np.testing.assert_allclose(apply(params, batch)["fused"], fused, atol=1e-5)
 
 
-@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+@pytest.mark.parametrize("switch", FEW_FAST, ids=str)
 def test_padding_changes_nothing(switch):
     apply, params = make(**switch)
     widths = switch.get("widths", WIDTHS)
@@ -121,7 +125,7 @@ def test_batch_order_changes_nothing():
     np.testing.assert_allclose(apply(params, turned)["logits"], apply(params, batch)["logits"][::-1], atol=1e-6)
 
 
-@pytest.mark.parametrize("encoder", ["transformer", "gru"])
+@pytest.mark.parametrize("encoder", ["transformer", pytest.param("gru", marks=pytest.mark.slow)])
 def test_a_missing_modality_is_finite_with_its_gradient(encoder):
     apply, params = make(encoder=encoder)
     batch = make_batch([{"text": 4, "audio": 2}, {"text": 3, "audio": 0}])
@@ -135,12 +139,7 @@ def test_a_missing_modality_is_finite_with_its_gradient(encoder):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
-FEW = ({}, {"encoder": "gru"}, {"reduce": "rows", "fusion": "gated"}, {"widths": {"audio": 6}})
-
-
-@pytest.mark.parametrize(
-    "switch", [pytest.param(s, marks=[] if s in FEW else [pytest.mark.slow]) for s in SWITCHES], ids=str
-)
+@pytest.mark.parametrize("switch", FEW_FAST, ids=str)
 def test_a_gradient_reaches_every_parameter(switch):
     from mer_jax.losses import joint_objective
 

@@ -53,6 +53,7 @@ def corpus(tmp_path_factory):
     return Corpus(folder)
 
 
+@pytest.mark.slow
 def test_one_device_is_eight_devices(config, corpus):
     assert jax.device_count() == 8
     one, params_one = losses(config, corpus, 1, 12)
