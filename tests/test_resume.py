@@ -107,6 +107,7 @@ def compare(workdir, uninterrupted):
         np.testing.assert_array_equal(ours[key], value, err_msg=str(key))
 
 
+@pytest.mark.slow
 def test_killed_in_an_epoch_and_during_a_save(home, cache_home, uninterrupted):
     workdir = home / "killed" / "w"
     epoch = json.loads((uninterrupted / "history.jsonl").read_text().splitlines()[0])["step"]
