@@ -103,15 +103,15 @@ class Meter:
         if self._pending is not None:
             at, terms = self._pending
             values = {name: float(value) for name, value in jax.device_get(terms).items()}
+            refuse_nonfinite(at, values)
             self._loss, self._pending = values["loss"], None
             self._history.scalars("train", at, values)
-            refuse_nonfinite(at, values)
         return self._loss
 
 
 def refuse_nonfinite(at: int, values: Mapping[str, Any]) -> None:
     """Raises UserError if one of the values, on the host or the device, is NaN or infinite."""
-    for name, value in jax.device_get(dict(values)).items():
+    for name, value in sorted(jax.device_get(dict(values)).items(), key=lambda item: item[0] != "loss"):
         if not math.isfinite(value):
             raise UserError(
                 f"the training's {name} is {value} at step {at}; lower --config.optim.learning_rate or look at the features. "
