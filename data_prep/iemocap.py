@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.table import read_npz
-from data_prep.text import add_arguments, encoder_of, normalise
+from data_prep.text import encoder_of, normalise, parser_of
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
 
@@ -89,11 +89,8 @@ def utterances(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.iemocap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("data_prep.iemocap", __doc__)
     parser.add_argument("table", type=Path, metavar="TABLE.npz")
-    add_arguments(parser)
     parser.add_argument(
         "--classes", type=int, choices=(6, 4), default=6, help="6, or 4: excited counts as happy, no frustrated"
     )

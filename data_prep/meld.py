@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.text import add_arguments, encoder_of, normalise
+from data_prep.text import encoder_of, normalise, parser_of
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
 
@@ -120,11 +120,8 @@ def overlaps(rows: list[Row]) -> dict[str, int]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.meld", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("data_prep.meld", __doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    add_arguments(parser)
     arguments = parser.parse_args(argv)
     with reported():
         convert(arguments)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.table import read_npz
-from data_prep.text import add_arguments, encoder_of
+from data_prep.text import encoder_of, parser_of
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
 
@@ -69,11 +69,8 @@ def utterances(table: dict[str, dict[str, np.ndarray]], valid: set[str]) -> Iter
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.mosi", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("data_prep.mosi", __doc__)
     parser.add_argument("table", type=Path, metavar="TABLE.npz")
-    add_arguments(parser)
     arguments = parser.parse_args(argv)
     with reported():
         convert(arguments)

@@ -32,7 +32,11 @@ def normalise(sentence: str) -> str:
     return " ".join(sentence.translate(PLAIN).translate(QUOTES).split())
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def parser_of(tool: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m TOOL`, with what every corpus that goes through a text encoder is asked for."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {tool}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="corpus folder to make; must not exist yet"
     )
@@ -48,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, default=cache.folder() / "text",
         metavar="DIR", help="finished token states are kept here, so that an interrupted run carries on; default: %(default)s",
     )  # fmt: skip
+    return parser
 
 
 def encoder_of(arguments: argparse.Namespace) -> "TextEncoder":

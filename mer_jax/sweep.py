@@ -42,17 +42,18 @@ def main(_: list[str]) -> None:
         from mer_jax import log, shard, train
 
         shard.start(cache.folder() / "xla")
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
+        found: dict[str, list[dict[str, Any]]] = {}  # rows with a finished run
         failed: list[str] = []
         for number, (row, seed, experiment) in enumerate(points, 1):
             log.console.print(f"\n[bold]run {number} of {len(points)}: {row}, seed {seed}[/bold]")
             try:
                 folder = workdir / slug(row) / f"seed{seed}"
-                found[row].append(train.run(experiment, corpus, folder, allow_config_change=CHANGED.value))
+                result = train.run(experiment, corpus, folder, allow_config_change=CHANGED.value)
+                found.setdefault(row, []).append(result)
             except UserError as error:  # a row that diverges must not cost the others
                 failed.append(f"{row}, seed {seed}: {error}")
                 log.console.print(f"failed: {error}")
-            log.write_json(workdir / "sweep.json", {row: summary(runs) for row, runs in found.items() if runs})
+            log.write_json(workdir / "sweep.json", {row: summary(runs) for row, runs in found.items()})
         log.write_text(workdir / "sweep.md", markdown(found))
         print(f"\n{markdown(found)}\n{workdir}/sweep.json holds every run's scores, sweep.md this table")
         if failed:
@@ -126,8 +127,6 @@ def markdown(found: dict[str, list[dict[str, Any]]]) -> str:
                "valid/weighted_f1": "validation WF1"}  # fmt: skip
     lines = ["| | " + " | ".join(columns.values()) + " | seeds |", "|---" * (len(columns) + 2) + "|"]
     for name, runs in found.items():
-        if not runs:
-            continue
         row = summary(runs)
         cells = []
         for column in columns:

@@ -16,11 +16,16 @@ def test_same_seed_same_corpus_other_seed_other_corpus(tmp_path):
     assert one != other
 
 
+def drawn(specs):
+    """The class means and bases that the corpus of seed 0 was made with."""
+    rng = np.random.default_rng([demo_lib.VERSION, 0, 0])
+    means = {m: demo_lib.class_means(s, rng) for m, s in specs.items()}
+    return means, {m: np.linalg.qr(rng.normal(size=(s.width, s.width)))[0] for m, s in specs.items()}
+
+
 def test_bayes_accuracy_is_reached_by_the_exact_posterior_on_the_records(demo):
     """Cues are read back from the shards; the exact posterior must reach the stated accuracy, for every set of modalities."""
-    rng = np.random.default_rng([demo_lib.VERSION, 0, 0])
-    means = {m: demo_lib.class_means(s, rng) for m, s in demo_lib.MODALITIES.items()}
-    bases = {m: np.linalg.qr(rng.normal(size=(s.width, s.width)))[0] for m, s in demo_lib.MODALITIES.items()}
+    means, bases = drawn(demo_lib.MODALITIES)
     labels = demo.label_ids(np.arange(len(demo)))
     cues = {m: [] for m in demo_lib.MODALITIES}
     for i in range(len(demo)):
@@ -42,11 +47,7 @@ def test_clutter_hides_the_cue_among_frames_that_say_nothing(tmp_path):
     counts = {"train": 60, "valid": 10, "test": 10}
     demo_lib.write_demo(tmp_path / "c", 0, counts, "clutter")
     corpus = Corpus(tmp_path / "c")
-    rng = np.random.default_rng([demo_lib.VERSION, 0, 0])
-    specs = demo_lib.VARIANTS["clutter"]
-    for m in specs:
-        demo_lib.class_means(specs[m], rng)
-    bases = {m: np.linalg.qr(rng.normal(size=(s.width, s.width)))[0] for m, s in specs.items()}
+    _, bases = drawn(demo_lib.VARIANTS["clutter"])
     shares, places = [], []
     for i in range(len(corpus)):
         frames = corpus[i].features["visual"].astype(np.float64) @ bases["visual"].T
