@@ -106,6 +106,8 @@ class Meter:
             refuse_nonfinite(at, values)
             self._loss, self._pending = values["loss"], None
             self._history.scalars("train", at, values)
+            if values.get("positive_pairs") == 0:
+                console.print(f"step {at}: no two utterances of the batch share a label; its contrastive loss is 0")
         return self._loss
 
 

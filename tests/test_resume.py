@@ -15,20 +15,17 @@ from mer_jax.records import write_corpus
 
 FLAGS = ["--config.train.epochs=3", "--config.train.checkpoint_steps=10", "--config.optim.average=0.9"]
 FLAGS += ["--config.train.batch_size=8"]
+PUBLISHED = ["--config=configs/deepmsi_mer.py:tiny", "--config.model.variant=published"]  # has BatchNorm statistics
+PUBLISHED += ["--config.data.modalities=text,audio", "--config.train.epochs=3", "--config.train.checkpoint_steps=10"]
+PUBLISHED += ["--config.optim.average=0.0", "--config.train.batch_size=8"]
 EQUAL = ("metrics.json", "predictions.jsonl", "history.jsonl", "parameters.txt")
 
 
 def command(workdir):
+    """The run that a workdir at home/<x>/<family> holds."""
+    config = {"lsgmer": ["--config=configs/lsgmer.py:tiny", *FLAGS], "published": PUBLISHED}[workdir.name]
     corpus = f"--config.data.path={workdir.parents[0].parent / 'corpus'}"
-    return [
-        sys.executable,
-        "-m",
-        "mer_jax.main",
-        "--config=configs/lsgmer.py:tiny",
-        f"--workdir={workdir}",
-        corpus,
-        *FLAGS,
-    ]
+    return [sys.executable, "-m", "mer_jax.main", *config, f"--workdir={workdir}", corpus]
 
 
 def start(workdir, cache_home):
@@ -65,16 +62,21 @@ def final_arrays(workdir):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Where the runs of this file live, with the corpus they train on: `home/corpus`, workdirs at `home/x/y`."""
+    """Where the runs of this file live, with the corpus they train on: `home/corpus`, workdirs at `home/x/<family>`."""
     home = tmp_path_factory.mktemp("resume")
     write_corpus(home / "corpus", small_utterances(480), small_description())
     return home
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(home, cache_home):
-    workdir = home / "whole" / "w"
-    workdir.parent.mkdir()
+def family(request):
+    return getattr(request, "param", "lsgmer")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(home, cache_home, family):
+    workdir = home / "whole" / family
+    workdir.parent.mkdir(exist_ok=True)
     finish(workdir, cache_home)
     return workdir
 
@@ -108,8 +110,9 @@ def compare(workdir, uninterrupted):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["lsgmer", "published"], indirect=True)
 def test_killed_in_an_epoch_and_during_a_save(home, cache_home, uninterrupted):
-    workdir = home / "killed" / "w"
+    workdir = home / "killed" / uninterrupted.name
     epoch = json.loads((uninterrupted / "history.jsonl").read_text().splitlines()[0])["step"]
     process = start(workdir, cache_home)
     kill_when(process, lambda: (workdir / "checkpoints").is_dir() and committed(workdir)[-1:] > [epoch + 15])
@@ -130,7 +133,7 @@ def test_killed_in_an_epoch_and_during_a_save(home, cache_home, uninterrupted):
 
 @pytest.mark.slow
 def test_killed_before_anything_was_saved(home, cache_home, uninterrupted):
-    workdir = home / "early" / "w"
+    workdir = home / "early" / "lsgmer"
     process = start(workdir, cache_home)
     kill_when(process, (workdir / "config.json").exists)
     finish(workdir, cache_home)
@@ -139,7 +142,7 @@ def test_killed_before_anything_was_saved(home, cache_home, uninterrupted):
 
 @pytest.mark.slow
 def test_a_changed_config_resumes_only_when_told_to(home, cache_home, run_cli):
-    workdir = home / "changed" / "w"
+    workdir = home / "changed" / "lsgmer"
     process = start(workdir, cache_home)
     kill_when(process, lambda: (workdir / "checkpoints").is_dir() and committed(workdir))
     before = (workdir / "config.json").read_bytes()

@@ -5,6 +5,7 @@ import pytest
 import reference
 from flax import nnx
 
+from mer_jax.models.layers import product
 from mer_jax.models.tcn import TCN, CausalConv
 
 RNG = np.random.default_rng(0)
@@ -113,3 +114,19 @@ def test_the_start_keeps_the_scale(he):
     kernel = np.asarray(conv.direction[...])
     assert kernel.std() == pytest.approx((2 / 1200 if he else 1 / 3600) ** 0.5, rel=0.01)
     np.testing.assert_allclose(conv.magnitude[...], np.sqrt((kernel**2).sum((0, 1))), rtol=1e-5)
+
+
+def test_a_bfloat16_product_and_its_gradients_are_right_up_to_one_rounding():
+    rng = np.random.default_rng(0)
+    x, kernel, g = (
+        jnp.asarray(rng.uniform(0.5, 1.5, s), jnp.bfloat16) for s in ((2, 1000, 2000), (2000, 3), (2, 1000, 3))
+    )
+    exact = [np.asarray(a, np.float64) for a in (x, kernel, g)]
+    y, back = jax.vjp(product, x, kernel)
+    by_x, by_kernel = back(g)
+    rounded = {"rtol": 2**-8, "atol": 0}
+    np.testing.assert_allclose(np.asarray(y, np.float64), exact[0] @ exact[1], **rounded)
+    np.testing.assert_allclose(np.asarray(by_x, np.float64), exact[2] @ exact[1].T, **rounded)
+    np.testing.assert_allclose(
+        np.asarray(by_kernel, np.float64), np.einsum("btf,btd->fd", exact[0], exact[2]), **rounded
+    )

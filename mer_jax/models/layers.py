@@ -45,6 +45,27 @@ def unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
+@jax.custom_vjp
+def product(x: Float[Array, "batch time feat"], kernel: Float[Array, "feat dim"]) -> Float[Array, "batch time dim"]:
+    """x @ kernel. It and its gradients ask for float32 sums and round them: XLA's CPU backend has fast kernels for
+    bfloat16 products only in that form (twice as fast at 112 x 3072 x 1024)."""
+    return jnp.einsum("btf,fd->btd", x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+
+
+def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel), (x, kernel)
+
+
+def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    by_x = jnp.einsum("btd,fd->btf", g, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+    by_kernel = jnp.einsum("btf,btd->fd", x, g, preferred_element_type=jnp.float32).astype(kernel.dtype)
+    return by_x, by_kernel
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 def masked_mean(x: Float[Array, "batch time dim"], mask: Bool[Array, "batch time"]) -> Float[Array, "batch dim"]:
     """Mean over the real time steps; zero where there is none."""
     weight = mask.astype(x.dtype)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from mer_jax.models.layers import dropout, split_key
+from mer_jax.models.layers import dropout, product, split_key
 
 Steps = tuple[int, int]  # (stride, count): the steps 0, stride, 2 stride … of a sequence, counted from its end
 
@@ -49,7 +49,7 @@ class CausalConv(nnx.Module):
         # The norm scales the product, not the kernel: no second kernel is ever written.
         norm = jnp.sqrt(jnp.square(kernel.astype(jnp.float32)).sum((0, 1))).astype(kernel.dtype)
         scale = self.magnitude[...] / norm
-        return seen @ kernel.reshape(-1, kernel.shape[-1]) * scale[None, None] + self.bias[...][None, None]
+        return product(seen, kernel.reshape(-1, kernel.shape[-1])) * scale[None, None] + self.bias[...][None, None]
 
 
 class TemporalBlock(nnx.Module):

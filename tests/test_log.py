@@ -1,0 +1,15 @@
+import jax.numpy as jnp
+
+from mer_jax import log
+
+
+def test_a_batch_without_a_positive_pair_is_told(tmp_path, capsys):
+    history = log.History(tmp_path, 0)
+    meter = log.Meter(history, log.Stopwatch())
+    for at, pairs in ((1, 4), (2, 0)):
+        meter.log(at, {"loss": jnp.float32(1), "positive_pairs": jnp.int32(pairs)})
+        meter.fetch()
+    history.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "step 2: no two utterances of the batch share a label; its contrastive loss is 0"
+    ]
