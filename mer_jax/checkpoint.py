@@ -1,7 +1,6 @@
 """Checkpoints of a run: the latest and the best, by Orbax. The only file that knows Orbax."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +15,22 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save a
 class Checkpoints:
     """Numbered checkpoints in `folder`: a state (pytree of arrays) and a JSON dict beside it.
 
-    After a save only the newest and the one named best remain. Saves run in the background and become visible at once
+    After a save only the newest remains. Saves run in the background and become visible at once
     and whole; a save that was killed half way is not seen and can be made again.
     """
 
     def __init__(self, folder: Path):
-        self._best: int | None = None
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             item_handlers={"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()},
-            options=ocp.CheckpointManagerOptions(preservation_policy=self, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True),
         )
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax's PreservationPolicy: its own ones would delete the newest when the best is older."""
-        return [c.step == self._best or c is checkpoints[-1] for c in checkpoints]
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, info: dict[str, Any], best: int | None) -> None:
+    def save(self, step: int, state: Any, info: dict[str, Any]) -> None:
         """Starts saving; returns when the state may be changed. Raises UserError if the disk refuses."""
-        self._best = best
         try:
             saved = self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(info))

@@ -10,6 +10,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from mer_jax import protocols
 from mer_jax.errors import UserError
 
 
@@ -18,7 +19,8 @@ class Data:
     path: str = (
         ""  # a corpus folder (see mer_jax/records.py); empty = the built-in demo corpus; demo:clutter = its variant
     )
-    protocol: str = "official"  # official: the split written in the records
+    protocol: str = "official"  # who trains, validates and tests whom, by name: see mer_jax/protocols.py
+    seed: int = 0  # of the order of batches, and of the protocols that draw; the same for all replicas
     modalities: tuple[str, ...] = ("text", "audio")
     max_length: tuple[int, ...] = (128,)  # time steps kept, from the start: one number for all, or one per modality
     nonfinite: str = "refuse"  # NaN and infinite values: refuse | zero (both count them)
@@ -128,11 +130,25 @@ class Train:
 
 
 @dataclasses.dataclass
+class Replicas:
+    """The runs that make up the experiment, trained side by side: folds x seeds x points."""
+
+    folds: tuple[int, ...] = ()  # which folds of the protocol, by number from 0; empty = all
+    seeds: int = 1  # seeds config.seed, config.seed + 1, …
+    grid: str = ""  # swept fields: every combination of "optim.learning_rate=1e-4,3e-4 model.dropout=0.1,0.3"
+    points: str = (
+        ""  # swept fields: just these points, "optim.learning_rate=1e-4,model.dropout=0.1 optim.learning_rate=…"
+    )
+    together: int = 0  # replicas in one compiled step; 1 = one after the other; 0 = 1 on a CPU, else all
+
+
+@dataclasses.dataclass
 class Experiment:
     """What every model family has; each adds its own `model` and `loss`."""
 
     experiment: str = ""  # names the default workdir, runs/<experiment>
-    seed: int = 0
+    seed: int = 0  # of a replica's start and dropout
+    replicas: Replicas = dataclasses.field(default_factory=Replicas)
     data: Data = dataclasses.field(default_factory=Data)
     optim: Optim = dataclasses.field(default_factory=Optim)
     train: Train = dataclasses.field(default_factory=Train)
@@ -152,10 +168,17 @@ class DeepMSIExperiment(Experiment):
     loss: Contrastive = dataclasses.field(default_factory=Contrastive)
 
 
+# What a sweep inside one program may change: numbers that neither a shape nor the course of the program depends on.
+SWEPT = (
+    "optim.learning_rate", "optim.weight_decay", "optim.b1", "optim.b2",
+    "model.dropout", "model.input_dropout", "model.encoder_dropout", "model.early_dropout", "model.tcn_dropout",
+    "model.projection_dropout", "model.label_average", "model.threshold", "model.alpha",
+    "loss.apc", "loss.contrastive", "loss.temperature", "loss.label_smoothing", "loss.focal_gamma",
+)  # fmt: skip
+
 FAMILIES = (LSGMERExperiment, DeepMSIExperiment)
 
 CHOICES = {
-    "data.protocol": ("official",),
     "data.nonfinite": ("refuse", "zero"),
     "data.placement": ("auto", "resident", "stream"),
     "model.encoder": ("transformer", "gru"),
@@ -172,7 +195,7 @@ CHOICES = {
     "train.select": ("weighted_f1", "macro_f1", "accuracy", "uar"),
 }
 AT_LEAST: dict[str, float] = {
-    "seed": 0, "data.resident_limit_mb": 1, "data.group_by_length": 1, "data.read_threads": 1,
+    "seed": 0, "data.seed": 0, "replicas.seeds": 1, "replicas.together": 0, "data.resident_limit_mb": 1, "data.group_by_length": 1, "data.read_threads": 1,
     "model.width": 1, "model.heads": 1, "model.early_width": 1, "model.tcn_kernel": 1, "model.projection": 1, "model.alpha": 0, "model.threshold": -1, "loss.apc": 0, "loss.focal_gamma": 0, "loss.contrastive": 0,
     "optim.weight_decay": 0, "optim.clip": 0, "train.batch_size": 1, "train.eval_batch_size": 1,
     "train.epochs": 1, "train.patience": 0, "train.checkpoint_steps": 0, "train.log_steps": 1,
@@ -204,6 +227,10 @@ def validate(config: Experiment) -> Experiment:
     config.data.modalities = _split(config.data.modalities)
     _require(config.seed < 2**32, "seed", config.seed, f"below {2**32}")
     for name, value in flatten(to_dict(config)).items():
+        if name == "train.select" and "test" in value:
+            raise UserError(
+                f"--config.{name}={value}: the test part chooses nothing; only data.protocol=published does that"
+            )
         if name in CHOICES:
             _require(value in CHOICES[name], name, value, f"one of {', '.join(CHOICES[name])}")
         if name in AT_LEAST:
@@ -214,6 +241,7 @@ def validate(config: Experiment) -> Experiment:
             _require(value <= 1, name, value, "at most 1")
         if name in BELOW_ONE:
             _require(0 <= value < 1, name, value, "in [0, 1)")
+    protocols.check_name(config.data.protocol)
     modalities, lengths = config.data.modalities, config.data.max_length
     _require(len(modalities) > 0 and len(set(modalities)) == len(modalities), "data.modalities", ",".join(modalities),
              "one or more different names, as in --config.data.modalities=text,audio")  # fmt: skip
@@ -287,11 +315,6 @@ def validate_against(config: Experiment, corpus: Any) -> None:
                 f"--config.data.modalities={','.join(config.data.modalities)}: corpus {corpus.manifest['name']!r} "
                 f"has no {modality!r}; it has {has}. Run with --config.data.modalities={has.replace(', ', ',')}"
             )
-    sizes = {split: len(corpus.rows(split)) for split in ("train", "valid", "test")}
-    if config.train.batch_size > sizes["train"]:
-        raise UserError(
-            f"--config.train.batch_size={config.train.batch_size}: the training part has only {sizes['train']} utterances"
-        )
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -1,20 +1,20 @@
 """Corpus -> batches. Which utterances make up a batch is a pure function of (seed, step); see `Order`.
 
-A part of the corpus either lives on the device, packed without padding, and rows are gathered inside jit (`Resident`,
-`gather`), or its batches are read and padded on the host ahead of the step (`collate`). Both give the same batch.
+The utterances either live on the device, packed without padding, and rows are gathered inside jit (`Resident`, `gather`),
+or batches are read and padded on the host ahead of the step (`collate`). Both give the same batch.
 """
 
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from mer_jax.batch import Batch
 from mer_jax.errors import UserError
@@ -25,40 +25,38 @@ Pads = tuple[tuple[str, int], ...]  # padded time steps of each modality; hashab
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """One part of the split: `rows` in the corpus, their label ids, and per modality how many time steps each keeps."""
+class Pool:
+    """The utterances that an experiment uses: `rows` in the corpus, their label ids, and per modality how many time steps
+    each keeps. Everywhere else an utterance is a position in the pool."""
 
-    name: str
     rows: np.ndarray
     labels: np.ndarray
     lengths: Mapping[str, np.ndarray]
-    truncated: Mapping[str, int]
+    cut: Mapping[str, np.ndarray]  # Bool: which sequences were longer
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
-def take_part(corpus: Corpus, name: str, max_lengths: Mapping[str, int]) -> Part:
-    """Part `name` of the split written in the records, its sequences cut to `max_lengths` time steps."""
-    rows = corpus.rows(name)
+def take_pool(corpus: Corpus, rows: np.ndarray, max_lengths: Mapping[str, int]) -> Pool:
+    """The corpus's utterances `rows`, their sequences cut to `max_lengths` time steps."""
     full = {m: corpus.index[f"length/{m}"][rows] for m in max_lengths}
-    return Part(
-        name=name,
+    return Pool(
         rows=rows,
         labels=corpus.label_ids(rows),
         lengths={m: np.minimum(full[m], limit) for m, limit in max_lengths.items()},
-        truncated={m: int((full[m] > limit).sum()) for m, limit in max_lengths.items()},
+        cut={m: full[m] > limit for m, limit in max_lengths.items()},
     )
 
 
-def read(corpus: Corpus, part: Part, i: int, nonfinite: str) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Features of the part's utterance i, cut to length, and how many of their values were not finite.
+def read(corpus: Corpus, pool: Pool, i: int, nonfinite: str) -> tuple[dict[str, np.ndarray], dict[str, int], str]:
+    """Features of the pool's utterance i, cut to length; how many of their values were not finite; its sentence.
 
     Those are set to zero if `nonfinite` is "zero"; otherwise the record is refused with a UserError.
     """
-    utterance: Utterance = corpus[int(part.rows[i])]
+    utterance: Utterance = corpus[int(pool.rows[i])]
     features, bad = {}, {}
-    for m, lengths in part.lengths.items():
+    for m, lengths in pool.lengths.items():
         if m not in utterance.features:
             continue
         value = utterance.features[m][: lengths[i]]
@@ -67,54 +65,66 @@ def read(corpus: Corpus, part: Part, i: int, nonfinite: str) -> tuple[dict[str, 
             if nonfinite == "refuse":
                 step, feature = np.argwhere(~finite)[0]
                 raise UserError(
-                    f"{corpus.where(int(part.rows[i]))}: {m}[{step}, {feature}] is {value[step, feature]}. "
+                    f"{corpus.where(int(pool.rows[i]))}: {m}[{step}, {feature}] is {value[step, feature]}. "
                     "Repair the features, or set --config.data.nonfinite=zero to replace such values by 0 and count them."
                 )
             bad[m] = int((~finite).sum())
             value = np.where(finite, value, 0).astype(value.dtype)
         features[m] = value
-    return features, bad
+    return features, bad, utterance.sentence
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What one pass over a part finds: statistics per modality, non-finite values, and the features if they were kept."""
+    """What one pass over the pool finds: statistics per modality and fold, {"mean", "scale"} of Float32[folds, feat]; how many
+    values of every utterance were not finite; the sentences; and the features if they were kept."""
 
     stats: dict[str, dict[str, np.ndarray]]
-    nonfinite: dict[str, int]
+    nonfinite: dict[str, np.ndarray]
+    sentences: list[str]
     features: list[dict[str, np.ndarray]]
 
 
 def scan(
-    corpus: Corpus, part: Part, nonfinite: str, *, keep: bool, progress: Callable[[], None] = lambda: None
+    corpus: Corpus,
+    pool: Pool,
+    train: Bool[np.ndarray, "folds rows"],
+    nonfinite: str,
+    *,
+    keep: bool,
+    progress: Callable[[], None] = lambda: None,
 ) -> Scan:
-    """Reads every record of the part once, in order. Mean and scale are over all its time steps, in float64."""
-    widths = {m: corpus.modalities[m]["width"] for m in part.lengths}
-    count = dict.fromkeys(widths, 0)
-    bad = dict.fromkeys(widths, 0)
-    first = {m: np.zeros(w) for m, w in widths.items()}
-    second = {m: np.zeros(w) for m, w in widths.items()}
-    kept = []
-    for i in range(len(part)):
-        features, found = read(corpus, part, i, nonfinite)
+    """Reads every record of the pool once, in order. A fold's mean and scale are over all time steps of its training part
+    (`train`), in float64."""
+    widths = {m: corpus.modalities[m]["width"] for m in pool.lengths}
+    folds = len(train)
+    count = {m: np.zeros(folds) for m in widths}
+    first = {m: np.zeros((folds, w)) for m, w in widths.items()}
+    second = {m: np.zeros((folds, w)) for m, w in widths.items()}
+    bad = {m: np.zeros(len(pool), np.int64) for m in widths}
+    kept, sentences = [], []
+    for i in range(len(pool)):
+        features, found, sentence = read(corpus, pool, i, nonfinite)
+        of = np.flatnonzero(train[:, i])
         for m, value in features.items():
             exact = value.astype(np.float64)
-            count[m] += len(exact)
-            first[m] += exact.sum(0)
-            second[m] += np.square(exact).sum(0)
-            bad[m] += found.get(m, 0)
+            count[m][of] += len(exact)
+            first[m][of] += exact.sum(0)
+            second[m][of] += np.square(exact).sum(0)
+            bad[m][i] = found.get(m, 0)
+        sentences.append(sentence)
         if keep:
             kept.append(features)
         progress()
     stats = {}
     for m in widths:
-        if not count[m]:
-            raise UserError(f"{corpus.path}: no utterance of the {part.name!r} part has {m!r} features")
-        mean = first[m] / count[m]
-        deviation = np.sqrt(np.maximum(second[m] / count[m] - np.square(mean), 0))
+        for fold in np.flatnonzero(count[m] == 0)[:1]:
+            raise UserError(f"{corpus.path}: no utterance of the training part (fold {fold}) has {m!r} features")
+        mean = first[m] / count[m][:, None]
+        deviation = np.sqrt(np.maximum(second[m] / count[m][:, None] - np.square(mean), 0))
         scale = np.where(deviation > 1e-6, deviation, 1.0)  # a constant feature stays 0
         stats[m] = {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)}
-    return Scan(stats, bad, kept)
+    return Scan(stats, bad, sentences, kept)
 
 
 # ---- which rows make up a batch ----
@@ -122,19 +132,21 @@ def scan(
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """Rows of a part in training order: `order[step]` is Int32[batch], a pure function of (seed, step).
+    """Utterances in training order: `order[step]` is Int32[batch], a pure function of (seed, step).
 
-    An endless stream, reshuffled every epoch, in which every utterance occurs once an epoch. The utterances of `window`
-    consecutive batches are sorted by length among themselves and their batches shuffled, so that padding is small.
+    An endless stream, reshuffled every epoch, in which each of `rows` (of these `lengths`) occurs once an epoch. The
+    utterances of `window` consecutive batches are sorted by length among themselves and their batches shuffled, so that
+    padding is small.
     """
 
+    rows: np.ndarray
     lengths: np.ndarray
     batch_size: int
     seed: int
     window: int = 1
 
     def __getitem__(self, step: int) -> np.ndarray:
-        return self._windows(step // self.window)[step % self.window]
+        return self.rows[self._windows(step // self.window)[step % self.window]]
 
     def dataset(self) -> grain.MapDataset:
         """The same as a Grain dataset, element k = batch k."""
@@ -161,20 +173,26 @@ class Order:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
-def training_order(part: Part, batch_size: int, seed: int, window: int) -> Order:
-    return Order(sum(part.lengths.values(), np.zeros(len(part), np.int32)), batch_size, seed, window)
+def training_order(pool: Pool, rows: np.ndarray, batch_size: int, seed: int, window: int) -> Order:
+    return Order(rows.astype(np.int32), _total_lengths(pool, rows), batch_size, seed, window)
 
 
-def evaluation_order(part: Part, batch_size: int) -> list[np.ndarray]:
-    """Every row once, by length; the last batch is filled up with -1, rows of weight 0."""
-    rows = np.argsort(sum(part.lengths.values()), kind="stable").astype(np.int32)
-    rows = np.concatenate([rows, np.full(-len(rows) % batch_size, -1, np.int32)])
-    return list(rows.reshape(-1, batch_size))
+def evaluation_order(pool: Pool, parts: Sequence[np.ndarray], batch_size: int) -> Int[np.ndarray, "steps parts batch"]:
+    """Every utterance of every part once, by length; batches are filled up with -1, rows of weight 0."""
+    steps = max(-(-len(rows) // batch_size) for rows in parts)
+    order = np.full((len(parts), steps * batch_size), -1, np.int32)
+    for filled, rows in zip(order, parts, strict=True):
+        filled[: len(rows)] = rows[np.argsort(_total_lengths(pool, rows), kind="stable")]
+    return np.ascontiguousarray(order.reshape(len(parts), steps, batch_size).swapaxes(0, 1))
 
 
-def pads_of(part: Part, rows: np.ndarray) -> Pads:
-    """Padded lengths for a batch: the rung of 1, 16, 32, 64 … that holds it, never more than the part's longest."""
-    return tuple((m, _rung(int(lengths[rows].max()), int(lengths.max()))) for m, lengths in part.lengths.items())
+def _total_lengths(pool: Pool, rows: np.ndarray) -> np.ndarray:
+    return sum((lengths[rows] for lengths in pool.lengths.values()), np.zeros(len(rows), np.int32))
+
+
+def pads_of(pool: Pool, rows: np.ndarray) -> Pads:
+    """Padded lengths for a batch: the rung of 1, 16, 32, 64 … that holds it, never more than the pool's longest."""
+    return tuple((m, _rung(int(lengths[rows].max()), int(lengths.max()))) for m, lengths in pool.lengths.items())
 
 
 def _rung(length: int, longest: int) -> int:
@@ -190,7 +208,7 @@ def _rung(length: int, longest: int) -> int:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Resident:
-    """A part on the device. flat[m]: [all time steps, feat], utterance i at start[m][i] for length[m][i] steps."""
+    """A pool on the device. flat[m]: [all time steps, feat], utterance i at start[m][i] for length[m][i] steps."""
 
     flat: dict[str, Any]
     start: dict[str, Any]
@@ -198,14 +216,14 @@ class Resident:
     label: Any
 
 
-def pack(part: Part, features: list[dict[str, np.ndarray]]) -> Resident:
-    """The part's features one behind the other, as NumPy arrays."""
+def pack(pool: Pool, features: list[dict[str, np.ndarray]]) -> Resident:
+    """The pool's features one behind the other, as NumPy arrays."""
     flat, start, length = {}, {}, {}
-    for m in part.lengths:
+    for m in pool.lengths:
         length[m] = np.array([len(f.get(m, ())) for f in features], np.int32)
         start[m] = (np.cumsum(length[m]) - length[m]).astype(np.int32)
         flat[m] = np.concatenate([f[m] for f in features if m in f])
-    return Resident(flat, start, length, part.labels)
+    return Resident(flat, start, length, pool.labels)
 
 
 def gather(resident: Resident, rows: Int[Array, "batch"], pads: Pads) -> Batch:
@@ -221,69 +239,89 @@ def gather(resident: Resident, rows: Int[Array, "batch"], pads: Pads) -> Batch:
     return Batch(features, mask, resident.label[at], real.astype(jnp.float32))
 
 
-def collate(corpus: Corpus, part: Part, rows: np.ndarray, nonfinite: str) -> Batch:
+def collate(corpus: Corpus, pool: Pool, rows: np.ndarray, nonfinite: str) -> Batch:
     """The same batch as `gather`, read from disk, as NumPy arrays."""
     real = rows >= 0
-    examples = [read(corpus, part, int(i), nonfinite)[0] if i >= 0 else {} for i in rows]
+    examples = [read(corpus, pool, int(i), nonfinite)[0] if i >= 0 else {} for i in rows]
     features, mask = {}, {}
-    for m, time in pads_of(part, rows[real]):
+    for m, time in pads_of(pool, rows[real]):
         features[m] = np.zeros((len(rows), time, corpus.modalities[m]["width"]), np.float32)
         mask[m] = np.zeros((len(rows), time), bool)
         for i, example in enumerate(examples):
             if m in example:
                 features[m][i, : len(example[m])] = example[m]
                 mask[m][i, : len(example[m])] = True
-    return Batch(features, mask, part.labels[np.maximum(rows, 0)], real.astype(np.float32))
+    return Batch(features, mask, pool.labels[np.maximum(rows, 0)], real.astype(np.float32))
+
+
+def choose(batch: Batch, places: Int[Array, "batch"]) -> Batch:
+    """The batch's rows at `places`; place -1 becomes padding of weight 0."""
+    real, at = places >= 0, jnp.maximum(places, 0)
+    mask = {m: x[at] & real[:, None] for m, x in batch.mask.items()}
+    features = {m: jnp.where(mask[m][..., None], x[at], 0) for m, x in batch.features.items()}
+    return Batch(features, mask, batch.label[at], real.astype(jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """Batches of one part on the device. `fetch` runs inside jit and turns (source, item) into the Batch.
+    """Batches of a pool for the device, as (source, places, pads): inside jit, `fetch` makes the Batch of them.
 
-    Resident: source is the packed part, an item its row numbers. Streamed: source is None, an item the batch itself.
+    Resident: source is the packed pool, places are positions in it. Streamed: source is a Batch read from disk, in which
+    every utterance occurs once, places are positions in that (None: all of it, in order).
     """
 
     corpus: Corpus
-    part: Part
+    pool: Pool
     nonfinite: str
-    put: Callable[[Any], Any]
+    put: Callable[[Any], Any]  # [batch, …] -> on the devices
     source: Resident | None = None
     read_threads: int = 1
 
-    def training(self, order: Order, start: int) -> Iterator[tuple[Any, Pads]]:
-        """Items from step `start` on, without end; streamed batches are read ahead by Grain."""
+    def training(self, order: Order, start: int) -> Iterator[tuple[Resident | Batch, Any, Pads, np.ndarray]]:
+        """Batches from step `start` on, without end, and the utterances in them; streamed ones are read ahead by Grain."""
         if self.source is not None:
             for step in range(start, sys.maxsize):
-                yield self._item(order[step])
+                rows = order[step]
+                yield self.source, self.put(rows), pads_of(self.pool, rows), rows
         batches = order.dataset().slice(slice(start, None)).map(self._collate)
         ahead = grain.ReadOptions(num_threads=self.read_threads, prefetch_buffer_size=2 * self.read_threads)
-        for batch in batches.to_iter_dataset(ahead):
-            yield self.put(batch), ()
+        for step, batch in enumerate(batches.to_iter_dataset(ahead), start):
+            yield self.put(batch), None, (), order[step]
 
-    def evaluation(self, batch_size: int) -> Iterator[tuple[Any, Pads, np.ndarray]]:
-        """Items that hold every row once, and the rows in them."""
-        for rows in evaluation_order(self.part, batch_size):
-            yield *self._item(rows), rows
+    def evaluation(
+        self, parts: Sequence[np.ndarray], batch_size: int
+    ) -> Iterator[tuple[Resident | Batch, Int[np.ndarray, "parts batch"], Pads, Int[np.ndarray, "parts batch"]]]:
+        """Batches that hold every utterance of every part once; what is in several parts is read once.
 
-    def _item(self, rows: np.ndarray) -> tuple[Any, Pads]:
-        if self.source is not None:
-            return self.put(rows), pads_of(self.part, rows[rows >= 0])
-        return self.put(self._collate(rows)), ()
+        Places and utterances are [parts, batch], NumPy arrays.
+        """
+        block = batch_size * len({rows.tobytes() for rows in parts})
+        for rows in evaluation_order(self.pool, parts, batch_size):
+            real = np.unique(rows[rows >= 0])
+            if self.source is not None:
+                yield self.source, rows, pads_of(self.pool, real), rows
+                continue
+            read = np.full(block, -1, np.int32)
+            read[: len(real)] = real
+            places = np.where(rows >= 0, np.searchsorted(real, rows), -1).astype(np.int32)
+            yield self.put(self._collate(read)), places, (), rows
 
     def _collate(self, rows: np.ndarray) -> Batch:
-        return collate(self.corpus, self.part, rows, self.nonfinite)
+        return collate(self.corpus, self.pool, rows, self.nonfinite)
 
 
-def fetch(source: Resident | None, item: Any, pads: Pads) -> Batch:
-    """Inside jit: the batch that a Feed's item stands for."""
-    return item if source is None else gather(source, item, pads)
+def fetch(source: Resident | Batch, places: Int[Array, "batch"] | None, pads: Pads) -> Batch:
+    """Inside jit: the batch that a Feed's (source, places, pads) stand for."""
+    if isinstance(source, Batch):
+        return source if places is None else choose(source, places)
+    assert places is not None
+    return gather(source, places, pads)
 
 
-def packed_megabytes(corpus: Corpus, parts: list[Part]) -> float:
-    """Size of the parts on the device, known before anything is read."""
+def packed_megabytes(corpus: Corpus, pool: Pool) -> float:
+    """Size of the pool on the device, known before anything is read."""
     size = sum(
         int(lengths.sum()) * corpus.modalities[m]["width"] * np.dtype(corpus.modalities[m]["dtype"]).itemsize
-        for part in parts
-        for m, lengths in part.lengths.items()
+        for m, lengths in pool.lengths.items()
     )
     return size / 2**20

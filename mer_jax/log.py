@@ -4,23 +4,24 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import rich.box
 import rich.console
 import rich.progress
 import rich.table
 import tensorboardX
 
-from mer_jax.errors import UserError
-
 console = rich.console.Console(highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = 160  # a file or a pipe has no width; tables must not be squeezed into 80 columns
+# Of each group of replicas: their numbers, and values with one entry for each (of one alone, just the value).
+Terms = list[tuple[tuple[int, ...], dict[str, Any]]]
 PLAIN_SECONDS = 20.0  # without a terminal, a line of progress so often
 
 
@@ -82,9 +83,9 @@ class Meter:
 
     def __init__(self, history: History, watch: Stopwatch):
         self._history, self._watch = history, watch
-        self._pending: tuple[int, Mapping[str, Any]] | None = None
-        self._loss: float | None = None
+        self._pending: tuple[int, Terms, Collection[int]] | None = None
         self._waited = 0.0
+        self.loss: float | None = None  # the latest known, over the replicas that trained
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -93,32 +94,44 @@ class Meter:
         yield
         self._waited += time.monotonic() - began
 
-    def log(self, at: int, terms: Mapping[str, Any]) -> None:
-        self.fetch()
+    def log(self, at: int, terms: Terms, live: Collection[int]) -> dict[int, dict[str, float]]:
+        """Takes what is to be written next, the terms of the live replicas; returns what `fetch` does."""
+        fetched = self.fetch()
         self._history.scalars("speed", at, {"data_wait_share": self._waited / max(self._watch.seconds(), 1e-9)})
-        self._pending = (at, terms)
+        self._pending = (at, terms, tuple(live))
+        return fetched
 
-    def fetch(self) -> float | None:
-        """Writes what is pending; the latest known training loss. Raises UserError if it is not a number."""
-        if self._pending is not None:
-            at, terms = self._pending
-            values = {name: float(value) for name, value in jax.device_get(terms).items()}
-            refuse_nonfinite(at, values)
-            self._loss, self._pending = values["loss"], None
-            self._history.scalars("train", at, values)
-            if values.get("positive_pairs") == 0:
-                console.print(f"step {at}: no two utterances of the batch share a label; its contrastive loss is 0")
-        return self._loss
+    def fetch(self) -> dict[int, dict[str, float]]:
+        """Writes the means of what is pending; the terms by replica."""
+        if self._pending is None:
+            return {}
+        at, terms, live = self._pending
+        self._pending = None
+        values = {r: named for r, named in by_replica(terms).items() if r in live}
+        numbers = [named for named in values.values() if nonfinite(named) is None]
+        if numbers:
+            means = {name: sum(named[name] for named in numbers) / len(numbers) for name in numbers[0]}
+            self.loss = means["loss"]
+            self._history.scalars("train", at, means)
+        if any(named.get("positive_pairs") == 0 for named in numbers):
+            console.print(f"step {at}: no two utterances of the batch share a label; its contrastive loss is 0")
+        return values
 
 
-def refuse_nonfinite(at: int, values: Mapping[str, Any]) -> None:
-    """Raises UserError if one of the values, on the host or the device, is NaN or infinite."""
-    for name, value in sorted(jax.device_get(dict(values)).items(), key=lambda item: item[0] != "loss"):
-        if not math.isfinite(value):
-            raise UserError(
-                f"the training's {name} is {value} at step {at}; lower --config.optim.learning_rate or look at the features. "
-                "The checkpoints saved before are untouched."
-            )
+def by_replica(terms: Terms) -> dict[int, dict[str, float]]:
+    """The values on the host, by replica."""
+    fetched = [(group, jax.device_get(values)) for group, values in terms]
+    return {
+        r: {name: float(np.atleast_1d(value)[k]) for name, value in values.items()}
+        for group, values in fetched
+        for k, r in enumerate(group)
+    }
+
+
+def nonfinite(values: Mapping[str, float]) -> str | None:
+    """The name of a value that is NaN or infinite, the loss before others."""
+    bad = [name for name in sorted(values, key=lambda name: (name != "loss", name)) if not math.isfinite(values[name])]
+    return bad[0] if bad else None
 
 
 class Progress:

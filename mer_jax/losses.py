@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+Number = float | Float[Array, ""]  # of the config: a constant of the program or, swept over replicas, an array
+
 
 def weighted_mean(x: Float[Array, "batch"], weight: Float[Array, "batch"]) -> Float[Array, ""]:
+    """Mean over the rows, a row counting for its weight; zero where there is none."""
     return (x * weight).sum() / jnp.maximum(weight.sum(), 1)
 
 
@@ -15,8 +18,8 @@ def cross_entropy(
     *,
     prior: Float[Array, "classes"],
     imbalance: str = "none",
-    focal_gamma: float = 2.0,
-    label_smoothing: float = 0.0,
+    focal_gamma: Number = 2.0,
+    label_smoothing: Number = 0.0,
 ) -> Float[Array, "batch"]:
     """Cross entropy in nats with one answer to class imbalance; `prior` is each class's share of the training part.
 
@@ -31,7 +34,7 @@ def cross_entropy(
     target = jax.nn.one_hot(label, classes) * (1 - label_smoothing) + label_smoothing / classes
     loss = -(target * log_p).sum(-1)
     if imbalance == "class_weights":
-        loss = loss / (classes * prior[label])
+        loss = loss / (classes * jnp.maximum(prior, 1e-6)[label])  # a class that does not occur has weight 0 anyway
     elif imbalance == "focal":
         p_label = jnp.exp(jnp.take_along_axis(log_p, label[:, None], axis=1))[:, 0]
         loss = loss * jnp.maximum(1 - p_label, 1e-7) ** focal_gamma  # at 0 a gamma below 1 has no gradient
@@ -49,7 +52,7 @@ def jensen_shannon(log_p: Float[Array, "batch classes"], log_q: Float[Array, "ba
 
 
 def apc(
-    logits: Float[Array, "batch classes"], similarity: Float[Array, "batch classes"], temperature: float
+    logits: Float[Array, "batch classes"], similarity: Float[Array, "batch classes"], temperature: Number
 ) -> Float[Array, "batch"]:
     """APC of LSGMER (arXiv 2504.05158): JS(q, p), p = softmax(logits), q = softmax(cos(H, L) / temperature).
 
@@ -65,18 +68,18 @@ def joint_objective(
     weight: Float[Array, "batch"],
     *,
     prior: Float[Array, "classes"],
-    apc_weight: float,
-    temperature: float,
+    apc_weight: Number,
+    temperature: Number,
     imbalance: str,
-    focal_gamma: float,
-    label_smoothing: float,
+    focal_gamma: Number,
+    label_smoothing: Number,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """JOO of LSGMER: mean classification loss + apc_weight * mean APC, and the two terms by name."""
+    """JOO of LSGMER: mean classification loss + apc_weight * mean APC, and the two terms by name. Numbers may be arrays."""
     classification = cross_entropy(
         logits, label, prior=prior, imbalance=imbalance, focal_gamma=focal_gamma, label_smoothing=label_smoothing
     )
     terms = {"classification": weighted_mean(classification, weight)}
-    if not apc_weight:
+    if isinstance(apc_weight, float | int) and apc_weight == 0:
         return terms["classification"], terms
     terms["apc"] = weighted_mean(apc(logits, similarity, temperature), weight)
     return terms["classification"] + apc_weight * terms["apc"], terms
@@ -123,12 +126,12 @@ def fusion_objective(
     weight: Float[Array, "batch"],
     *,
     prior: Float[Array, "classes"],
-    contrastive_weight: float,
+    contrastive_weight: Number,
     pairs: tuple[str, ...],
     per_positive: bool,
     imbalance: str,
-    focal_gamma: float,
-    label_smoothing: float,
+    focal_gamma: Number,
+    label_smoothing: Number,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """DeepMSI-MER's total: mean classification loss + contrastive_weight * mean over `pairs` ("anchor-other", those whose
     two modalities are there, over the samples that have both) of the contrastive loss; the terms by name, with the number of
@@ -150,7 +153,7 @@ def fusion_objective(
         for a, b in names
         if a in projections and b in projections
     ]
-    if not found or not contrastive_weight:
+    if not found or (isinstance(contrastive_weight, float | int) and contrastive_weight == 0):
         return terms["classification"], terms
     terms["contrastive"] = jnp.stack([loss for loss, _ in found]).mean()
     terms["positive_pairs"] = jnp.stack([count for _, count in found]).sum()

@@ -8,11 +8,12 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mer_jax import cache
+from mer_jax import cache, protocols
 from mer_jax import config as config_lib
 from mer_jax.demo import demo_corpus
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Corpus
+from mer_jax.replicas import replicas_of
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The experiment: a file of configs/, e.g. configs/lsgmer.py or configs/lsgmer.py:tiny. "
@@ -35,7 +36,7 @@ def main(_: list[str]) -> None:
     with reported():
         experiment = config_lib.validate(CONFIG.value)
         corpus = open_corpus(experiment)
-        config_lib.validate_against(experiment, corpus)
+        check(experiment, corpus)
         from mer_jax import shard, train  # JAX starts here, after everything that can be refused without it
 
         shard.start(cache.folder() / "xla")
@@ -43,6 +44,18 @@ def main(_: list[str]) -> None:
         if MODE.value == "eval":
             sys.exit(train.score_again(experiment, corpus, workdir))
         train.run(experiment, corpus, workdir, allow_config_change=CHANGED.value)
+
+
+def check(experiment: config_lib.Experiment, corpus: Corpus) -> None:
+    """Everything that the experiment asks of the corpus and that can be refused without JAX."""
+    config_lib.validate_against(experiment, corpus)
+    split = protocols.split(corpus, experiment.data.protocol, experiment.data.seed)
+    smallest = min(len(fold.train) for fold in split.folds)
+    if experiment.train.batch_size > smallest:
+        raise UserError(
+            f"--config.train.batch_size={experiment.train.batch_size}: the training part has only {smallest} utterances"
+        )
+    replicas_of(experiment, split)
 
 
 def open_corpus(experiment: config_lib.Experiment) -> Corpus:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 
-def schedule(kind: str, learning_rate: float, warmup: float, steps: int) -> optax.Schedule:
+def schedule(kind: str, learning_rate: Any, warmup: float, steps: int) -> optax.Schedule:
     """Linear warm-up over `warmup` of `steps`, then constant, or down to 0 at `steps` (linear, cosine)."""
     rise = min(round(warmup * steps), steps - 1)
     rest = {
@@ -26,13 +26,14 @@ def decayed(params: Any) -> Any:
 
 
 def optimizer(
-    *, name: str, rate: optax.Schedule, weight_decay: float, clip: float, b1: float, b2: float
+    *, name: str, rate: optax.Schedule, weight_decay: Any, clip: float, b1: Any, b2: Any
 ) -> optax.GradientTransformation:
     """Clip by global norm (0 = off), then AdamW (Loshchilov & Hutter 2019), SGD with the same decoupled decay, or Adam
-    with the decay of every parameter added to its gradient (L2 regularisation, what torch's Adam does)."""
+    with the decay of every parameter added to its gradient (L2 regularisation, what torch's Adam does). Numbers may be arrays."""
     clipped = optax.clip_by_global_norm(clip) if clip else optax.identity()
     adam = optax.scale_by_adam(b1, b2)
     mask = None if name == "adam" else decayed
-    decay = optax.add_decayed_weights(weight_decay, mask) if weight_decay else optax.identity()
+    off = isinstance(weight_decay, float | int) and weight_decay == 0
+    decay = optax.identity() if off else optax.add_decayed_weights(weight_decay, mask)
     rule = {"adamw": (adam, decay), "adam": (decay, adam), "sgd": (decay,)}[name]
     return optax.chain(clipped, *rule, optax.scale_by_learning_rate(rate))

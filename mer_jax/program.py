@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,11 @@ import jax
 import numpy as np
 
 from mer_jax import config as config_lib
-from mer_jax import data, log, losses, optim, pure, shard, step
+from mer_jax import data, log, losses, optim, pure, replicas, shard, step
 from mer_jax.batch import Batch
 from mer_jax.errors import UserError
 from mer_jax.models import deepmsi_mer, lsgmer
+from mer_jax.protocols import Fold, Split
 from mer_jax.records import Corpus
 
 PARTS = ("train", "valid", "test")
@@ -23,64 +25,96 @@ PARTS = ("train", "valid", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """The parts of the corpus, ready to feed, and what was counted on the way."""
+    """The utterances of the experiment, ready to feed, and what was counted on the way.
 
-    feeds: dict[str, data.Feed]
-    stats: dict[str, dict[str, np.ndarray]]
-    counts: dict[str, Any]
+    folds: the protocol's folds, as positions in the pool; given[i]: of fold i; counts[i]: what its parts hold; sentences: of
+    the pool's utterances.
+    """
+
+    feed: data.Feed
+    folds: tuple[Fold, ...]
+    given: tuple[step.Given, ...]
+    counts: tuple[dict[str, Any], ...]
+    sentences: list[str]
+
+    def rows_of_training(self) -> np.ndarray:
+        """What is read in an epoch: the utterances that train in any fold, whichever folds are run."""
+        return np.unique(np.concatenate([fold.train for fold in self.folds]))
 
 
-def load(config: config_lib.Experiment, corpus: Corpus, mesh: jax.sharding.Mesh) -> Inputs:
-    """Reads every part once: refuses bad records, measures the statistics, keeps what lives on the device."""
+def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.sharding.Mesh) -> Inputs:
+    """Reads every utterance of the split once: refuses bad records, measures the statistics, keeps what lives on the device."""
     settings = config.data
     limits = settings.max_length * (len(settings.modalities) // len(settings.max_length))
-    parts = [data.take_part(corpus, name, dict(zip(settings.modalities, limits, strict=True))) for name in PARTS]
-    megabytes = data.packed_megabytes(corpus, parts)
+    rows = np.unique(np.concatenate([getattr(fold, part) for fold in split.folds for part in PARTS]))
+    pool = data.take_pool(corpus, rows, dict(zip(settings.modalities, limits, strict=True)))
+    folds = tuple(
+        Fold(fold.name, *(np.searchsorted(rows, getattr(fold, part)) for part in PARTS)) for fold in split.folds
+    )
+    megabytes = data.packed_megabytes(corpus, pool)
     resident = settings.placement == "resident" or (
         settings.placement == "auto" and megabytes <= settings.resident_limit_mb
     )
-    progress = log.Progress("reading", sum(map(len, parts)), "records")
-    feeds, scans = {}, {}
-    for part in parts:
-        scan = data.scan(corpus, part, settings.nonfinite, keep=resident, progress=progress.advance)
-        feeds[part.name] = data.Feed(
-            corpus,
-            part,
-            settings.nonfinite,
-            functools.partial(shard.put, sharding=shard.along_data(mesh)),
-            source=shard.put(data.pack(part, scan.features), shard.replicated(mesh)) if resident else None,
-            read_threads=settings.read_threads,
-        )
-        scans[part.name] = scan
+    progress = log.Progress("reading", len(pool), "records")
+    train = np.zeros((len(folds), len(pool)), bool)
+    for member, fold in zip(train, folds, strict=True):
+        member[fold.train] = True
+    scan = data.scan(corpus, pool, train, settings.nonfinite, keep=resident, progress=progress.advance)
     progress.close()
-    stats = scans["train"].stats
-    if not settings.standardize:
-        stats = {m: {"mean": np.zeros_like(s["mean"]), "scale": np.ones_like(s["scale"])} for m, s in stats.items()}
-    counts = {part.name: count(corpus, part, scans[part.name]) for part in parts}
+    feed = data.Feed(
+        corpus,
+        pool,
+        settings.nonfinite,
+        functools.partial(shard.put, sharding=shard.along_data(mesh)),
+        source=shard.put(data.pack(pool, scan.features), shard.replicated(mesh)) if resident else None,
+        read_threads=settings.read_threads,
+    )
+    counts = tuple({part: count(corpus, pool, scan, getattr(fold, part)) for part in PARTS} for fold in folds)
     where = f"{megabytes:.0f} MB {'on the device' if resident else 'streamed'}"
-    tell(f"{corpus.manifest['name']}: ", settings.modalities, counts, where)
-    return Inputs(feeds, stats, counts)
+    tell(corpus.manifest["name"], settings.modalities, split, counts, where)
+    given = tuple(give(pool, scan, i, fold, settings.standardize, len(corpus.labels)) for i, fold in enumerate(folds))
+    return Inputs(feed, folds, given, counts, scan.sentences)
 
 
-def count(corpus: Corpus, part: data.Part, scan: data.Scan) -> dict[str, Any]:
-    of_class = np.bincount(part.labels, minlength=len(corpus.labels)).tolist()
+def give(pool: data.Pool, scan: data.Scan, number: int, fold: Fold, standardize: bool, classes: int) -> step.Given:
+    stats = {m: {name: values[number] for name, values in s.items()} for m, s in scan.stats.items()}
+    if not standardize:
+        stats = {m: {"mean": np.zeros_like(s["mean"]), "scale": np.ones_like(s["scale"])} for m, s in stats.items()}
+    prior = (np.bincount(pool.labels[fold.train], minlength=classes) / len(fold.train)).astype(np.float32)
+    return step.Given(stats, prior, {})
+
+
+def count(corpus: Corpus, pool: data.Pool, scan: data.Scan, rows: np.ndarray) -> dict[str, Any]:
+    of_class = np.bincount(pool.labels[rows], minlength=len(corpus.labels)).tolist()
     return {
-        "utterances": len(part),
+        "utterances": len(rows),
         "classes": dict(zip(corpus.labels, of_class, strict=True)),
-        "truncated": dict(part.truncated),
-        "nonfinite_zeroed": scan.nonfinite,
+        "truncated": {m: int(cut[rows].sum()) for m, cut in pool.cut.items()},
+        "nonfinite_zeroed": {m: int(bad[rows].sum()) for m, bad in scan.nonfinite.items()},
     }
 
 
-def tell(corpus: str, modalities: tuple[str, ...], counts: dict[str, Any], where: str) -> None:
+def tell(
+    corpus: str, modalities: tuple[str, ...], split: Split, counts: tuple[dict[str, Any], ...], where: str
+) -> None:
     """What was read, and whatever was done to it."""
-    sizes = ", ".join(f"{name} {c['utterances']}" for name, c in counts.items())
-    log.console.print(f"{corpus}{sizes}; {' + '.join(modalities)}, {where}")
+    sizes = [", ".join(f"{part} {spread([c[part]['utterances'] for c in counts])}" for part in PARTS)]
+    folds = f"{len(counts)} folds, each " if len(counts) > 1 else ""
+    log.console.print(f"{corpus}, protocol {split.title()}: {folds}{sizes[0]}; {' + '.join(modalities)}, {where}")
     done = {"truncated": "sequences truncated to data.max_length", "nonfinite_zeroed": "non-finite values set to 0"}
-    for name, c in counts.items():
+    for part in PARTS:
         for field, words in done.items():
-            if found := ", ".join(f"{m} {n}" for m, n in c[field].items() if n):
-                log.console.print(f"  {name}: {found} {words}")
+            most = {m: max(c[part][field][m] for c in counts) for m in modalities}
+            if found := ", ".join(f"{m} {n}" for m, n in most.items() if n):
+                log.console.print(f"  {part}: {found} {words}{' at most' if len(counts) > 1 else ''}")
+    for fold, c in zip(split.folds, counts, strict=True):
+        if absent := [name for name, n in c["train"]["classes"].items() if not n]:
+            log.console.print(f"  fold {fold.name}: no training utterance is {', '.join(absent)}")
+
+
+def spread(values: list[int]) -> str:
+    """`12` or `10–14`"""
+    return f"{min(values)}" if min(values) == max(values) else f"{min(values)}–{max(values)}"
 
 
 # ---- program ----
@@ -88,142 +122,227 @@ def tell(corpus: str, modalities: tuple[str, ...], counts: dict[str, Any], where
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The experiment as compiled functions over a mesh.
+    """The experiment as compiled functions over a mesh, of `together` replicas at a time: these are the leading axis of all
+    that belongs to replicas, laid out as `each` ([replicas, batch] as `both`); one alone has no such axis.
 
-    init(seed, stats) -> state; train(state, source, item, pads) -> (state, terms), which consumes the state;
-    score(state, source, item, pads) -> what step.eval_step returns. `like` is the state's shapes and shardings.
+    init(seed, given) -> state; train(state, weight, source, places, pads) -> (state, terms), which consumes the state;
+    score(model, source, places, pads) -> what step.eval_step returns; keep(best, model, better) -> model, which consumes
+    best; model(state) -> a copy of what scoring needs. like(count): shapes and shardings of the states and best models of
+    `count` replicas along a leading axis.
     """
 
     init: Callable[..., step.TrainState]
     train: Callable[..., tuple[step.TrainState, dict[str, Any]]]
     score: Callable[..., dict[str, Any]]
-    like: step.TrainState
+    keep: Callable[..., step.Model]
+    model: Callable[..., step.Model]
+    like: Callable[[int], dict[str, Any]]
+    together: int
+    each: jax.sharding.NamedSharding
+    both: jax.sharding.NamedSharding
 
 
-def steps_per_epoch(config: config_lib.Experiment, part: data.Part) -> int:
-    """Updates in which as many utterances are read as the part has; the stream of utterances does not stop at an epoch's end."""
-    return -(-len(part) // config.train.batch_size)
+def steps_per_epoch(config: config_lib.Experiment, inputs: Inputs) -> int:
+    """Updates in which as many utterances are read as train in any fold; the stream does not stop at an epoch's end."""
+    return -(-len(inputs.rows_of_training()) // config.train.batch_size)
 
 
-def parts_of_step(config: config_lib.Experiment, corpus: Corpus, prior: np.ndarray, steps: int) -> dict[str, Any]:
-    """The functions step.py wants, made from the config: the one place where settings become arguments."""
-    share = jax.numpy.asarray(prior)
+def family_of(config: config_lib.Experiment, corpus: Corpus) -> tuple[pure.Pure, Callable[[step.Given], Any]]:
+    """(the model, given -> (loss, after_update)): the one place where settings become arguments."""
     if isinstance(config, config_lib.LSGMERExperiment):
-        family = lsgmer_parts(config, corpus, share)
-    elif isinstance(config, config_lib.DeepMSIExperiment):
-        family = deepmsi_parts(config, corpus, share)
-    else:
-        raise TypeError(f"no model is known for {type(config).__name__}")
-    settings = dataclasses.asdict(config.optim)
-    average = settings.pop("average")
-    rate = optim.schedule(settings.pop("schedule"), settings.pop("learning_rate"), settings.pop("warmup"), steps)
-    return {
-        **family,
-        "tx": optim.optimizer(rate=rate, **settings),
-        "average": average,
-    }
+        return lsgmer_family(config, corpus)
+    if isinstance(config, config_lib.DeepMSIExperiment):
+        return deepmsi_family(config, corpus)
+    raise TypeError(f"no model is known for {type(config).__name__}")
 
 
-def shared_settings(config: config_lib.Experiment, corpus: Corpus) -> dict[str, Any]:
-    """Arguments that every family's model takes."""
+def rules_of(config: config_lib.Experiment, family: Callable[[step.Given], Any], steps: int) -> Any:
+    """given -> step.Rules, with the replica's values of the swept fields in them."""
+
+    def rules(given: step.Given) -> step.Rules:
+        settings = dict(vars(replicas.at(config, given.values).optim))
+        average = settings.pop("average")
+        rate = optim.schedule(settings.pop("schedule"), settings.pop("learning_rate"), settings.pop("warmup"), steps)
+        loss, after_update = family(given)
+        return step.Rules(loss, optim.optimizer(rate=rate, **settings), after_update, average)
+
+    return rules
+
+
+def shared_settings(config: config_lib.Experiment) -> dict[str, Any]:
+    """What pure.pure is told for every family."""
     return {
-        "widths": {m: corpus.modalities[m]["width"] for m in config.data.modalities},
+        "swept": tuple(replicas.swept_points(config)[0]),
         "compute": {"float32": None, "bfloat16": jax.numpy.bfloat16}[config.train.precision],
     }
 
 
-def lsgmer_parts(config: config_lib.LSGMERExperiment, corpus: Corpus, prior: jax.Array) -> dict[str, Any]:
-    model, settings = dataclasses.asdict(config.model), dataclasses.asdict(config.loss)
-    after = functools.partial(lsgmer.update_labels, how=model.pop("label_update"), alpha=model.pop("label_average"))
-    functions = pure.pure(
-        lsgmer.LSGMER,
-        label_words=np.asarray(corpus.manifest["label_embeddings"], np.float32),
-        temperature=config.loss.temperature,
-        **shared_settings(config, corpus),
-        **model,
-    )
-    apc_weight = settings.pop("apc")
-
-    def loss(outputs: lsgmer.Outputs, batch: Batch) -> Any:
-        return losses.joint_objective(
-            outputs["logits"], outputs["similarity"], batch.label, batch.weight,
-            prior=prior, apc_weight=apc_weight, **settings,
-        )  # fmt: skip
-
-    return {"pure": functions, "loss": loss, "after_update": after}
+def widths_of(config: config_lib.Experiment, corpus: Corpus) -> dict[str, int]:
+    return {m: corpus.modalities[m]["width"] for m in config.data.modalities}
 
 
-def deepmsi_parts(config: config_lib.DeepMSIExperiment, corpus: Corpus, prior: jax.Array) -> dict[str, Any]:
-    model, settings = dataclasses.asdict(config.model), dataclasses.asdict(config.loss)
+def lsgmer_family(config: config_lib.LSGMERExperiment, corpus: Corpus) -> Any:
+    words = np.asarray(corpus.manifest["label_embeddings"], np.float32)
+
+    def arguments(values: dict[str, Any]) -> dict[str, Any]:
+        here = replicas.at(config, values)
+        model = {k: v for k, v in vars(here.model).items() if k not in ("label_update", "label_average")}
+        return model | {
+            "label_words": words, "temperature": here.loss.temperature, "widths": widths_of(config, corpus)
+        }  # fmt: skip
+
+    def learning(given: step.Given) -> Any:
+        here = replicas.at(config, given.values)
+        settings = dict(vars(here.loss))
+        apc_weight = settings.pop("apc")
+
+        def loss(outputs: lsgmer.Outputs, batch: Batch) -> Any:
+            return losses.joint_objective(
+                outputs["logits"], outputs["similarity"], batch.label, batch.weight,
+                prior=given.prior, apc_weight=apc_weight, **settings,
+            )  # fmt: skip
+
+        model = here.model
+        return loss, functools.partial(lsgmer.update_labels, how=model.label_update, alpha=model.label_average)
+
+    return pure.pure(lsgmer.LSGMER, arguments, **shared_settings(config)), learning
+
+
+def deepmsi_family(config: config_lib.DeepMSIExperiment, corpus: Corpus) -> Any:
     visual = corpus.modalities["visual"] if "visual" in config.data.modalities else {"longest": 0}
     tokens = visual.get("tokens", 1)
-    if model["vsc"] and visual["longest"] * tokens == 1:
+    compress = config.model.vsc
+    if compress and visual["longest"] * tokens == 1:
         log.console.print("every clip is one visual vector: there is nothing to compress, VSC is off")
-        model["vsc"] = False
-    weight, learned = settings.pop("contrastive"), settings.pop("learn_temperature")
-    pool = model.pop("pool")
+        compress = False
     compared = [pair for pair in config.loss.pairs if set(pair.split("-")) <= set(config.data.modalities)]
-    functions = pure.pure(
-        deepmsi_mer.DeepMSIMER,
-        classes=len(corpus.labels),
-        tokens=tokens,
-        attended=tuple(
-            m
-            for m in config.data.modalities
-            if m != "visual" and pool == "attention" and corpus.modalities[m]["longest"] > 1
-        ),
-        temperature=settings.pop("temperature"),
-        learn_temperature=learned and weight > 0 and bool(compared),
-        **shared_settings(config, corpus),
-        **model,
+    attended = tuple(
+        m
+        for m in config.data.modalities
+        if m != "visual" and config.model.pool == "attention" and corpus.modalities[m]["longest"] > 1
     )
+    learned = config.loss.learn_temperature and config.loss.contrastive > 0 and bool(compared)
 
-    def loss(outputs: deepmsi_mer.Outputs, batch: Batch) -> Any:
-        return losses.fusion_objective(
-            outputs["logits"], outputs["projections"], outputs["present"], outputs["temperature"], batch.label, batch.weight,
-            prior=prior, contrastive_weight=weight, **settings,
-        )  # fmt: skip
+    def arguments(values: dict[str, Any]) -> dict[str, Any]:
+        here = replicas.at(config, values)
+        model = {k: v for k, v in vars(here.model).items() if k != "pool"}
+        return model | {
+            "vsc": compress, "classes": len(corpus.labels), "tokens": tokens, "attended": attended,
+            "temperature": here.loss.temperature, "learn_temperature": learned, "widths": widths_of(config, corpus),
+        }  # fmt: skip
 
-    return {"pure": functions, "loss": loss, "after_update": lambda old, new, outputs, batch: new}
+    def learning(given: step.Given) -> Any:
+        settings = dict(vars(replicas.at(config, given.values).loss))
+        weight = settings.pop("contrastive")
+        for name in ("learn_temperature", "temperature"):
+            del settings[name]
+
+        def loss(outputs: deepmsi_mer.Outputs, batch: Batch) -> Any:
+            return losses.fusion_objective(
+                outputs["logits"], outputs["projections"], outputs["present"], outputs["temperature"], batch.label, batch.weight,
+                prior=given.prior, contrastive_weight=weight, **settings,
+            )  # fmt: skip
+
+        return loss, lambda old, new, outputs, batch: new
+
+    return pure.pure(deepmsi_mer.DeepMSIMER, arguments, **shared_settings(config)), learning
 
 
-def build(config: config_lib.Experiment, corpus: Corpus, part: data.Part, mesh: jax.sharding.Mesh) -> Program:
-    """`part` is the training part: it gives the classes' shares and the length of the schedule."""
-    if config.train.batch_size % mesh.size or config.train.eval_batch_size % mesh.size:
+def build(
+    config: config_lib.Experiment, corpus: Corpus, inputs: Inputs, count: int, mesh: jax.sharding.Mesh
+) -> Program:
+    """`count`: replicas in the experiment. Raises UserError if the mesh cannot share the batches or memory cannot hold the
+    replicas."""
+    along = mesh.shape["data"]
+    if config.train.batch_size % along or config.train.eval_batch_size % along:
         raise UserError(
             f"train.batch_size {config.train.batch_size} and train.eval_batch_size {config.train.eval_batch_size} must be "
-            f"multiples of the {mesh.size} devices; set --config.train.batch_size and --config.train.eval_batch_size"
+            f"multiples of the {along} devices; set --config.train.batch_size and --config.train.eval_batch_size"
         )
-    prior = (np.bincount(part.labels, minlength=len(corpus.labels)) / len(part)).astype(np.float32)
-    made = parts_of_step(config, corpus, prior, config.train.epochs * steps_per_epoch(config, part))
-    apply, everywhere = made["pure"].apply, shard.replicated(mesh)
+    model, family = family_of(config, corpus)
+    rules = rules_of(config, family, config.train.epochs * steps_per_epoch(config, inputs))
+    together = together_of(config, count)
+    each = shard.along_replicas(mesh) if together > 1 else shard.replicated(mesh)
+    both = shard.along_both(mesh) if together > 1 else shard.along_data(mesh)
 
-    def init(seed: Any, stats: Any) -> step.TrainState:
-        return step.init_state(
-            jax.random.key(seed), stats, init=made["pure"].init, tx=made["tx"], average=made["average"] > 0
+    def of_all(one: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of one replica -> the same of those that share a call."""
+        return jax.vmap(one, spmd_axis_name="replica") if together > 1 else one
+
+    init = functools.partial(step.init_state, init=model.init, rules=rules)
+
+    def train(state: step.TrainState, weight: Any, source: Any, places: Any, pads: data.Pads) -> Any:
+        batch = data.fetch(source, places, pads)
+
+        def one(state: step.TrainState, weight: Any) -> Any:
+            weighed = dataclasses.replace(batch, weight=batch.weight * weight.astype(batch.weight.dtype))
+            return step.train_step(state, weighed, apply=model.apply, rules=rules)
+
+        return of_all(one)(state, weight)
+
+    def score(scored: step.Model, source: Any, places: Any, pads: data.Pads) -> Any:
+        def one(scored: step.Model, places: Any) -> Any:
+            return step.eval_step(scored, data.fetch(source, places, pads), apply=model.apply)
+
+        return of_all(one)(scored, places)
+
+    def like(count: int) -> dict[str, Any]:
+        values = {field: np.float32(0) for field in replicas.swept_points(config)[0]}
+        given = dataclasses.replace(inputs.given[0], values=values)
+        state = jax.eval_shape(init, np.uint32(0), given)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=shard.along_replicas(mesh)),
+            {"state": state, "best": state.model()},
         )
 
-    def train(state: step.TrainState, source: Any, item: Any, pads: data.Pads) -> Any:
-        batch = data.fetch(source, item, pads)
-        return step.train_step(
-            state,
-            batch,
-            apply=apply,
-            loss=made["loss"],
-            tx=made["tx"],
-            after_update=made["after_update"],
-            average=made["average"],
-        )
-
-    def score(state: step.TrainState, source: Any, item: Any, pads: data.Pads) -> Any:
-        return step.eval_step(state, data.fetch(source, item, pads), apply=apply)
-
-    stats = {m: dict.fromkeys(("mean", "scale"), jax.ShapeDtypeStruct((corpus.modalities[m]["width"],), np.float32))
-             for m in config.data.modalities}  # fmt: skip
-    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), np.uint32), stats)
+    refuse_too_big(like(count), together, inputs, mesh)
     return Program(
-        init=jax.jit(init, out_shardings=everywhere),
-        train=jax.jit(train, static_argnums=3, donate_argnums=0, out_shardings=everywhere),
-        score=jax.jit(score, static_argnums=3, out_shardings=everywhere),
-        like=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes),
+        init=jax.jit(of_all(init), out_shardings=each),
+        train=jax.jit(
+            train, static_argnums=4, donate_argnums=0, in_shardings=(each, both, None, None), out_shardings=each
+        ),
+        score=jax.jit(score, static_argnums=3, in_shardings=(each, None, both), out_shardings=each),
+        keep=jax.jit(of_all(step.keep_best), donate_argnums=0, out_shardings=each),
+        model=jax.jit(lambda state: jax.tree.map(jax.numpy.copy, state.model()), out_shardings=each),
+        like=like,
+        together=together,
+        each=each,
+        both=both,
     )
+
+
+def together_of(config: config_lib.Experiment, count: int) -> int:
+    """How many replicas share a compiled step. On a CPU one: its cores are busy with one, and one that has stopped early
+    then costs nothing."""
+    return config.replicas.together or (1 if jax.default_backend() == "cpu" and jax.device_count() == 1 else count)
+
+
+def refuse_too_big(saved: dict[str, Any], together: int, inputs: Inputs, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError if what must be in memory at once is more than the device has: every replica's state and best
+    model, the gradients and updates of the replicas that share a step, and the corpus where it is resident. Activations
+    come on top: less than this cannot do."""
+    count = jax.tree.leaves(saved)[0].shape[0]
+    whole, params = (sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t) if hasattr(x.dtype, "itemsize"))
+                     for t in (saved, saved["state"].params))  # fmt: skip
+    source = sum(x.nbytes for x in jax.tree.leaves(inputs.feed.source))
+    need = (whole + params + 2 * params * together / count) / mesh.shape["replica"] + source
+    has = memory_bytes(mesh)
+    if has is not None and need > has:
+        gigabytes = 2.0**30
+        raise UserError(
+            f"{count} replicas of {params / count / 4e6:.1f} M parameters need at least {need / gigabytes:.1f} GiB on each device "
+            f"(state {whole / count / gigabytes:.2f} GiB a replica, corpus {source / gigabytes:.2f} GiB), and it has "
+            f"{has / gigabytes:.1f} GiB; run fewer at once with --config.replicas.folds or --config.replicas.seeds, in several "
+            "workdirs, or a smaller model"
+        )
+
+
+def memory_bytes(mesh: jax.sharding.Mesh) -> float | None:
+    """Memory of one device; on a CPU the machine's, shared by its devices. None where nobody tells."""
+    device = mesh.devices.flat[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
+    return None

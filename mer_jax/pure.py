@@ -1,7 +1,7 @@
 """A module class as two pure functions; the only file that knows how NNX is split and merged."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -11,35 +11,41 @@ from flax import nnx
 
 @dataclasses.dataclass(frozen=True)
 class Pure:
-    """init(key) -> (params, rest); apply(params, rest, batch, key=None) -> (outputs, rest).
+    """init(key, values) -> (params, rest); apply(params, rest, batch, key=None) -> (outputs, rest).
 
-    `params` is what the optimiser changes, `rest` every other variable, both nested dicts of arrays. `key` None means
-    deterministic; otherwise it seeds dropout for this one call.
+    `params` is what the optimiser changes, `rest` every other variable, both nested dicts of arrays. `values`: the swept
+    numbers, `{field: array}`. `key` None means deterministic; otherwise it seeds dropout for this one call.
     """
 
-    init: Callable[[jax.Array], tuple[Any, Any]]
+    init: Callable[..., tuple[Any, Any]]
     apply: Callable[..., tuple[Any, Any]]
 
 
-def pure(module: Callable[..., nnx.Module], compute: Any = None, **arguments: Any) -> Pure:
-    """`module(**arguments, rngs=…)` turned into pure functions. `compute`: the float type that `apply` works in; variables
-    and outputs stay float32."""
+def pure(
+    module: Callable[..., nnx.Module],
+    arguments: Callable[[dict[str, Any]], dict[str, Any]],
+    swept: Iterable[str] = (),
+    compute: Any = None,
+) -> Pure:
+    """`module(**arguments(values), rngs=…)` turned into pure functions, for any values of the `swept` fields. `compute`: the
+    float type that `apply` works in; variables and outputs stay float32."""
 
-    def make(key: jax.Array) -> nnx.Module:
-        return module(**arguments, rngs=nnx.Rngs(key))
+    def make(key: jax.Array, values: dict[str, Any]) -> nnx.Module:
+        return module(**arguments(values), rngs=nnx.Rngs(key))
 
     def split(model: nnx.Module) -> Any:
         return nnx.split(model, nnx.Param, ...)
 
-    graph, params_spec, rest_spec = split(nnx.eval_shape(lambda: make(jax.random.key(0))))
+    some = {field: jax.ShapeDtypeStruct((), jnp.float32) for field in swept}
+    graph, params_spec, rest_spec = split(nnx.eval_shape(make, jax.random.key(0), some))
 
     def fill(spec: Any, values: Any) -> Any:
         state = jax.tree.map(lambda x: x, spec)
         nnx.replace_by_pure_dict(state, values)
         return state
 
-    def init(key: jax.Array) -> tuple[Any, Any]:
-        _, params, rest = split(make(key))
+    def init(key: jax.Array, values: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        _, params, rest = split(make(key, values or {}))
         return _named(nnx.to_pure_dict(params)), _named(nnx.to_pure_dict(rest))
 
     def apply(params: Any, rest: Any, batch: Any, key: jax.Array | None = None) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
-"""The device mesh and where arrays live on it: batches split along `data`, everything else replicated."""
+"""The device mesh and where arrays live on it: batches split along `data`, what belongs to replicas along `replica`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ def start(cache: Path) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def make_mesh() -> Mesh:
-    """All devices along one axis, `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(replicas: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices along two axes, `replica` and `data`: as many as share the replicas evenly go to `replica`."""
+    devices = jax.devices() if devices is None else devices
+    along = max(n for n in range(1, len(devices) + 1) if len(devices) % n == 0 and replicas % n == 0)
+    return jax.make_mesh(
+        (along, len(devices) // along), ("replica", "data"), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -25,8 +30,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def along_data(mesh: Mesh) -> NamedSharding:
-    """First axis split over the mesh."""
+    """First axis split over the mesh's `data`."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def along_replicas(mesh: Mesh) -> NamedSharding:
+    """First axis, the replicas', split over the mesh's `replica`."""
+    return NamedSharding(mesh, PartitionSpec("replica"))
+
+
+def along_both(mesh: Mesh) -> NamedSharding:
+    """[replicas, batch], split along both."""
+    return NamedSharding(mesh, PartitionSpec("replica", "data"))
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:

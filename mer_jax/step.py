@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from mer_jax.batch import Batch
 from mer_jax.losses import weighted_mean
@@ -17,10 +17,11 @@ from mer_jax.metrics import confusion
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class TrainState:
-    """All that training changes or needs to carry on, and all that a model needs to be used.
+    """All that training changes or needs to carry on, of one replica or, with a leading axis, of several.
 
     step: updates done. key: base of every random number (`fold_in(key, step)`). params, rest: the model's variables.
-    average: running average of params, which is then what is evaluated; an empty dict where none is kept. input_stats[m]: mean and scale, Float[feat], that raw features are standardised with.
+    average: running average of params, which is then what is evaluated; an empty dict where none is kept. given: what the
+    replica was given and nothing changes: see `Given`.
     """
 
     step: Any
@@ -29,15 +30,46 @@ class TrainState:
     rest: Any
     opt_state: Any
     average: Any
-    input_stats: Any
+    given: Any
 
-    def evaluated(self) -> Any:
-        """The params to evaluate and to use."""
-        return self.average or self.params
+    def model(self) -> "Model":
+        """What scoring needs of it."""
+        return Model(self.average or self.params, self.rest, self.given.input_stats)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Given:
+    """What makes a replica: input_stats[m]: mean and scale, Float[feat], that raw features are standardised with; prior:
+    Float[classes], the classes' shares of its training part; values: the swept fields, `{field: Float[]}`."""
+
+    input_stats: Any
+    prior: Any
+    values: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Model:
+    """A trained model: its params, its other variables, and the statistics of its input."""
+
+    params: Any
+    rest: Any
+    input_stats: Any
 
 
 Loss = Callable[[Any, Batch], tuple[Array, dict[str, Array]]]
 AfterUpdate = Callable[[Any, Any, Any, Batch], Any]
+
+
+class Rules(NamedTuple):
+    """How a replica learns. after_update(old params, new params, outputs, batch) has the last word on the new params;
+    average: decay per step of the running average of the params, 0 = none."""
+
+    loss: Loss
+    tx: optax.GradientTransformation
+    after_update: AfterUpdate
+    average: float
 
 
 def standardize(batch: Batch, input_stats: dict[str, Any]) -> Batch:
@@ -51,19 +83,18 @@ def standardize(batch: Batch, input_stats: dict[str, Any]) -> Batch:
     return dataclasses.replace(batch, features=features)
 
 
-def init_state(
-    key: Array, input_stats: Any, *, init: Callable[..., Any], tx: optax.GradientTransformation, average: bool
-) -> TrainState:
-    model_key, key = jax.random.split(key)
-    params, rest = init(model_key)
+def init_state(seed: Array, given: Given, *, init: Callable[..., Any], rules: Callable[[Given], Rules]) -> TrainState:
+    model_key, key = jax.random.split(jax.random.key(seed))
+    params, rest = init(model_key, given.values)
+    made = rules(given)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=key,
         params=params,
         rest=rest,
-        opt_state=tx.init(params),
-        average=jax.tree.map(jnp.copy, params) if average else {},
-        input_stats=input_stats,
+        opt_state=made.tx.init(params),
+        average=jax.tree.map(jnp.copy, params) if made.average else {},
+        given=given,
     )
 
 
@@ -82,35 +113,29 @@ def gradients(
 
 
 def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    apply: Callable[..., Any],
-    loss: Loss,
-    tx: optax.GradientTransformation,
-    after_update: AfterUpdate,
-    average: float,
+    state: TrainState, batch: Batch, *, apply: Callable[..., Any], rules: Callable[[Given], Rules]
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update. `after_update(old params, new params, outputs, batch)` has the last word on the new params.
+    """One update of one replica.
 
     The running average moves by 1 - average each step, faster at first: it is the mean of about the last
     min(1 / (1 - average), step / 9) steps' params.
     """
-    batch = standardize(batch, state.input_stats)
-    grads, (terms, outputs, rest) = gradients(state, batch, apply=apply, loss=loss)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = after_update(state.params, optax.apply_updates(state.params, updates), outputs, batch)
+    made = rules(state.given)
+    batch = standardize(batch, state.given.input_stats)
+    grads, (terms, outputs, rest) = gradients(state, batch, apply=apply, loss=made.loss)
+    updates, opt_state = made.tx.update(grads, state.opt_state, state.params)
+    params = made.after_update(state.params, optax.apply_updates(state.params, updates), outputs, batch)
     step = state.step + 1
     done = step.astype(jnp.float32)
-    slow = jnp.minimum(average, done / (done + 9))
-    averaged = jax.tree.map(lambda a, p: p + slow * (a - p), state.average, params) if average else {}
+    slow = jnp.minimum(made.average, done / (done + 9))
+    averaged = jax.tree.map(lambda a, p: p + slow * (a - p), state.average, params) if made.average else {}
     state = dataclasses.replace(state, step=step, params=params, rest=rest, opt_state=opt_state, average=averaged)
     return state, terms | {"grad_norm": optax.tree.norm(grads)}
 
 
-def eval_step(state: TrainState, batch: Batch, *, apply: Callable[..., Any]) -> dict[str, Array]:
+def eval_step(model: Model, batch: Batch, *, apply: Callable[..., Any]) -> dict[str, Array]:
     """confusion: Int[classes, classes] and nll: the sum over real rows; probabilities: Float[batch, classes]."""
-    outputs, _ = apply(state.evaluated(), state.rest, standardize(batch, state.input_stats))
+    outputs, _ = apply(model.params, model.rest, standardize(batch, model.input_stats))
     log_p = jax.nn.log_softmax(outputs["logits"])
     nll = -jnp.take_along_axis(log_p, batch.label[:, None], axis=1)[:, 0]
     return {
@@ -118,3 +143,8 @@ def eval_step(state: TrainState, batch: Batch, *, apply: Callable[..., Any]) -> 
         "nll": weighted_mean(nll, batch.weight) * batch.weight.sum(),
         "probabilities": jnp.exp(log_p),
     }
+
+
+def keep_best(best: Model, model: Model, better: Bool[Array, ""]) -> Model:
+    """The model if it is better, else the best one so far."""
+    return jax.tree.map(lambda old, new: jnp.where(better, new, old), best, model)

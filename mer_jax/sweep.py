@@ -1,12 +1,12 @@
-"""Many runs of one experiment, told in one table: `python -m mer_jax.sweep --config=configs/lsgmer.py --seeds=5`.
+"""Several experiments told in one table: `python -m mer_jax.sweep --config=configs/lsgmer.py --sweep=configs/lsgmer_ablations.py`.
 
-Every run is what `mer_jax.main` makes of the same config, in WORKDIR/<row>/seed<n>. The same command carries on where it
-was stopped; a finished run is not repeated.
+Each row changes fields that no sweep inside one program could (parts of the model, modalities); its folds and seeds are
+`config.replicas`. A row is what `mer_jax.main` makes of that config, in WORKDIR/<row>. The same command carries on where it
+was stopped; a finished row is not repeated.
 """
 
 import copy
 import importlib.util
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,10 @@ from absl import app, flags, logging
 from mer_jax import cache
 from mer_jax import config as config_lib
 from mer_jax.errors import UserError, reported
-from mer_jax.main import CHANGED, CONFIG, MODE, WORKDIR, open_corpus, parse_flags
+from mer_jax.main import CHANGED, CONFIG, MODE, WORKDIR, check, open_corpus, parse_flags
 
-SEEDS = flags.DEFINE_integer("seeds", 5, "Runs of every row, with seeds config.seed (0), 1, …", lower_bound=1)
 SWEEP = flags.DEFINE_string(
-    "sweep",
-    None,
-    "A file with get_sweep() -> {row: {field: value}}, e.g. configs/lsgmer_ablations.py; one row if not given.",
+    "sweep", None, "A file with get_sweep() -> {row: {field: value}}, e.g. configs/lsgmer_ablations.py."
 )
 ROWS = flags.DEFINE_list("rows", None, "Only these rows of the sweep, comma-separated.")
 
@@ -31,39 +28,38 @@ def main(_: list[str]) -> None:
     with reported():
         if MODE.value != "train":
             raise UserError("--mode=eval scores one run: python -m mer_jax.main with that run's --workdir")
+        if SWEEP.value is None:
+            raise UserError("--sweep is missing, as in --sweep=configs/lsgmer_ablations.py; for folds, seeds and values of one "
+                            "experiment use python -m mer_jax.main with --config.replicas.…")  # fmt: skip
         base = config_lib.validate(CONFIG.value)
-        rows = read_rows(SWEEP.value, ROWS.value, base.experiment)
+        rows = read_rows(SWEEP.value, ROWS.value)
         workdir = Path(WORKDIR.value) if WORKDIR.value else Path(f"{config_lib.default_workdir(base)}-sweep")
-        seeds = range(base.seed, base.seed + SEEDS.value)
-        points = [(row, seed, change(base, rows[row], seed)) for row in rows for seed in seeds]
+        experiments = {row: change(base, changes) for row, changes in rows.items()}
         corpus = open_corpus(base)
-        for _row, _seed, experiment in points:
-            config_lib.validate_against(experiment, corpus)
+        for experiment in experiments.values():
+            check(experiment, corpus)
         from mer_jax import log, shard, train
+        from mer_jax.summary import markdown
 
         shard.start(cache.folder() / "xla")
-        found: dict[str, list[dict[str, Any]]] = {}  # rows with a finished run
+        found: dict[str, dict[str, Any]] = {}  # rows that have finished
         failed: list[str] = []
-        for number, (row, seed, experiment) in enumerate(points, 1):
-            log.console.print(f"\n[bold]run {number} of {len(points)}: {row}, seed {seed}[/bold]")
+        for number, (row, experiment) in enumerate(experiments.items(), 1):
+            log.console.print(f"\n[bold]{number} of {len(rows)}: {row}[/bold]")
             try:
-                folder = workdir / slug(row) / f"seed{seed}"
-                result = train.run(experiment, corpus, folder, allow_config_change=CHANGED.value)
-                found.setdefault(row, []).append(result)
+                found[row] = train.run(experiment, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
             except UserError as error:  # a row that diverges must not cost the others
-                failed.append(f"{row}, seed {seed}: {error}")
+                failed.append(f"{row}: {error}")
                 log.console.print(f"failed: {error}")
-            log.write_json(workdir / "sweep.json", {row: summary(runs) for row, runs in found.items()})
+            log.write_json(workdir / "sweep.json", {row: result["points"] for row, result in found.items()})
         log.write_text(workdir / "sweep.md", markdown(found))
-        print(f"\n{markdown(found)}\n{workdir}/sweep.json holds every run's scores, sweep.md this table")
+        print(f"\n{markdown(found)}\n{workdir}/sweep.json holds what every row found, sweep.md this table")
         if failed:
-            raise UserError(f"{len(failed)} of {len(points)} runs failed:\n  " + "\n  ".join(failed))
+            raise UserError(f"{len(failed)} of {len(rows)} rows failed:\n  " + "\n  ".join(failed))
 
 
-def read_rows(path: str | None, only: list[str] | None, default: str) -> dict[str, dict[str, Any]]:
+def read_rows(path: str, only: list[str] | None) -> dict[str, dict[str, Any]]:
     """The rows of a sweep file; raises UserError naming what is wrong with it."""
-    if path is None:
-        return {default: {}}
     spec = importlib.util.spec_from_file_location("sweep_file", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise UserError(f"--sweep={path} is not a Python file")
@@ -85,10 +81,9 @@ def read_rows(path: str | None, only: list[str] | None, default: str) -> dict[st
     return {name: changes for name, changes in rows.items() if not only or name in only}
 
 
-def change(base: config_lib.Experiment, changes: dict[str, Any], seed: int) -> config_lib.Experiment:
+def change(base: config_lib.Experiment, changes: dict[str, Any]) -> config_lib.Experiment:
     """The base experiment with the row's fields changed; raises UserError for a field or type it does not have."""
     experiment = copy.deepcopy(base)
-    experiment.seed = seed
     known = config_lib.flatten(config_lib.to_dict(base))
     for field, value in changes.items():
         if field in ("seed", "experiment", "data.path"):
@@ -107,33 +102,6 @@ def change(base: config_lib.Experiment, changes: dict[str, Any], seed: int) -> c
 
 def slug(name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in name.lower())
-
-
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Every run's overall scores by part, with mean and sample standard deviation over the seeds."""
-    scores = ("accuracy", "uar", "weighted_f1", "macro_f1")
-    out: dict[str, Any] = {"seeds": [run["config"]["seed"] for run in runs]}
-    for part in ("valid", "test"):
-        for score in scores:
-            values = [run[part][score] for run in runs]
-            spread = statistics.stdev(values) if len(values) > 1 else None
-            out[f"{part}/{score}"] = {"values": values, "mean": statistics.mean(values), "sd": spread}
-    return out
-
-
-def markdown(found: dict[str, list[dict[str, Any]]]) -> str:
-    """Test scores in percent, mean ± sample standard deviation over the seeds."""
-    columns = {"test/weighted_f1": "WF1", "test/macro_f1": "macro F1", "test/accuracy": "accuracy", "test/uar": "UAR",
-               "valid/weighted_f1": "validation WF1"}  # fmt: skip
-    lines = ["| | " + " | ".join(columns.values()) + " | seeds |", "|---" * (len(columns) + 2) + "|"]
-    for name, runs in found.items():
-        row = summary(runs)
-        cells = []
-        for column in columns:
-            sd = row[column]["sd"]
-            cells.append(f"{100 * row[column]['mean']:.1f}" + (f" ± {100 * sd:.1f}" if sd is not None else ""))
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(runs)} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

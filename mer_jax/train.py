@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
-from mer_jax import checkpoint, data, log, metrics, shard
+from mer_jax import checkpoint, data, log, protocols, shard, summary
 from mer_jax import config as config_lib
 from mer_jax.errors import UserError
-from mer_jax.evaluate import evaluate, write_predictions
-from mer_jax.program import Inputs, Program, build, load, steps_per_epoch
+from mer_jax.evaluate import write_predictions
+from mer_jax.fleet import Fleet
+from mer_jax.log import by_replica
+from mer_jax.program import Inputs, Program, build, load, steps_per_epoch, together_of
+from mer_jax.protocols import Split
 from mer_jax.records import Corpus
-from mer_jax.step import TrainState
+from mer_jax.replicas import replicas_of
+from mer_jax.statistics import SCORES
+from mer_jax.summary import calibrated, points_of, scored
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -77,214 +83,309 @@ def finished(workdir: Path, now: dict[str, Any], allow_config_change: bool) -> b
 
 
 @dataclasses.dataclass
-class Selection:
-    """The best checkpoint so far by the validation part, and for how many epochs none was better."""
+class Standing:
+    """Where a replica stands: its best step so far by the validation part, for how many epochs none was better, and whether
+    it is still `training`, has `stopped` early or has `diverged` to numbers that are none."""
 
     step: int | None = None
     score: float = -1.0
     stale: int = 0
+    status: str = "training"
 
-    def offer(self, at: int, score: float) -> bool:
+    def offer(self, at: int, score: float, patience: int) -> bool:
         better = score > self.score
         if better:
             self.step, self.score, self.stale = at, score, 0
         else:
             self.stale += 1
+            if patience and self.stale >= patience:
+                self.status = "stopped"
         return better
+
+
+@dataclasses.dataclass
+class Run:
+    """What a run is made of."""
+
+    config: config_lib.Experiment
+    corpus: Corpus
+    split: Split
+    inputs: Inputs
+    program: Program
+    fleet: Fleet
+    standings: list[Standing]
+    workdir: Path
+
+    def live(self) -> list[int]:
+        return [r for r, standing in enumerate(self.standings) if standing.status == "training"]
+
+
+def assemble(
+    config: config_lib.Experiment, corpus: Corpus, workdir: Path, devices: Sequence[jax.Device] | None = None
+) -> Run:
+    """Everything of the run on the devices (all there are), at no step yet."""
+    split = split_of(config, corpus)
+    replicas = replicas_of(config, split)
+    mesh = shard.make_mesh(together_of(config, len(replicas)), devices)
+    inputs = load(config, corpus, split, mesh)
+    program = build(config, corpus, inputs, len(replicas), mesh)
+    fleet = Fleet(program, inputs, replicas)
+    return Run(config, corpus, split, inputs, program, fleet, [Standing() for _ in replicas], workdir)
 
 
 def run(
     config: config_lib.Experiment, corpus: Corpus, workdir: Path, *, allow_config_change: bool = False
 ) -> dict[str, Any]:
-    """Trains or carries on, then scores the best checkpoint once on the test part. Returns what metrics.json holds."""
+    """Trains or carries on, then scores every replica's best model once on its test part. Returns what metrics.json holds."""
     now = identity(config, corpus)
     if finished(workdir, now, allow_config_change):
         log.console.print(f"{workdir} is finished; --mode=eval scores it again, another --workdir starts anew")
         return read_json(workdir / "metrics.json")
-    mesh = shard.make_mesh()
-    inputs = load(config, corpus, mesh)
-    program = build(config, corpus, inputs.feeds["train"].part, mesh)
+    whole = assemble(config, corpus, workdir)
+    leaks = tell_split(whole)
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / "config.json").exists():
         log.write_json(workdir / "config.json", now)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     try:
-        state, best = resume_or_init(config, program, inputs, checkpoints, mesh)
+        start = resume_or_begin(whole, checkpoints)
         log.write_json(workdir / "config.json", now)  # a change that cannot carry on has left the old one
-        if int(state.step) == 0:
-            log.write_text(workdir / "parameters.txt", parameter_overview.get_parameter_overview(state.params) + "\n")
-        log.console.print(f"{parameter_overview.count_parameters(state.params):,} parameters on {mesh.size} "
-                          f"{jax.devices()[0].platform} device(s); everything goes to {workdir}")  # fmt: skip
-        state, best = loop(config, program, inputs, checkpoints, state, best, workdir)
-        assert best.step is not None
-        state = checkpoints.restore(best.step, program.like)
+        if start == 0:
+            params = whole.fleet.params()
+            log.write_text(
+                workdir / "parameters.txt",
+                parameter_overview.get_parameter_overview(params, include_stats=False) + "\n",
+            )
+            log.write_json(workdir / "split.json", protocols.to_json(corpus, whole.split, leaks))
+        tell_start(whole)
+        loop(whole, checkpoints, start)
     finally:
         checkpoints.close()
-    return finish(config, corpus, program, inputs, state, best, workdir)
+    return finish(whole, leaks)
 
 
-def resume_or_init(
-    config: config_lib.Experiment,
-    program: Program,
-    inputs: Inputs,
-    checkpoints: checkpoint.Checkpoints,
-    mesh: jax.sharding.Mesh,
-) -> tuple[TrainState, Selection]:
+def split_of(config: config_lib.Experiment, corpus: Corpus) -> Split:
+    return protocols.split(corpus, config.data.protocol, config.data.seed)
+
+
+def tell_split(whole: Run) -> list[Any]:
+    """Counts what the parts of every fold share, and says so."""
+    sentences = dict(zip(whole.inputs.feed.pool.rows.tolist(), whole.inputs.sentences, strict=True))
+    leaks = [protocols.leakage(whole.corpus, fold, sentences) for fold in whole.split.folds]
+    for line in protocols.leak_lines(whole.split, leaks):
+        log.console.print(f"  {line}")
+    return leaks
+
+
+def tell_start(whole: Run) -> None:
+    count, together = len(whole.standings), whole.program.together
+    parameters = parameter_overview.count_parameters(whole.fleet.params())
+    how = "" if count == 1 else f" x {count} replicas" + (f", {together} at a time" if together < count else "")
+    log.console.print(f"{parameters:,} parameters{how} on {jax.device_count()} {jax.devices()[0].platform} device(s); "
+                      f"everything goes to {whole.workdir}")  # fmt: skip
+
+
+def resume_or_begin(whole: Run, checkpoints: checkpoint.Checkpoints) -> int:
+    """The step to carry on after."""
     latest = checkpoints.latest()
     if latest is None:
-        stats = shard.put(inputs.stats, shard.replicated(mesh))
-        return program.init(shard.put(np.uint32(config.seed), shard.replicated(mesh)), stats), Selection()
-    best = Selection(**checkpoints.info(latest)["best"])
+        whole.fleet.begin()
+        return 0
+    names = [replica.name for replica in whole.fleet.replicas]
+    info = checkpoints.info(latest)
+    if [standing["name"] for standing in info["replicas"]] != names:
+        raise UserError(f"{whole.workdir}: checkpoint {latest} holds other replicas; use another --workdir")
+    whole.standings = [Standing(**{k: v for k, v in s.items() if k != "name"}) for s in info["replicas"]]
+    whole.fleet.load(checkpoints.restore(latest, whole.fleet.like()))
     log.console.print(f"resuming after step {latest}")
-    return checkpoints.restore(latest, program.like), best
+    return latest
 
 
-def loop(
-    config: config_lib.Experiment,
-    program: Program,
-    inputs: Inputs,
-    checkpoints: checkpoint.Checkpoints,
-    state: TrainState,
-    best: Selection,
-    workdir: Path,
-) -> tuple[TrainState, Selection]:
-    """Updates until the last epoch or until patience runs out; one evaluation and one checkpoint an epoch."""
-    settings, feed = config.train, inputs.feeds["train"]
-    epoch_steps = steps_per_epoch(config, feed.part)
-    total, start = settings.epochs * epoch_steps, int(state.step)
-    order = data.training_order(feed.part, settings.batch_size, config.seed, config.data.group_by_length)
+def loop(whole: Run, checkpoints: checkpoint.Checkpoints, start: int) -> None:
+    """Updates until the last epoch or until no replica is left that trains; one evaluation and one checkpoint an epoch."""
+    settings, feed, fleet = whole.config.train, whole.inputs.feed, whole.fleet
+    epoch_steps = steps_per_epoch(whole.config, whole.inputs)
+    total = settings.epochs * epoch_steps
+    order = data.training_order(
+        feed.pool, whole.inputs.rows_of_training(), settings.batch_size, whole.config.data.seed,
+        whole.config.data.group_by_length,
+    )  # fmt: skip
     items = feed.training(order, start)
-    history = log.History(workdir, start)
+    history = log.History(whole.workdir, start)
     watch = log.Stopwatch()
     meter = log.Meter(history, watch)
     progress = log.Progress("training", total, "steps", start, watch)
 
-    def save(at: int, **checked: Any) -> None:
-        log.refuse_nonfinite(at, checked)
-        info = {"best": dataclasses.asdict(best), "config": config_lib.to_dict(config), "labels": feed.corpus.labels}
-        checkpoints.save(at, state, info, best.step)
+    def save(at: int, checked: dict[int, dict[str, float]]) -> None:
+        drop_diverged(whole, at, checked)
+        standings = zip(fleet.replicas, whole.standings, strict=True)
+        info = {"replicas": [{"name": replica.name, **dataclasses.asdict(s)} for replica, s in standings],
+                "config": config_lib.to_dict(whole.config), "labels": whole.corpus.labels}  # fmt: skip
+        checkpoints.save(at, fleet.saved(), info)
 
     try:
         with jax.transfer_guard("disallow"):
             for at in range(start + 1, total + 1):
-                if stopped(settings.patience, best):
+                if not (live := whole.live()):
                     break
                 with meter.waiting():
-                    item, pads = next(items)
-                state, terms = program.train(state, feed.source, item, pads)
+                    source, places, pads, rows = next(items)
+                terms = fleet.train(live, source, places, pads, rows)
                 if at % settings.log_steps == 0:
-                    meter.log(at, terms)
+                    drop_diverged(whole, at - settings.log_steps, meter.log(at, terms, live))
                     progress.update(at)
                 if at % epoch_steps == 0:
                     with watch.paused():
-                        valid, _ = evaluate(
-                            inputs.feeds["valid"], state, program.score, feed.corpus.labels, settings.eval_batch_size
-                        )
-                        better = best.offer(at, valid[settings.select])
-                        history.evaluation(
-                            {"step": at, "epoch": at // epoch_steps, "valid": overall(valid), "best": better}
-                        )
-                        tell(at // epoch_steps, settings.epochs, meter.fetch(), valid, better, progress)
-                        save(at, **terms, validation_loss=valid["loss"])
+                        found = fleet.score(live, "valid", settings.eval_batch_size, best=False)
+                        drop_diverged(whole, at, {r: {"validation_loss": found[r]["loss"]} for r in live})
+                        valid = {r: scored(found[r], whole.corpus.labels) for r in whole.live()}
+                        better = {
+                            r: whole.standings[r].offer(at, valid[r][settings.select], settings.patience) for r in valid
+                        }
+                        fleet.keep([r for r in valid if better[r]])
+                        for r in valid:
+                            history.evaluation({"step": at, "epoch": at // epoch_steps, "replica": fleet.replicas[r].name,
+                                                "valid": overall(valid[r]), "best": better[r]})  # fmt: skip
+                        tell(whole, at // epoch_steps, meter, valid, better, progress)
+                        save(at, by_replica(terms))
                 elif settings.checkpoint_steps and at % settings.checkpoint_steps == 0:
-                    save(at, **terms)
+                    save(at, by_replica(terms))
         meter.fetch()
     finally:
         progress.close()
         history.close()
     checkpoints.wait()
-    if stopped(settings.patience, best):
-        log.console.print(f"no better {settings.select} for {best.stale} epochs: stopping early")
-    return state, best
+    stopped = [standing for standing in whole.standings if standing.status == "stopped"]
+    if stopped:
+        many = "stopping early" if len(whole.standings) == 1 else f"{len(stopped)} replicas stopped early"
+        log.console.print(f"no better {settings.select} for {settings.patience} epochs: {many}")
 
 
-def stopped(patience: int, best: Selection) -> bool:
-    return patience > 0 and best.stale >= patience
+def drop_diverged(whole: Run, at: int, values: dict[int, dict[str, float]]) -> None:
+    """Freezes the replicas of which a value is no number, and says so. Raises UserError if no other is left."""
+    for r, named in values.items():
+        bad = log.nonfinite(named)
+        if bad is None or whole.standings[r].status != "training":
+            continue
+        whole.standings[r].status = "diverged"
+        what = f"the training's {bad} is {named[bad]} at step {at}"
+        if all(standing.status == "diverged" for standing in whole.standings):
+            each = "" if len(whole.standings) == 1 else "; so did every other replica before"
+            raise UserError(f"{what}{each}; lower --config.optim.learning_rate or look at the features. "
+                            "The checkpoints saved before are untouched.")  # fmt: skip
+        log.console.print(f"{whole.fleet.replicas[r].name}: {what}; this replica is left out, the others go on")
 
 
 def overall(scores: dict[str, Any]) -> dict[str, float]:
-    return {name: scores[name] for name in ("loss", *metrics.SCORES)}
+    return {name: scores[name] for name in ("loss", *SCORES)}
 
 
 def tell(
-    epoch: int, epochs: int, loss: float | None, valid: dict[str, Any], better: bool, progress: log.Progress
+    whole: Run,
+    epoch: int,
+    meter: log.Meter,
+    valid: dict[int, dict[str, Any]],
+    better: dict[int, bool],
+    progress: log.Progress,
 ) -> None:
+    """A line for an epoch; of several replicas the means."""
+    loss = meter.loss
+    mean = {name: sum(v[name] for v in valid.values()) / max(len(valid), 1) for name in ("loss", *SCORES)}
+    among = f"  {sum(better.values())} of {len(valid)} better, {len(whole.live())} of {len(whole.standings)} train on"
     log.console.print(
-        f"epoch {epoch:>3}/{epochs}  train loss {'-' if loss is None else f'{loss:.4f}'}  valid loss {valid['loss']:.4f}"
-        f"  WF1 {valid['weighted_f1']:.4f}  macro F1 {valid['macro_f1']:.4f}  accuracy {valid['accuracy']:.4f}"
-        f"  UAR {valid['uar']:.4f}{'  *best*' if better else '        '}  {progress.rate()} at most"
+        f"epoch {epoch:>3}/{whole.config.train.epochs}  train loss {'-' if loss is None else f'{loss:.4f}'}  valid loss "
+        f"{mean['loss']:.4f}  WF1 {mean['weighted_f1']:.4f}  macro F1 {mean['macro_f1']:.4f}  accuracy {mean['accuracy']:.4f}"
+        f"  UAR {mean['uar']:.4f}"
+        + (("  *best*" if any(better.values()) else "        ") if len(whole.standings) == 1 else among)
+        + f"  {progress.rate()} at most"
     )
 
 
 # ---- the end ----
 
 
-def finish(
-    config: config_lib.Experiment,
-    corpus: Corpus,
-    program: Program,
-    inputs: Inputs,
-    state: TrainState,
-    best: Selection,
-    workdir: Path,
-) -> dict[str, Any]:
-    """Scores valid and test with the best state, writes predictions and metrics.json, shows the table."""
-    result, probabilities = score_parts(config, corpus, program, inputs, state)
-    write_predictions(workdir / "predictions.jsonl", inputs.feeds["test"], probabilities)
-    result |= {
+def finish(whole: Run, leaks: list[Any]) -> dict[str, Any]:
+    """Scores valid and test with the best models, writes predictions and metrics.json, shows the table."""
+    results, tests = score_parts(whole)
+    config, corpus, pool = whole.config, whole.corpus, whole.inputs.feed.pool
+    entries = [(whole.fleet.replicas[r].name, *found) for r, found in tests.items()]
+    write_predictions(whole.workdir / "predictions.jsonl", corpus, pool, entries)
+    by = "test" if whole.split.selects_on_test else "validation"
+    points = points_of(corpus, pool, whole.fleet.replicas, results, tests, config.train.select)
+    chosen = next(point for point in points if point["chosen"])
+    result = {
+        "labels": list(corpus.labels),
         "protocol": {
-            **corpus.manifest["protocol"],
-            "selection": f"best validation {config.train.select}, at step {best.step}",
-            "test": "scored once, with the selected checkpoint",
+            "name": whole.split.protocol,
+            "title": whole.split.title(),
+            "description": whole.split.description,
+            "leaky": whole.split.leaky,
+            "split_sha256": protocols.sha256(corpus, whole.split),
+            "leakage": protocols.leak_lines(whole.split, leaks),
+            "selection": f"best {by} {config.train.select}",
+            "test": "best epoch of the test part itself" if whole.split.selects_on_test
+            else "scored once per replica, with the selected checkpoint",
         },
-        "data": {"name": corpus.manifest["name"], "manifest_sha256": corpus.manifest_sha256, "counts": inputs.counts},
+        "data": {"name": corpus.manifest["name"], "manifest_sha256": corpus.manifest_sha256,
+                 "counts": {f.name: c for f, c in zip(whole.split.folds, whole.inputs.counts, strict=True)}},
+        "valid": chosen["valid"],
+        "test": chosen["test"],
+        "points": points,
+        "replicas": results,
         "config": config_lib.to_dict(config),
         "versions": versions(),
-    }
+    }  # fmt: skip
     if (bayes := corpus.manifest.get("bayes_accuracy")) is not None:
         result["data"]["bayes_accuracy"] = bayes["+".join(sorted(config.data.modalities))]
-    log.write_json(workdir / "metrics.json", result)
-    show(corpus, result, workdir)
+    log.write_json(whole.workdir / "metrics.json", result)
+    show(result, whole.workdir)
     return result
 
 
-def score_parts(
-    config: config_lib.Experiment, corpus: Corpus, program: Program, inputs: Inputs, state: TrainState
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores of valid and test, and the test part's probabilities."""
-    found = {}
-    for name in ("valid", "test"):
-        found[name], probabilities = evaluate(
-            inputs.feeds[name], state, program.score, corpus.labels, config.train.eval_batch_size
-        )
-    return found, probabilities
+def score_parts(whole: Run) -> tuple[list[dict[str, Any]], dict[int, tuple[np.ndarray, np.ndarray]]]:
+    """What metrics.json says of every replica; and of those that finished the test part's utterances and probabilities."""
+    fleet, labels = whole.fleet, whole.inputs.feed.pool.labels
+    done = [r for r, s in enumerate(whole.standings) if s.status != "diverged"]
+    valid, test = (fleet.score(done, part, whole.config.train.eval_batch_size, best=True) for part in ("valid", "test"))
+    results = []
+    for r, (replica, standing) in enumerate(zip(fleet.replicas, whole.standings, strict=True)):
+        about = {"name": replica.name, "fold": replica.fold_name, "seed": replica.seed, "point": replica.point,
+                 "values": replica.values, "status": "finished" if r in done else "diverged", "step": standing.step}  # fmt: skip
+        if r in done:
+            fold = whole.inputs.folds[replica.fold]
+            about |= {
+                "valid": scored(valid[r], whole.corpus.labels),
+                "test": scored(test[r], whole.corpus.labels),
+                "calibration": calibrated(valid[r], test[r], labels[fold.valid], labels[fold.test]),
+            }
+        results.append(about)
+    tests = {r: (whole.inputs.folds[fleet.replicas[r].fold].test, test[r]["probabilities"]) for r in done}
+    return results, tests
 
 
-def show(corpus: Corpus, result: dict[str, Any], workdir: Path) -> None:
-    log.show_scores(f"test of {corpus.manifest['name']}, {result['protocol']['selection']}", result["test"])
+def show(result: dict[str, Any], workdir: Path) -> None:
+    summary.show(result)
     if (bayes := result["data"].get("bayes_accuracy")) is not None:
-        share = result["test"]["accuracy"] / bayes
-        log.console.print(f"accuracy {result['test']['accuracy']:.4f} is {share:.3f} of the Bayes-optimal {bayes:.4f}")
+        accuracy = result["test"]["accuracy"]["mean"]
+        log.console.print(f"accuracy {accuracy:.4f} is {accuracy / bayes:.3f} of the Bayes-optimal {bayes:.4f}")
     log.console.print(f"metrics.json, predictions.jsonl and the checkpoint are in {workdir}")
 
 
 def score_again(config: config_lib.Experiment, corpus: Corpus, workdir: Path) -> int:
-    """Scores the best checkpoint of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
+    """Scores the best models of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
     if not finished(workdir, identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=eval finishes it")
     known = read_json(workdir / "metrics.json")
-    mesh = shard.make_mesh()
-    inputs = load(config, corpus, mesh)
-    program = build(config, corpus, inputs.feeds["train"].part, mesh)
+    whole = assemble(config, corpus, workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-    latest = checkpoints.latest()
-    if latest is None:
+    if checkpoints.latest() is None:
         raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint: it cannot be scored again")
-    state = checkpoints.restore(checkpoints.info(latest)["best"]["step"], program.like)
+    resume_or_begin(whole, checkpoints)
     checkpoints.close()
-    found, _ = score_parts(config, corpus, program, inputs, state)
-    show(corpus, known | found, workdir)
-    changed = config_lib.differences({p: known[p] for p in found}, found)
+    results, _ = score_parts(whole)
+    show(known, workdir)
+    before, now = ({r["name"]: r for r in found} for found in (known["replicas"], results))
+    changed = config_lib.differences(before, json.loads(json.dumps(now)))
     if changed:
         log.console.print("these figures are NOT those of metrics.json:\n  " + "\n  ".join(changed))
         return 1

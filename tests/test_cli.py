@@ -37,18 +37,32 @@ def snapshot(folder):
 def test_a_run_writes_everything(finished, demo):
     workdir, output = finished
     metrics = json.loads((workdir / "metrics.json").read_text())
-    assert metrics.keys() == {"valid", "test", "protocol", "data", "config", "versions"}
-    assert {"accuracy", "uar", "weighted_f1", "macro_f1", "per_class", "confusion"} <= metrics["test"].keys()
-    assert list(metrics["test"]["per_class"]) == list(demo.labels)
+    assert metrics.keys() == {"labels", "valid", "test", "points", "replicas", "protocol", "data", "config", "versions"}
+    (replica,), (point,) = metrics["replicas"], metrics["points"]
+    assert {"accuracy", "uar", "weighted_f1", "macro_f1", "per_class", "confusion"} <= replica["test"].keys()
+    assert list(replica["test"]["per_class"]) == metrics["labels"] == list(demo.labels)
+    assert metrics["test"] == point["test"]
+    assert point["pooled"]["confusion"] == replica["test"]["confusion"]
+    for score in ("accuracy", "uar", "weighted_f1", "macro_f1"):
+        assert metrics["test"][score] == {"mean": replica["test"][score], "sd": None}
+        assert point["interval"][score]["low"] < replica["test"][score] < point["interval"][score]["high"]
+    assert (
+        replica["calibration"]["test_scaled"]["nll"]
+        < replica["calibration"]["test"]["nll"]
+        == pytest.approx(replica["test"]["loss"], rel=1e-4)
+    )
     assert metrics["data"]["manifest_sha256"] == demo.manifest_sha256
     assert metrics["data"]["bayes_accuracy"] == demo.manifest["bayes_accuracy"]["audio+text"]
-    assert metrics["data"]["counts"]["train"]["utterances"] == len(demo.rows("train"))
+    assert metrics["data"]["counts"]["official"]["train"]["utterances"] == len(demo.rows("train"))
     assert metrics["config"]["model"]["width"] == 32
     rows = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     best = max(rows, key=lambda row: row["valid"]["weighted_f1"])
-    assert f"step {best['step']}" in metrics["protocol"]["selection"]
-    assert best["valid"]["weighted_f1"] == metrics["valid"]["weighted_f1"]
+    assert best["step"] == replica["step"]
+    assert best["valid"]["weighted_f1"] == replica["valid"]["weighted_f1"]
+    split = json.loads((workdir / "split.json").read_text())
+    assert sorted(split["folds"][0]["test"]) == sorted(demo.index["id"][demo.rows("test")].tolist())
+    assert split["sha256"] == metrics["protocol"]["split_sha256"]
     assert (workdir / "parameters.txt").read_text().count("labels") == 1
     assert json.loads((workdir / "config.json").read_text())["versions"]["jax"]
     for name in (*demo.labels, "weighted F1", "Bayes-optimal", "steps/s"):
@@ -58,7 +72,7 @@ def test_a_run_writes_everything(finished, demo):
 def test_predictions_are_what_was_scored(finished, demo):
     workdir, _ = finished
     rows = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
-    test = json.loads((workdir / "metrics.json").read_text())["test"]
+    test = json.loads((workdir / "metrics.json").read_text())["replicas"][0]["test"]
     assert sorted(row["id"] for row in rows) == sorted(demo.index["id"][demo.rows("test")].tolist())
     confusion = np.zeros((7, 7), int)
     for row in rows:
@@ -99,7 +113,7 @@ def test_eval_tells_when_the_figures_are_not_the_same(finished, run_cli, tmp_pat
     shutil.copytree(finished[0], tmp_path / "copy")
     path = tmp_path / "copy" / "metrics.json"
     metrics = json.loads(path.read_text())
-    metrics["test"]["accuracy"] += 0.01
+    metrics["replicas"][0]["test"]["accuracy"] += 0.01
     path.write_text(json.dumps(metrics))
     done = run_cli(CONFIG, f"--workdir={tmp_path / 'copy'}", "--mode=eval")
     assert done.returncode == 1
@@ -197,7 +211,7 @@ def test_bad_values_are_refused_or_zeroed_and_counted_in_the_metrics(run_cli, tm
     assert "--config.data.nonfinite=zero" in done.stderr
     done = run_cli(*flags, "--config.data.nonfinite=zero", "--config.train.epochs=1")
     assert done.returncode == 0, done.stderr
-    counts = json.loads((tmp_path / "w" / "metrics.json").read_text())["data"]["counts"]
+    counts = json.loads((tmp_path / "w" / "metrics.json").read_text())["data"]["counts"]["official"]
     assert counts["train"]["nonfinite_zeroed"] == {"text": 0, "audio": 1}
     assert counts["test"]["nonfinite_zeroed"] == {"text": 0, "audio": 1}
 
@@ -215,8 +229,9 @@ def test_streaming_trains_to_the_same_numbers_as_resident(run_cli, tmp_path, sma
         assert "truncated" in done.stdout
         results.append(json.loads((workdir / "metrics.json").read_text()))
     for part in ("valid", "test"):
-        assert results[0][part]["confusion"] == results[1][part]["confusion"]
-        assert results[0][part]["loss"] == pytest.approx(results[1][part]["loss"], rel=1e-5)
+        one, other = (result["replicas"][0][part] for result in results)
+        assert one["confusion"] == other["confusion"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 @pytest.mark.slow
@@ -228,30 +243,28 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
     )
     flags = [
         CONFIG, f"--config.data.path={small_corpus}", "--config.train.batch_size=8", "--config.train.epochs=1",
-        f"--sweep={sweep}", "--seeds=2", "--rows=no gate", f"--workdir={tmp_path / 'w'}",
+        f"--sweep={sweep}", "--config.replicas.seeds=2", "--rows=no gate", f"--workdir={tmp_path / 'w'}",
     ]  # fmt: skip
     done = run_cli(*flags, module="mer_jax.sweep")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "w" / "sweep.json").read_text())
     assert summary.keys() == {"no gate"}
-    for row, scores in summary.items():
-        runs = [
-            json.loads((tmp_path / "w" / row.replace(" ", "-") / f"seed{s}" / "metrics.json").read_text())
-            for s in (0, 1)
-        ]
-        assert [run["config"]["seed"] for run in runs] == [0, 1]
-        assert not any(run["config"]["model"]["gate"] for run in runs)
-        values = [run["test"]["weighted_f1"] for run in runs]
-        assert scores["test/weighted_f1"]["values"] == values
-        assert scores["test/weighted_f1"]["mean"] == pytest.approx(np.mean(values))
-        assert scores["test/weighted_f1"]["sd"] == pytest.approx(np.std(values, ddof=1))
+    (point,) = summary["no gate"]
+    metrics = json.loads((tmp_path / "w" / "no-gate" / "metrics.json").read_text())
+    assert not metrics["config"]["model"]["gate"]
+    assert [replica["seed"] for replica in metrics["replicas"]] == [0, 1]
+    values = [replica["test"]["weighted_f1"] for replica in metrics["replicas"]]
+    assert point["test"]["weighted_f1"] == pytest.approx({"mean": np.mean(values), "sd": np.std(values, ddof=1)})
+    assert (
+        f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}" in (tmp_path / "w" / "sweep.md").read_text()
+    )
     again = run_cli(*flags, module="mer_jax.sweep")
     assert again.returncode == 0
-    assert again.stdout.count("is finished") == 2
+    assert again.stdout.count("is finished") == 1
     partly = run_cli(*flags, "--rows=no gate,diverges", "--config.train.log_steps=1", f"--workdir={tmp_path / 'v'}",
-                     "--seeds=1", module="mer_jax.sweep")  # fmt: skip
+                     "--config.replicas.seeds=1", module="mer_jax.sweep")  # fmt: skip
     assert partly.returncode == 2
-    assert "1 of 2 runs failed:\n  diverges, seed 0: the training's loss is nan at step" in partly.stderr
+    assert "1 of 2 rows failed:\n  diverges: the training's loss is nan at step" in partly.stderr
     assert json.loads((tmp_path / "v" / "sweep.json").read_text()).keys() == {"no gate"}
     wrong = run_cli(*flags, "--rows=nothing", module="mer_jax.sweep")
     assert wrong.returncode == 2
@@ -260,7 +273,15 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
 
 @pytest.mark.parametrize(
     "module",
-    ["mer_jax.main", "mer_jax.sweep", "mer_jax.records", "data_prep.iemocap", "data_prep.meld", "data_prep.mosi"],
+    [
+        "mer_jax.main",
+        "mer_jax.sweep",
+        "mer_jax.compare",
+        "mer_jax.records",
+        "data_prep.iemocap",
+        "data_prep.meld",
+        "data_prep.mosi",
+    ],
 )
 def test_help_explains(run_cli, module):
     done = run_cli("--help", module=module)

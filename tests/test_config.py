@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from mer_jax import config as config_lib
-from mer_jax import data, program, shard, sweep
+from mer_jax import data, program, protocols, shard, step, sweep
 from mer_jax.config import DeepMSIExperiment, LSGMERExperiment, validate
 from mer_jax.errors import UserError
 
@@ -31,25 +31,35 @@ def test_the_table_of_parameters_names_every_config():
     assert {name.partition(":")[0] for name in PARAMETERS} == {path.stem for path in CONFIGS}
 
 
+def build_without_reading(config, corpus, replicas):
+    """The compiled functions for so many replicas of the official split, and the pool."""
+    pool = data.take_pool(corpus, np.arange(len(corpus)), {m: 128 for m in config.data.modalities})
+    fold = protocols.split(corpus, "official", 0).folds[0]
+    widths = {m: corpus.modalities[m]["width"] for m in config.data.modalities}
+    stats = {m: {"mean": np.zeros(w, np.float32), "scale": np.ones(w, np.float32)} for m, w in widths.items()}
+    given = step.Given(stats, np.zeros(len(corpus.labels), np.float32), {})
+    inputs = program.Inputs(data.Feed(corpus, pool, "refuse", put=lambda x: x), (fold,), (given,), (), [])
+    return program.build(config, corpus, inputs, replicas, shard.make_mesh(replicas)), pool
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_every_config_traces_a_step(name, demo):
     config = validate(load_config(name))
     config_lib.validate_against(config, demo)
-    part = data.take_part(demo, "train", {m: 128 for m in config.data.modalities})
-    compiled = program.build(config, demo, part, shard.make_mesh())
-    count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(compiled.like.params))
+    compiled, pool = build_without_reading(config, demo, replicas=2)
+    state = compiled.like(2)["state"]
+    count = sum(int(np.prod(x.shape[1:])) for x in jax.tree.leaves(state.params))
     assert count == PARAMETERS[name]
-    rows = jax.ShapeDtypeStruct((config.train.batch_size,), np.int32)
+    batch = config.train.batch_size
+    rows, weight = jax.ShapeDtypeStruct((batch,), np.int32), jax.ShapeDtypeStruct((2, batch), bool)
     flat = {m: jax.ShapeDtypeStruct((100, demo.modalities[m]["width"]), np.float16) for m in config.data.modalities}
-    column = {m: jax.ShapeDtypeStruct((len(part),), np.int32) for m in config.data.modalities}
-    source = data.Resident(flat, column, column, jax.ShapeDtypeStruct((len(part),), np.int32))
+    column = {m: jax.ShapeDtypeStruct((len(pool),), np.int32) for m in config.data.modalities}
+    source = data.Resident(flat, column, column, jax.ShapeDtypeStruct((len(pool),), np.int32))
     pads = tuple((m, 16) for m in config.data.modalities)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to the power of an integer
-        state, terms = jax.eval_shape(lambda s, d, r: compiled.train(s, d, r, pads), compiled.like, source, rows)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), compiled.like
-    )
-    assert terms["loss"].shape == ()
+        new, terms = jax.eval_shape(lambda s, w, d, r: compiled.train(s, w, d, r, pads), state, weight, source, rows)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert terms["loss"].shape == (2,)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +72,8 @@ def test_every_config_traces_a_step(name, demo):
         ("model.dropout", 1.0, r"in \[0, 1\)"),
         ("data.modalities", ("text", "text"), "one or more different names"),
         ("data.max_length", (5, 5, 5), "one positive number, or one for each"),
-        ("data.protocol", "loso", "one of official"),
+        ("data.protocol", "lose", "one of official"),
+        ("train.select", "test_weighted_f1", "the test part chooses nothing"),
         ("model.keep", 1.5, "at most 1"),
         ("model.tcn_widths", (), "one or more positive"),
         ("loss.pairs", ("visual-smell",), "pairs of two different modalities"),
@@ -103,14 +114,14 @@ def test_values_that_do_not_go_together_are_refused(changes, words):
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
 def test_every_sweep_fits_its_config(path):
     base = validate(load_config(next(c.stem for c in CONFIGS if path.stem.startswith(c.stem))))
-    rows = sweep.read_rows(str(path), None, "")
-    assert len({str(config_lib.to_dict(sweep.change(base, changes, 3))) for changes in rows.values()}) == len(rows) > 1
+    rows = sweep.read_rows(str(path), None)
+    assert len({str(config_lib.to_dict(sweep.change(base, changes))) for changes in rows.values()}) == len(rows) > 1
 
 
 @pytest.mark.parametrize("field", ["seed", "data.path", "model.size"])
 def test_a_sweep_cannot_change_what_its_rows_share(field):
     with pytest.raises(UserError, match=field):
-        sweep.change(LSGMERExperiment(), {field: 1}, 0)
+        sweep.change(LSGMERExperiment(), {field: 1})
 
 
 @pytest.mark.parametrize(
@@ -125,7 +136,7 @@ def test_a_sweep_cannot_change_what_its_rows_share(field):
 def test_a_wrong_sweep_file_is_named(tmp_path, text, words):
     (tmp_path / "rows.py").write_text(text)
     with pytest.raises(UserError, match=words):
-        sweep.read_rows(str(tmp_path / "rows.py"), None, "")
+        sweep.read_rows(str(tmp_path / "rows.py"), None)
 
 
 def test_averaged_weights_do_not_go_with_batch_norm():
@@ -148,7 +159,7 @@ def test_every_checked_name_exists_and_every_string_is_checked():
     tables = (config_lib.CHOICES, config_lib.AT_LEAST, config_lib.ABOVE_ZERO, config_lib.AT_MOST_ONE)
     checked = set(config_lib.BELOW_ONE).union(*tables)
     assert checked <= flat.keys()
-    free = {"experiment", "data.path"}
+    free = {"experiment", "data.path", "data.protocol", "replicas.grid", "replicas.points"}
     assert {k for k, v in flat.items() if isinstance(v, str)} - free == set(config_lib.CHOICES)
     numbers = {k for k, v in flat.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     assert numbers <= checked

@@ -15,43 +15,51 @@ from mer_jax.records import Corpus, dataclasses, write_corpus
 LIMITS = {"text": 5, "audio": 3}
 
 
+def training_pool(corpus):
+    return data.take_pool(corpus, corpus.rows("train"), LIMITS)
+
+
+def scan(corpus, pool, nonfinite="refuse", keep=False):
+    """With one fold that trains on the whole pool."""
+    return data.scan(corpus, pool, np.ones((1, len(pool)), bool), nonfinite, keep=keep)
+
+
 @pytest.fixture
-def part(small_corpus):
-    return data.take_part(Corpus(small_corpus), "train", LIMITS)
+def pool(small_corpus):
+    return training_pool(Corpus(small_corpus))
 
 
-def resident(corpus, part):
-    scan = data.scan(corpus, part, "refuse", keep=True)
-    return jax.tree.map(jnp.asarray, data.pack(part, scan.features))
+def resident(corpus, pool):
+    return jax.tree.map(jnp.asarray, data.pack(pool, scan(corpus, pool, keep=True).features))
 
 
-def test_part_cuts_and_counts(small_corpus, part):
+def test_a_pool_cuts_and_counts(pool):
     lengths = [len(u.features["text"]) for u in small_utterances() if u.split == "train"]
-    assert part.truncated == {"text": sum(n > 5 for n in lengths), "audio": 0}
-    assert part.truncated["text"] > 0
-    assert sorted(part.lengths["text"].tolist()) == sorted(min(n, 5) for n in lengths)
+    assert {m: int(cut.sum()) for m, cut in pool.cut.items()} == {"text": sum(n > 5 for n in lengths), "audio": 0}
+    assert pool.cut["text"].any()
+    assert sorted(pool.lengths["text"].tolist()) == sorted(min(n, 5) for n in lengths)
 
 
-def test_gather_and_collate_give_the_same_batch(small_corpus, part):
+def test_gather_and_collate_give_the_same_batch(small_corpus, pool):
     corpus = Corpus(small_corpus)
     rows = np.array([3, 0, 17, 5, 3, -1], np.int32)
-    found = data.gather(resident(corpus, part), jnp.asarray(rows), data.pads_of(part, rows[:-1]))
-    wanted = data.collate(corpus, part, rows, "refuse")
+    found = data.gather(resident(corpus, pool), jnp.asarray(rows), data.pads_of(pool, rows[:-1]))
+    wanted = data.collate(corpus, pool, rows, "refuse")
     jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(jnp.asarray, wanted))
-    first = corpus[int(part.rows[3])]
+    first = corpus[int(pool.rows[3])]
     np.testing.assert_array_equal(wanted.features["text"][0][wanted.mask["text"][0]], first.features["text"][:5])
     assert wanted.weight.tolist() == [1, 1, 1, 1, 1, 0]
     assert not wanted.mask["text"][-1].any()
 
 
-def test_statistics_are_those_of_the_training_parts_steps(small_corpus, part):
+def test_statistics_are_those_of_the_training_parts_steps(small_corpus, pool):
     corpus = Corpus(small_corpus)
-    stats = data.scan(corpus, part, "refuse", keep=False).stats
+    stats = scan(corpus, pool).stats
     steps = np.concatenate([u.features["text"][:5] for u in small_utterances() if u.split == "train"]).astype(
         np.float64
     )
-    np.testing.assert_allclose(stats["text"]["mean"], steps.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(stats["text"]["scale"], steps.std(0), rtol=1e-5)
+    np.testing.assert_allclose(stats["text"]["mean"], steps.mean(0)[None], rtol=1e-5)
+    np.testing.assert_allclose(stats["text"]["scale"], steps.std(0)[None], rtol=1e-5)
 
 
 def test_a_constant_feature_is_not_divided_by_zero(tmp_path):
@@ -62,9 +70,23 @@ def test_a_constant_feature_is_not_divided_by_zero(tmp_path):
 
     write_corpus(tmp_path / "c", constant(), small_description())
     corpus = Corpus(tmp_path / "c")
-    stats = data.scan(corpus, data.take_part(corpus, "train", LIMITS), "refuse", keep=False).stats["audio"]
-    assert stats["mean"][1] == 7.5
-    assert stats["scale"][1] == 1.0
+    stats = scan(corpus, training_pool(corpus)).stats["audio"]
+    assert stats["mean"][0, 1] == 7.5
+    assert stats["scale"][0, 1] == 1.0
+
+
+def test_every_fold_has_the_statistics_of_its_own_training_part(small_corpus, pool):
+    corpus = Corpus(small_corpus)
+    train = np.stack([np.arange(len(pool)) % 2 == 0, np.arange(len(pool)) < 7])
+    both = data.scan(corpus, pool, train, "refuse", keep=False).stats
+    for fold in (0, 1):
+        alone = data.scan(corpus, pool, train[fold : fold + 1], "refuse", keep=False).stats
+        for m in LIMITS:
+            for name in ("mean", "scale"):
+                np.testing.assert_array_equal(both[m][name][fold], alone[m][name][0])
+    assert np.abs(both["text"]["mean"][0] - both["text"]["mean"][1]).max() > 1e-3
+    with pytest.raises(UserError, match=r"training part \(fold 1\) has 'text' features"):
+        data.scan(corpus, pool, np.stack([train[0], ~train[0] & train[0]]), "refuse", keep=False)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -79,20 +101,24 @@ def test_nonfinite_values_are_refused_by_name_or_zeroed_and_counted(tmp_path, va
 
     write_corpus(tmp_path / "c", spoilt(), small_description())
     corpus = Corpus(tmp_path / "c")
-    part = data.take_part(corpus, "train", LIMITS)
+    pool = training_pool(corpus)
     with pytest.raises(UserError, match=r"\(u007\): text\[0, 2\] is (nan|inf|-inf)"):
-        data.scan(corpus, part, "refuse", keep=False)
-    scan = data.scan(corpus, part, "zero", keep=True)
-    assert scan.nonfinite == {"text": 1, "audio": 0}
-    i = np.flatnonzero(corpus.index["id"][part.rows] == "u007")[0]
-    assert scan.features[i]["text"][0, 2] == 0
-    assert np.isfinite(scan.stats["text"]["mean"]).all()
+        scan(corpus, pool)
+    found = scan(corpus, pool, "zero", keep=True)
+    assert {m: int(bad.sum()) for m, bad in found.nonfinite.items()} == {"text": 1, "audio": 0}
+    i = np.flatnonzero(corpus.index["id"][pool.rows] == "u007")[0]
+    assert found.nonfinite["text"][i] == 1
+    assert found.features[i]["text"][0, 2] == 0
+    assert np.isfinite(found.stats["text"]["mean"]).all()
 
 
 @pytest.mark.parametrize("window", [1, 4])
 def test_every_utterance_occurs_once_an_epoch(window):
-    order = data.Order(np.arange(40, dtype=np.int32) % 7, batch_size=8, seed=3, window=window)
+    rows = np.arange(40, dtype=np.int32) * 3
+    order = data.Order(rows, np.arange(40, dtype=np.int32) % 7, batch_size=8, seed=3, window=window)
     stream = np.concatenate([order[k] for k in range(20)])
+    assert not (stream % 3).any()
+    stream //= 3
     epochs = [stream[i : i + 40] for i in (0, 40)] if window == 1 else [np.sort(stream[:160])]
     if window == 1:
         for epoch in epochs:
@@ -104,59 +130,82 @@ def test_every_utterance_occurs_once_an_epoch(window):
 
 def test_order_is_a_pure_function_of_seed_and_step():
     lengths = np.random.default_rng(0).integers(1, 50, 300).astype(np.int32)
-    order = data.Order(lengths, 16, 5, 4)
+    rows = np.arange(300, dtype=np.int32)
+    order = data.Order(rows, lengths, 16, 5, 4)
     forward = [order[k].tolist() for k in range(30)]
-    assert [data.Order(lengths, 16, 5, 4)[k].tolist() for k in reversed(range(30))] == forward[::-1]
-    assert [data.Order(lengths, 16, 6, 4)[k].tolist() for k in range(30)] != forward
+    assert [data.Order(rows, lengths, 16, 5, 4)[k].tolist() for k in reversed(range(30))] == forward[::-1]
+    assert [data.Order(rows, lengths, 16, 6, 4)[k].tolist() for k in range(30)] != forward
 
 
 def test_grouping_by_length_saves_padding():
     lengths = np.random.default_rng(0).integers(1, 100, 2000).astype(np.int32)
 
     def padded(window):
-        order = data.Order(lengths, 16, 0, window)
+        order = data.Order(np.arange(2000, dtype=np.int32), lengths, 16, 0, window)
         return sum(16 * lengths[order[k]].max() for k in range(120))
 
     assert padded(8) < 0.7 * padded(1)
 
 
-def test_grain_gives_the_same_stream_with_any_threads_and_from_any_step(small_corpus, part):
+def test_grain_gives_the_same_stream_with_any_threads_and_from_any_step(small_corpus, pool):
     corpus = Corpus(small_corpus)
 
     def stream(threads, start, count):
-        feed = data.Feed(corpus, part, "refuse", put=lambda x: x, read_threads=threads)
+        feed = data.Feed(corpus, pool, "refuse", put=lambda x: x, read_threads=threads)
         return list(itertools.islice(feed.training(order, start), count))
 
-    order = data.training_order(part, 8, 0, 2)
+    order = data.training_order(pool, np.arange(len(pool)), 8, 0, 2)
     whole = stream(0, 0, 9)
     for threads, start in ((1, 0), (4, 0), (2, 5)):
-        for (a, _), (b, _) in zip(whole[start:], stream(threads, start, 9 - start), strict=True):
+        for (a, *_, rows), (b, *_, same) in zip(whole[start:], stream(threads, start, 9 - start), strict=True):
             jax.tree.map(np.testing.assert_array_equal, a, b)
+            np.testing.assert_array_equal(rows, same)
+            np.testing.assert_array_equal(a.label, pool.labels[rows])
 
 
-def test_sources_pickle_for_worker_processes(small_corpus, part):
-    order = data.training_order(part, 8, 0, 2)
+def test_sources_pickle_for_worker_processes(small_corpus, pool):
+    order = data.training_order(pool, np.arange(len(pool)), 8, 0, 2)
     wanted = order[3]
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(order))[3], wanted)
     assert isinstance(order.dataset(), grain.MapDataset)
     np.testing.assert_array_equal(order.dataset()[3], wanted)
 
 
-def test_evaluation_holds_every_row_once(part):
-    rows = np.concatenate(data.evaluation_order(part, 7))
-    assert sorted(rows[rows >= 0].tolist()) == list(range(len(part)))
-    assert len(rows) % 7 == 0
+def test_evaluation_holds_every_row_of_every_part_once(pool):
+    parts = [np.arange(len(pool)), np.array([3, 5, 11]), np.array([], int)]
+    order = data.evaluation_order(pool, parts, 7)
+    assert order.shape[1:] == (3, 7)
+    for k, rows in enumerate(parts):
+        seen = order[:, k][order[:, k] >= 0]
+        assert sorted(seen.tolist()) == sorted(rows.tolist())
+
+
+def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corpus, pool):
+    corpus = Corpus(small_corpus)
+    parts = [np.array([2, 7, 9, 10, 1]), np.array([2, 7, 9, 10, 1]), np.array([0, 7])]
+    streamed = data.Feed(corpus, pool, "refuse", put=lambda x: jax.tree.map(jnp.asarray, x))
+    packed = data.Feed(corpus, pool, "refuse", put=lambda x: x, source=resident(corpus, pool))
+    for (block, places, _, rows), (source, at, pads, same) in zip(
+        streamed.evaluation(parts, 4), packed.evaluation(parts, 4), strict=True
+    ):
+        np.testing.assert_array_equal(rows, same)
+        assert len(block.label) == 8, "two different parts of 4"
+        real = np.unique(rows[rows >= 0])
+        assert int(block.weight.sum()) == len(real)
+        for k in range(3):
+            found, wanted = data.fetch(block, jnp.asarray(places[k]), ()), data.fetch(source, jnp.asarray(at[k]), pads)
+            np.testing.assert_array_equal(found.weight, wanted.weight)
+            real = np.asarray(wanted.weight) > 0
+            np.testing.assert_array_equal(found.label[real], wanted.label[real])
+            for m in LIMITS:
+                time = min(found.mask[m].shape[1], wanted.mask[m].shape[1])
+                np.testing.assert_array_equal(found.mask[m][:, :time], wanted.mask[m][:, :time])
+                np.testing.assert_array_equal(found.features[m][:, :time], wanted.features[m][:, :time])
 
 
 def test_pads_are_few_and_long_enough():
-    part = data.Part("train", np.arange(100), np.zeros(100, np.int32), {"text": np.arange(1, 101, dtype=np.int32)}, {})
-    rungs = {data.pads_of(part, np.array([i]))[0][1] for i in range(100)}
+    pool = data.Pool(np.arange(100), np.zeros(100, np.int32), {"text": np.arange(1, 101, dtype=np.int32)}, {})
+    rungs = {data.pads_of(pool, np.array([i]))[0][1] for i in range(100)}
     assert rungs == {16, 32, 64, 100}
     for i in range(100):
-        assert data.pads_of(part, np.array([i]))[0][1] >= i + 1
-
-
-def test_an_empty_split_is_an_error_that_says_what_there_is(tmp_path):
-    write_corpus(tmp_path / "c", (u for u in small_utterances() if u.split != "valid"), small_description())
-    with pytest.raises(UserError, match="'valid' split is empty; the corpus has train 24, test 16"):
-        data.take_part(Corpus(tmp_path / "c"), "valid", LIMITS)
+        assert data.pads_of(pool, np.array([i]))[0][1] >= i + 1

@@ -34,7 +34,8 @@ def make(modalities=tuple(WIDTHS), compute=None, **changes):
     """(apply(params, batch, key) -> (outputs, rest), params moved off their start)."""
     widths = {m: WIDTHS[m] * (changes.get("tokens", 1) if m == "visual" else 1) for m in modalities}
     attended = tuple(m for m in ("text", "audio") if m in modalities)
-    model = pure(DeepMSIMER, compute=compute, widths=widths, **({"attended": attended} | DEFAULTS | changes))
+    arguments = {"widths": widths, "attended": attended} | DEFAULTS | changes
+    model = pure(DeepMSIMER, lambda values: arguments, compute=compute)
     params, rest = model.init(jax.random.key(1))
     rng = np.random.default_rng(2)
     moved = jax.tree.map(lambda x: x + 0.2 * rng.normal(size=x.shape).astype(np.float32), params)
@@ -174,7 +175,8 @@ def test_batch_norm_learns_its_statistics_while_training_only():
     assert np.abs(means[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("variant", ["fixed", pytest.param("published", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["fixed", "published"])
 def test_bfloat16_is_close_and_keeps_float32_outside(variant):
     apply, params = make(variant=variant)
     half, _ = make(variant=variant, compute=jnp.bfloat16)

@@ -12,25 +12,35 @@ ALLOWED = {
     "pure": set(),
     "shard": set(),
     "optim": set(),
-    "log": {"errors"},
+    "log": set(),
+    "statistics": set(),
     "losses": {"batch"},
-    "metrics": {"batch"},
-    "config": {"errors"},
+    "metrics": {"statistics"},
+    "config": {"errors", "protocols"},
     "records": {"errors"},
+    "protocols": {"errors", "records"},
+    "replicas": {"config", "errors", "protocols"},
     "checkpoint": {"errors"},
     "demo": {"cache", "errors", "records"},
     "data": {"batch", "errors", "records"},
     "models": {"batch", "models"},
     "step": {"batch", "losses", "metrics"},
-    "evaluate": {"data", "log", "metrics"},
-    "program": {"batch", "config", "data", "errors", "log", "losses", "models", "optim", "pure", "records", "shard", "step"},
-    "train": {
-        "checkpoint", "config", "data", "errors", "evaluate", "log", "metrics", "program", "records", "shard", "step",
+    "evaluate": {"data", "log", "records"},
+    "program": {
+        "batch", "config", "data", "errors", "log", "losses", "models", "optim", "protocols", "pure", "records", "replicas", "shard",
+        "step",
     },
-    "main": {"cache", "config", "demo", "errors", "records", "shard", "train"},
-    "sweep": {"cache", "config", "errors", "log", "main", "shard", "train"},
+    "fleet": {"data", "log", "program", "replicas", "shard", "step"},
+    "summary": {"data", "log", "records", "replicas", "statistics"},
+    "train": {
+        "checkpoint", "config", "data", "errors", "evaluate", "fleet", "log", "program", "protocols", "records", "replicas", "shard",
+        "statistics", "summary",
+    },
+    "main": {"cache", "config", "demo", "errors", "protocols", "records", "replicas", "shard", "train"},
+    "sweep": {"cache", "config", "errors", "log", "main", "shard", "summary", "train"},
+    "compare": {"errors", "statistics"},
 }  # fmt: skip
-NO_JAX = ("errors", "cache", "config", "records", "demo")
+NO_JAX = ("errors", "cache", "config", "records", "demo", "protocols", "replicas", "statistics", "compare")
 
 
 def imports(path):

@@ -7,7 +7,7 @@ def test_a_batch_without_a_positive_pair_is_told(tmp_path, capsys):
     history = log.History(tmp_path, 0)
     meter = log.Meter(history, log.Stopwatch())
     for at, pairs in ((1, 4), (2, 0)):
-        meter.log(at, {"loss": jnp.float32(1), "positive_pairs": jnp.int32(pairs)})
+        meter.log(at, [((0,), {"loss": jnp.ones(1), "positive_pairs": jnp.full(1, pairs)})], [0])
         meter.fetch()
     history.close()
     assert capsys.readouterr().out.splitlines() == [

@@ -33,6 +33,31 @@ def test_confusion_of_a_batch():
     np.testing.assert_array_equal(found, sk.confusion_matrix(label[kept], logits.argmax(1)[kept], labels=range(5)))
 
 
+def test_overall_scores_every_matrix_of_a_stack_as_alone():
+    rng = np.random.default_rng(0)
+    stack = rng.integers(0, 4, (3, 2, 5, 5))
+    stack[0, 0, 1], stack[0, 1, :, 2], stack[1, 0] = 0, 0, 0  # a class that does not occur, one never guessed, nothing
+    found = metrics.overall(stack)
+    assert tuple(found) == metrics.SCORES
+    for name, values in found.items():
+        alone = [[metrics.scores(matrix, NAMES)[name] for matrix in row] for row in stack]
+        np.testing.assert_array_equal(values, alone)
+
+
+def test_overall_takes_weighted_counts():
+    rng = np.random.default_rng(0)
+    true, predicted, weight = rng.integers(0, 4, 200), rng.integers(0, 5, 200), rng.random(200) / 50
+    matrix = sk.confusion_matrix(true, predicted, labels=range(5), sample_weight=weight)
+    assert matrix.sum(1).max() < 1  # so that a floor of one count would show
+    found, among = metrics.overall(matrix), {"sample_weight": weight, "zero_division": 0}
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted, sample_weight=weight))
+    assert found["uar"] == pytest.approx(
+        sk.recall_score(true, predicted, labels=np.unique(true), average="macro", **among)
+    )
+    assert found["weighted_f1"] == pytest.approx(sk.f1_score(true, predicted, average="weighted", **among))
+    assert found["macro_f1"] == pytest.approx(sk.f1_score(true, predicted, average="macro", **among))
+
+
 def test_nothing_scored_is_zero_not_nan():
     found = metrics.scores(np.zeros((5, 5), np.int32), NAMES)
     assert [found[name] for name in metrics.SCORES] == [0, 0, 0, 0]

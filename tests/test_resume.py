@@ -18,12 +18,14 @@ FLAGS += ["--config.train.batch_size=8"]
 PUBLISHED = ["--config=configs/deepmsi_mer.py:tiny", "--config.model.variant=published"]  # has BatchNorm statistics
 PUBLISHED += ["--config.data.modalities=text,audio", "--config.train.epochs=3", "--config.train.checkpoint_steps=10"]
 PUBLISHED += ["--config.optim.average=0.0", "--config.train.batch_size=8"]
+REPLICAS = [*FLAGS, "--config.data.protocol=kfold_dialogue:3", "--config.replicas.seeds=2", "--config.train.patience=1"]
 EQUAL = ("metrics.json", "predictions.jsonl", "history.jsonl", "parameters.txt")
 
 
 def command(workdir):
     """The run that a workdir at home/<x>/<family> holds."""
-    config = {"lsgmer": ["--config=configs/lsgmer.py:tiny", *FLAGS], "published": PUBLISHED}[workdir.name]
+    tiny = "--config=configs/lsgmer.py:tiny"
+    config = {"lsgmer": [tiny, *FLAGS], "published": PUBLISHED, "replicas": [tiny, *REPLICAS]}[workdir.name]
     corpus = f"--config.data.path={workdir.parents[0].parent / 'corpus'}"
     return [sys.executable, "-m", "mer_jax.main", *config, f"--workdir={workdir}", corpus]
 
@@ -47,7 +49,7 @@ def finish(workdir, cache_home):
 
 
 def final_arrays(workdir):
-    """Every array of the last and of the best checkpoint, by path and step."""
+    """Every array of the checkpoint, by path and step."""
     import orbax.checkpoint as ocp
 
     found = {}
@@ -110,7 +112,7 @@ def compare(workdir, uninterrupted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["lsgmer", "published"], indirect=True)
+@pytest.mark.parametrize("family", ["lsgmer", "published", "replicas"], indirect=True)
 def test_killed_in_an_epoch_and_during_a_save(home, cache_home, uninterrupted):
     workdir = home / "killed" / uninterrupted.name
     epoch = json.loads((uninterrupted / "history.jsonl").read_text().splitlines()[0])["step"]
@@ -160,12 +162,12 @@ def test_a_changed_config_resumes_only_when_told_to(home, cache_home, run_cli):
     assert json.loads((workdir / "metrics.json").read_text())["config"]["train"]["patience"] == 3
 
 
-def test_latest_and_best_are_kept(tmp_path):
+def test_only_the_latest_is_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c")
-    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
-        checkpoints.save(step, {"x": np.full(3, step, np.float32)}, {"best": best}, best)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"x": np.full(3, step, np.float32)}, {"at": step})
         checkpoints.wait()
-    assert checkpoints.latest() == 4
-    assert checkpoints.info(4) == {"best": 2}
+    assert checkpoints.latest() == 3
+    assert checkpoints.info(3) == {"at": 3}
     checkpoints.close()
-    assert sorted(int(p.name) for p in (tmp_path / "c").iterdir()) == [2, 4]
+    assert [int(p.name) for p in (tmp_path / "c").iterdir()] == [3]

@@ -1,12 +1,14 @@
 """One device against eight: the same gradients and, under SGD, the same losses."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 from conftest import small_description, small_utterances
 
 from mer_jax import config as config_lib
-from mer_jax import data, program, shard
+from mer_jax import data, log, shard, train
 from mer_jax.demo import write_demo
 from mer_jax.records import Corpus, write_corpus
 
@@ -24,25 +26,18 @@ def with_sgd(config):
     return config_lib.validate(config)
 
 
-def mesh_of(count):
-    devices = np.array(jax.devices()[:count])
-    return jax.sharding.Mesh(devices, ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-
-
 def losses(config, corpus, devices, steps):
-    """Loss and gradient norm of every step, and the final params."""
-    mesh = mesh_of(devices)
-    inputs = program.load(config, corpus, mesh)
-    feed = inputs.feeds["train"]
-    compiled = program.build(config, corpus, feed.part, mesh)
-    stats, seed = (shard.put(x, shard.replicated(mesh)) for x in (inputs.stats, np.uint32(0)))
-    state = compiled.init(seed, stats)
-    order = data.training_order(feed.part, config.train.batch_size, 0, 8)
+    """Loss and gradient norm of every step and replica, and the final params."""
+    whole = train.assemble(config, corpus, Path("unused"), jax.devices()[:devices])
+    whole.fleet.begin()
+    inputs = whole.inputs
+    order = data.training_order(inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, 0, 8)
     found = []
-    for _, (item, pads) in zip(range(steps), feed.training(order, 0), strict=False):
-        state, terms = compiled.train(state, feed.source, item, pads)
-        found.append([float(terms["loss"]), float(terms["grad_norm"])])
-        assert item.sharding.num_devices == devices
+    for _, batch in zip(range(steps), inputs.feed.training(order, 0), strict=False):
+        terms = log.by_replica(whole.fleet.train(whole.live(), *batch))
+        found.append([[terms[r]["loss"], terms[r]["grad_norm"]] for r in sorted(terms)])
+    state = whole.fleet.saved()["state"]
+    assert state.step.sharding.num_devices == devices
     return np.array(found), jax.device_get(state.params)
 
 
@@ -59,7 +54,7 @@ def test_one_device_is_eight_devices(config, corpus):
     one, params_one = losses(config, corpus, 1, 12)
     eight, params_eight = losses(config, corpus, 8, 12)
     np.testing.assert_allclose(eight, one, rtol=1e-5)
-    assert one[-1, 0] < one[0, 0]
+    assert one[-1, 0, 0] < one[0, 0, 0]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), params_one, params_eight)
 
 
@@ -92,6 +87,10 @@ def test_gradients_of_one_step(family, variant, tmp_path):
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(config, corpus):
     config.train.batch_size = 12
-    part = data.take_part(corpus, "train", {"text": 9, "audio": 9})
     with pytest.raises(ValueError, match="multiples of the 8 devices"):
-        program.build(config, corpus, part, mesh_of(8))
+        train.assemble(config, corpus, Path("unused"))
+
+
+def test_replicas_are_spread_first():
+    shapes = [tuple(shard.make_mesh(count).shape.values()) for count in (1, 2, 3, 8, 12, 30)]
+    assert shapes == [(1, 8), (2, 4), (1, 8), (8, 1), (4, 2), (2, 4)]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mer_jax.batch import Batch
 from mer_jax.models import vsc
-from mer_jax.models.layers import drop_steps, dropout, masked_mean, split_key, unit
+from mer_jax.models.layers import Number, drop_steps, dropout, hold, masked_mean, number, split_key, unit
 from mer_jax.models.tcn import TCN
 
 MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads them
@@ -33,8 +33,8 @@ class Outputs(TypedDict):
 class MLPBlock(nnx.Module):
     """Dense, norm, LeakyReLU(0.01), dropout; the norm is BatchNorm as published, else LayerNorm."""
 
-    def __init__(self, inputs: int, outputs: int, rate: float, *, published: bool, rngs: nnx.Rngs):
-        self.rate, self.published = rate, published
+    def __init__(self, inputs: int, outputs: int, rate: Number, *, published: bool, rngs: nnx.Rngs):
+        self.rate, self.published = hold(rate), published
         self.dense = nnx.Linear(inputs, outputs, rngs=rngs)
         self.norm: Any = (
             nnx.BatchNorm(outputs, momentum=0.9, epsilon=1e-5, rngs=rngs)
@@ -42,28 +42,33 @@ class MLPBlock(nnx.Module):
             else nnx.LayerNorm(outputs, rngs=rngs)
         )
 
-    def __call__(self, x: Float[Array, "batch feat"], *, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
+    def __call__(
+        self, x: Float[Array, "batch feat"], real: Bool[Array, "batch"], *, key: PRNGKeyArray | None
+    ) -> Float[Array, "batch dim"]:
+        """real: the rows that BatchNorm's statistics are of."""
         x = self.dense(x)
-        x = self.norm(x, use_running_average=key is None) if self.published else self.norm(x)
+        x = self.norm(x, use_running_average=key is None, mask=real[:, None]) if self.published else self.norm(x)
         return dropout(nnx.leaky_relu(x, 0.01), self.rate, key)
 
 
 class EarlyFusion(nnx.Module):
     """Pooled text and audio -> the guide t_cls, as wide as a visual token."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, rate: float, *, published: bool, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, hidden: int, outputs: int, rate: Number, *, published: bool, rngs: nnx.Rngs):
         self.hidden = MLPBlock(inputs, hidden, rate, published=published, rngs=rngs)
         self.out = nnx.Linear(hidden, outputs, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch feat"], *, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
-        return self.out(self.hidden(x, key=key))
+    def __call__(
+        self, x: Float[Array, "batch feat"], real: Bool[Array, "batch"], *, key: PRNGKeyArray | None
+    ) -> Float[Array, "batch dim"]:
+        return self.out(self.hidden(x, real, key=key))
 
 
 class ProjectionHead(nnx.Module):
     """p = W x; LayerNorm(p + dropout(W2 GELU(p)))"""
 
-    def __init__(self, inputs: int, outputs: int, rate: float, *, rngs: nnx.Rngs):
-        self.rate = rate
+    def __init__(self, inputs: int, outputs: int, rate: Number, *, rngs: nnx.Rngs):
+        self.rate = hold(rate)
         self.project = nnx.Linear(inputs, outputs, rngs=rngs)
         self.mix = nnx.Linear(outputs, outputs, rngs=rngs)
         self.norm = nnx.LayerNorm(outputs, epsilon=1e-5, rngs=rngs)
@@ -91,25 +96,25 @@ class DeepMSIMER(nnx.Module):
         variant: str,
         vsc: bool,
         keep: float,
-        threshold: float,
-        alpha: float,
+        threshold: Number,
+        alpha: Number,
         early_width: int,
         tcn_widths: tuple[int, ...],
         tcn_kernel: int,
         projection: int,
         late_widths: tuple[int, ...],
-        dropout: float,
-        early_dropout: float,
-        tcn_dropout: float,
-        projection_dropout: float,
+        dropout: Number,
+        early_dropout: Number,
+        tcn_dropout: Number,
+        projection_dropout: Number,
         modality_dropout: float,
-        temperature: float,
+        temperature: Number,
         learn_temperature: bool,
         rngs: nnx.Rngs,
     ):
         self.modalities = tuple(m for m in MODALITIES if m in widths)
         self.tokens, self.published, self.modality_dropout = tokens, variant == "published", modality_dropout
-        self.compression = {"keep": keep, "threshold": threshold, "alpha": alpha} if vsc else None
+        self.vsc, self.keep, self.threshold, self.alpha = vsc, keep, hold(threshold), hold(alpha)
         self.learn_temperature = learn_temperature
         zero = nnx.initializers.zeros  # attention starts as the mean
         self.queries = nnx.Dict(
@@ -137,23 +142,27 @@ class DeepMSIMER(nnx.Module):
             ]
         )
         self.classifier = nnx.Linear(late_widths[-1], classes, rngs=rngs)
-        self.temperature = temperature
+        self.temperature = hold(temperature)
         if learn_temperature:
             self.log_temperature = nnx.Param(jnp.log(jnp.float32(temperature)))
 
     def __call__(self, batch: Batch, *, key: PRNGKeyArray | None = None) -> Outputs:
         hidden, early, tcn, *keys = split_key(key, 3 + len(self.modalities) + len(self.late))
         batch = dataclasses.replace(batch, mask=drop_steps(batch.mask, 0.0, self.modality_dropout, hidden))
+        real = batch.weight > 0
+        real = real | ~real.any()  # the mean of nothing is not a number
         heads, late = keys[: len(self.modalities)], keys[len(self.modalities) :]
         pooled = {m: self._pool(m, batch.features[m], batch.mask[m]) for m in self.modalities if m != "visual"}
         if "visual" in self.modalities:
-            frames, mask = self._compress(batch, pooled, early)
+            frames, mask = self._compress(batch, pooled, real, early)
             pooled["visual"] = self.tcn.last(frames, mask, key=tcn)
         projections = {m: self.heads[m](pooled[m], key=k) for m, k in zip(self.modalities, heads, strict=True)}
         x = jnp.concatenate([projections[m] for m in self.modalities], axis=-1)
         for block, k in zip(self.late, late, strict=True):
-            x = block(x, key=k)
-        temperature = jnp.exp(self.log_temperature[...]) if self.learn_temperature else jnp.float32(self.temperature)
+            x = block(x, real, key=k)
+        temperature = jnp.asarray(number(self.temperature, jnp.float32), jnp.float32)
+        if self.learn_temperature:
+            temperature = jnp.exp(self.log_temperature[...])
         return Outputs(
             logits=self.classifier(x),
             projections={m: unit(p) for m, p in projections.items()},
@@ -170,24 +179,31 @@ class DeepMSIMER(nnx.Module):
         return jnp.einsum("bt,btf->bf", jnp.where(mask, nnx.softmax(score, axis=1), 0), x)
 
     def _compress(
-        self, batch: Batch, pooled: dict[str, Array], key: PRNGKeyArray | None
+        self, batch: Batch, pooled: dict[str, Array], real: Array, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"]]:
         """The frames that the TCN reads, in order, and which of them are real."""
         x, mask = batch.features["visual"], batch.mask["visual"]
         guide = None
         if self.early is not None:
-            guide = self.early(jnp.concatenate([pooled[m] for m in ("text", "audio") if m in pooled], -1), key=key)
+            guide = self.early(
+                jnp.concatenate([pooled[m] for m in ("text", "audio") if m in pooled], -1), real, key=key
+            )
         if self.tokens == 1:
-            if self.compression is None:
-                return x, mask
-            found = vsc.compress(x, mask, guide, published=self.published, **self.compression)
-            return found.tokens, found.mask
+            return self._keep(x, mask, guide)
         b, t = mask.shape
         x = x.reshape(b * t, self.tokens, -1)
         each = jnp.broadcast_to(mask.reshape(-1)[:, None], x.shape[:2])
-        if self.compression is not None:
-            if guide is not None:
-                guide = jnp.broadcast_to(guide[:, None], (b, t, guide.shape[-1])).reshape(b * t, -1)
-            found = vsc.compress(x, each, guide, published=self.published, **self.compression)
-            x, each = found.tokens, found.mask
+        if guide is not None:
+            guide = jnp.broadcast_to(guide[:, None], (b, t, guide.shape[-1])).reshape(b * t, -1)
+        x, each = self._keep(x, each, guide)
         return masked_mean(x, each).reshape(b, t, -1), mask
+
+    def _keep(
+        self, x: Float[Array, "batch length dim"], mask: Bool[Array, "batch length"], guide: Array | None
+    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"]]:
+        """What VSC leaves of the tokens; all of them without it."""
+        if not self.vsc:
+            return x, mask
+        threshold, alpha = number(self.threshold, x.dtype), number(self.alpha, x.dtype)
+        found = vsc.compress(x, mask, guide, keep=self.keep, threshold=threshold, alpha=alpha, published=self.published)
+        return found.tokens, found.mask

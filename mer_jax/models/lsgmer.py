@@ -17,10 +17,13 @@ from mer_jax.batch import Batch
 from mer_jax.models.layers import (
     BiGRU,
     MultiHeadAttention,
+    Number,
     TransformerLayer,
     drop_steps,
     dropout,
+    hold,
     masked_mean,
+    number,
     split_key,
     unit,
 )
@@ -44,13 +47,13 @@ class Branch(nnx.Module):
         heads: int,
         *,
         encoder: str,
-        input_dropout: float,
-        encoder_dropout: float,
+        input_dropout: Number,
+        encoder_dropout: Number,
         lse: bool,
         gate: bool,
         rngs: nnx.Rngs,
     ):
-        self.gate, self.input_dropout = gate, input_dropout
+        self.gate, self.input_dropout = gate, hold(input_dropout)
         self.project = nnx.Linear(feat, width, rngs=rngs)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.encoder = (
@@ -93,9 +96,9 @@ class LSGMER(nnx.Module):
         width: int,
         heads: int,
         encoder: str,
-        dropout: float,
-        input_dropout: float,
-        encoder_dropout: float,
+        dropout: Number,
+        input_dropout: Number,
+        encoder_dropout: Number,
         time_dropout: float,
         modality_dropout: float,
         lse: bool,
@@ -103,11 +106,11 @@ class LSGMER(nnx.Module):
         reduce: str,
         fusion: str,
         label_init: str,
-        temperature: float,
+        temperature: Number,
         rngs: nnx.Rngs,
     ):
         self.modalities = tuple(widths)
-        self.dropout, self.reduce, self.temperature = dropout, reduce, temperature
+        self.dropout, self.reduce, self.temperature = hold(dropout), reduce, hold(temperature)
         self.time_dropout, self.modality_dropout = time_dropout, modality_dropout
         classes = len(label_words)
         self.branches = nnx.Dict(
@@ -174,7 +177,8 @@ class LSGMER(nnx.Module):
         if self.reduce == "attention":
             score = self.pool(h)[..., 0]
         else:  # cosine: a class counts for as much as its row agrees with its label
-            score = jnp.einsum("bcd,cd->bc", unit(h), unit(labels)) / self.temperature
+            score = jnp.einsum("bcd,cd->bc", unit(h), unit(labels))
+            score = score / number(self.temperature, score.dtype)
         return jnp.einsum("bc,bcd->bd", jax.nn.softmax(score, axis=-1), h)
 
     def _fuse(self, rows: list[Array]) -> Float[Array, "batch rows dim"]:
@@ -194,7 +198,7 @@ def initial_labels(words: np.ndarray, width: int, how: str, key: PRNGKeyArray) -
 
 
 def average_labels(
-    old: Float[Array, "classes dim"], new: Float[Array, "classes dim"], alpha: float
+    old: Float[Array, "classes dim"], new: Float[Array, "classes dim"], alpha: Any
 ) -> Float[Array, "classes dim"]:
     """L_t = alpha L_(t-1) + (1 - alpha) L'_(t-1), written so that alpha = 0 returns L' bit for bit."""
     return new + alpha * (old - new)
@@ -214,7 +218,7 @@ def class_means(
 
 
 def update_labels(
-    old: dict[str, Any], new: dict[str, Any], outputs: Outputs, batch: Batch, *, how: str, alpha: float
+    old: dict[str, Any], new: dict[str, Any], outputs: Outputs, batch: Batch, *, how: str, alpha: Any
 ) -> dict[str, Any]:
     """The new params with the label embeddings' moving average done.
 

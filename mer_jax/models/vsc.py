@@ -40,8 +40,8 @@ def compress(
     guide: Float[Array, "batch dim"] | None,
     *,
     keep: float,
-    threshold: float,
-    alpha: float,
+    threshold: float | Float[Array, ""],
+    alpha: float | Float[Array, ""],
     published: bool,
 ) -> Compressed:
     """VSC. `published`: the kept tokens as they are, in order of score, and no gradient to the scores, which is all that
@@ -73,8 +73,8 @@ def merge(
     x: Float[Array, "batch length dim"],
     dropped: Bool[Array, "batch length"],
     *,
-    threshold: float,
-    alpha: float,
+    threshold: float | Float[Array, ""],
+    alpha: float | Float[Array, ""],
 ) -> Float[Array, "batch kept dim"]:
     """R_j <- alpha R_j + (1 - alpha) sum_i theta_ij N_i / sum_i theta_ij over the dropped tokens N_i with
     cos(N_i, R_j) > threshold, theta_i the softmax of that cosine over the kept tokens; R_j stays where there is none."""

@@ -52,7 +52,7 @@ def ours(batch, precision, keep):
     from absl import flags
 
     from mer_jax import config as config_lib
-    from mer_jax import data, log, program, shard
+    from mer_jax import data, log, train
     from mer_jax.records import Corpus
 
     flags.FLAGS.mark_as_parsed()
@@ -73,23 +73,20 @@ def ours(batch, precision, keep):
     config = config_lib.validate(config)
     with tempfile.TemporaryDirectory() as folder:
         write_corpus_of(Path(folder) / "c", 4 * batch)
-        corpus, mesh = Corpus(Path(folder) / "c"), shard.make_mesh()
-        inputs = program.load(config, corpus, mesh)
-    feed = inputs.feeds["train"]
-    compiled = program.build(config, corpus, feed.part, mesh)
-    state = compiled.init(*(shard.put(x, shard.replicated(mesh)) for x in (np.uint32(0), inputs.stats)))
-    items = feed.training(data.training_order(feed.part, batch, 0, 1), 0)
-    item, pads = next(items)
+        whole = train.assemble(config, Corpus(Path(folder) / "c"), Path("unused"))
+    fleet, feed = whole.fleet, whole.inputs.feed
+    fleet.begin()
+    items = feed.training(data.training_order(feed.pool, whole.inputs.rows_of_training(), batch, 0, 1), 0)
+    source, places, pads, rows = next(items)
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), fleet.like()["state"])
+    weight = np.ones(len(rows), bool)
     products = sum_of_products(
-        jax.make_jaxpr(lambda s, d, i: compiled.train(s, d, i, pads))(state, feed.source, item).jaxpr
+        jax.make_jaxpr(lambda s, w, d, p: whole.program.train(s, w, d, p, pads))(state, weight, source, places).jaxpr
     )
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    parameters = sum(x.size for x in jax.tree.leaves(fleet.params()))
 
     def one():
-        nonlocal state
-        item, pads = next(items)
-        state, terms = compiled.train(state, feed.source, item, pads)
-        jax.block_until_ready((state, terms))
+        jax.block_until_ready(fleet.train([0], *next(items)))
 
     return one, products, parameters
 

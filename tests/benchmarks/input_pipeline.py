@@ -33,32 +33,32 @@ def main():
     path = parser.parse_args().corpus
     flags.FLAGS.mark_as_parsed()
     corpus = Corpus(path) if path else demo_corpus()
-    part = data.take_part(corpus, "train", dict.fromkeys(corpus.modalities, 128))
-    steps = min(len(part) // BATCH, 100)
+    pool = data.take_pool(corpus, corpus.rows("train"), dict.fromkeys(corpus.modalities, 128))
+    steps = min(len(pool) // BATCH, 100)
     count = steps * BATCH
-    order = np.random.default_rng(0).permutation(len(part))[:count]
+    order = np.random.default_rng(0).permutation(len(pool))[:count]
     files = [os.open(corpus.path / s["file"], os.O_RDONLY) for s in corpus.manifest["shards"]]
 
     def bare():
         for i in order:
-            row = int(part.rows[i])
+            row = int(pool.rows[i])
             size, offset = int(corpus.index["size"][row]), int(corpus.index["offset"][row])
             os.pread(files[int(corpus.shard[row])], size + 16, offset)
 
     def records():
         for i in order:
-            corpus[int(part.rows[i])]
+            corpus[int(pool.rows[i])]
 
     def batches(threads):
-        feed = data.Feed(corpus, part, "refuse", put=lambda x: x, read_threads=threads)
-        stream = feed.training(data.training_order(part, BATCH, 0, 8), 0)
+        feed = data.Feed(corpus, pool, "refuse", put=lambda x: x, read_threads=threads)
+        stream = feed.training(data.training_order(pool, np.arange(len(pool)), BATCH, 0, 8), 0)
         return lambda: list(itertools.islice(stream, steps))
 
     found = {"pread": rate(count, bare), "read, crc, parse": rate(count, records)}
     found |= {f"shuffled padded batches, {n} threads": rate(count, batches(n)) for n in (0, 1, 2)}
     print(json.dumps({
         "corpus": corpus.manifest["name"],
-        "kilobytes per record": round(float(corpus.index["size"][part.rows].mean()) / 1024, 1),
+        "kilobytes per record": round(float(corpus.index["size"][pool.rows].mean()) / 1024, 1),
         "records per second": {name: round(value) for name, value in found.items()},
         "ratio to pread": {name: round(value / found["pread"], 3) for name, value in found.items()},
     }, indent=1))  # fmt: skip

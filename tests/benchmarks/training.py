@@ -6,16 +6,16 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 STEPS = 200
 
 
 def measure(path, placement):
     import jax
-    import numpy as np
     from absl import flags
 
-    from mer_jax import cache, data, log, program, shard
+    from mer_jax import cache, data, log, shard, train
     from mer_jax import config as config_lib
     from mer_jax.demo import demo_corpus
     from mer_jax.records import Corpus
@@ -27,22 +27,21 @@ def measure(path, placement):
     config.data.placement = placement
     corpus = Corpus(path) if path else demo_corpus()
     config.data.modalities = tuple(m for m in config.data.modalities if m in corpus.modalities)
-    mesh = shard.make_mesh()
-    inputs = program.load(config, corpus, mesh)
-    feed = inputs.feeds["train"]
-    compiled = program.build(config, corpus, feed.part, mesh)
-    seed, stats = (shard.put(x, shard.replicated(mesh)) for x in (np.uint32(0), inputs.stats))
-    state = compiled.init(seed, stats)
-    order = data.training_order(feed.part, config.train.batch_size, 0, config.data.group_by_length)
-    for item, pads in (x for x, _ in zip(feed.training(order, 0), range(STEPS), strict=False)):
-        state, terms = compiled.train(state, feed.source, item, pads)  # compiles every padded length
+    whole = train.assemble(config, corpus, Path("unused"))
+    whole.fleet.begin()
+    inputs = whole.inputs
+    order = data.training_order(
+        inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, 0, config.data.group_by_length
+    )
+    for batch in (x for x, _ in zip(inputs.feed.training(order, 0), range(STEPS), strict=False)):
+        terms = whole.fleet.train([0], *batch)  # compiles every padded length
     jax.block_until_ready(terms)
-    items, waited, began = feed.training(order, 0), 0.0, time.perf_counter()
+    items, waited, began = inputs.feed.training(order, 0), 0.0, time.perf_counter()
     for _ in range(STEPS):
         before = time.perf_counter()
-        item, pads = next(items)
+        batch = next(items)
         waited += time.perf_counter() - before
-        state, terms = compiled.train(state, feed.source, item, pads)
+        terms = whole.fleet.train([0], *batch)
     jax.block_until_ready(terms)
     seconds = time.perf_counter() - began
     return {

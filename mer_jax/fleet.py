@@ -1,0 +1,126 @@
+"""The replicas of a run on the devices, in groups that share a compiled step: the same calls for one replica and for many."""
+
+import dataclasses
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mer_jax import shard, step
+from mer_jax.data import Pads
+from mer_jax.log import Terms
+from mer_jax.program import Inputs, Program
+from mer_jax.replicas import Replica
+
+
+class Fleet:
+    """States and best models of all replicas. A group none of whose replicas is live costs nothing."""
+
+    def __init__(self, program: Program, inputs: Inputs, replicas: Sequence[Replica]):
+        self._program, self._inputs = program, inputs
+        self.replicas = replicas
+        size = program.together
+        self.groups = [tuple(range(i, i + size)) for i in range(0, len(replicas), size)]
+        self._trains = np.zeros((len(replicas), len(inputs.feed.pool)), bool)
+        for member, replica in zip(self._trains, replicas, strict=True):
+            member[inputs.folds[replica.fold].train] = True
+        self._states: list[step.TrainState] = []
+        self._best: list[step.Model] = []
+
+    def begin(self) -> None:
+        """All replicas at step 0."""
+        for group in self.groups:
+            given = [
+                dataclasses.replace(
+                    self._inputs.given[self.replicas[r].fold],
+                    values={field: np.float32(value) for field, value in self.replicas[r].values.items()},
+                )
+                for r in group
+            ]
+            seeds = np.array([self.replicas[r].seed for r in group], np.uint32)
+            stacked = jax.tree.map(lambda *x: np.stack(x), *given)
+            state = self._program.init(*(shard.put(self._alone(x), self._program.each) for x in (seeds, stacked)))
+            self._states.append(state)
+            self._best.append(self._program.model(state))
+
+    def _alone(self, stacked: Any) -> Any:
+        """What a call of the program takes: without the leading axis if it is of one replica."""
+        return stacked if self._program.together > 1 else jax.tree.map(lambda x: x[0], stacked)
+
+    def params(self) -> Any:
+        """Shapes of one replica's params."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.like()["state"].params)
+
+    def train(self, live: Collection[int], source: Any, places: Any, pads: Pads, rows: np.ndarray) -> Terms:
+        """One update of every group with a live replica, all on the same utterances `rows`."""
+        found: Terms = []
+        for i, group in self._with(live):
+            weight = shard.put(self._alone(self._trains[list(group)][:, rows]), self._program.both)
+            self._states[i], terms = self._program.train(self._states[i], weight, source, places, pads)
+            found.append((group, terms))
+        return found
+
+    def score(self, which: Collection[int], part: str, batch_size: int, *, best: bool) -> dict[int, dict[str, Any]]:
+        """Of every replica in `which`: the confusion matrix, the loss (mean cross entropy in nats) and the probabilities
+        [utterances, classes] of its fold's `part`, by the current or the best model; the other replicas are left out."""
+        groups = [(i, group) for i, group in self._with(which)]
+        members = [r for _, group in groups for r in group]
+        parts = [getattr(self._inputs.folds[self.replicas[r].fold], part) for r in members]
+        models = [self._best[i] if best else self._states[i].model() for i, _ in groups]
+        pending = []
+        for source, places, pads, rows in self._inputs.feed.evaluation(parts, batch_size):
+            first = 0
+            for (_, group), model in zip(groups, models, strict=True):
+                here = slice(first, first := first + len(group))
+                at = shard.put(self._alone(places[here]), self._program.both)
+                pending.append((here, rows[here], self._program.score(model, source, at, pads)))
+        found: list[dict[str, Any]] = [{"confusion": 0, "loss": 0.0, "probabilities": {}} for _ in members]
+        for here, rows, outputs in pending:
+            values = jax.device_get(outputs)
+            if self._program.together == 1:
+                values = jax.tree.map(lambda x: x[None], values)
+            for k, member in enumerate(range(here.start, here.stop)):
+                real = rows[k] >= 0
+                found[member]["confusion"] += values["confusion"][k]
+                found[member]["loss"] += float(values["nll"][k]) / len(parts[member])
+                found[member]["probabilities"] |= dict(
+                    zip(rows[k][real].tolist(), values["probabilities"][k][real], strict=True)
+                )
+        for result, fold_part in zip(found, parts, strict=True):
+            result["probabilities"] = np.stack([result["probabilities"][i] for i in fold_part.tolist()])
+        return {r: result for r, result in zip(members, found, strict=True) if r in which}
+
+    def keep(self, better: Collection[int]) -> None:
+        """The current models of these replicas are their best."""
+        for i, group in self._with(better):
+            is_better = shard.put(self._alone(np.array([r in better for r in group])), self._program.each)
+            self._best[i] = self._program.keep(self._best[i], self._states[i].model(), is_better)
+
+    def saved(self) -> Any:
+        """All there is to save, independent of the groups: every array has all replicas along its leading axis."""
+        return {"state": self._joined(self._states), "best": self._joined(self._best)}
+
+    def _joined(self, pieces: list[Any]) -> Any:
+        if len(pieces) == 1 and self._program.together > 1:
+            return pieces[0]
+        join = jax.numpy.stack if self._program.together == 1 else jax.numpy.concatenate
+        return jax.jit(lambda *trees: jax.tree.map(lambda *x: join(x), *trees))(*pieces)
+
+    def like(self) -> Any:
+        """Shapes and shardings of `saved`."""
+        return self._program.like(len(self.replicas))
+
+    def load(self, saved: Any) -> None:
+        def piece(whole: Any, group: tuple[int, ...]) -> Any:
+            at = slice(group[0], group[-1] + 1) if self._program.together > 1 else group[0]
+            return jax.jit(lambda tree: jax.tree.map(lambda x: x[at], tree), out_shardings=self._program.each)(whole)
+
+        self._states = [piece(saved["state"], group) for group in self.groups]
+        self._best = [piece(saved["best"], group) for group in self.groups]
+
+    def _with(self, live: Collection[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """The groups that have a live replica."""
+        for i, group in enumerate(self.groups):
+            if any(r in live for r in group):
+                yield i, group

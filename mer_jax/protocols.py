@@ -1,0 +1,249 @@
+"""Evaluation protocols by name: which utterances train, validate and test, per fold. No JAX."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mer_jax.errors import UserError
+from mer_jax.records import SPLITS, Corpus
+
+DRAWN = "valid is whole dialogues, about a tenth of the rest, drawn by the seed; train is what remains"
+MIXED = "train and test have utterances of the same dialogues"
+PROTOCOLS = {  # name: (may stand without :k, least k or 0 for none, description, why it is leaky)
+    "official": (True, 0, "train, valid and test are as written in the records", ""),
+    "dialoguernn": (True, 0, "test is the last session; {valid}", ""),
+    "loso": (True, 2, "test is {each} in turn; {valid}", ""),
+    "speaker": (True, 2, "test is {each} in turn, the others in those dialogues stay in train; {valid}", ""),
+    "kfold_dialogue": (False, 3, "of {k} random groups of dialogues, test is each in turn, valid the next, train the others", ""),
+    "kfold_utterance": (False, 3, "every utterance is test in one of {k} folds at random; valid is whole dialogues, train the rest", MIXED),
+    "published": (True, 0, "test is each of 10 random groups of utterances in turn and chooses the epoch; train is the rest",
+                  f"the test part chooses the epoch, and {MIXED}"),
+}  # fmt: skip
+LEFT_OUT = {"loso": "session", "speaker": "speaker"}
+MOST_FOLDS = 20  # where the corpus sets the number of folds
+KINDS = ("dialogue", "speaker", "session", "sentence")
+PAIRS = ("train-test", "valid-test", "train-valid")
+# x92 is a cp1252 apostrophe read as latin-1, found in MELD packs. Not \W: it would match the vowel signs of some scripts.
+APOSTROPHES = re.compile("['`´ʼ‘’\x91\x92]")
+PUNCTUATION = re.compile("[\x00-/:-@[-`{-\xbf\u2000-\u206f\u3000-\u303f\u060c\u061f\u0964]")
+Leaks = dict[str, dict[str, dict[str, int]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    name: str
+    train: np.ndarray  # positions in the corpus, int64, sorted; so are the others
+    valid: np.ndarray
+    test: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    protocol: str
+    description: str
+    leaky: str  # why figures are not to be trusted; "" = they are
+    selects_on_test: bool  # valid is the test part
+    folds: tuple[Fold, ...]
+
+    def title(self) -> str:
+        return f"{self.protocol} (leaky: {self.leaky})" if self.leaky else self.protocol
+
+
+def _refusal(protocol: str, why: str) -> UserError:
+    return UserError(f"--config.data.protocol={protocol}: {why}")
+
+
+def check_name(protocol: str) -> None:
+    """Raises UserError, listing what there is, unless the name and its number of folds are right."""
+    name, colon, k = protocol.partition(":")
+    if name in PROTOCOLS:
+        bare, least, *_ = PROTOCOLS[name]
+        counted = least > 0 and re.fullmatch("[1-9][0-9]{0,5}", k) is not None and int(k) >= least
+        if counted if colon else bare:
+            return
+    known = [", ".join([n] * bare + [f"{n}:k (k >= {k})"] * (k > 0)) for n, (bare, k, *_) in PROTOCOLS.items()]
+    raise _refusal(protocol, f"must be one of {', '.join(known)}")
+
+
+def split(corpus: Corpus, protocol: str, seed: int) -> Split:
+    """The same folds for the same utterances, protocol and seed; raises UserError where the corpus does not allow it."""
+    check_name(protocol)
+    name, _, k = protocol.partition(":")
+    _, _, description, leaky = PROTOCOLS[name]
+    words = {"k": k, "valid": DRAWN}
+    if name == "official":
+        folds = [Fold(name, *(corpus.rows(part) for part in SPLITS))]
+    elif name == "dialoguernn":
+        folds, words["valid"] = _dialoguernn(corpus, protocol, seed)
+    elif name in LEFT_OUT:
+        folds = _leave_out(corpus, protocol, seed, LEFT_OUT[name], int(k or 0))
+        words["each"] = f"each of {k} groups of {LEFT_OUT[name]}s" if k else f"each {LEFT_OUT[name]}"
+    else:
+        folds = _kfold(corpus, protocol, seed, name, int(k or 10))
+    for fold in folds:
+        if empty := [part for part in SPLITS if not len(getattr(fold, part))]:
+            raise _refusal(protocol, f"{len(corpus)} utterances are too few: {empty[0]} of fold {fold.name} is empty")
+    return Split(protocol, description.format(**words), leaky, name == "published", tuple(folds))
+
+
+def _dialoguernn(corpus: Corpus, protocol: str, seed: int) -> tuple[list[Fold], str]:
+    names, session = _values(corpus, protocol, "session")
+    last, test = str(names[-1]), session == len(names) - 1
+    written = corpus.index["split"]
+    if np.array_equal(test, written == "test") and set(SPLITS) <= set(written.tolist()):
+        return [_fold(last, valid=written == "valid", test=test)], "train and valid are as written in the records"
+    return _with_drawn_valid(corpus, protocol, seed, [last], np.where(test, 0, -1)), DRAWN
+
+
+def _leave_out(corpus: Corpus, protocol: str, seed: int, field: str, k: int) -> list[Fold]:
+    """Which sessions or speakers are tested together does not depend on the seed."""
+    names, value = _values(corpus, protocol, field, k)
+    if k:
+        value = _balanced(value, k)
+        names = np.arange(1, k + 1).astype(str)
+    elif len(names) > MOST_FOLDS:
+        raise _refusal(protocol, f"the corpus has {len(names)} {field}s, each of which would be a fold; "
+                       f"test them in groups, as with --config.data.protocol={protocol}:10")  # fmt: skip
+    return _with_drawn_valid(corpus, protocol, seed, names.tolist(), value)
+
+
+def _kfold(corpus: Corpus, protocol: str, seed: int, name: str, k: int) -> list[Fold]:
+    rng = np.random.default_rng(seed)
+    by_id = np.argsort(corpus.index["id"])  # draws follow the ids, not the order of the records
+    if name == "published":
+        tested = np.empty(len(corpus), np.int64)
+        tested[rng.permutation(by_id)] = np.arange(len(corpus)) % k
+        return [_fold(str(f + 1), valid=tested == f, test=tested == f) for f in range(k)]
+    _, dialogue = _values(corpus, protocol, "dialogue", k)
+    group = _balanced(dialogue, k, rng)
+    if name == "kfold_dialogue":
+        return [_fold(str(f + 1), valid=group == (f + 1) % k, test=group == f) for f in range(k)]
+    # An utterance is tested in any fold but the one its dialogue validates, the folds with the fewest so far first.
+    tested, load = np.empty(len(corpus), np.int64), np.zeros(k, np.int64)
+    for g in range(k):
+        rows = rng.permutation(by_id[group[by_id] == g])
+        others = rng.permutation(np.delete(np.arange(k), g))
+        tested[rows] = np.resize(others[np.argsort(load[others], kind="stable")], len(rows))
+        load += np.bincount(tested[rows], minlength=k)
+    return [_fold(str(f + 1), valid=group == f, test=tested == f) for f in range(k)]
+
+
+def _fold(name: str, valid: np.ndarray, test: np.ndarray) -> Fold:
+    return Fold(name, np.flatnonzero(~(valid | test)), np.flatnonzero(valid), np.flatnonzero(test))
+
+
+def _values(corpus: Corpus, protocol: str, field: str, k: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted values of a field, enough for k groups, and for every utterance the position of its own among them."""
+    names, value = np.unique(corpus.index[field], return_inverse=True)
+    if len(names) < 2 or "" in names:
+        missing = np.count_nonzero(corpus.index[field] == "")
+        found = f"{missing} of {len(corpus)} have none" if missing else f"all of them have {str(names[0])!r}"
+        raise _refusal(protocol, f"needs the field {field!r} in every utterance, with at least two different values "
+                       f"in the corpus; {found}")  # fmt: skip
+    if k > len(names):
+        raise _refusal(protocol, f"the corpus has only {len(names)} {field}s; k must be at most {len(names)}")
+    return names, value
+
+
+def _balanced(value: np.ndarray, k: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Which of k groups each utterance is in, by its value. Frequent values first (with an rng: rather early), each
+    joins the group that is smallest so far, so groups come out even and none stays empty."""
+    sizes = np.bincount(value)
+    order = np.argsort(-sizes * (1.0 if rng is None else rng.random(len(sizes))), kind="stable")
+    group, load = np.empty(len(sizes), np.int64), np.zeros(k, np.int64)
+    for item in order:
+        group[item] = load.argmin()
+        load[group[item]] += sizes[item]
+    return group[value]
+
+
+def _with_drawn_valid(corpus: Corpus, protocol: str, seed: int, names: list[str], tested: np.ndarray) -> list[Fold]:
+    """Fold f tests where `tested` is f. Of the rest, whole dialogues without test utterances validate, about a tenth."""
+    dialogues, dialogue = _values(corpus, protocol, "dialogue")
+    folds = []
+    for f, name in enumerate(names):
+        test = tested == f
+        rest = np.bincount(dialogue[~test], minlength=len(dialogues))
+        free = np.setdiff1d(np.flatnonzero(rest), dialogue[test])
+        most = min(len(free), int(np.count_nonzero(rest)) - 1)
+        if most < 1:
+            raise _refusal(protocol, f"fold {name} leaves {np.count_nonzero(rest)} of the {len(dialogues)} dialogues, "
+                           f"{len(free)} of them without test utterances; it takes at least one of these for valid "
+                           "and another dialogue for train")  # fmt: skip
+        drawn = np.random.default_rng([seed, f]).permutation(free)[:most]
+        take = int(np.argmin(np.abs(np.cumsum(rest[drawn]) - rest.sum() / 10))) + 1
+        folds.append(_fold(name, valid=np.isin(dialogue, drawn[:take]), test=test))
+    return folds
+
+
+def plain(sentence: str) -> str:
+    """A sentence without case, quotes, punctuation and superfluous spaces."""
+    sentence = APOSTROPHES.sub("", unicodedata.normalize("NFC", sentence).casefold())
+    return " ".join(PUNCTUATION.sub(" ", sentence).split())
+
+
+def leakage(corpus: Corpus, fold: Fold, sentences: Mapping[int, str]) -> Leaks:
+    """What two parts share, by pair (as "train-test") and kind; `sentences` maps positions in the corpus to text.
+
+    shared: distinct values found in both; utterances: those of the second part whose value occurs in the first.
+    """
+    values = {kind: corpus.index[kind].tolist() for kind in KINDS if kind != "sentence"}
+    values["sentence"] = [plain(sentences[row]) if row in sentences else "" for row in range(len(corpus))]
+    leaks: Leaks = {pair: {} for pair in PAIRS}
+    for kind in KINDS:
+        numbers = {"": 0}
+        code = np.array([numbers.setdefault(value, len(numbers)) for value in values[kind]])
+        for pair in PAIRS:
+            first, second = (code[getattr(fold, part)] for part in pair.split("-"))
+            seen = np.zeros(len(numbers), bool)
+            seen[first] = True
+            seen[0] &= kind != "sentence"  # empty sentences never count
+            found = second[seen[second]]
+            leaks[pair][kind] = {"shared": len(np.unique(found)), "utterances": len(found)}
+    return leaks
+
+
+def leak_lines(split: Split, leaks: Sequence[Leaks]) -> list[str]:
+    """For the console: what the parts share, over all folds together; `leaks` has one entry per fold."""
+    lines = []
+    for pair in PAIRS:
+        first, second = pair.split("-")
+        total = sum(len(getattr(fold, second)) for fold in split.folds)
+        counts = {kind: sum(leak[pair][kind]["utterances"] for leak in leaks) for kind in KINDS}
+        shared = [f"{kind}s of {100 * n / total:.1f} % ({n:,})" for kind, n in counts.items() if n]
+        unshared = ", ".join(f"no {kind}" for kind, n in counts.items() if not n)
+        if split.selects_on_test and pair == "valid-test":
+            lines.append("valid and test are the same utterances: the test part chooses the epoch")
+        elif shared:
+            shared[0] = shared[0].replace("%", f"% of the {second} utterances")
+            lines.append(f"{first} and {second} share: {', '.join(shared)}{unshared and f'; {unshared}'}")
+        else:
+            lines.append(f"{first} and {second} share nothing: {unshared}")
+    return lines
+
+
+def sha256(corpus: Corpus, split: Split) -> str:
+    """Of which utterance ids are in which part of each fold; neither the order of the records nor any name matters."""
+    digest = hashlib.sha256()
+    for fold in split.folds:
+        for part in SPLITS:
+            digest.update(json.dumps(sorted(corpus.index["id"][getattr(fold, part)].tolist())).encode())
+    return digest.hexdigest()
+
+
+def to_json(corpus: Corpus, split: Split, leaks: Sequence[Leaks]) -> dict[str, Any]:
+    """Plain values for `split.json`, with the ids of valid and test; train is every other utterance of the corpus."""
+    folds: list[dict[str, Any]] = []
+    for fold, leak in zip(split.folds, leaks, strict=True):
+        counts = {part: len(getattr(fold, part)) for part in SPLITS}
+        ids = {part: corpus.index["id"][getattr(fold, part)].tolist() for part in ("valid", "test")}
+        folds.append({"name": fold.name, "counts": counts, "leakage": leak} | ids)
+    about = {name: getattr(split, name) for name in ("protocol", "description", "leaky", "selects_on_test")}
+    hashes = {"manifest_sha256": corpus.manifest_sha256, "sha256": sha256(corpus, split)}
+    return about | {"corpus": corpus.manifest["name"]} | hashes | {"folds": folds}

@@ -1,0 +1,187 @@
+"""Scores of replicas -> what an experiment found: means, intervals, ensembles, calibration; on the console and as JSON."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import rich.box
+import rich.table
+
+from mer_jax import log
+from mer_jax.data import Pool
+from mer_jax.records import Corpus
+from mer_jax.replicas import Replica, spell
+from mer_jax.statistics import SCORES, bootstrap, by_dialogue, calibration, fit_temperature, mean_sd, scores, tempered
+
+CALIBRATION = ("ece", "nll", "brier")
+
+
+def scored(found: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """What Fleet.score found of a replica's part, as metrics.json holds it."""
+    return {"loss": found["loss"], **scores(found["confusion"], labels)}
+
+
+def calibrated(valid: dict[str, Any], test: dict[str, Any], valid_labels: np.ndarray, test_labels: np.ndarray) -> Any:
+    """The test part's calibration as it is, and after temperature scaling fitted on the validation part."""
+    temperature = fit_temperature(valid["probabilities"], valid_labels)
+    return {
+        "temperature": temperature,
+        "test": calibration(test["probabilities"], test_labels),
+        "test_scaled": calibration(tempered(test["probabilities"], temperature), test_labels),
+    }
+
+
+def points_of(
+    corpus: Corpus,
+    pool: Pool,
+    replicas: Sequence[Replica],
+    results: Sequence[dict[str, Any]],
+    tests: dict[int, tuple[np.ndarray, np.ndarray]],
+    select: str,
+) -> list[dict[str, Any]]:
+    """Of every point of the sweep its finished replicas' mean ± sample standard deviation; of the point that has the best mean
+    validation score, and only of that, is said that it is `chosen`.
+
+    results: as in metrics.json's `replicas`; tests[replica]: positions in the pool and probabilities of its test part.
+    low, high: bootstrap over dialogues, of all folds' test parts together, averaged over the seeds. pooled: the sum of all
+    confusion matrices. ensemble: the seeds' mean probabilities, where there are several.
+    """
+    points = []
+    for number in sorted({replica.point for replica in replicas}):
+        of_point = [i for i, replica in enumerate(replicas) if replica.point == number]
+        done = [i for i in of_point if results[i]["status"] == "finished"]
+        point: dict[str, Any] = {"values": replicas[of_point[0]].values, "chosen": False, "replicas": len(done),
+                                 "diverged": len(of_point) - len(done)}  # fmt: skip
+        for part in ("valid", "test"):
+            point[part] = {score: mean_sd([results[i][part][score] for i in done]) for score in SCORES}
+        if done:
+            point |= _together(corpus, pool, replicas, results, tests, of_point, done)
+            point["calibration"] = {
+                when: {name: mean_sd([results[i]["calibration"][when][name] for i in done]) for name in CALIBRATION}
+                for when in ("test", "test_scaled")
+            }
+        points.append(point)
+    finished = [point for point in points if point["replicas"]]
+    max(finished, key=lambda point: point["valid"][select]["mean"])["chosen"] = True
+    return points
+
+
+def _together(
+    corpus: Corpus,
+    pool: Pool,
+    replicas: Sequence[Replica],
+    results: Sequence[dict[str, Any]],
+    tests: dict[int, tuple[np.ndarray, np.ndarray]],
+    of_point: list[int],
+    done: list[int],
+) -> dict[str, Any]:
+    """What the replicas of a point say together; a seed counts only if all its folds have finished."""
+    labels = corpus.labels
+    pooled = np.sum([results[i]["test"]["confusion"] for i in done], axis=0)
+    out: dict[str, Any] = {"pooled": scores(pooled, labels)}
+    members = []
+    for seed in sorted({replicas[i].seed for i in of_point}):
+        folds = [i for i in of_point if replicas[i].seed == seed]
+        if all(i in done for i in folds):
+            rows = np.concatenate([tests[i][0] for i in folds])
+            order = np.argsort(rows, kind="stable")
+            members.append((rows[order], np.concatenate([tests[i][1] for i in folds])[order]))
+    if not members:
+        return out
+    rows = members[0][0]
+    dialogues, gold = corpus.index["dialogue"][pool.rows[rows]], pool.labels[rows]
+
+    def counts(probabilities: np.ndarray) -> np.ndarray:
+        return by_dialogue(gold, probabilities.argmax(-1), dialogues, len(labels))[1]
+
+    out["interval"] = bootstrap(np.stack([counts(p) for _, p in members]))
+    if len(members) > 1:
+        mean = np.mean([p for _, p in members], axis=0)
+        found = counts(mean)
+        whole, interval = scores(found.sum(0), labels), bootstrap(found[None])
+        out["ensemble"] = {
+            "members": len(members),
+            **{score: {"value": whole[score], **interval[score]} for score in SCORES},
+            "per_class": whole["per_class"],
+            "confusion": whole["confusion"],
+            "calibration": calibration(mean, gold),
+        }
+    return out
+
+
+# ---- on the console ----
+
+
+def percent(found: dict[str, Any]) -> str:
+    """`58.9 ± 1.1`"""
+    if found["mean"] is None:
+        return "-"
+    return f"{100 * found['mean']:.1f}" + ("" if found["sd"] is None else f" ± {100 * found['sd']:.1f}")
+
+
+def between(interval: dict[str, float]) -> str:
+    return f"{100 * interval['low']:.1f}–{100 * interval['high']:.1f}"
+
+
+def show(result: dict[str, Any]) -> None:
+    """The table of an experiment; of one single run its classes."""
+    replicas, points = result["replicas"], result["points"]
+    chosen = next(point for point in points if point["chosen"])
+    done = [replica for replica in replicas if replica["status"] == "finished"]
+    title = f"test of {result['data']['name']}, protocol {result['protocol']['title']}"
+    if len(replicas) == 1:
+        log.show_scores(f"{title}, {result['protocol']['selection']}, at step {done[0]['step']}", done[0]["test"])
+        spelled = "  ".join(f"{name} {between(chosen['interval'][name])}" for name in SCORES)
+        log.console.print(f"95 % over dialogues, in percent: {spelled}")
+    else:
+        _show_points(title, points)
+        if len(points) > 1:
+            log.console.print(f"chosen by validation: {spell(chosen['values'])}; the other points' test scores are shown to tell the "
+                              "spread, not to choose from")  # fmt: skip
+        log.show_scores(
+            "all test parts together" + (" at the chosen point" if len(points) > 1 else ""), chosen["pooled"]
+        )
+    before, after = chosen["calibration"]["test"], chosen["calibration"]["test_scaled"]
+    log.console.print("calibration: " + ", ".join(
+        f"{name.upper() if name != 'brier' else 'Brier'} {before[name]['mean']:.3f} -> {after[name]['mean']:.3f}" for name in CALIBRATION
+    ) + " by temperature scaling on the validation part")  # fmt: skip
+    for replica in replicas:
+        if replica["status"] == "diverged":
+            log.console.print(f"left out, diverged: {replica['name']}")
+
+
+def _show_points(title: str, points: Sequence[dict[str, Any]]) -> None:
+    table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
+    for name in ("", "replicas", "weighted F1", "95 %", "macro F1", "accuracy", "UAR", "validation WF1"):
+        table.add_column(name, justify="left" if not name else "right")
+    for point in points:
+        name = spell(point["values"]) or "mean ± sd"
+        test, interval = point["test"], point.get("interval", {})
+        table.add_row(
+            f"{name} *" if point["chosen"] and len(points) > 1 else name, str(point["replicas"]), percent(test["weighted_f1"]),
+            between(interval["weighted_f1"]) if interval else "", percent(test["macro_f1"]), percent(test["accuracy"]),
+            percent(test["uar"]), percent(point["valid"]["weighted_f1"]),
+        )  # fmt: skip
+        if "ensemble" in point:
+            e = point["ensemble"]
+            table.add_row(
+                f"  ensemble of {e['members']} seeds", "", f"{100 * e['weighted_f1']['value']:.1f}", between(e["weighted_f1"]),
+                *(f"{100 * e[name]['value']:.1f}" for name in ("macro_f1", "accuracy", "uar")), "",
+            )  # fmt: skip
+    log.console.print(table)
+
+
+def markdown(found: dict[str, dict[str, Any]]) -> str:
+    """Test scores in percent: mean ± sample standard deviation over the replicas of the point that validation chose, and
+    the 95 % interval over dialogues."""
+    columns = {"macro_f1": "macro F1", "accuracy": "accuracy", "uar": "UAR"}
+    lines = ["| | WF1 | 95 % | " + " | ".join(columns.values()) + " | validation WF1 | replicas |",
+             "|---" * (len(columns) + 5) + "|"]  # fmt: skip
+    for name, result in found.items():
+        point = next(point for point in result["points"] if point["chosen"])
+        interval = point.get("interval")
+        cells = [percent(point["test"]["weighted_f1"]), between(interval["weighted_f1"]) if interval else "-"]
+        cells += [percent(point["test"][column]) for column in columns]
+        cells += [percent(point["valid"]["weighted_f1"]), str(point["replicas"])]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

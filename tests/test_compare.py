@@ -1,0 +1,323 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from mer_jax import compare
+from mer_jax.errors import UserError
+
+LABELS = ("calm", "glad", "cross")
+DIALOGUES, TURNS = 24, 10
+
+
+def write_run(folder, *, skill=0.5, seeds=(0, 1, 2), folds=("official",), diverged=(), name="small", manifest="m1",
+              split="s1", labels=LABELS, dialogues=DIALOGUES, leaky=""):  # fmt: skip
+    """A finished run folder as training writes it. `skill` is the chance not to guess; `diverged` lists (fold, seed)."""
+    folder.mkdir()
+    replicas, lines = [], []
+    for point in (0, 1):  # point 1 is chosen; point 0 is always wrong, and must not be looked at
+        for at, fold in enumerate(folds):
+            for seed in seeds:
+                replica = f"point {point}, fold {fold}, seed {seed}"
+                status = "diverged" if point and (fold, seed) in diverged else "finished"
+                replicas.append({"name": replica, "fold": fold, "seed": seed, "point": point, "status": status})
+                if status == "finished":
+                    lines += predictions(replica, point * skill, seed, at, len(folds), labels, dialogues)
+    metrics = {
+        "labels": list(labels),
+        "data": {"name": name, "manifest_sha256": manifest, "counts": {}},
+        "protocol": {"name": "official", "title": f"official{f' (leaky: {leaky})' * bool(leaky)}", "leaky": leaky, "split_sha256": split},
+        "replicas": replicas,
+        "points": [{"values": {"optim.learning_rate": rate}, "chosen": rate == 0.1} for rate in (0.01, 0.1)],
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return folder
+
+
+def predictions(replica, skill, seed, fold, folds, labels, dialogues):
+    gold_of, rng = np.random.default_rng(99), np.random.default_rng([seed, round(100 * skill)])
+    for i in range(dialogues * TURNS):
+        gold, guess, knows = int(gold_of.integers(3)), int(rng.integers(3)), rng.random() < skill
+        predicted = gold if knows else guess if skill else (gold + 1) % 3
+        p = rng.dirichlet(np.full(3, 0.5))
+        p[[predicted, p.argmax()]] = p[[p.argmax(), predicted]]
+        if i // TURNS % folds == fold:
+            yield {
+                "replica": replica,
+                "id": f"ü{i:03d}",
+                "dialogue": f"d{i // TURNS}",
+                "label": labels[gold],
+                "prediction": labels[predicted],
+                "probabilities": {name: round(float(v), 6) for name, v in zip(labels, p, strict=True)},
+            }
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def chosen_lines(folder, seed):
+    """Gold, predictions and probabilities of a seed at the chosen point, in the order of the ids."""
+    rows = [r for r in lines_of(folder) if r["replica"].startswith("point 1") and r["replica"].endswith(f"seed {seed}")]
+    rows.sort(key=lambda row: row["id"])
+    p = np.array([[row["probabilities"][name] for name in LABELS] for row in rows])
+    return [row["label"] for row in rows], [row["prediction"] for row in rows], p
+
+
+def edit(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def replace_line(folder, number, change):
+    path = folder / "predictions.jsonl"
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[number - 1])
+    change(row)
+    lines[number - 1] = json.dumps(row)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def compared(a, b, **kwargs):
+    return compare.compare(compare.read_run(a), compare.read_run(b), **{"samples": 200} | kwargs)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Three seeds of a weak run in two folds, two seeds of a better one in one fold."""
+    folder = tmp_path_factory.mktemp("runs")
+    return write_run(folder / "a", folds=("1", "2")), write_run(folder / "b", skill=0.7, seeds=(0, 5))
+
+
+def test_means_are_scikit_learns_over_seeds_with_folds_pooled(pair):
+    found = compared(*pair)
+    assert [found[k]["seeds"] for k in "ab"] == [[0, 1, 2], [0, 5]]
+    assert (found["utterances"], found["dialogues"]) == (DIALOGUES * TURNS, DIALOGUES)
+    wanted = {
+        "accuracy": accuracy_score,
+        "uar": lambda *x: recall_score(*x, average="macro"),
+        "weighted_f1": lambda *x: f1_score(*x, average="weighted"),
+        "macro_f1": lambda *x: f1_score(*x, average="macro"),
+    }
+    for name, score in wanted.items():
+        values = {
+            k: [score(*chosen_lines(r, s)[:2]) for s in found[k]["seeds"]] for k, r in zip("ab", pair, strict=True)
+        }
+        row = found["scores"][name]
+        assert [row["a"], row["b"]] == pytest.approx([np.mean(values[k]) for k in "ab"])
+        assert [row["a_sd"], row["b_sd"]] == pytest.approx([np.std(values[k], ddof=1) for k in "ab"])
+        assert row["difference"] == pytest.approx(np.mean(values["b"]) - np.mean(values["a"]))
+        assert row["low"] < row["difference"] < row["high"]
+
+
+def test_mcnemar_is_of_the_mean_probabilities(pair):
+    right = []
+    for folder, seeds in zip(pair, ((0, 1, 2), (0, 5)), strict=True):
+        gold = np.array(chosen_lines(folder, 0)[0])
+        mean = np.mean([chosen_lines(folder, seed)[2] for seed in seeds], axis=0)
+        right.append(np.array(LABELS)[mean.argmax(1)] == gold)
+    only_a, only_b = (right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum()
+    p = stats.binomtest(only_a, only_a + only_b).pvalue
+    assert compared(*pair)["mcnemar"] == {"only_a": only_a, "only_b": only_b, "p": pytest.approx(p)}
+
+
+def test_the_command(pair, tmp_path):
+    def run(*arguments):
+        command = [sys.executable, "-m", "mer_jax.compare", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    done = run(*pair, "--samples=300", "--seed=1", f"--json={tmp_path / 'out.json'}")
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written == compared(*pair, samples=300, seed=1)
+    row, test = written["scores"]["weighted_f1"], written["mcnemar"]
+    assert written["conclusion"].startswith("B is better than A by ")
+    for text in (
+        f"A: {pair[0]}, 3 seeds", f"B: {pair[1]}, 2 seeds", "small, protocol official: 240 test utterances in 24 dialogues",
+        f"{100 * row['a']:.2f} ± {100 * row['a_sd']:.2f}", f"{100 * row['b']:.2f} ± {100 * row['b_sd']:.2f}",
+        f"{100 * row['low']:.2f} to {100 * row['high']:.2f}", "weighted F1", "macro F1", "accuracy", "UAR",
+        f"only A right {test['only_a']}, only B right {test['only_b']}", written["conclusion"],
+    ):  # fmt: skip
+        assert text in done.stdout
+    refused = run(pair[0], tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        f"error: {tmp_path} is not a finished run: it has no metrics.json. Give the workdir of a run that has ended.\n"
+    )
+
+
+def test_a_file_that_cannot_be_written_is_named(pair, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        compare.main([*map(str, pair), "--samples=100", f"--json={tmp_path / 'no' / 'out.json'}"])
+    assert "out.json cannot be written (No such file or directory)" in capsys.readouterr().err
+
+
+def test_a_run_compared_with_itself(pair, capsys):
+    compare.main([str(pair[0]), str(pair[0]), "--samples=100"])
+    assert "no difference that this test can show: B - A is 0.00 points of weighted F1" in capsys.readouterr().out
+
+
+def test_swapping_the_sides_swaps_the_result(pair):
+    there, back = compared(*pair)["scores"]["uar"], compared(*pair[::-1])["scores"]["uar"]
+    assert [back[k] for k in ("a", "b", "difference", "p")] == pytest.approx(
+        [there["b"], there["a"], -there["difference"], there["p"]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ((0.012, 0.003, 0.021, 0.004), "B is better than A by 1.20 points of weighted F1 (95 % interval 0.30 to 2.10), p = 0.004"),
+        ((-0.012, -0.021, -0.003, 0.0002), "A is better than B by 1.20 points of weighted F1 (95 % interval 0.30 to 2.10), p < 0.001"),
+        ((0.012, -0.003, 0.021, 0.06), "no difference that this test can show: B - A is 1.20 points of weighted F1 (95 % interval -0.30 to 2.10), p = 0.060"),
+        ((0.012, -0.0001, 0.021, 0.049), "no difference that this test can show: B - A is 1.20 points of weighted F1 (95 % interval -0.01 to 2.10), p = 0.049"),
+        ((-0.00001, -0.003, 0.003, 0.9), "no difference that this test can show: B - A is 0.00 points of weighted F1 (95 % interval -0.30 to 0.30), p = 0.900"),
+        ((0.012, 0.0001, 0.021, 0.051), "no difference that this test can show: B - A is 1.20 points of weighted F1 (95 % interval 0.01 to 2.10), p = 0.051"),
+    ],
+)  # fmt: skip
+def test_conclusion_in_plain_words(found, words):
+    assert compare.conclusion(dict(zip(("difference", "low", "high", "p"), found, strict=True))) == words
+
+
+def test_a_leaky_protocol_and_few_dialogues_are_told(tmp_path, capsys):
+    a = write_run(tmp_path / "a", leaky="utterances of a dialogue are in train and test", dialogues=4, seeds=(0,))
+    compare.main([str(a), str(a), "--samples=100"])
+    output = capsys.readouterr().out
+    assert "protocol official (leaky: utterances of a dialogue are in train and test): 40 test" in output
+    assert "4 dialogues are few" in output
+    assert ", 1 seed\n" in output
+    assert " ± " not in output.split("A and B:")[0]  # one seed has no deviation
+
+
+def test_a_seed_that_lacks_a_fold_is_left_out_and_told(pair, tmp_path, capsys):
+    a = write_run(tmp_path / "a", folds=("1", "2"), diverged=[("2", 1)])
+    compare.main([str(a), str(pair[1]), "--samples=100", f"--json={tmp_path / 'out.json'}"])
+    assert f"seed 1 of {a} is left out: fold 2 is not finished" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["a"]["seeds"] == [0, 2]
+    wanted = np.mean([accuracy_score(*chosen_lines(a, seed)[:2]) for seed in (0, 2)])
+    assert written["scores"]["accuracy"]["a"] == pytest.approx(wanted)
+
+
+def test_no_seed_with_all_folds_is_refused(tmp_path):
+    a = write_run(tmp_path / "a", folds=("1", "2"), seeds=(0, 1), diverged=[("2", 1), ("1", 0)])
+    with pytest.raises(UserError, match=r"no seed that finished every fold.*seed 0.*fold 1.*seed 1.*fold 2"):
+        compare.read_run(a)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "other", "manifest": "m2"}, "not the same data:\n.*a: small .manifest sha256 m1.\n.*b: other .manifest sha256 m2"),
+        ({"split": "s2"}, "not the same split:\n.*a: official .sha256 s1.\n.*b: official .sha256 s2"),
+        ({"labels": ("calm", "cross", "glad")}, "not the same labels:\n.*a: calm, glad, cross\n.*b: calm, cross, glad"),
+        ({"dialogues": 23}, r"not the same test utterances \(such as 'ü230'\):\n.*a: 240 utterances, 10 of them alone\n.*b: 230 utterances, 0 of"),
+    ],
+)  # fmt: skip
+def test_runs_on_something_else_are_refused(pair, tmp_path, changes, message):
+    b = write_run(tmp_path / "b", **changes)
+    with pytest.raises(UserError, match=message):
+        compared(pair[0], b)
+    assert compared(b, b)["scores"]["accuracy"]["p"] == 1
+
+
+@pytest.mark.parametrize(("field", "other"), [("label", "glad"), ("dialogue", "d7")])
+def test_other_gold_labels_or_dialogues_are_refused(tmp_path, field, other):
+    a, b = (write_run(tmp_path / name, seeds=(0,)) for name in "ab")
+    at = next(i for i, row in enumerate(lines_of(b), 1) if row["replica"].startswith("point 1") and row[field] != other)
+    utterance, was = lines_of(b)[at - 1]["id"], lines_of(b)[at - 1][field]
+    replace_line(b, at, lambda row: row.update({field: other}))
+    message = rf"not the same {field} for '{utterance}' \(1 such utterances\):\n.*a: {was}\n.*b: {other}"
+    with pytest.raises(UserError, match=message):
+        compared(a, b)
+
+
+def test_one_dialogue_or_too_few_samples_are_refused(pair, tmp_path):
+    a = write_run(tmp_path / "a", dialogues=1)
+    with pytest.raises(UserError, match=r"all 10 test utterances of .*a are of one dialogue"):
+        compared(a, a)
+    with pytest.raises(UserError, match="--samples is 99"):
+        compared(*pair, samples=99)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.pop("replicas"), "field 'replicas' is missing"),
+        (lambda m: m["protocol"].pop("split_sha256"), "field 'split_sha256' is missing"),
+        (lambda m: m.update(points=[3]), "not what this mer_jax writes"),
+        (lambda m: [p.update(chosen=False) for p in m["points"]], "no seed that finished every fold"),
+    ],
+)
+def test_a_metrics_file_of_something_else_is_refused(tmp_path, change, message):
+    a = write_run(tmp_path / "a")
+    edit(a / "metrics.json", change)
+    with pytest.raises(UserError, match=message) as caught:
+        compare.read_run(a)
+    assert str(a) in str(caught.value)
+
+
+def test_a_folder_that_is_no_finished_run_is_refused(tmp_path):
+    a = write_run(tmp_path / "a")
+    (a / "metrics.json").write_text('{"labels": [')
+    with pytest.raises(UserError, match=r"metrics\.json is not valid JSON"):
+        compare.read_run(a)
+    (a / "predictions.jsonl").unlink()
+    with pytest.raises(UserError, match=r"a is not a finished run: it has no predictions\.jsonl"):
+        compare.read_run(a)
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        compare.read_run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: row.pop("dialogue"), "it has no text field 'dialogue'"),
+        (lambda row: row.update(id=7), "it has no text field 'id'"),
+        (lambda row: row.update(replica="seed 9"), "metrics.json has no replica 'seed 9'"),
+        (lambda row: row.update(prediction="sad"), "prediction 'sad' is none of calm, glad, cross"),
+        (lambda row: row["probabilities"].pop("calm"), "its probabilities are not one per label"),
+        (lambda row: row["probabilities"].update(calm=float("nan")), "its probabilities do not sum to 1"),
+        (lambda row: row["probabilities"].update(calm=1.5), "its probabilities do not sum to 1"),
+        (lambda row: row.update(id="ü249"), "utterance 'ü249' occurs a second time for seed 0"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path, change, message):
+    a = write_run(tmp_path / "a", seeds=(0,), dialogues=26)
+    number = len(lines_of(a))
+    assert lines_of(a)[-11]["id"] == "ü249"
+    replace_line(a, number, change)
+    with pytest.raises(UserError, match=f"predictions.jsonl, line {number} is damaged: {message}"):
+        compare.read_run(a)
+
+
+def test_a_torn_file_is_refused(tmp_path):
+    a = write_run(tmp_path / "a")
+    path, whole = a / "predictions.jsonl", (a / "predictions.jsonl").read_bytes()
+    number = whole.count(b"\n")
+    path.write_bytes(whole[:-30])  # inside the last line
+    with pytest.raises(UserError, match=f"line {number} is damaged"):
+        compare.read_run(a)
+    path.write_bytes(b"\n".join(whole.split(b"\n")[:-2]) + b"\n")  # between two lines
+    with pytest.raises(
+        UserError, match="incomplete: seed 0 has 240 utterances, seed 2 239; only one of them has 'ü239'"
+    ):
+        compare.read_run(a)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"predictions\.jsonl holds nothing of seed 0"):
+        compare.read_run(a)
+
+
+def test_seeds_that_disagree_on_a_label_are_refused(tmp_path):
+    a = write_run(tmp_path / "a")
+    wrong = next(name for name in LABELS if name != lines_of(a)[-1]["label"])
+    replace_line(a, len(lines_of(a)), lambda row: row.update(label=wrong))
+    with pytest.raises(UserError, match=f"damaged: the label of 'ü239' is .* for seed 0 and '{wrong}' for seed 2"):
+        compare.read_run(a)

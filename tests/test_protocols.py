@@ -1,0 +1,423 @@
+"""Which utterances train, validate and test: the promises of every protocol, its refusals, and what parts share."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, SMALL_LABELS, small_description
+
+from mer_jax.errors import UserError
+from mer_jax.protocols import (
+    KINDS,
+    PAIRS,
+    Fold,
+    Split,
+    check_name,
+    leak_lines,
+    leakage,
+    plain,
+    sha256,
+    split,
+    to_json,
+)
+from mer_jax.records import Corpus, Utterance, write_corpus
+
+LONGEST = 9
+DRAWN = ("loso", "loso:2", "speaker", "speaker:3", "kfold_dialogue:6", "kfold_utterance:6")
+COVERING = (*DRAWN, "published")
+ALL = ("official", "dialoguernn", *COVERING)
+
+
+def utterances():
+    """5 sessions of 6 dialogues between the two speakers of the session, of 3 to 9 utterances; the last session is test."""
+    for number in range(30):
+        session = 1 + number // 6
+        for turn in range(3 + 5 * number % (LONGEST - 2)):
+            yield Utterance(
+                id=f"Ses{session}_d{number:02d}_{'FM'[turn % 2]}{turn}",
+                split="test" if session == 5 else "valid" if number in (0, 8) else "train",
+                dialogue=f"d{number:02d}",
+                turn=turn,
+                speaker=f"Ses{session}{'FM'[turn % 2]}",
+                session=f"Ses{session}",
+                label=SMALL_LABELS[turn % 3],
+                sentence="",
+                features={"text": np.ones((1, 6), np.float32)},
+            )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("protocols") / "corpus"
+    write_corpus(path, utterances(), small_description(extractors={"text": "ones"}), shard_records=40)
+    return path
+
+
+@pytest.fixture
+def corpus(folder):
+    """Opened afresh: a test may change its index."""
+    return Corpus(folder)
+
+
+def values(corpus, rows, kind):
+    return set(corpus.index[kind][rows].tolist())
+
+
+def same_parts(a, b):
+    return all(
+        np.array_equal(getattr(x, part), getattr(y, part))
+        for x, y in zip(a.folds, b.folds, strict=True)
+        for part in ("train", "valid", "test")
+    )
+
+
+# ---- what every protocol promises ----
+
+
+@pytest.mark.parametrize("protocol", ALL)
+def test_parts_are_sorted_disjoint_and_leave_nobody_out(corpus, protocol):
+    made = split(corpus, protocol, seed=3)
+    assert made.protocol == protocol
+    for fold in made.folds:
+        for part in (fold.train, fold.valid, fold.test):
+            assert len(part) > 0
+            assert part.dtype == np.int64
+        parts = [fold.train, fold.test] if protocol == "published" else [fold.train, fold.valid, fold.test]
+        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(corpus)))
+        assert all((np.diff(part) > 0).all() for part in (fold.train, fold.valid, fold.test))
+
+
+@pytest.mark.parametrize("protocol", COVERING)
+def test_every_utterance_is_tested_once(corpus, protocol):
+    tested = np.concatenate([fold.test for fold in split(corpus, protocol, seed=3).folds])
+    assert np.array_equal(np.sort(tested), np.arange(len(corpus)))
+
+
+@pytest.mark.parametrize("protocol", DRAWN)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_dialogue_is_in_valid_and_elsewhere(corpus, protocol, seed):
+    for fold in split(corpus, protocol, seed).folds:
+        valid = values(corpus, fold.valid, "dialogue")
+        assert not valid & values(corpus, fold.train, "dialogue")
+        assert not valid & values(corpus, fold.test, "dialogue")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind"), [("loso", "session"), ("loso:2", "session"), ("speaker", "speaker"), ("speaker:3", "speaker"),
+                           ("dialoguernn", "session"), ("kfold_dialogue:6", "dialogue")],
+)  # fmt: skip
+def test_what_is_left_out_is_in_no_other_part(corpus, protocol, kind):
+    for fold in split(corpus, protocol, seed=5).folds:
+        tested = values(corpus, fold.test, kind)
+        assert not tested & values(corpus, np.concatenate([fold.train, fold.valid]), kind)
+
+
+@pytest.mark.parametrize("protocol", ["loso", "loso:2", "speaker", "speaker:3"])
+def test_about_a_tenth_validates(corpus, protocol):
+    for fold in split(corpus, protocol, seed=0).folds:
+        tenth = (len(fold.train) + len(fold.valid)) / 10
+        assert abs(len(fold.valid) - tenth) <= LONGEST / 2
+
+
+# ---- each protocol ----
+
+
+def test_official_is_what_the_records_say(corpus):
+    (fold,) = split(corpus, "official", seed=0).folds
+    assert fold.name == "official"
+    for part in ("train", "valid", "test"):
+        assert np.array_equal(getattr(fold, part), np.flatnonzero(corpus.index["split"] == part))
+
+
+def test_dialoguernn_takes_the_written_validation_where_the_test_part_is_the_same(corpus):
+    made = split(corpus, "dialoguernn", seed=7)
+    assert same_parts(made, split(corpus, "official", seed=0))
+    assert made.folds[0].name == "Ses5"
+    assert "as written" in made.description
+
+
+@pytest.mark.parametrize("change", [("test", "train"), ("valid", "train")])
+def test_dialoguernn_draws_the_validation_otherwise(corpus, change):
+    """Either the records test something else than the last session, or they have no validation part."""
+    first = np.flatnonzero(corpus.index["split"] == change[0])
+    corpus.index["split"][first[:1] if change[0] == "test" else first] = change[1]
+    made = split(corpus, "dialoguernn", seed=7)
+    (fold,) = made.folds
+    assert np.array_equal(fold.test, np.flatnonzero(corpus.index["session"] == "Ses5"))
+    assert not values(corpus, fold.valid, "dialogue") & values(corpus, fold.train, "dialogue")
+    assert abs(len(fold.valid) - (len(corpus) - len(fold.test)) / 10) <= LONGEST / 2
+    assert "drawn" in made.description
+
+
+def test_loso_and_speaker_name_their_folds(corpus):
+    assert [fold.name for fold in split(corpus, "loso", 0).folds] == ["Ses1", "Ses2", "Ses3", "Ses4", "Ses5"]
+    assert [fold.name for fold in split(corpus, "speaker", 0).folds][:3] == ["Ses1F", "Ses1M", "Ses2F"]
+    assert [fold.name for fold in split(corpus, "speaker:3", 0).folds] == ["1", "2", "3"]
+    for fold in split(corpus, "loso", 0).folds:
+        assert values(corpus, fold.test, "session") == {fold.name}
+
+
+def test_partners_of_a_tested_speaker_stay_in_train(corpus):
+    for fold in split(corpus, "speaker", seed=2).folds:
+        beside = np.isin(corpus.index["dialogue"], list(values(corpus, fold.test, "dialogue")))
+        beside[fold.test] = False
+        assert beside.any()
+        assert np.isin(np.flatnonzero(beside), fold.train).all()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "apart"), [("kfold_dialogue:6", LONGEST), ("kfold_utterance:6", 3), ("kfold_utterance:25", 2), ("published", 1)]
+)  # fmt: skip
+def test_groups_come_out_even(corpus, protocol, apart):
+    sizes = [len(fold.test) for fold in split(corpus, protocol, seed=1).folds]
+    assert max(sizes) - min(sizes) <= apart
+
+
+def test_a_large_session_is_a_group_of_its_own(corpus):
+    number = np.unique(corpus.index["dialogue"], return_inverse=True)[1]
+    corpus.index["session"] = np.array(["a", "b", "c", "d", "z"])[np.minimum(number // 3, 4)]
+    large, small = split(corpus, "loso:2", seed=0).folds
+    assert values(corpus, large.test, "session") == {"z"}
+    assert values(corpus, small.test, "session") == {"a", "b", "c", "d"}
+
+
+def test_kfold_dialogue_validates_on_the_next_group(corpus):
+    folds = split(corpus, "kfold_dialogue:6", seed=1).folds
+    for fold, following in zip(folds, (*folds[1:], folds[0]), strict=True):
+        assert np.array_equal(fold.valid, following.test)
+
+
+def test_kfold_utterance_tests_and_trains_on_the_same_dialogues(corpus):
+    made = split(corpus, "kfold_utterance:6", seed=1)
+    for fold in made.folds:
+        assert values(corpus, fold.test, "dialogue") & values(corpus, fold.train, "dialogue")
+    assert made.title().startswith("kfold_utterance:6 (leaky: ")
+    assert not made.selects_on_test
+
+
+def test_published_selects_on_its_ten_test_parts(corpus):
+    made = split(corpus, "published", seed=1)
+    assert len(made.folds) == 10
+    assert all(np.array_equal(fold.valid, fold.test) for fold in made.folds)
+    assert made.selects_on_test
+    assert made.title().startswith("published (leaky: ")
+
+
+@pytest.mark.parametrize("protocol", [p for p in ALL if p not in ("kfold_utterance:6", "published")])
+def test_the_others_are_neither_leaky_nor_select_on_test(corpus, protocol):
+    made = split(corpus, protocol, seed=1)
+    assert (made.title(), made.leaky, made.selects_on_test) == (protocol, "", False)
+
+
+# ---- the seed ----
+
+
+@pytest.mark.parametrize("protocol", COVERING)
+def test_the_seed_decides(corpus, protocol):
+    np.random.seed(1)
+    first = split(corpus, protocol, seed=11)
+    np.random.seed(2)
+    assert same_parts(first, split(corpus, protocol, seed=11))
+    other = split(corpus, protocol, seed=12)
+    assert sha256(corpus, other) != sha256(corpus, first)
+    if protocol.startswith(("loso", "speaker")):  # who tests with whom is no matter of the seed
+        assert all(np.array_equal(a.test, b.test) for a, b in zip(first.folds, other.folds, strict=True))
+
+
+@pytest.mark.parametrize("protocol", ALL)
+def test_the_order_of_the_records_does_not_matter(corpus, folder, protocol):
+    turned = Corpus(folder)
+    turned.index = {name: column[::-1] for name, column in turned.index.items()}
+    assert sha256(turned, split(turned, protocol, seed=4)) == sha256(corpus, split(corpus, protocol, seed=4))
+
+
+def test_nor_does_the_hash_seed_of_the_process(corpus, folder):
+    script = (
+        "import sys; from mer_jax.protocols import sha256, split; from mer_jax.records import Corpus; "
+        "corpus = Corpus(sys.argv[1]); print(*[sha256(corpus, split(corpus, p, 4)) for p in sys.argv[2:]])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, folder, *ALL], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "5"}, check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [sha256(corpus, split(corpus, protocol, 4)) for protocol in ALL]
+
+
+# ---- refusals ----
+
+
+@pytest.mark.parametrize(
+    "protocol", ["", "lose", "official:2", "dialoguernn:5", "published:10", "loso:", "loso:1", "loso:x", "loso:05", "loso:-3",
+                 "loso:٣", "loso:2:2", "speaker:2.0", "kfold_dialogue", "kfold_dialogue:2", "kfold_utterance:2", " loso"],
+)  # fmt: skip
+def test_a_wrong_name_is_refused_with_the_right_ones(corpus, protocol):
+    with pytest.raises(UserError, match=r"one of official, dialoguernn, loso, loso:k \(k >= 2\), .*kfold_utterance:k"):
+        check_name(protocol)
+    with pytest.raises(UserError, match="one of official"):
+        split(corpus, protocol, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "field"), [("loso", "session"), ("loso:2", "session"), ("dialoguernn", "session"), ("speaker", "speaker"),
+                            ("loso", "dialogue"), ("kfold_dialogue:3", "dialogue"), ("kfold_utterance:3", "dialogue")],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["", "1"])
+def test_a_field_without_two_values_is_refused(corpus, protocol, field, value):
+    corpus.index[field][:] = value
+    found = f"all of them have '{value}'" if value else f"{len(corpus)} of {len(corpus)} have none"
+    with pytest.raises(UserError, match=f"={protocol}: .*{field!r}.* at least two different values.*{found}"):
+        split(corpus, protocol, seed=0)
+
+
+def test_a_field_that_some_utterances_lack_is_refused(corpus):
+    corpus.index["session"][[3, 9]] = ""
+    with pytest.raises(UserError, match=f"'session'.*2 of {len(corpus)} have none"):
+        split(corpus, "loso", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "there"), [("loso:6", "5 sessions"), ("speaker:11", "10 speakers"), ("kfold_dialogue:31", "30 dialogues"),
+                            ("kfold_utterance:31", "30 dialogues")],
+)  # fmt: skip
+def test_more_folds_than_groups_are_refused(corpus, protocol, there):
+    with pytest.raises(UserError, match=f"={protocol}: .*only {there}; k must be at most {there.split()[0]}"):
+        split(corpus, protocol, seed=0)
+    name, _, k = protocol.partition(":")
+    if name != "kfold_utterance":
+        assert len(split(corpus, f"{name}:{int(k) - 1}", seed=0).folds) == int(k) - 1
+
+
+@pytest.mark.parametrize(("protocol", "field"), [("loso", "session"), ("speaker", "speaker")])
+def test_too_many_folds_are_refused_with_a_hint(corpus, protocol, field):
+    corpus.index[field] = corpus.index["dialogue"]
+    with pytest.raises(UserError, match=f"30 {field}s.*--config.data.protocol={protocol}:10"):
+        split(corpus, protocol, seed=0)
+    assert len(split(corpus, f"{protocol}:10", seed=0).folds) == 10
+
+
+def test_too_few_dialogues_are_refused(corpus):
+    corpus.index["session"] = corpus.index["dialogue"] = np.where(corpus.index["session"] == "Ses1", "a", "b")
+    with pytest.raises(
+        UserError, match=r"=loso: fold a leaves 1 of the 2 dialogues.*one of these for valid and another"
+    ):
+        split(corpus, "loso", seed=0)
+
+
+def test_a_speaker_who_is_in_every_dialogue_is_refused(corpus):
+    corpus.index["speaker"] = np.where(corpus.index["turn"] % 2 == 0, "F", "M")
+    with pytest.raises(UserError, match=r"=speaker: fold F leaves 30 of the 30 dialogues, 0 of them without test"):
+        split(corpus, "speaker", seed=0)
+
+
+def test_an_empty_part_is_refused(tmp_path):
+    few = [utterance for utterance in utterances() if utterance.turn == 0][:8]
+    write_corpus(tmp_path / "few", few, small_description(extractors={"text": "ones"}))
+    with pytest.raises(UserError, match="8 utterances are too few: valid of fold 9 is empty"):
+        split(Corpus(tmp_path / "few"), "published", seed=0)
+    with pytest.raises(UserError, match="the 'test' split is empty"):
+        split(Corpus(tmp_path / "few"), "official", seed=0)
+
+
+# ---- what parts share ----
+
+
+def spelled(line, way):
+    """One of four ways to write a line; a line below 0 has no words."""
+    if line < 0:
+        return ("", " ", "…", "“!”")[way]
+    return (f"It's line {line}.", f"IT’S LINE {line}!", f"  “it´s  line {line} …”", f"(its) line—{line}")[way]
+
+
+@pytest.mark.parametrize("protocol", ["official", "speaker", "kfold_utterance:6", "published"])
+def test_leakage_counts_what_sets_say(corpus, protocol):
+    rng = np.random.default_rng(0)
+    line = rng.integers(-20, 150, len(corpus))
+    sentences = {row: spelled(int(line[row]), row % 4) for row in range(len(corpus)) if row % 10}
+    line[::10] = -1  # not in the mapping
+    known = {kind: corpus.index[kind] for kind in KINDS if kind != "sentence"} | {"sentence": line}
+    made = split(corpus, protocol, seed=0)
+    seen = set()
+    for fold in made.folds:
+        leaks = leakage(corpus, fold, sentences)
+        assert tuple(leaks) == PAIRS
+        for pair in PAIRS:
+            first, second = (getattr(fold, part) for part in pair.split("-"))
+            for kind in KINDS:
+                ours, theirs = (known[kind][rows].tolist() for rows in (first, second))
+                both = {value for value in set(ours) & set(theirs) if kind != "sentence" or value >= 0}
+                want = {"shared": len(both), "utterances": sum(value in both for value in theirs)}
+                assert leaks[pair][kind] == want, (fold.name, pair, kind)
+                seen.add((kind, want["shared"] > 0))
+    assert ("sentence", True) in seen
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"), [("Don’t.", "dont", True), ("don\x92t", "Don't", True), ("well-known", "well known", True),
+                               ("STRASSE", "straße", True), ("cafe\u0301", "CAFÉ", True), ("कि", "का", False),
+                               ("line 1", "line 12", False), ("no one", "noone", False)],
+)  # fmt: skip
+def test_which_sentences_are_the_same(one, other, same):
+    assert (plain(one) == plain(other)) is same
+
+
+def rows(*numbers):
+    return np.array(numbers, np.int64)
+
+
+def leaks_of(**utterances):
+    none = {kind: {"shared": 0, "utterances": 0} for kind in KINDS}
+    some = none | {kind: {"shared": 1, "utterances": n} for kind, n in utterances.items()}
+    return {"train-test": some, "valid-test": none, "train-valid": none}
+
+
+def test_leak_lines_speak_of_all_folds_together():
+    folds = (Fold("1", rows(3, 4, 5), rows(2), rows(0, 1)), Fold("2", rows(0, 1), rows(2), rows(3, 4, 5)))
+    made = Split("loso", "", "", False, folds)
+    nothing = "share nothing: no dialogue, no speaker, no session, no sentence"
+    assert leak_lines(made, [leaks_of(speaker=2, sentence=1), leaks_of(speaker=2)]) == [
+        "train and test share: speakers of 80.0 % of the test utterances (4), sentences of 20.0 % (1); no dialogue, no session",
+        f"valid and test {nothing}",
+        f"train and valid {nothing}",
+    ]
+    assert leak_lines(made, [leaks_of(), leaks_of()])[0] == f"train and test {nothing}"
+
+
+def test_leak_lines_say_that_the_test_part_chooses(corpus):
+    made = split(corpus, "published", seed=0)
+    lines = leak_lines(made, [leakage(corpus, fold, {}) for fold in made.folds])
+    assert lines[0].startswith("train and test share: dialogues of 100.0 % of the test utterances")
+    assert lines[1] == "valid and test are the same utterances: the test part chooses the epoch"
+
+
+# ---- to disk ----
+
+
+@pytest.mark.parametrize("protocol", ["dialoguernn", "kfold_utterance:6", "published"])
+def test_json_holds_the_assignment(corpus, protocol):
+    made = split(corpus, protocol, seed=0)
+    leaks = [leakage(corpus, fold, {}) for fold in made.folds]
+    read = json.loads(json.dumps(to_json(corpus, made, leaks)))
+    assert read == to_json(corpus, made, leaks)
+    assert read["sha256"] == sha256(corpus, made)
+    assert (read["protocol"], read["leaky"], read["selects_on_test"]) == (protocol, made.leaky, made.selects_on_test)
+    everyone = set(corpus.index["id"].tolist())
+    for fold, entry, leak in zip(made.folds, read["folds"], leaks, strict=True):
+        assert (entry["name"], entry["leakage"]) == (fold.name, leak)
+        assert entry["test"] == corpus.index["id"][fold.test].tolist()
+        assert everyone - set(entry["valid"]) - set(entry["test"]) == values(corpus, fold.train, "id")
+        assert entry["counts"] == {part: len(getattr(fold, part)) for part in ("train", "valid", "test")}
+
+
+def test_the_hash_is_of_the_assignment_and_of_nothing_else(corpus):
+    made = split(corpus, "official", seed=0)
+    (fold,) = made.folds
+    worded = dataclasses.replace(made, description="else", folds=(dataclasses.replace(fold, name="else"),))
+    assert sha256(corpus, worded) == sha256(corpus, made)
+    moved = Fold(fold.name, fold.train[1:], np.sort(np.append(fold.valid, fold.train[0])), fold.test)
+    assert sha256(corpus, dataclasses.replace(made, folds=(moved,))) != sha256(corpus, made)
+    exchanged = Fold(fold.name, fold.train, fold.test, fold.valid)
+    assert sha256(corpus, dataclasses.replace(made, folds=(exchanged,))) != sha256(corpus, made)

@@ -1,0 +1,271 @@
+"""Folds x seeds x points side by side: each is the run that it would be alone."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from conftest import small_description, small_utterances
+
+from mer_jax import config as config_lib
+from mer_jax import data, log, program, protocols, replicas, train
+from mer_jax.errors import UserError
+from mer_jax.records import Corpus, write_corpus
+
+FAMILIES = {
+    "lsgmer": config_lib.LSGMERExperiment,
+    "fixed": config_lib.DeepMSIExperiment,
+    "published": config_lib.DeepMSIExperiment,
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus") / "small"
+    write_corpus(folder, small_utterances(240), small_description())
+    return Corpus(folder)
+
+
+def experiment(family="lsgmer", **replicas_):
+    """Small, SGD: Adam would turn rounding into differences."""
+    config = FAMILIES[family]()
+    config.data.protocol = "kfold_dialogue:3"
+    config.replicas.seeds = 2
+    for name, value in replicas_.items():
+        setattr(config.replicas, name, value)
+    config.optim.name, config.optim.learning_rate, config.optim.warmup = "sgd", 0.1, 0.0
+    config.train.batch_size, config.train.epochs = 16, 2
+    if family == "lsgmer":
+        config.model.width = 16
+    else:
+        config.model.variant, config.optim.average = family, 0.0 if family == "published" else 0.9
+        config.model.projection, config.model.late_widths = 16, (16,)
+    return config_lib.validate(config)
+
+
+def losses(config, corpus, tmp_path, steps, devices=1):
+    """Loss and gradient norm by replica name, step by step."""
+    whole = train.assemble(config, corpus, tmp_path, jax.devices()[:devices])
+    whole.fleet.begin()
+    inputs = whole.inputs
+    order = data.training_order(
+        inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, config.data.seed, 8
+    )
+    found = {replica.name: [] for replica in whole.fleet.replicas}
+    for _, batch in zip(range(steps), inputs.feed.training(order, 0), strict=False):
+        terms = log.by_replica(whole.fleet.train(whole.live(), *batch))
+        for r, replica in enumerate(whole.fleet.replicas):
+            found[replica.name].append([terms[r]["loss"], terms[r]["grad_norm"]])
+    return {name: np.array(rows) for name, rows in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("family", "together"),
+    [("lsgmer", 6), pytest.param("lsgmer", 1, marks=pytest.mark.slow), pytest.param("lsgmer", 2, marks=pytest.mark.slow),
+     pytest.param("fixed", 6, marks=pytest.mark.slow), pytest.param("published", 6, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_a_replica_is_the_single_run_of_its_fold_and_seed(family, together, corpus, tmp_path):
+    whole = losses(experiment(family, together=together), corpus, tmp_path, 6)
+    assert len(whole) == 6
+    alone = experiment(family, folds=(1,), seeds=1)
+    alone.seed = 1
+    ((name, curve),) = losses(alone, corpus, tmp_path, 6).items()
+    np.testing.assert_allclose(whole[name], curve, rtol=1e-5)
+    for other in whole.keys() - {name}:
+        assert np.abs(whole[other] - curve).max() > 1e-4, other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "field", "values"),
+    [
+        ("lsgmer", "optim.learning_rate", "0.05,0.2"),
+        ("lsgmer", "model.dropout", "0.0,0.6"),
+        ("lsgmer", "model.encoder_dropout", "0.1,0.6"),
+        ("lsgmer", "model.label_average", "0.0,0.9"),
+        ("lsgmer", "loss.temperature", "0.1,1.0"),
+        ("lsgmer", "loss.apc", "0.1,2.0"),
+        ("lsgmer", "loss.label_smoothing", "0.0,0.4"),
+        ("lsgmer", "optim.weight_decay", "0.0,3.0"),
+        ("fixed", "loss.contrastive", "0.1,2.0"),
+        ("fixed", "loss.temperature", "0.1,1.0"),
+        ("fixed", "model.projection_dropout", "0.1,0.6"),
+    ],
+)
+def test_a_swept_value_is_what_the_config_would_say(family, field, values, corpus, tmp_path):
+    whole = losses(experiment(family, folds=(0,), seeds=1, grid=f"{field}={values}"), corpus, tmp_path, 5)
+    alone = experiment(family, folds=(0,), seeds=1)
+    for value, (name, curve) in zip(values.split(","), whole.items(), strict=True):
+        assert f"{field}={float(value):g}" in name
+        ((_, wanted),) = losses(replicas.at(alone, {field: float(value)}), corpus, tmp_path, 5).items()
+        np.testing.assert_allclose(curve, wanted, rtol=1e-5)
+    one, other = whole.values()
+    assert np.abs(one - other).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_replicas_on_their_own_devices_do_not_talk(corpus, tmp_path):
+    """Compiled for 8 devices, 8 replicas have no collective; the same program with the batch split has some."""
+    texts = []
+    for seeds in (8, 2):
+        config = experiment(folds=(0,), seeds=seeds)
+        whole = train.assemble(config, corpus, tmp_path)
+        order = data.training_order(whole.inputs.feed.pool, whole.inputs.rows_of_training(), 16, 0, 8)
+        source, places, pads, rows = next(whole.inputs.feed.training(order, 0))
+        state = whole.fleet.like()["state"]
+        weight = jax.ShapeDtypeStruct((seeds, len(rows)), bool)
+        texts.append(whole.program.train.lower(state, weight, source, places, pads).compile().as_text())
+    collective = r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    assert not re.search(collective, texts[0])
+    assert re.search(collective, texts[1])
+
+
+def test_every_utterance_is_read_once_a_step(corpus, tmp_path, monkeypatch):
+    config = experiment()
+    config.data.placement = "stream"
+    whole = train.assemble(config, corpus, tmp_path, jax.devices()[:1])
+    whole.fleet.begin()
+    feed = whole.inputs.feed
+    read = []
+    inner = data.read
+    monkeypatch.setattr(
+        data, "read", lambda corpus, pool, i, nonfinite: read.append(i) or inner(corpus, pool, i, nonfinite)
+    )
+    parts = [whole.inputs.folds[r.fold].valid for r in whole.fleet.replicas]
+    for _ in feed.evaluation(parts, 16):
+        pass
+    assert sorted(read) == list(range(240)), "three folds validate on all utterances, each by two seeds"
+    read.clear()
+    order = data.training_order(feed.pool, whole.inputs.rows_of_training(), 16, 0, 8)
+    trained = []
+    for _, batch in zip(range(4), feed.training(order, 0), strict=False):
+        whole.fleet.train(whole.live(), *batch)
+        trained += batch[-1].tolist()
+    assert read[: len(trained)] == trained, "six replicas train on what was read once"
+
+
+def run(config, corpus, workdir):
+    return train.run(config, corpus, workdir)
+
+
+@pytest.mark.slow
+def test_a_replica_that_diverges_is_left_out_and_the_others_finish(corpus, tmp_path, capsys):
+    config = experiment(folds=(0,), seeds=1, grid="optim.learning_rate=0.1,1e38,0.05")
+    config.optim.clip, config.train.log_steps = 0.0, 2
+    result = run(config, corpus, tmp_path / "w")
+    out = capsys.readouterr().out
+    assert [r["status"] for r in result["replicas"]] == ["finished", "diverged", "finished"]
+    assert "this replica is left out, the others go on" in out
+    assert "left out, diverged: fold 1, seed 0, optim.learning_rate=1e+38" in out
+    assert [p["replicas"] for p in result["points"]] == [1, 0, 1]
+    assert sum(p["chosen"] for p in result["points"]) == 1
+    alone = run(experiment_with(config, 0.1), corpus, tmp_path / "alone")
+    assert alone["replicas"][0]["test"]["confusion"] == result["replicas"][0]["test"]["confusion"]
+    bad = experiment_with(config, 1e38)
+    with pytest.raises(UserError, match=r"loss is nan at step \d+; lower"):
+        run(bad, corpus, tmp_path / "bad")
+
+
+def experiment_with(config, rate):
+    config = replicas.at(config, {"optim.learning_rate": rate})
+    config.replicas.grid = ""
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("imbalance", ["class_weights", "logit_adjustment"])
+def test_a_class_that_a_fold_does_not_train_on(imbalance, tmp_path, capsys):
+    """All utterances of one class lie in one dialogue: its fold has none to train on."""
+
+    def one_sided():
+        for u in small_utterances(120):
+            if (u.label == "cross") == (u.dialogue == "d3"):
+                yield u
+
+    write_corpus(tmp_path / "c", one_sided(), small_description())
+    config = experiment(seeds=1)
+    config.loss.imbalance, config.train.epochs, config.train.batch_size = imbalance, 1, 8
+    result = run(config, Corpus(tmp_path / "c"), tmp_path / "w")
+    assert len(result["replicas"]) == 3
+    assert all(np.isfinite(r["test"]["loss"]) for r in result["replicas"])
+    assert capsys.readouterr().out.count("no training utterance is cross") == 2, (
+        "where it is test and where it is valid"
+    )
+    counts = [fold["train"]["classes"]["cross"] for fold in result["data"]["counts"].values()]
+    assert sorted(counts)[:2] == [0, 0] < sorted(counts)[2:]
+
+
+@pytest.mark.slow
+def test_statistics_of_an_experiment(corpus, tmp_path):
+    """Every figure of a point from the predictions on disk."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    result = run(experiment(), corpus, tmp_path / "w")
+    rows = [json.loads(line) for line in (tmp_path / "w" / "predictions.jsonl").read_text().splitlines()]
+    (point,) = result["points"]
+    by = {}
+    for row in rows:
+        by.setdefault(row["replica"], []).append(row)
+    scores = [
+        f1_score([r["label"] for r in of], [r["prediction"] for r in of], average="weighted", zero_division=0)
+        for of in by.values()
+    ]
+    assert point["test"]["weighted_f1"] == pytest.approx({"mean": np.mean(scores), "sd": np.std(scores, ddof=1)})
+    assert np.sum(point["pooled"]["confusion"]) == len(rows) == 480
+    assert point["pooled"]["accuracy"] == accuracy_score([r["label"] for r in rows], [r["prediction"] for r in rows])
+    mean = {}
+    for row in rows:
+        mean[row["id"]] = mean.get(row["id"], 0) + np.array([row["probabilities"][n] for n in corpus.labels]) / 2
+    gold = {row["id"]: row["label"] for row in rows}
+    right = [corpus.labels[int(p.argmax())] == gold[i] for i, p in mean.items()]
+    assert point["ensemble"]["members"] == 2
+    assert point["ensemble"]["accuracy"]["value"] == pytest.approx(np.mean(right), abs=0.005)
+    split = protocols.split(corpus, "kfold_dialogue:3", 0)
+    for fold in split.folds:
+        tested = set(corpus.index["id"][fold.test].tolist())
+        assert {r["id"] for r in by[f"fold {fold.name}, seed 1"]} == tested
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"grid": "model.width=16,32"}, "model.width cannot differ between replicas of one program: shapes"),
+        ({"grid": "model.encoder=gru,transformer"}, "model.encoder cannot differ"),
+        ({"grid": "optim.learning_rat=1"}, "has no field 'optim.learning_rat'"),
+        ({"grid": "optim.learning_rate"}, "must be field=value"),
+        ({"grid": "optim.learning_rate=1e-3,fast"}, "'fast' is not a number"),
+        ({"grid": "optim.learning_rate=1e-3,1e-3"}, "is there twice"),
+        ({"grid": "model.dropout=0.1,1.5"}, r"model.dropout=1.5: must be in \[0, 1\)"),
+        ({"points": "model.dropout=0.1 loss.apc=1"}, "must give the same fields"),
+        ({"points": "model.dropout=0.1", "grid": "loss.apc=1"}, "exclude each other"),
+        ({"folds": (3,)}, "numbers from 0 to 2"),
+        ({"folds": (1, 1)}, "different numbers"),
+        ({"together": 4}, "must divide the 6 replicas"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings, words, corpus):
+    config = experiment(**settings)
+    with pytest.raises(UserError, match=words):
+        replicas.replicas_of(config, protocols.split(corpus, config.data.protocol, 0))
+
+
+def test_grid_and_points():
+    config = experiment(grid="optim.learning_rate=1e-4,3e-4 model.dropout=0.1,0.3")
+    assert [tuple(p.values()) for p in replicas.swept_points(config)] == [
+        (1e-4, 0.1),
+        (1e-4, 0.3),
+        (3e-4, 0.1),
+        (3e-4, 0.3),
+    ]
+    config = experiment(points="optim.learning_rate=1e-4,model.dropout=0.1 optim.learning_rate=3e-4,model.dropout=0.3")
+    assert [tuple(p.values()) for p in replicas.swept_points(config)] == [(1e-4, 0.1), (3e-4, 0.3)]
+    assert replicas.swept_points(experiment()) == [{}]
+
+
+def test_what_memory_cannot_hold_is_refused_with_the_numbers(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "memory_bytes", lambda mesh: 4 * 2.0**20)
+    with pytest.raises(
+        UserError, match=r"30000 replicas of 0.0 M parameters need at least \d+\.\d GiB on each device .* has 0.0 GiB"
+    ):
+        train.assemble(experiment(seeds=10000), corpus, tmp_path, jax.devices()[:1])
