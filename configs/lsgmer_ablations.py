@@ -1,6 +1,6 @@
 """What each part of LSGMER is worth: rows for `python -m mer_jax.sweep`, each a few changed fields.
 
-python -m mer_jax.sweep --config=configs/lsgmer.py --sweep=configs/lsgmer_ablations.py --seeds=5
+python -m mer_jax.sweep --config=configs/lsgmer.py --sweep=configs/lsgmer_ablations.py --config.replicas.seeds=5
 """
 
 
