@@ -170,7 +170,7 @@ class DeepMSIExperiment(Experiment):
 
 # What a sweep inside one program may change: numbers that neither a shape nor the course of the program depends on.
 SWEPT = (
-    "optim.learning_rate", "optim.weight_decay", "optim.b1", "optim.b2",
+    "optim.learning_rate", "optim.weight_decay",
     "model.dropout", "model.input_dropout", "model.encoder_dropout", "model.early_dropout", "model.tcn_dropout",
     "model.projection_dropout", "model.label_average", "model.threshold", "model.alpha",
     "loss.apc", "loss.contrastive", "loss.temperature", "loss.label_smoothing", "loss.focal_gamma",
@@ -225,7 +225,8 @@ def validate(config: Experiment) -> Experiment:
     """Returns the config with comma lists split; raises UserError naming the field and what would be right."""
     _check_tuples(config)
     config.data.modalities = _split(config.data.modalities)
-    _require(config.seed < 2**32, "seed", config.seed, f"below {2**32}")
+    last = config.seed + config.replicas.seeds - 1
+    _require(last < 2**32, "seed", config.seed, f"such that the last seed, {last}, is below {2**32}")
     for name, value in flatten(to_dict(config)).items():
         if name == "train.select" and "test" in value:
             raise UserError(

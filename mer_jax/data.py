@@ -289,13 +289,14 @@ class Feed:
             yield self.put(batch), None, (), order[step]
 
     def evaluation(
-        self, parts: Sequence[np.ndarray], batch_size: int
+        self, parts: Sequence[np.ndarray], batch_size: int, distinct: int
     ) -> Iterator[tuple[Resident | Batch, Int[np.ndarray, "parts batch"], Pads, Int[np.ndarray, "parts batch"]]]:
         """Batches that hold every utterance of every part once; what is in several parts is read once.
 
-        Places and utterances are [parts, batch], NumPy arrays.
+        Places and utterances are [parts, batch], NumPy arrays. distinct: at most so many of the parts differ; the size of a
+        streamed batch is this times batch_size, so that it stays the same when there are fewer.
         """
-        block = batch_size * len({rows.tobytes() for rows in parts})
+        block = batch_size * distinct
         for rows in evaluation_order(self.pool, parts, batch_size):
             real = np.unique(rows[rows >= 0])
             if self.source is not None:

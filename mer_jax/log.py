@@ -52,7 +52,6 @@ class History:
     def evaluation(self, row: Mapping[str, Any]) -> None:
         with open(self._path, "a") as file:
             file.write(json.dumps(row) + "\n")
-        self.scalars("valid", row["step"], row["valid"])
 
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

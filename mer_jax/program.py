@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.markup import escape
 
 from mer_jax import config as config_lib
 from mer_jax import data, log, losses, optim, pure, replicas, shard, step
@@ -107,9 +108,13 @@ def tell(
             most = {m: max(c[part][field][m] for c in counts) for m in modalities}
             if found := ", ".join(f"{m} {n}" for m, n in most.items() if n):
                 log.console.print(f"  {part}: {found} {words}{' at most' if len(counts) > 1 else ''}")
+    union = len(np.unique(np.concatenate([fold.train for fold in split.folds])))
+    if (least := min(c["train"]["utterances"] for c in counts)) < union:
+        log.console.print(f"  batches are drawn from all {union} utterances that train in any fold: {100 * least / union:.0f} % of a batch "
+                          "or more count in each")  # fmt: skip
     for fold, c in zip(split.folds, counts, strict=True):
         if absent := [name for name, n in c["train"]["classes"].items() if not n]:
-            log.console.print(f"  fold {fold.name}: no training utterance is {', '.join(absent)}")
+            log.console.print(f"  fold {escape(fold.name)}: no training utterance is {', '.join(absent)}")
 
 
 def spread(values: list[int]) -> str:
@@ -221,7 +226,8 @@ def deepmsi_family(config: config_lib.DeepMSIExperiment, corpus: Corpus) -> Any:
         for m in config.data.modalities
         if m != "visual" and config.model.pool == "attention" and corpus.modalities[m]["longest"] > 1
     )
-    learned = config.loss.learn_temperature and config.loss.contrastive > 0 and bool(compared)
+    swept = "loss.contrastive" in replicas.swept_points(config)[0]
+    learned = config.loss.learn_temperature and bool(compared) and (config.loss.contrastive > 0 or swept)
 
     def arguments(values: dict[str, Any]) -> dict[str, Any]:
         here = replicas.at(config, values)
@@ -319,13 +325,14 @@ def together_of(config: config_lib.Experiment, count: int) -> int:
 
 def refuse_too_big(saved: dict[str, Any], together: int, inputs: Inputs, mesh: jax.sharding.Mesh) -> None:
     """Raises UserError if what must be in memory at once is more than the device has: every replica's state and best
-    model, the gradients and updates of the replicas that share a step, and the corpus where it is resident. Activations
-    come on top: less than this cannot do."""
+    model (twice where a save joins several groups), the gradients and updates of the replicas that share a step, and the
+    corpus where it is resident. Activations come on top: less than this cannot do."""
     count = jax.tree.leaves(saved)[0].shape[0]
     whole, params = (sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t) if hasattr(x.dtype, "itemsize"))
                      for t in (saved, saved["state"].params))  # fmt: skip
     source = sum(x.nbytes for x in jax.tree.leaves(inputs.feed.source))
-    need = (whole + params + 2 * params * together / count) / mesh.shape["replica"] + source
+    joined = whole if together < count else 0  # a checkpoint is one tree: saving makes it of the groups
+    need = (whole + joined + 2 * params * together / count) / mesh.shape["replica"] + source
     has = memory_bytes(mesh)
     if has is not None and need > has:
         gigabytes = 2.0**30

@@ -26,6 +26,10 @@ class Replica:
 def swept_points(config: config_lib.Experiment) -> list[dict[str, float]]:
     """The points of the sweep, `{field: value}` each; one empty point without a sweep. Raises UserError."""
     settings = config.replicas
+    if (settings.grid or settings.points) and config.data.protocol == "published":
+        raise UserError(
+            "--config.replicas: a sweep under data.protocol=published would choose its point by the test part"
+        )
     if settings.grid and settings.points:
         raise UserError("--config.replicas.grid and --config.replicas.points exclude each other; give one of them")
     if settings.points:
@@ -66,6 +70,12 @@ def _number(config: config_lib.Experiment, field: str, text: str) -> float:
     if field not in known:
         near = [name for name in SWEPT if name in known]
         raise UserError(f"--config.replicas: the config has no field {field!r}; a sweep can change {', '.join(near)}")
+    if field == "seed":
+        raise UserError(
+            "--config.replicas: seeds are not swept; --config.replicas.seeds=5 gives seeds config.seed, config.seed + 1, …"
+        )
+    if field in ("experiment", "data.path"):
+        raise UserError(f"--config.replicas: all replicas share {field}; set it on the command line")
     if field not in SWEPT:
         raise UserError(
             f"--config.replicas: {field} cannot differ between replicas of one program: shapes or the course of the program "

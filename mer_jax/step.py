@@ -125,6 +125,8 @@ def train_step(
     grads, (terms, outputs, rest) = gradients(state, batch, apply=apply, loss=made.loss)
     updates, opt_state = made.tx.update(grads, state.opt_state, state.params)
     params = made.after_update(state.params, optax.apply_updates(state.params, updates), outputs, batch)
+    # Without a row that counts, the other variables would be statistics of rows that are none of this replica's.
+    rest = jax.tree.map(lambda new, old: jnp.where(batch.weight.any(), new, old), rest, state.rest)
     step = state.step + 1
     done = step.astype(jnp.float32)
     slow = jnp.minimum(made.average, done / (done + 9))

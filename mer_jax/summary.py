@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import rich.box
 import rich.table
+from rich.markup import escape
 
 from mer_jax import log
 from mer_jax.data import Pool
@@ -62,6 +63,9 @@ def points_of(
             }
         points.append(point)
     finished = [point for point in points if point["replicas"]]
+    finished = [
+        point for point in finished if not point["diverged"]
+    ] or finished  # the others' means are of fewer folds
     max(finished, key=lambda point: point["valid"][select]["mean"])["chosen"] = True
     return points
 
@@ -135,19 +139,20 @@ def show(result: dict[str, Any]) -> None:
         log.console.print(f"95 % over dialogues, in percent: {spelled}")
     else:
         _show_points(title, points)
-        if len(points) > 1:
-            log.console.print(f"chosen by validation: {spell(chosen['values'])}; the other points' test scores are shown to tell the "
-                              "spread, not to choose from")  # fmt: skip
+        if others := [p["test"]["weighted_f1"]["mean"] for p in points if not p["chosen"] and p["replicas"]]:
+            log.console.print(f"chosen by validation: {spell(chosen['values'])}, test weighted F1 "
+                              f"{percent(chosen['test']['weighted_f1'])}; the other points' lies between {100 * min(others):.1f} and "
+                              f"{100 * max(others):.1f}, which is no reason to choose one of them")  # fmt: skip
         log.show_scores(
             "all test parts together" + (" at the chosen point" if len(points) > 1 else ""), chosen["pooled"]
         )
     before, after = chosen["calibration"]["test"], chosen["calibration"]["test_scaled"]
     log.console.print("calibration: " + ", ".join(
         f"{name.upper() if name != 'brier' else 'Brier'} {before[name]['mean']:.3f} -> {after[name]['mean']:.3f}" for name in CALIBRATION
-    ) + " by temperature scaling on the validation part")  # fmt: skip
+    ) + f" by temperature scaling on the {result['protocol']['selects_on']} part")  # fmt: skip
     for replica in replicas:
         if replica["status"] == "diverged":
-            log.console.print(f"left out, diverged: {replica['name']}")
+            log.console.print(f"left out, diverged: {escape(replica['name'])}")
 
 
 def _show_points(title: str, points: Sequence[dict[str, Any]]) -> None:
@@ -175,7 +180,11 @@ def markdown(found: dict[str, dict[str, Any]]) -> str:
     """Test scores in percent: mean ± sample standard deviation over the replicas of the point that validation chose, and
     the 95 % interval over dialogues."""
     columns = {"macro_f1": "macro F1", "accuracy": "accuracy", "uar": "UAR"}
-    lines = ["| | WF1 | 95 % | " + " | ".join(columns.values()) + " | validation WF1 | replicas |",
+    titles = {result["protocol"]["title"] for result in found.values()}
+    if not found:
+        return ""
+    lines = [f"Protocol {', '.join(sorted(titles))}.", ""]
+    lines += ["| | WF1 | 95 % | " + " | ".join(columns.values()) + " | validation WF1 | replicas |",
              "|---" * (len(columns) + 5) + "|"]  # fmt: skip
     for name, result in found.items():
         point = next(point for point in result["points"] if point["chosen"])
@@ -183,5 +192,7 @@ def markdown(found: dict[str, dict[str, Any]]) -> str:
         cells = [percent(point["test"]["weighted_f1"]), between(interval["weighted_f1"]) if interval else "-"]
         cells += [percent(point["test"][column]) for column in columns]
         cells += [percent(point["valid"]["weighted_f1"]), str(point["replicas"])]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        row = name + (f", {result['protocol']['title']}" if len(titles) > 1 else "")
+        row += f", {spell(point['values'])}" if point["values"] else ""
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -51,7 +51,10 @@ def main(_: list[str]) -> None:
             except UserError as error:  # a row that diverges must not cost the others
                 failed.append(f"{row}: {error}")
                 log.console.print(f"failed: {error}")
-            log.write_json(workdir / "sweep.json", {row: result["points"] for row, result in found.items()})
+            log.write_json(
+                workdir / "sweep.json",
+                {row: {name: result[name] for name in ("protocol", "points")} for row, result in found.items()},
+            )
         log.write_text(workdir / "sweep.md", markdown(found))
         print(f"\n{markdown(found)}\n{workdir}/sweep.json holds what every row found, sweep.md this table")
         if failed:

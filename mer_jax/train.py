@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from clu import parameter_overview
+from rich.markup import escape
 
 from mer_jax import checkpoint, data, log, protocols, shard, summary
 from mer_jax import config as config_lib
@@ -193,12 +194,21 @@ def resume_or_begin(whole: Run, checkpoints: checkpoint.Checkpoints) -> int:
         return 0
     names = [replica.name for replica in whole.fleet.replicas]
     info = checkpoints.info(latest)
-    if [standing["name"] for standing in info["replicas"]] != names:
-        raise UserError(f"{whole.workdir}: checkpoint {latest} holds other replicas; use another --workdir")
+    if [standing["name"] for standing in info.get("replicas", [])] != names or info.get("data") != data_of(whole):
+        raise UserError(f"{whole.workdir}: checkpoint {latest} was trained on another split, on other data or as other replicas, "
+                        "so that carrying on could test what has been trained on; use another --workdir")  # fmt: skip
     whole.standings = [Standing(**{k: v for k, v in s.items() if k != "name"}) for s in info["replicas"]]
     whole.fleet.load(checkpoints.restore(latest, whole.fleet.like()))
     log.console.print(f"resuming after step {latest}")
     return latest
+
+
+def data_of(whole: Run) -> dict[str, Any]:
+    """What a checkpoint must agree in with the run that carries it on: which data its replicas saw, and how."""
+    settings = whole.config.data
+    return {"manifest_sha256": whole.corpus.manifest_sha256, "split_sha256": protocols.sha256(whole.corpus, whole.split),
+            "modalities": list(settings.modalities), "max_length": list(settings.max_length),
+            "standardize": settings.standardize, "nonfinite": settings.nonfinite, "seed": settings.seed}  # fmt: skip
 
 
 def loop(whole: Run, checkpoints: checkpoint.Checkpoints, start: int) -> None:
@@ -220,7 +230,7 @@ def loop(whole: Run, checkpoints: checkpoint.Checkpoints, start: int) -> None:
         drop_diverged(whole, at, checked)
         standings = zip(fleet.replicas, whole.standings, strict=True)
         info = {"replicas": [{"name": replica.name, **dataclasses.asdict(s)} for replica, s in standings],
-                "config": config_lib.to_dict(whole.config), "labels": whole.corpus.labels}  # fmt: skip
+                "data": data_of(whole), "config": config_lib.to_dict(whole.config), "labels": whole.corpus.labels}  # fmt: skip
         checkpoints.save(at, fleet.saved(), info)
 
     try:
@@ -246,6 +256,8 @@ def loop(whole: Run, checkpoints: checkpoint.Checkpoints, start: int) -> None:
                         for r in valid:
                             history.evaluation({"step": at, "epoch": at // epoch_steps, "replica": fleet.replicas[r].name,
                                                 "valid": overall(valid[r]), "best": better[r]})  # fmt: skip
+                        if valid:
+                            history.scalars("valid", at, mean_of(valid))
                         tell(whole, at // epoch_steps, meter, valid, better, progress)
                         save(at, by_replica(terms))
                 elif settings.checkpoint_steps and at % settings.checkpoint_steps == 0:
@@ -273,11 +285,16 @@ def drop_diverged(whole: Run, at: int, values: dict[int, dict[str, float]]) -> N
             each = "" if len(whole.standings) == 1 else "; so did every other replica before"
             raise UserError(f"{what}{each}; lower --config.optim.learning_rate or look at the features. "
                             "The checkpoints saved before are untouched.")  # fmt: skip
-        log.console.print(f"{whole.fleet.replicas[r].name}: {what}; this replica is left out, the others go on")
+        log.console.print(f"{escape(whole.fleet.replicas[r].name)}: {what}; this replica is left out, the others go on")
 
 
 def overall(scores: dict[str, Any]) -> dict[str, float]:
     return {name: scores[name] for name in ("loss", *SCORES)}
+
+
+def mean_of(valid: dict[int, dict[str, Any]]) -> dict[str, float]:
+    """Over the replicas."""
+    return {name: sum(v[name] for v in valid.values()) / len(valid) for name in ("loss", *SCORES)}
 
 
 def tell(
@@ -289,8 +306,9 @@ def tell(
     progress: log.Progress,
 ) -> None:
     """A line for an epoch; of several replicas the means."""
-    loss = meter.loss
-    mean = {name: sum(v[name] for v in valid.values()) / max(len(valid), 1) for name in ("loss", *SCORES)}
+    if not valid:
+        return
+    loss, mean = meter.loss, mean_of(valid)
     among = f"  {sum(better.values())} of {len(valid)} better, {len(whole.live())} of {len(whole.standings)} train on"
     log.console.print(
         f"epoch {epoch:>3}/{whole.config.train.epochs}  train loss {'-' if loss is None else f'{loss:.4f}'}  valid loss "
@@ -323,6 +341,7 @@ def finish(whole: Run, leaks: list[Any]) -> dict[str, Any]:
             "split_sha256": protocols.sha256(corpus, whole.split),
             "leakage": protocols.leak_lines(whole.split, leaks),
             "selection": f"best {by} {config.train.select}",
+            "selects_on": by,
             "test": "best epoch of the test part itself" if whole.split.selects_on_test
             else "scored once per replica, with the selected checkpoint",
         },

@@ -249,7 +249,7 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "w" / "sweep.json").read_text())
     assert summary.keys() == {"no gate"}
-    (point,) = summary["no gate"]
+    (point,) = summary["no gate"]["points"]
     metrics = json.loads((tmp_path / "w" / "no-gate" / "metrics.json").read_text())
     assert not metrics["config"]["model"]["gate"]
     assert [replica["seed"] for replica in metrics["replicas"]] == [0, 1]

@@ -186,7 +186,7 @@ def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corp
     streamed = data.Feed(corpus, pool, "refuse", put=lambda x: jax.tree.map(jnp.asarray, x))
     packed = data.Feed(corpus, pool, "refuse", put=lambda x: x, source=resident(corpus, pool))
     for (block, places, _, rows), (source, at, pads, same) in zip(
-        streamed.evaluation(parts, 4), packed.evaluation(parts, 4), strict=True
+        streamed.evaluation(parts, 4, 2), packed.evaluation(parts, 4, 2), strict=True
     ):
         np.testing.assert_array_equal(rows, same)
         assert len(block.label) == 8, "two different parts of 4"

@@ -133,7 +133,7 @@ def test_every_utterance_is_read_once_a_step(corpus, tmp_path, monkeypatch):
         data, "read", lambda corpus, pool, i, nonfinite: read.append(i) or inner(corpus, pool, i, nonfinite)
     )
     parts = [whole.inputs.folds[r.fold].valid for r in whole.fleet.replicas]
-    for _ in feed.evaluation(parts, 16):
+    for _ in feed.evaluation(parts, 16, 3):
         pass
     assert sorted(read) == list(range(240)), "three folds validate on all utterances, each by two seeds"
     read.clear()
@@ -162,9 +162,35 @@ def test_a_replica_that_diverges_is_left_out_and_the_others_finish(corpus, tmp_p
     assert sum(p["chosen"] for p in result["points"]) == 1
     alone = run(experiment_with(config, 0.1), corpus, tmp_path / "alone")
     assert alone["replicas"][0]["test"]["confusion"] == result["replicas"][0]["test"]["confusion"]
+    assert [r["status"] for r in run_turns(config, corpus, tmp_path)] == ["finished", "diverged", "finished"]
     bad = experiment_with(config, 1e38)
     with pytest.raises(UserError, match=r"loss is nan at step \d+; lower"):
         run(bad, corpus, tmp_path / "bad")
+
+
+def run_turns(config, corpus, tmp_path):
+    """The same one replica after the other."""
+    config = config_lib.validate(experiment_with(config, config.optim.learning_rate))
+    config.replicas.grid, config.replicas.together = "optim.learning_rate=0.1,1e38,0.05", 1
+    return run(config, corpus, tmp_path / "turns")["replicas"]
+
+
+@pytest.mark.parametrize("together", [6, 2, 1])
+def test_what_is_saved_is_what_is_loaded(together, corpus, tmp_path):
+    """Whatever the groups, on disk all replicas lie along the leading axis, in their order."""
+    fleets = [train.assemble(experiment(together=t), corpus, tmp_path, jax.devices()[:2]).fleet for t in (6, together)]
+    fleets[0].begin()
+    saved = fleets[0].saved()
+    like = jax.tree.map(lambda x: (x.shape, x.dtype), fleets[1].like())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), saved) == like
+    fleets[1].load(saved)
+    again = fleets[1].saved()
+    plain = [[np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+              for x in jax.tree.leaves(tree)] for tree in (saved, again)]  # fmt: skip
+    for before, after in zip(*plain, strict=True):
+        np.testing.assert_array_equal(after, before)
+    rows = np.asarray(saved["state"].params["labels"])
+    assert all(np.abs(rows[i] - rows[j]).max() > 1e-3 for i, j in ((0, 1), (2, 3), (4, 5))), "seeds differ"
 
 
 def experiment_with(config, rate):
@@ -233,6 +259,7 @@ def test_statistics_of_an_experiment(corpus, tmp_path):
         ({"grid": "model.width=16,32"}, "model.width cannot differ between replicas of one program: shapes"),
         ({"grid": "model.encoder=gru,transformer"}, "model.encoder cannot differ"),
         ({"grid": "optim.learning_rat=1"}, "has no field 'optim.learning_rat'"),
+        ({"grid": "seed=1,2"}, "--config.replicas.seeds=5"),
         ({"grid": "optim.learning_rate"}, "must be field=value"),
         ({"grid": "optim.learning_rate=1e-3,fast"}, "'fast' is not a number"),
         ({"grid": "optim.learning_rate=1e-3,1e-3"}, "is there twice"),
@@ -264,8 +291,17 @@ def test_grid_and_points():
 
 
 def test_what_memory_cannot_hold_is_refused_with_the_numbers(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(program, "memory_bytes", lambda mesh: 4 * 2.0**20)
-    with pytest.raises(
-        UserError, match=r"30000 replicas of 0.0 M parameters need at least \d+\.\d GiB on each device .* has 0.0 GiB"
-    ):
-        train.assemble(experiment(seeds=10000), corpus, tmp_path, jax.devices()[:1])
+    """State, best models, gradients and updates of all six, and the corpus: a little less is refused, a little more is not."""
+    whole = train.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
+    whole.fleet.begin()
+    saved = whole.fleet.saved()
+
+    def size(tree):
+        return sum(x.nbytes for x in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
+
+    need = size(saved) + 2 * size(saved["state"].params) + size(whole.inputs.feed.source)
+    monkeypatch.setattr(program, "memory_bytes", lambda mesh: 1.001 * need)
+    train.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
+    monkeypatch.setattr(program, "memory_bytes", lambda mesh: 0.999 * need)
+    with pytest.raises(UserError, match=r"6 replicas of 0.0 M parameters need at least \d+\.\d GiB on each device"):
+        train.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])

@@ -154,6 +154,9 @@ def test_a_changed_config_resumes_only_when_told_to(home, cache_home, run_cli):
     assert "train.patience: 4 -> 3" in done.stderr
     assert "--allow_config_change" in done.stderr
     assert (workdir / "config.json").read_bytes() == before
+    elsewhere = run_cli(*changed, "--config.data.seed=1", "--allow_config_change")
+    assert elsewhere.returncode == 2
+    assert "was trained on another split" in elsewhere.stderr
     wider = run_cli(*changed, "--config.model.width=64", "--allow_config_change")
     assert wider.returncode == 2
     assert "the config wants" in wider.stderr
