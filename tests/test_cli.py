@@ -107,6 +107,7 @@ def test_same_command_again_says_finished_and_eval_scores_the_same(finished, run
     assert snapshot(workdir) == before
 
 
+@pytest.mark.slow
 def test_eval_tells_when_the_figures_are_not_the_same(finished, run_cli, tmp_path):
     import shutil
 

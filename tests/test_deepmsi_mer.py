@@ -19,7 +19,7 @@ DEFAULTS = {
     "early_dropout": 0.3, "tcn_dropout": 0.3, "projection_dropout": 0.3, "modality_dropout": 0.0, "temperature": 0.5, "learn_temperature": False,
 }  # fmt: skip
 SUBSETS = [
-    pytest.param(s, {}, marks=[pytest.mark.slow] if len(s) == 2 or s == ("audio",) else [])
+    pytest.param(s, {}, marks=[pytest.mark.slow] if len(s) == 2 or s in (("audio",), ("visual",), ("text",)) else [])
     for n in (1, 2, 3)
     for s in itertools.combinations(WIDTHS, n)
 ]

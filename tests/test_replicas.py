@@ -175,7 +175,7 @@ def run_turns(config, corpus, tmp_path):
     return run(config, corpus, tmp_path / "turns")["replicas"]
 
 
-@pytest.mark.parametrize("together", [6, 2, 1])
+@pytest.mark.parametrize("together", [pytest.param(n, marks=[pytest.mark.slow] * (n != 2)) for n in (6, 2, 1)])
 def test_what_is_saved_is_what_is_loaded(together, corpus, tmp_path):
     """Whatever the groups, on disk all replicas lie along the leading axis, in their order."""
     fleets = [train.assemble(experiment(together=t), corpus, tmp_path, jax.devices()[:2]).fleet for t in (6, together)]
