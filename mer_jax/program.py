@@ -28,19 +28,20 @@ PARTS = ("train", "valid", "test")
 class Inputs:
     """The utterances of the experiment, ready to feed, and what was counted on the way.
 
-    folds: the protocol's folds, as positions in the pool; given[i]: of fold i; counts[i]: what its parts hold; sentences: of
-    the pool's utterances.
+    folds: the protocol's folds, as positions in the pool; trains: Bool[folds, pool], which utterances train in each; given[i]:
+    of fold i; counts[i]: what its parts hold; sentences: of the pool's utterances.
     """
 
     feed: data.Feed
     folds: tuple[Fold, ...]
+    trains: np.ndarray
     given: tuple[step.Given, ...]
     counts: tuple[dict[str, Any], ...]
     sentences: list[str]
 
     def rows_of_training(self) -> np.ndarray:
         """What is read in an epoch: the utterances that train in any fold, whichever folds are run."""
-        return np.unique(np.concatenate([fold.train for fold in self.folds]))
+        return np.flatnonzero(self.trains.any(0))
 
 
 def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.sharding.Mesh) -> Inputs:
@@ -57,10 +58,10 @@ def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.
         settings.placement == "auto" and megabytes <= settings.resident_limit_mb
     )
     progress = log.Progress("reading", len(pool), "records")
-    train = np.zeros((len(folds), len(pool)), bool)
-    for member, fold in zip(train, folds, strict=True):
+    trains = np.zeros((len(folds), len(pool)), bool)
+    for member, fold in zip(trains, folds, strict=True):
         member[fold.train] = True
-    scan = data.scan(corpus, pool, train, settings.nonfinite, keep=resident, progress=progress.advance)
+    scan = data.scan(corpus, pool, trains, settings.nonfinite, keep=resident, progress=progress.advance)
     progress.close()
     feed = data.Feed(
         corpus,
@@ -72,9 +73,9 @@ def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.
     )
     counts = tuple({part: count(corpus, pool, scan, getattr(fold, part)) for part in PARTS} for fold in folds)
     where = f"{megabytes:.0f} MB {'on the device' if resident else 'streamed'}"
-    tell(corpus.manifest["name"], settings.modalities, split, counts, where)
+    tell(corpus.manifest["name"], settings.modalities, split, counts, int(trains.any(0).sum()), where)
     given = tuple(give(pool, scan, i, fold, settings.standardize, len(corpus.labels)) for i, fold in enumerate(folds))
-    return Inputs(feed, folds, given, counts, scan.sentences)
+    return Inputs(feed, folds, trains, given, counts, scan.sentences)
 
 
 def give(pool: data.Pool, scan: data.Scan, number: int, fold: Fold, standardize: bool, classes: int) -> step.Given:
@@ -96,19 +97,18 @@ def count(corpus: Corpus, pool: data.Pool, scan: data.Scan, rows: np.ndarray) ->
 
 
 def tell(
-    corpus: str, modalities: tuple[str, ...], split: Split, counts: tuple[dict[str, Any], ...], where: str
+    corpus: str, modalities: tuple[str, ...], split: Split, counts: tuple[dict[str, Any], ...], union: int, where: str
 ) -> None:
-    """What was read, and whatever was done to it."""
-    sizes = [", ".join(f"{part} {spread([c[part]['utterances'] for c in counts])}" for part in PARTS)]
+    """What was read, and whatever was done to it. union: how many utterances train in any fold."""
+    sizes = ", ".join(f"{part} {spread([c[part]['utterances'] for c in counts])}" for part in PARTS)
     folds = f"{len(counts)} folds, each " if len(counts) > 1 else ""
-    log.console.print(f"{corpus}, protocol {split.title()}: {folds}{sizes[0]}; {' + '.join(modalities)}, {where}")
+    log.console.print(f"{corpus}, protocol {split.title()}: {folds}{sizes}; {' + '.join(modalities)}, {where}")
     done = {"truncated": "sequences truncated to data.max_length", "nonfinite_zeroed": "non-finite values set to 0"}
     for part in PARTS:
         for field, words in done.items():
             most = {m: max(c[part][field][m] for c in counts) for m in modalities}
             if found := ", ".join(f"{m} {n}" for m, n in most.items() if n):
                 log.console.print(f"  {part}: {found} {words}{' at most' if len(counts) > 1 else ''}")
-    union = len(np.unique(np.concatenate([fold.train for fold in split.folds])))
     if (least := min(c["train"]["utterances"] for c in counts)) < union:
         log.console.print(f"  batches are drawn from all {union} utterances that train in any fold: {100 * least / union:.0f} % of a batch "
                           "or more count in each")  # fmt: skip
@@ -132,8 +132,8 @@ class Program:
 
     init(seed, given) -> state; train(state, weight, source, places, pads) -> (state, terms), which consumes the state;
     score(model, source, places, pads) -> what step.eval_step returns; keep(best, model, better) -> model, which consumes
-    best; model(state) -> a copy of what scoring needs. like(count): shapes and shardings of the states and best models of
-    `count` replicas along a leading axis.
+    best; model(state) -> a copy of what scoring needs. like: shapes and shardings of the states and best models of all
+    replicas, along a leading axis.
     """
 
     init: Callable[..., step.TrainState]
@@ -141,7 +141,7 @@ class Program:
     score: Callable[..., dict[str, Any]]
     keep: Callable[..., step.Model]
     model: Callable[..., step.Model]
-    like: Callable[[int], dict[str, Any]]
+    like: dict[str, Any]
     together: int
     each: jax.sharding.NamedSharding
     both: jax.sharding.NamedSharding
@@ -177,7 +177,7 @@ def rules_of(config: config_lib.Experiment, family: Callable[[step.Given], Any],
 def shared_settings(config: config_lib.Experiment) -> dict[str, Any]:
     """What pure.pure is told for every family."""
     return {
-        "swept": tuple(replicas.swept_points(config)[0]),
+        "swept": replicas.swept_fields(config),
         "compute": {"float32": None, "bfloat16": jax.numpy.bfloat16}[config.train.precision],
     }
 
@@ -226,7 +226,7 @@ def deepmsi_family(config: config_lib.DeepMSIExperiment, corpus: Corpus) -> Any:
         for m in config.data.modalities
         if m != "visual" and config.model.pool == "attention" and corpus.modalities[m]["longest"] > 1
     )
-    swept = "loss.contrastive" in replicas.swept_points(config)[0]
+    swept = "loss.contrastive" in replicas.swept_fields(config)
     learned = config.loss.learn_temperature and bool(compared) and (config.loss.contrastive > 0 or swept)
 
     def arguments(values: dict[str, Any]) -> dict[str, Any]:
@@ -292,16 +292,13 @@ def build(
 
         return of_all(one)(scored, places)
 
-    def like(count: int) -> dict[str, Any]:
-        values = {field: np.float32(0) for field in replicas.swept_points(config)[0]}
-        given = dataclasses.replace(inputs.given[0], values=values)
-        state = jax.eval_shape(init, np.uint32(0), given)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=shard.along_replicas(mesh)),
-            {"state": state, "best": state.model()},
-        )
-
-    refuse_too_big(like(count), together, inputs, mesh)
+    values = {field: np.float32(0) for field in replicas.swept_fields(config)}
+    state = jax.eval_shape(init, np.uint32(0), dataclasses.replace(inputs.given[0], values=values))
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=shard.along_replicas(mesh)),
+        {"state": state, "best": state.model()},
+    )
+    refuse_too_big(like, together, inputs, mesh)
     return Program(
         init=jax.jit(of_all(init), out_shardings=each),
         train=jax.jit(

@@ -55,6 +55,11 @@ def swept_points(config: config_lib.Experiment) -> list[dict[str, float]]:
     return read
 
 
+def swept_fields(config: config_lib.Experiment) -> tuple[str, ...]:
+    """The fields that differ between the points."""
+    return tuple(swept_points(config)[0])
+
+
 def _pair(where: str, item: str) -> tuple[str, str]:
     field, equals, value = item.partition("=")
     if not (field and equals and value):

@@ -56,49 +56,45 @@ def points_of(
         for part in ("valid", "test"):
             point[part] = {score: mean_sd([results[i][part][score] for i in done]) for score in SCORES}
         if done:
-            point |= _together(corpus, pool, replicas, results, tests, of_point, done)
+            point["pooled"] = scores(np.sum([results[i]["test"]["confusion"] for i in done], axis=0), corpus.labels)
+            point |= _over_seeds(corpus, pool, _whole_seeds(replicas, tests, of_point))
             point["calibration"] = {
                 when: {name: mean_sd([results[i]["calibration"][when][name] for i in done]) for name in CALIBRATION}
                 for when in ("test", "test_scaled")
             }
         points.append(point)
     finished = [point for point in points if point["replicas"]]
-    finished = [
-        point for point in finished if not point["diverged"]
-    ] or finished  # the others' means are of fewer folds
-    max(finished, key=lambda point: point["valid"][select]["mean"])["chosen"] = True
+    whole = [point for point in finished if not point["diverged"]]  # the others' means are of fewer folds
+    max(whole or finished, key=lambda point: point["valid"][select]["mean"])["chosen"] = True
     return points
 
 
-def _together(
-    corpus: Corpus,
-    pool: Pool,
-    replicas: Sequence[Replica],
-    results: Sequence[dict[str, Any]],
-    tests: dict[int, tuple[np.ndarray, np.ndarray]],
-    of_point: list[int],
-    done: list[int],
-) -> dict[str, Any]:
-    """What the replicas of a point say together; a seed counts only if all its folds have finished."""
-    labels = corpus.labels
-    pooled = np.sum([results[i]["test"]["confusion"] for i in done], axis=0)
-    out: dict[str, Any] = {"pooled": scores(pooled, labels)}
+def _whole_seeds(
+    replicas: Sequence[Replica], tests: dict[int, tuple[np.ndarray, np.ndarray]], of_point: list[int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of every seed all of whose folds have finished, the utterances of all test parts, sorted, and their probabilities."""
     members = []
     for seed in sorted({replicas[i].seed for i in of_point}):
         folds = [i for i in of_point if replicas[i].seed == seed]
-        if all(i in done for i in folds):
+        if all(i in tests for i in folds):
             rows = np.concatenate([tests[i][0] for i in folds])
             order = np.argsort(rows, kind="stable")
             members.append((rows[order], np.concatenate([tests[i][1] for i in folds])[order]))
+    return members
+
+
+def _over_seeds(corpus: Corpus, pool: Pool, members: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """`interval` and, of several seeds, `ensemble`; nothing where no seed is whole."""
     if not members:
-        return out
+        return {}
+    labels = corpus.labels
     rows = members[0][0]
     dialogues, gold = corpus.index["dialogue"][pool.rows[rows]], pool.labels[rows]
 
     def counts(probabilities: np.ndarray) -> np.ndarray:
         return by_dialogue(gold, probabilities.argmax(-1), dialogues, len(labels))[1]
 
-    out["interval"] = bootstrap(np.stack([counts(p) for _, p in members]))
+    out: dict[str, Any] = {"interval": bootstrap(np.stack([counts(p) for _, p in members]))}
     if len(members) > 1:
         mean = np.mean([p for _, p in members], axis=0)
         found = counts(mean)

@@ -226,11 +226,13 @@ def loop(whole: Run, checkpoints: checkpoint.Checkpoints, start: int) -> None:
     meter = log.Meter(history, watch)
     progress = log.Progress("training", total, "steps", start, watch)
 
+    data_seen = data_of(whole)
+
     def save(at: int, checked: dict[int, dict[str, float]]) -> None:
         drop_diverged(whole, at, checked)
         standings = zip(fleet.replicas, whole.standings, strict=True)
         info = {"replicas": [{"name": replica.name, **dataclasses.asdict(s)} for replica, s in standings],
-                "data": data_of(whole), "config": config_lib.to_dict(whole.config), "labels": whole.corpus.labels}  # fmt: skip
+                "data": data_seen, "config": config_lib.to_dict(whole.config), "labels": whole.corpus.labels}  # fmt: skip
         checkpoints.save(at, fleet.saved(), info)
 
     try:

@@ -38,7 +38,8 @@ def build_without_reading(config, corpus, replicas):
     widths = {m: corpus.modalities[m]["width"] for m in config.data.modalities}
     stats = {m: {"mean": np.zeros(w, np.float32), "scale": np.ones(w, np.float32)} for m, w in widths.items()}
     given = step.Given(stats, np.zeros(len(corpus.labels), np.float32), {})
-    inputs = program.Inputs(data.Feed(corpus, pool, "refuse", put=lambda x: x), (fold,), (given,), (), [])
+    trains = np.isin(np.arange(len(corpus)), fold.train)[None]
+    inputs = program.Inputs(data.Feed(corpus, pool, "refuse", put=lambda x: x), (fold,), trains, (given,), (), [])
     return program.build(config, corpus, inputs, replicas, shard.make_mesh(replicas)), pool
 
 
@@ -47,7 +48,7 @@ def test_every_config_traces_a_step(name, demo):
     config = validate(load_config(name))
     config_lib.validate_against(config, demo)
     compiled, pool = build_without_reading(config, demo, replicas=2)
-    state = compiled.like(2)["state"]
+    state = compiled.like["state"]
     count = sum(int(np.prod(x.shape[1:])) for x in jax.tree.leaves(state.params))
     assert count == PARAMETERS[name]
     batch = config.train.batch_size
