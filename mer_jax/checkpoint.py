@@ -1,12 +1,19 @@
-"""Checkpoints of a run: the latest and the best, by Orbax. The only file that knows Orbax."""
+"""Checkpoints of a run, by Orbax. The only file that knows Orbax."""
 
+import functools
 import logging
-from pathlib import Path
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from jaxtyping import Array, UInt32
 
+from mer_jax import distributed
 from mer_jax.errors import UserError
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save at INFO and WARNING
@@ -15,22 +22,51 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save a
 class Checkpoints:
     """Numbered checkpoints in `folder`: a state (pytree of arrays) and a JSON dict beside it.
 
-    After a save only the newest remains. Saves run in the background and become visible at once
-    and whole; a save that was killed half way is not seen and can be made again.
+    After a save only the newest `keep` remain. Saves run in the background and become visible at once and whole; a save that
+    was killed half way is not seen and can be made again. A checksum of every array goes with them: Orbax itself does not
+    notice a flipped bit.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: epath.PathLike, keep: int = 1):
         self._manager = ocp.CheckpointManager(
-            folder.absolute(),
+            epath.Path(folder).absolute() if "://" not in str(folder) else epath.Path(folder),
             item_handlers={"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()},
-            options=ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
         )
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
+    def newest(self, read: Callable[[int], Any], tell: Callable[[str], None]) -> Any:
+        """What `read` makes of the newest checkpoint that it can; None if there is none at all.
+
+        One that is damaged is told and deleted, and the one before is read. UserErrors of `read` are its own. Raises UserError,
+        and deletes nothing, if all are damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        damaged = []
+        for step in steps:
+            try:
+                found = read(step)
+            except UserError:
+                raise
+            except Exception as error:  # Orbax and TensorStore raise what they like
+                damaged.append(step)
+                why = str(error).strip().splitlines() or [type(error).__name__]
+                tell(f"checkpoint {step} in {self._manager.directory} is damaged: {why[0][:200]}")
+                continue
+            for bad in damaged:
+                self._manager.delete(bad)
+                tell(f"checkpoint {bad} is deleted; the one before, {step}, takes its place")
+            return found
+        if damaged:
+            raise UserError(f"{self._manager.directory}: every checkpoint is damaged ({', '.join(map(str, damaged))}); bring one back, or "
+                            "use another --workdir to start anew")  # fmt: skip
+        return None
+
     def save(self, step: int, state: Any, info: dict[str, Any]) -> None:
         """Starts saving; returns when the state may be changed. Raises UserError if the disk refuses."""
+        info = {"info": info, "sums": sums(state)}
         try:
             saved = self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(info))
@@ -40,15 +76,24 @@ class Checkpoints:
         assert saved, f"checkpoint {step} exists already"
 
     def info(self, step: int) -> dict[str, Any]:
+        return self._json(step)["info"]
+
+    def _json(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state saved at `step`, laid out as `like` (ShapeDtypeStructs with shardings).
+        """The state saved at `step`, laid out as `like` (ShapeDtypeStructs with shardings), on whatever mesh it was saved.
 
-        Raises UserError if a saved array is missing or has another shape or type: Orbax itself would pad or cast.
+        Raises UserError if a saved array is missing or has another shape or type: Orbax itself would pad or cast. Raises
+        OSError if an array is not, bit for bit, what was saved.
         """
         self._compare(step, like)
-        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
+        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
+        saved, now = self._json(step)["sums"], sums(state)
+        wrong = sorted(name for name in now if saved.get(name) != now[name])
+        if wrong:
+            raise OSError(f"array {wrong[0]} is not what was saved ({len(wrong)} of {len(now)} arrays)")
+        return state
 
     def wait(self) -> None:
         """Returns when every save is on disk."""
@@ -72,6 +117,38 @@ class Checkpoints:
                 raise UserError(
                     f"{where}: array {name} is {have.dtype}{list(have.shape)}, the config wants {want.dtype}{list(want.shape)}"
                 )
+
+
+def sums(tree: Any) -> dict[str, int]:
+    """A checksum of every array, by path: of its bits, each weighed by its place; the same however the array is laid out.
+
+    Every device sums what it holds, without talking to the others.
+    """
+    parts: dict[str, list[Array]] = {}
+    for name, leaf in _leaves(tree).items():
+        whole = (
+            jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.asarray(leaf)
+        )
+        strides = tuple(math.prod(whole.shape[i + 1 :]) % 2**32 for i in range(whole.ndim))
+        with jax.transfer_guard_host_to_device("allow"):
+            parts[name] = [
+                _sum(piece.data, tuple(np.uint32(along.start or 0) for along in piece.index), strides)
+                for piece in whole.addressable_shards
+                if piece.replica_id == 0
+            ]
+    mine = [sum(map(int, found)) for found in jax.device_get(list(parts.values()))]
+    shares = [share["sums"].tolist() for share in distributed.gather({"sums": np.array(mine, np.uint64)})]
+    return {name: sum(found) % 2**32 for name, *found in zip(parts, *shares, strict=True)}
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _sum(x: Array, starts: tuple[Any, ...], strides: tuple[int, ...]) -> UInt32[Array, ""]:
+    """Of a piece that begins at `starts` in an array with these `strides`."""
+    bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    place = jnp.zeros(x.shape, jnp.uint32)
+    for i, (start, stride) in enumerate(zip(starts, strides, strict=True)):
+        place += (jax.lax.broadcasted_iota(jnp.uint32, x.shape, i) + start) * np.uint32(stride)
+    return (jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32) * (2 * place + 1)).sum(dtype=jnp.uint32)
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -124,8 +124,13 @@ class Train:
     epochs: int = 12
     patience: int = 4  # epochs without a better validation score before stopping; 0 = never
     select: str = "weighted_f1"  # validation score that chooses the checkpoint: weighted_f1 | macro_f1 | accuracy | uar
-    checkpoint_steps: int = 0  # save so often besides every epoch's end; 0 = at epochs' ends only
+    checkpoint_minutes: float = 10.0  # save so often besides every epoch's end
+    keep_checkpoints: int = (
+        2  # how many of the latest stay on disk; one that turns out damaged is made up for by the one before
+    )
     log_steps: int = 20
+    log_reads: bool = False  # every process writes which utterances it took for each step, to WORKDIR/reads
+    accumulate: int = 1  # a batch is gone through in so many pieces, for less memory; the update is the whole batch's
     precision: str = "float32"  # the model's products: float32 | bfloat16; parameters, statistics and loss stay float32
 
 
@@ -143,12 +148,21 @@ class Replicas:
 
 
 @dataclasses.dataclass
+class Mesh:
+    """How the run lies on the devices; changes no result but in rounding. What is left of them is shared by replicas and data."""
+
+    model: int = 1  # devices that share the weights of each layer, by output features
+    fsdp: bool = False  # params, moments and averages are split over the devices that share the data
+
+
+@dataclasses.dataclass
 class Experiment:
     """What every model family has; each adds its own `model` and `loss`."""
 
     experiment: str = ""  # names the default workdir, runs/<experiment>
     seed: int = 0  # of a replica's start and dropout
     replicas: Replicas = dataclasses.field(default_factory=Replicas)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
     data: Data = dataclasses.field(default_factory=Data)
     optim: Optim = dataclasses.field(default_factory=Optim)
     train: Train = dataclasses.field(default_factory=Train)
@@ -176,6 +190,10 @@ SWEPT = (
     "loss.apc", "loss.contrastive", "loss.temperature", "loss.label_smoothing", "loss.focal_gamma",
 )  # fmt: skip
 
+# Fields that may differ between a run and the command that carries it on: where and how it runs, not what it computes.
+CHANGES_NO_RESULT = ("mesh.", "train.checkpoint_minutes", "train.keep_checkpoints", "train.log_", "data.placement", "data.read_threads",
+                     "data.resident_limit_mb", "replicas.together")  # fmt: skip
+
 FAMILIES = (LSGMERExperiment, DeepMSIExperiment)
 
 CHOICES = {
@@ -198,7 +216,7 @@ AT_LEAST: dict[str, float] = {
     "seed": 0, "data.seed": 0, "replicas.seeds": 1, "replicas.together": 0, "data.resident_limit_mb": 1, "data.group_by_length": 1, "data.read_threads": 1,
     "model.width": 1, "model.heads": 1, "model.early_width": 1, "model.tcn_kernel": 1, "model.projection": 1, "model.alpha": 0, "model.threshold": -1, "loss.apc": 0, "loss.focal_gamma": 0, "loss.contrastive": 0,
     "optim.weight_decay": 0, "optim.clip": 0, "train.batch_size": 1, "train.eval_batch_size": 1,
-    "train.epochs": 1, "train.patience": 0, "train.checkpoint_steps": 0, "train.log_steps": 1,
+    "train.epochs": 1, "train.patience": 0, "train.checkpoint_minutes": 0, "train.keep_checkpoints": 1, "train.log_steps": 1, "train.accumulate": 1, "mesh.model": 1,
 }  # fmt: skip
 ABOVE_ZERO = ("loss.temperature", "optim.learning_rate", "model.keep")
 AT_MOST_ONE = ("model.keep", "model.threshold", "model.alpha")
@@ -291,6 +309,8 @@ def _validate_deepmsi(config: DeepMSIExperiment) -> None:
     if config.model.variant == "published":
         _require(config.optim.average == 0, "optim.average", config.optim.average,
                  "0 with model.variant=published: its BatchNorm statistics belong to the weights as trained")  # fmt: skip
+        _require(config.train.accumulate == 1, "train.accumulate", config.train.accumulate,
+                 "1 with model.variant=published: its BatchNorm takes the mean of the whole batch")  # fmt: skip
     unknown = set(config.data.modalities) - {"text", "audio", "visual"}
     _require(
         not unknown, "data.modalities", ",".join(config.data.modalities), "among text, audio, visual for DeepMSI-MER"

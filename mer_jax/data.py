@@ -1,11 +1,13 @@
 """Corpus -> batches. Which utterances make up a batch is a pure function of (seed, step); see `Order`.
 
 The utterances either live on the device, packed without padding, and rows are gathered inside jit (`Resident`, `gather`),
-or batches are read and padded on the host ahead of the step (`collate`). Both give the same batch.
+or batches are read and padded on the host ahead of the step (`collate`). Both give the same batch. Of several processes
+each reads its own part, of the pool at the start and of every streamed batch; no record is read by two.
 """
 
 import dataclasses
 import functools
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from mer_jax import distributed, shard
 from mer_jax.batch import Batch
 from mer_jax.errors import UserError
 from mer_jax.records import Corpus, Utterance
@@ -77,12 +80,12 @@ def read(corpus: Corpus, pool: Pool, i: int, nonfinite: str) -> tuple[dict[str, 
 @dataclasses.dataclass(frozen=True)
 class Scan:
     """What one pass over the pool finds: statistics per modality and fold, {"mean", "scale"} of Float32[folds, feat]; how many
-    values of every utterance were not finite; the sentences; and the features if they were kept."""
+    values of every utterance were not finite; the sentences; and, if they were kept, the features that this process read."""
 
     stats: dict[str, dict[str, np.ndarray]]
     nonfinite: dict[str, np.ndarray]
     sentences: list[str]
-    features: list[dict[str, np.ndarray]]
+    features: dict[int, dict[str, np.ndarray]]
 
 
 def scan(
@@ -91,40 +94,57 @@ def scan(
     train: Bool[np.ndarray, "folds rows"],
     nonfinite: str,
     *,
+    mine: np.ndarray,
     keep: bool,
     progress: Callable[[], None] = lambda: None,
 ) -> Scan:
-    """Reads every record of the pool once, in order. A fold's mean and scale are over all time steps of its training part
-    (`train`), in float64."""
+    """Reads every record of the pool once, this process those at `mine`. A fold's mean and scale are over all time steps of
+    its training part (`train`), in float64. A bad record is a UserError in every process."""
     widths = {m: corpus.modalities[m]["width"] for m in pool.lengths}
     folds = len(train)
     count = {m: np.zeros(folds) for m in widths}
     first = {m: np.zeros((folds, w)) for m, w in widths.items()}
     second = {m: np.zeros((folds, w)) for m, w in widths.items()}
     bad = {m: np.zeros(len(pool), np.int64) for m in widths}
-    kept, sentences = [], []
-    for i in range(len(pool)):
-        features, found, sentence = read(corpus, pool, i, nonfinite)
-        of = np.flatnonzero(train[:, i])
-        for m, value in features.items():
-            exact = value.astype(np.float64)
-            count[m][of] += len(exact)
-            first[m][of] += exact.sum(0)
-            second[m][of] += np.square(exact).sum(0)
-            bad[m][i] = found.get(m, 0)
-        sentences.append(sentence)
-        if keep:
-            kept.append(features)
-        progress()
+    kept: dict[int, dict[str, np.ndarray]] = {}
+    sentences: dict[int, str] = {}
+    error = ""
+    try:
+        for i in mine.tolist():
+            features, found, sentences[i] = read(corpus, pool, i, nonfinite)
+            of = np.flatnonzero(train[:, i])
+            for m, value in features.items():
+                exact = value.astype(np.float64)
+                count[m][of] += len(exact)
+                first[m][of] += exact.sum(0)
+                second[m][of] += np.square(exact).sum(0)
+                bad[m][i] = found.get(m, 0)
+            if keep:
+                kept[i] = features
+            progress()
+    except UserError as refused:
+        error = str(refused)
+    told = np.frombuffer(json.dumps([error, sentences]).encode(), np.uint8)
+    counted = {"count": count, "first": first, "second": second, "bad": bad}
+    sums = {f"{name} {m}": x[m] for name, x in counted.items() for m in widths}
+    shares = distributed.gather(sums | {"told": told})
+    for share in shares:
+        error, theirs = json.loads(share["told"].tobytes())
+        if error:
+            raise UserError(error)
+        sentences |= {int(i): sentence for i, sentence in theirs.items()}
+    total = {name: np.sum([share[name] for share in shares], axis=0) for name in sums}
     stats = {}
     for m in widths:
-        for fold in np.flatnonzero(count[m] == 0)[:1]:
+        steps = total[f"count {m}"]
+        for fold in np.flatnonzero(steps == 0)[:1]:
             raise UserError(f"{corpus.path}: no utterance of the training part (fold {fold}) has {m!r} features")
-        mean = first[m] / count[m][:, None]
-        deviation = np.sqrt(np.maximum(second[m] / count[m][:, None] - np.square(mean), 0))
+        mean = total[f"first {m}"] / steps[:, None]
+        deviation = np.sqrt(np.maximum(total[f"second {m}"] / steps[:, None] - np.square(mean), 0))
         scale = np.where(deviation > 1e-6, deviation, 1.0)  # a constant feature stays 0
         stats[m] = {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)}
-    return Scan(stats, bad, sentences, kept)
+    nonfinite_of = {m: total[f"bad {m}"] for m in widths}
+    return Scan(stats, nonfinite_of, [sentences[i] for i in range(len(pool))], kept)
 
 
 # ---- which rows make up a batch ----
@@ -216,14 +236,39 @@ class Resident:
     label: Any
 
 
-def pack(pool: Pool, features: list[dict[str, np.ndarray]]) -> Resident:
-    """The pool's features one behind the other, as NumPy arrays."""
+def blocks_of(pool: Pool, mesh: jax.sharding.Mesh) -> list[tuple[np.ndarray, bool]]:
+    """The pool in the parts that are packed one behind the other, and whether this process reads them: all of it where there
+    is one process, else one part for every device."""
+    if jax.process_count() == 1:
+        return [(np.arange(len(pool)), True)]
+    pieces = np.array_split(np.arange(len(pool)), mesh.size)
+    held = set(shard.mine(mesh.size, shard.along_all(mesh)).tolist())
+    return [(piece, i in held) for i, piece in enumerate(pieces)]
+
+
+def pack(
+    corpus: Corpus, pool: Pool, features: Mapping[int, dict[str, np.ndarray]], mesh: jax.sharding.Mesh
+) -> Resident:
+    """The pool on every device, its features one behind the other; each process gives what it has read."""
+    blocks = blocks_of(pool, mesh)
     flat, start, length = {}, {}, {}
     for m in pool.lengths:
-        length[m] = np.array([len(f.get(m, ())) for f in features], np.int32)
-        start[m] = (np.cumsum(length[m]) - length[m]).astype(np.int32)
-        flat[m] = np.concatenate([f[m] for f in features if m in f])
-    return Resident(flat, start, length, pool.labels)
+        length[m] = pool.lengths[m].astype(np.int32)
+        size = max(int(length[m][rows].sum()) for rows, _ in blocks)
+        start[m] = np.zeros(len(pool), np.int32)
+        for i, (rows, _) in enumerate(blocks):
+            start[m][rows] = i * size + np.cumsum(length[m][rows]) - length[m][rows]
+        width, dtype = corpus.modalities[m]["width"], corpus.modalities[m]["dtype"]
+        held = [rows for rows, here in blocks if here]
+        packed = np.zeros((len(held), size, width), dtype)
+        for block, rows in zip(packed, held, strict=True):
+            values = [features[i][m] for i in rows.tolist() if m in features[i]]
+            if values:
+                np.concatenate(values, out=block[: int(length[m][rows].sum())])
+        whole = len(blocks) * size
+        flat[m] = shard.join(packed.reshape(-1, width), whole, shard.along_all(mesh)) if len(blocks) > 1 else packed[0]
+    flat = shard.spread(flat, mesh) if len(blocks) > 1 else shard.put(flat, shard.replicated(mesh))
+    return Resident(flat, *shard.put((start, length, pool.labels), shard.replicated(mesh)))
 
 
 def gather(resident: Resident, rows: Int[Array, "batch"], pads: Pads) -> Batch:
@@ -239,12 +284,12 @@ def gather(resident: Resident, rows: Int[Array, "batch"], pads: Pads) -> Batch:
     return Batch(features, mask, resident.label[at], real.astype(jnp.float32))
 
 
-def collate(corpus: Corpus, pool: Pool, rows: np.ndarray, nonfinite: str) -> Batch:
+def collate(corpus: Corpus, pool: Pool, rows: np.ndarray, pads: Pads, nonfinite: str) -> Batch:
     """The same batch as `gather`, read from disk, as NumPy arrays."""
     real = rows >= 0
     examples = [read(corpus, pool, int(i), nonfinite)[0] if i >= 0 else {} for i in rows]
     features, mask = {}, {}
-    for m, time in pads_of(pool, rows[real]):
+    for m, time in pads:
         features[m] = np.zeros((len(rows), time, corpus.modalities[m]["width"]), np.float32)
         mask[m] = np.zeros((len(rows), time), bool)
         for i, example in enumerate(examples):
@@ -273,20 +318,42 @@ class Feed:
     corpus: Corpus
     pool: Pool
     nonfinite: str
-    put: Callable[[Any], Any]  # [batch, …] -> on the devices
+    mesh: jax.sharding.Mesh
     source: Resident | None = None
     read_threads: int = 1
+    pieces: int = 1  # a training batch is gone through in so many
+
+    @functools.cached_property
+    def laid(self) -> jax.sharding.NamedSharding:
+        """How the rows of a batch lie as they arrive: streamed ones so that no two processes hold the same."""
+        return shard.along_all(self.mesh) if self._read_apart() else shard.along_data(self.mesh)
+
+    def _read_apart(self) -> bool:
+        return self.source is None and jax.process_count() > 1
+
+    def filled(self, rows: np.ndarray, pieces: int = 1) -> np.ndarray:
+        """The rows and as many -1, rows of weight 0, as let all devices share `pieces` of them evenly."""
+        shares = pieces * (self.mesh.size if self._read_apart() else self.mesh.shape["data"])
+        return np.pad(rows, (0, -len(rows) % shares), constant_values=-1)
+
+    def mine(self, rows: np.ndarray) -> np.ndarray:
+        """Which of a batch's `rows` this process's devices take; of a streamed one, which it reads."""
+        return rows[shard.mine(len(rows), self.laid)]
 
     def training(self, order: Order, start: int) -> Iterator[tuple[Resident | Batch, Any, Pads, np.ndarray]]:
         """Batches from step `start` on, without end, and the utterances in them; streamed ones are read ahead by Grain."""
         if self.source is not None:
             for step in range(start, sys.maxsize):
-                rows = order[step]
-                yield self.source, self.put(rows), pads_of(self.pool, rows), rows
-        batches = order.dataset().slice(slice(start, None)).map(self._collate)
+                rows = self.filled(order[step], self.pieces)
+                places = shard.put(rows, shard.along_data(self.mesh))
+                yield self.source, places, pads_of(self.pool, rows[rows >= 0]), rows
+        batches = (
+            order.dataset().slice(slice(start, None)).map(lambda rows: self._collate(self.filled(rows, self.pieces)))
+        )
         ahead = grain.ReadOptions(num_threads=self.read_threads, prefetch_buffer_size=2 * self.read_threads)
         for step, batch in enumerate(batches.to_iter_dataset(ahead), start):
-            yield self.put(batch), None, (), order[step]
+            rows = self.filled(order[step], self.pieces)
+            yield shard.join(batch, len(rows), self.laid), None, (), rows
 
     def evaluation(
         self, parts: Sequence[np.ndarray], batch_size: int, distinct: int
@@ -296,19 +363,19 @@ class Feed:
         Places and utterances are [parts, batch], NumPy arrays. distinct: at most so many of the parts differ; the size of a
         streamed batch is this times batch_size, so that it stays the same when there are fewer.
         """
-        block = batch_size * distinct
+        batch_size += -batch_size % self.mesh.shape["data"]
         for rows in evaluation_order(self.pool, parts, batch_size):
             real = np.unique(rows[rows >= 0])
             if self.source is not None:
                 yield self.source, rows, pads_of(self.pool, real), rows
                 continue
-            read = np.full(block, -1, np.int32)
-            read[: len(real)] = real
+            read = self.filled(np.pad(real, (0, batch_size * distinct - len(real)), constant_values=-1))
             places = np.where(rows >= 0, np.searchsorted(real, rows), -1).astype(np.int32)
-            yield self.put(self._collate(read)), places, (), rows
+            yield shard.join(self._collate(read), len(read), self.laid), places, (), rows
 
     def _collate(self, rows: np.ndarray) -> Batch:
-        return collate(self.corpus, self.pool, rows, self.nonfinite)
+        """This process's part of the batch of `rows`."""
+        return collate(self.corpus, self.pool, self.mine(rows), pads_of(self.pool, rows[rows >= 0]), self.nonfinite)
 
 
 def fetch(source: Resident | Batch, places: Int[Array, "batch"] | None, pads: Pads) -> Batch:

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from mer_jax.data import Pool
 from mer_jax.log import write_text
@@ -12,7 +12,7 @@ from mer_jax.records import Corpus
 
 
 def write_predictions(
-    path: Path, corpus: Corpus, pool: Pool, entries: Iterable[tuple[str, np.ndarray, np.ndarray]]
+    path: epath.Path, corpus: Corpus, pool: Pool, entries: Iterable[tuple[str, np.ndarray, np.ndarray]]
 ) -> None:
     """One JSON line per replica and utterance: replica, id, dialogue, label, prediction, probabilities by class name.
 

@@ -1,13 +1,14 @@
 """The replicas of a run on the devices, in groups that share a compiled step: the same calls for one replica and for many."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from mer_jax import shard, step
+from mer_jax import distributed, shard, step
 from mer_jax.data import Pads
 from mer_jax.log import Terms
 from mer_jax.program import Inputs, Program
@@ -26,13 +27,13 @@ class Fleet:
         self._one_group = size == len(replicas) > 1  # its state then is what is saved, without a copy
         # Leaf by leaf: a program of all leaves of 30 trees takes ten seconds to compile.
         join = jax.numpy.concatenate if size > 1 else jax.numpy.stack
-        joined = jax.jit(lambda *leaves: join(leaves))
-        self._join = lambda *pieces: jax.tree.map(joined, *pieces)
+        joined = functools.cache(lambda along: jax.jit(lambda *leaves: join(leaves), out_shardings=along))
+        self._join = lambda like, *pieces: jax.tree.map(lambda x, *leaves: joined(x.sharding)(*leaves), like, *pieces)
         self._piece = jax.jit(
             lambda whole, first: self._alone(
                 jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), whole)
             ),
-            out_shardings=program.each,
+            out_shardings=program.layout,
         )
         self._distinct = len({replica.fold for replica in replicas})
         self._states: list[step.TrainState] = []
@@ -90,7 +91,7 @@ class Fleet:
             {"confusion": 0, "loss": 0.0, "probabilities": np.zeros((len(rows), classes), np.float32)} for rows in parts
         ]
         for here, rows, outputs in pending:
-            values = jax.device_get(outputs)
+            values = distributed.fetch(outputs)
             if self._program.together == 1:
                 values = jax.tree.map(lambda x: x[None], values)
             for k, member in enumerate(range(here.start, here.stop)):
@@ -111,7 +112,8 @@ class Fleet:
         """All there is to save, independent of the groups: every array has all replicas along its leading axis."""
         if self._one_group:
             return {"state": self._states[0], "best": self._best[0]}
-        return {"state": self._join(*self._states), "best": self._join(*self._best)}
+        like = self.like()
+        return {"state": self._join(like["state"], *self._states), "best": self._join(like["best"], *self._best)}
 
     def like(self) -> Any:
         """Shapes and shardings of `saved`."""
@@ -121,8 +123,8 @@ class Fleet:
         if self._one_group:
             self._states, self._best = [saved["state"]], [saved["best"]]
             return
-        for pieces, whole in ((self._states, saved["state"]), (self._best, saved["best"])):
-            pieces[:] = [self._piece(whole, np.int32(group[0])) for group in self.groups]
+        pieces = [self._piece(saved, np.int32(group[0])) for group in self.groups]
+        self._states, self._best = [piece["state"] for piece in pieces], [piece["best"] for piece in pieces]
 
     def _with(self, live: Collection[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
         """The groups that have a live replica."""

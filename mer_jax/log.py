@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,9 @@ import rich.console
 import rich.progress
 import rich.table
 import tensorboardX
+from etils import epath
+
+from mer_jax import distributed
 
 console = rich.console.Console(highlight=False, soft_wrap=True)
 if not console.is_terminal:
@@ -25,12 +27,19 @@ Terms = list[tuple[tuple[int, ...], dict[str, Any]]]
 PLAIN_SECONDS = 20.0  # without a terminal, a line of progress so often
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: epath.PathLike, value: Any) -> None:
     """Replaces the file in one step: a reader or a kill never sees half of it."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: epath.PathLike, text: str) -> None:
+    """The same for text. Of several processes only the first writes."""
+    path = epath.Path(path)
+    if not distributed.leads():
+        return
+    if "://" in str(path):  # object stores show an object when it is whole
+        path.write_text(text)
+        return
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "w") as file:
         file.write(text)
@@ -40,25 +49,71 @@ def write_text(path: Path, text: str) -> None:
 
 
 class History:
-    """history.jsonl (one line per evaluation, no clock times) and TensorBoard events of a run, from step `start` on."""
+    """history.jsonl (one line per evaluation, no clock times) and TensorBoard events of a run, from step `start` on; the first
+    process writes them."""
 
-    def __init__(self, workdir: Path, start: int):
+    def __init__(self, workdir: epath.PathLike, start: int):
+        workdir = epath.Path(workdir)
         self._path = workdir / "history.jsonl"
-        rows = self._path.read_text().split("\n")[:-1] if self._path.exists() else []  # a torn last line has no end
-        kept = [row for row in rows if json.loads(row)["step"] <= start]
-        write_text(self._path, "".join(row + "\n" for row in kept))
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        rows = self._path.read_text().split("\n")[:-1] if self._path.exists() else []
+        self._rows = [row for row in rows if json.loads(row)["step"] <= start]
+        self._events = None
+        if distributed.leads():
+            self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
-    def evaluation(self, row: Mapping[str, Any]) -> None:
-        with open(self._path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+    def evaluations(self, rows: list[Mapping[str, Any]]) -> None:
+        """Adds lines; the whole file is written anew, as object stores want it."""
+        self._rows += [json.dumps(row) for row in rows]
+        write_text(self._path, "".join(row + "\n" for row in self._rows))
 
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._events.add_scalar(f"{group}/{name}", value, step)
+            if self._events is not None:
+                self._events.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
+
+
+class Reads:
+    """reads/PROCESS.jsonl: a line for every step from `start` on, with the ids of the utterances that this process took."""
+
+    def __init__(self, workdir: epath.PathLike, start: int):
+        folder = epath.Path(workdir) / "reads"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / f"{jax.process_index()}-of-{jax.process_count()}-from-{start}.jsonl").open("w")
+
+    def step(self, at: int, ids: list[str]) -> None:
+        self._file.write(json.dumps({"step": at, "ids": ids}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Profile:
+    """A trace of the steps START to STOP (None: of none) in workdir/profile, of what this process's devices do."""
+
+    def __init__(self, workdir: epath.PathLike, steps: tuple[int, int] | None):
+        self._folder, self._steps, self._runs = epath.Path(workdir) / "profile", steps, False
+
+    def before(self, step: int) -> None:
+        if self._steps and not self._runs and self._steps[0] <= step <= self._steps[1]:
+            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+            self._runs = True
+
+    def after(self, step: int, made: Any) -> None:
+        if self._runs and self._steps and step == self._steps[1]:
+            jax.block_until_ready(made)
+            self.close()
+
+    def close(self) -> None:
+        if self._runs:
+            self._runs = False
+            jax.profiler.stop_trace()
+            console.print(f"a trace of the training is in {self._folder}: TensorBoard's profiler opens it, and ui.perfetto.dev "
+                          "its perfetto_trace.json.gz")  # fmt: skip
 
 
 class Stopwatch:
@@ -119,7 +174,7 @@ class Meter:
 
 def by_replica(terms: Terms) -> dict[int, dict[str, float]]:
     """The values on the host, by replica."""
-    fetched = [(group, jax.device_get(values)) for group, values in terms]
+    fetched = [(group, distributed.fetch(values)) for group, values in terms]
     return {
         r: {name: float(np.atleast_1d(value)[k]) for name, value in values.items()}
         for group, values in fetched

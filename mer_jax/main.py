@@ -3,9 +3,11 @@
 import difflib
 import re
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from mer_jax import cache, protocols
@@ -29,21 +31,76 @@ MODE = flags.DEFINE_enum(
 CHANGED = flags.DEFINE_bool(
     "allow_config_change", False, "Resume a workdir although the config is not the one it began with."
 )
+STOPPED = flags.DEFINE_integer(
+    "stopped_exit_code", 0, "Exit code after a SIGTERM or a preemption notice, when all is saved and the run is not finished; for "
+    "launchers that start again what ends with a certain code.", lower_bound=0, upper_bound=255
+)  # fmt: skip
+PROFILE = flags.DEFINE_string(
+    "profile", None, "START:STOP: trace the training steps from START to STOP into WORKDIR/profile, which TensorBoard's profiler and "
+    "ui.perfetto.dev open; steps count from 1, and the first ones compile."
+)  # fmt: skip
+DISTRIBUTED = flags.DEFINE_string(
+    "distributed", "auto", "How the run's other processes are found, if there are any: auto (a TPU pod, Slurm, Open MPI or "
+    "Kubernetes tell), none, or HOST:PORT,N,I: process 0 listens there, of N processes this is number I. All get the same "
+    "other flags, and a --workdir that all of them see."
+)  # fmt: skip
+TIMEOUT = flags.DEFINE_integer(
+    "distributed_timeout", 100, "Seconds to wait for the last process at the start, and seconds of silence after which a "
+    "process counts as lost and ends all others.", lower_bound=1
+)  # fmt: skip
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # JAX lists the backends it did not find
     with reported():
         experiment = config_lib.validate(CONFIG.value)
+        how, profile = parse_distributed(DISTRIBUTED.value), parse_profile(PROFILE.value)
         corpus = open_corpus(experiment)
         check(experiment, corpus)
-        from mer_jax import shard, train  # JAX starts here, after everything that can be refused without it
+        workdir = epath.Path(WORKDIR.value or config_lib.default_workdir(experiment))
+        with jax_started(how, workdir):
+            from mer_jax import train
 
-        shard.start(cache.folder() / "xla")
-        workdir = Path(WORKDIR.value) if WORKDIR.value else config_lib.default_workdir(experiment)
-        if MODE.value == "eval":
-            sys.exit(train.score_again(experiment, corpus, workdir))
-        train.run(experiment, corpus, workdir, allow_config_change=CHANGED.value)
+            if MODE.value == "eval":
+                sys.exit(train.score_again(experiment, corpus, workdir))
+            train.run(experiment, corpus, workdir, allow_config_change=CHANGED.value, profile=profile)
+
+
+@contextmanager
+def jax_started(how: str | tuple[str, int, int], workdir: epath.Path) -> Iterator[None]:
+    """JAX and the run's other processes, after everything that can be refused without them."""
+    from mer_jax import distributed, log, shard
+
+    distributed.start(how, TIMEOUT.value, workdir)
+    shard.start(cache.folder() / "xla")
+    log.console.quiet = not distributed.leads()
+    try:
+        with distributed.together(TIMEOUT.value):
+            yield
+    except distributed.Stopped:
+        sys.exit(STOPPED.value)
+
+
+def parse_distributed(text: str) -> str | tuple[str, int, int]:
+    """The flag --distributed; raises UserError if it is neither auto, none nor HOST:PORT,N,I."""
+    if text in ("auto", "none"):
+        return text
+    found = re.fullmatch(r"([^,\s]+:\d+),(\d+),(\d+)", text)
+    if found is None or not 0 <= int(found[3]) < int(found[2]):
+        raise UserError(
+            f"--distributed={text}: must be auto, none, or HOST:PORT,N,I with I from 0 to N - 1, as in 10.0.0.1:8476,4,0"
+        )
+    return found[1], int(found[2]), int(found[3])
+
+
+def parse_profile(text: str | None) -> tuple[int, int] | None:
+    """The flag --profile; raises UserError if it is not START:STOP."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--profile={text}: must be START:STOP, two steps of the training from 1 on, as in 50:60")
+    return int(found[1]), int(found[2])
 
 
 def check(experiment: config_lib.Experiment, corpus: Corpus) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -57,19 +58,21 @@ def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.
     resident = settings.placement == "resident" or (
         settings.placement == "auto" and megabytes <= settings.resident_limit_mb
     )
-    progress = log.Progress("reading", len(pool), "records")
     trains = np.zeros((len(folds), len(pool)), bool)
     for member, fold in zip(trains, folds, strict=True):
         member[fold.train] = True
-    scan = data.scan(corpus, pool, trains, settings.nonfinite, keep=resident, progress=progress.advance)
+    mine = np.concatenate([rows for rows, here in data.blocks_of(pool, mesh) if here])
+    progress = log.Progress("reading", len(mine), "records")
+    scan = data.scan(corpus, pool, trains, settings.nonfinite, mine=mine, keep=resident, progress=progress.advance)
     progress.close()
     feed = data.Feed(
         corpus,
         pool,
         settings.nonfinite,
-        functools.partial(shard.put, sharding=shard.along_data(mesh)),
-        source=shard.put(data.pack(pool, scan.features), shard.replicated(mesh)) if resident else None,
+        mesh,
+        source=data.pack(corpus, pool, scan.features, mesh) if resident else None,
         read_threads=settings.read_threads,
+        pieces=config.train.accumulate,
     )
     counts = tuple({part: count(corpus, pool, scan, getattr(fold, part)) for part in PARTS} for fold in folds)
     where = f"{megabytes:.0f} MB {'on the device' if resident else 'streamed'}"
@@ -128,7 +131,8 @@ def spread(values: list[int]) -> str:
 @dataclasses.dataclass(frozen=True)
 class Program:
     """The experiment as compiled functions over a mesh, of `together` replicas at a time: these are the leading axis of all
-    that belongs to replicas, laid out as `each` ([replicas, batch] as `both`); one alone has no such axis.
+    that belongs to replicas, laid out as `each` ([replicas, batch] as `both`); one alone has no such axis. `layout`: of states
+    and best models.
 
     init(seed, given) -> state; train(state, weight, source, places, pads) -> (state, terms), which consumes the state;
     score(model, source, places, pads) -> what step.eval_step returns; keep(best, model, better) -> model, which consumes
@@ -142,6 +146,7 @@ class Program:
     keep: Callable[..., step.Model]
     model: Callable[..., step.Model]
     like: dict[str, Any]
+    layout: dict[str, Any]
     together: int
     each: jax.sharding.NamedSharding
     both: jax.sharding.NamedSharding
@@ -193,7 +198,7 @@ def lsgmer_family(config: config_lib.LSGMERExperiment, corpus: Corpus) -> Any:
         here = replicas.at(config, values)
         model = {k: v for k, v in vars(here.model).items() if k not in ("label_update", "label_average")}
         return model | {
-            "label_words": words, "temperature": here.loss.temperature, "widths": widths_of(config, corpus)
+            "label_words": words, "temperature": here.loss.temperature, "widths": widths_of(config, corpus),
         }  # fmt: skip
 
     def learning(given: step.Given) -> Any:
@@ -257,15 +262,9 @@ def deepmsi_family(config: config_lib.DeepMSIExperiment, corpus: Corpus) -> Any:
 def build(
     config: config_lib.Experiment, corpus: Corpus, inputs: Inputs, count: int, mesh: jax.sharding.Mesh
 ) -> Program:
-    """`count`: replicas in the experiment. Raises UserError if the mesh cannot share the batches or memory cannot hold the
-    replicas."""
-    along = mesh.shape["data"]
-    if config.train.batch_size % along or config.train.eval_batch_size % along:
-        raise UserError(
-            f"train.batch_size {config.train.batch_size} and train.eval_batch_size {config.train.eval_batch_size} must be "
-            f"multiples of the {along} devices; set --config.train.batch_size and --config.train.eval_batch_size"
-        )
+    """`count`: replicas in the experiment. Raises UserError if memory cannot hold the replicas."""
     model, family = family_of(config, corpus)
+    apply = step.in_pieces(model.apply, config.train.accumulate)
     rules = rules_of(config, family, config.train.epochs * steps_per_epoch(config, inputs))
     together = together_of(config, count)
     each = shard.along_replicas(mesh) if together > 1 else shard.replicated(mesh)
@@ -278,11 +277,11 @@ def build(
     init = functools.partial(step.init_state, init=model.init, rules=rules)
 
     def train(state: step.TrainState, weight: Any, source: Any, places: Any, pads: data.Pads) -> Any:
-        batch = data.fetch(source, places, pads)
+        batch = jax.lax.with_sharding_constraint(data.fetch(source, places, pads), shard.along_data(mesh))
 
         def one(state: step.TrainState, weight: Any) -> Any:
             weighed = dataclasses.replace(batch, weight=batch.weight * weight.astype(batch.weight.dtype))
-            return step.train_step(state, weighed, apply=model.apply, rules=rules)
+            return step.train_step(state, weighed, apply=apply, rules=rules)
 
         return of_all(one)(state, weight)
 
@@ -294,24 +293,35 @@ def build(
 
     values = {field: np.float32(0) for field in replicas.swept_fields(config)}
     state = jax.eval_shape(init, np.uint32(0), dataclasses.replace(inputs.given[0], values=values))
+    shapes = {"state": state, "best": state.model()}
+
+    def stacked(many: int) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((many, *x.shape), x.dtype), shapes)
+
+    def layout(tree: Any, leading: bool) -> Any:
+        return shard.layout(tree, mesh, leading=leading, fsdp=config.mesh.fsdp)
+
+    all_of_them = stacked(count)
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=shard.along_replicas(mesh)),
-        {"state": state, "best": state.model()},
+        lambda x, along: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=along), all_of_them, layout(all_of_them, True)
     )
     refuse_too_big(like, together, inputs, mesh)
+    lies = layout(stacked(together), True) if together > 1 else layout(shapes, False)
     return Program(
-        init=jax.jit(of_all(init), out_shardings=each),
+        init=jax.jit(of_all(init), out_shardings=lies["state"]),
         train=jax.jit(
-            train, static_argnums=4, donate_argnums=0, in_shardings=(each, both, None, None), out_shardings=each
+            train, static_argnums=4, donate_argnums=0, in_shardings=(lies["state"], both, None, None),
+            out_shardings=(lies["state"], each),
         ),
-        score=jax.jit(score, static_argnums=3, in_shardings=(each, None, both), out_shardings=each),
-        keep=jax.jit(of_all(step.keep_best), donate_argnums=0, out_shardings=each),
-        model=jax.jit(lambda state: jax.tree.map(jax.numpy.copy, state.model()), out_shardings=each),
+        score=jax.jit(score, static_argnums=3, in_shardings=(lies["best"], None, both), out_shardings=each),
+        keep=jax.jit(of_all(step.keep_best), donate_argnums=0, out_shardings=lies["best"]),
+        model=jax.jit(lambda state: jax.tree.map(jax.numpy.copy, state.model()), out_shardings=lies["best"]),
         like=like,
+        layout=lies,
         together=together,
         each=each,
         both=both,
-    )
+    )  # fmt: skip
 
 
 def together_of(config: config_lib.Experiment, count: int) -> int:
@@ -323,19 +333,22 @@ def together_of(config: config_lib.Experiment, count: int) -> int:
 def refuse_too_big(saved: dict[str, Any], together: int, inputs: Inputs, mesh: jax.sharding.Mesh) -> None:
     """Raises UserError if what must be in memory at once is more than the device has: every replica's state and best
     model (twice where a save joins several groups), the gradients and updates of the replicas that share a step, and the
-    corpus where it is resident. Activations come on top: less than this cannot do."""
+    corpus where it is resident, each as the mesh divides it. Activations come on top: less than this cannot do."""
     count = jax.tree.leaves(saved)[0].shape[0]
-    whole, params = (sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t) if hasattr(x.dtype, "itemsize"))
-                     for t in (saved, saved["state"].params))  # fmt: skip
+    whole, params = (
+        sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+        for tree in (saved, saved["state"].params)
+    )
     source = sum(x.nbytes for x in jax.tree.leaves(inputs.feed.source))
     joined = whole if together < count else 0  # a checkpoint is one tree: saving makes it of the groups
-    need = (whole + joined + 2 * params * together / count) / mesh.shape["replica"] + source
+    need = whole + joined + 2 * params * together / count + source
+    parameters = sum(x.size for x in jax.tree.leaves(saved["state"].params)) / count
     has = memory_bytes(mesh)
     if has is not None and need > has:
         gigabytes = 2.0**30
         raise UserError(
-            f"{count} replicas of {params / count / 4e6:.1f} M parameters need at least {need / gigabytes:.1f} GiB on each device "
-            f"(state {whole / count / gigabytes:.2f} GiB a replica, corpus {source / gigabytes:.2f} GiB), and it has "
+            f"{count} replicas of {parameters / 1e6:.1f} M parameters need at least {need / gigabytes:.1f} GiB on each device "
+            f"(state {whole / gigabytes:.2f} GiB, corpus {source / gigabytes:.2f} GiB), and it has "
             f"{has / gigabytes:.1f} GiB; run fewer at once with --config.replicas.folds or --config.replicas.seeds, in several "
             "workdirs, or a smaller model"
         )
@@ -343,10 +356,10 @@ def refuse_too_big(saved: dict[str, Any], together: int, inputs: Inputs, mesh: j
 
 def memory_bytes(mesh: jax.sharding.Mesh) -> float | None:
     """Memory of one device; on a CPU the machine's, shared by its devices. None where nobody tells."""
-    device = mesh.devices.flat[0]
+    device = mesh.local_mesh.devices.flat[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return float(stats["bytes_limit"])
     if device.platform == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.local_mesh.size
     return None

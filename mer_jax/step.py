@@ -98,6 +98,31 @@ def init_state(seed: Array, given: Given, *, init: Callable[..., Any], rules: Ca
     )
 
 
+def in_pieces(apply: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """`apply` on `count` pieces of the batch, one after the other, each computed again in the backward pass: the memory of a
+    piece, and the outputs and gradients of the whole batch, whatever the loss makes of them.
+
+    What depends on more than one row must not be in `apply` (BatchNorm). The pieces are drawn through the batch, so that
+    each lies on all devices.
+    """
+    if count == 1:
+        return apply
+
+    def whole(params: Any, rest: Any, batch: Batch, key: Array) -> tuple[Any, Any]:
+        pieces = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        @jax.checkpoint
+        def one(piece: tuple[Batch, Array]) -> Any:
+            return apply(params, rest, *piece)[0]
+
+        outputs = jax.lax.map(one, (pieces, jax.random.split(key, count)))
+        # A number that belongs to no row, such as a temperature, is the same for all pieces.
+        join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) if x.ndim > 1 else x[0]  # noqa: E731
+        return jax.tree.map(join, outputs), rest
+
+    return whole
+
+
 def gradients(
     state: TrainState, batch: Batch, *, apply: Callable[..., Any], loss: Loss
 ) -> tuple[Any, tuple[dict[str, Array], Any, Any]]:

@@ -11,11 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
+from etils import epath
 
-from mer_jax import cache
 from mer_jax import config as config_lib
 from mer_jax.errors import UserError, reported
-from mer_jax.main import CHANGED, CONFIG, MODE, WORKDIR, check, open_corpus, parse_flags
+from mer_jax.main import (
+    CHANGED,
+    CONFIG,
+    DISTRIBUTED,
+    MODE,
+    WORKDIR,
+    check,
+    jax_started,
+    open_corpus,
+    parse_distributed,
+    parse_flags,
+)
+from mer_jax.records import Corpus
 
 SWEEP = flags.DEFINE_string(
     "sweep", None, "A file with get_sweep() -> {row: {field: value}}, e.g. configs/lsgmer_ablations.py."
@@ -33,32 +45,37 @@ def main(_: list[str]) -> None:
                             "experiment use python -m mer_jax.main with --config.replicas.…")  # fmt: skip
         base = config_lib.validate(CONFIG.value)
         rows = read_rows(SWEEP.value, ROWS.value)
-        workdir = Path(WORKDIR.value) if WORKDIR.value else Path(f"{config_lib.default_workdir(base)}-sweep")
+        how = parse_distributed(DISTRIBUTED.value)
+        workdir = epath.Path(WORKDIR.value or f"{config_lib.default_workdir(base)}-sweep")
         experiments = {row: change(base, changes) for row, changes in rows.items()}
         corpus = open_corpus(base)
         for experiment in experiments.values():
             check(experiment, corpus)
-        from mer_jax import log, shard, train
-        from mer_jax.summary import markdown
+        with jax_started(how, workdir):
+            run_rows(experiments, corpus, workdir)
 
-        shard.start(cache.folder() / "xla")
-        found: dict[str, dict[str, Any]] = {}  # rows that have finished
-        failed: list[str] = []
-        for number, (row, experiment) in enumerate(experiments.items(), 1):
-            log.console.print(f"\n[bold]{number} of {len(rows)}: {row}[/bold]")
-            try:
-                found[row] = train.run(experiment, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
-            except UserError as error:  # a row that diverges must not cost the others
-                failed.append(f"{row}: {error}")
-                log.console.print(f"failed: {error}")
-            log.write_json(
-                workdir / "sweep.json",
-                {row: {name: result[name] for name in ("protocol", "points")} for row, result in found.items()},
-            )
-        log.write_text(workdir / "sweep.md", markdown(found))
-        print(f"\n{markdown(found)}\n{workdir}/sweep.json holds what every row found, sweep.md this table")
-        if failed:
-            raise UserError(f"{len(failed)} of {len(rows)} rows failed:\n  " + "\n  ".join(failed))
+
+def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, workdir: epath.Path) -> None:
+    from mer_jax import log, train
+    from mer_jax.summary import markdown
+
+    found: dict[str, dict[str, Any]] = {}  # rows that have finished
+    failed: list[str] = []
+    for number, (row, experiment) in enumerate(experiments.items(), 1):
+        log.console.print(f"\n[bold]{number} of {len(experiments)}: {row}[/bold]")
+        try:
+            found[row] = train.run(experiment, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
+        except UserError as error:  # a row that diverges must not cost the others
+            failed.append(f"{row}: {error}")
+            log.console.print(f"failed: {error}")
+        log.write_json(
+            workdir / "sweep.json",
+            {row: {name: result[name] for name in ("protocol", "points")} for row, result in found.items()},
+        )
+    log.write_text(workdir / "sweep.md", markdown(found))
+    log.console.out(f"\n{markdown(found)}\n{workdir}/sweep.json holds what every row found, sweep.md this table")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(experiments)} rows failed:\n  " + "\n  ".join(failed))
 
 
 def read_rows(path: str, only: list[str] | None) -> dict[str, dict[str, Any]]:

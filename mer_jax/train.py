@@ -4,16 +4,17 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from clu import parameter_overview
+from etils import epath
 from rich.markup import escape
 
-from mer_jax import checkpoint, data, log, protocols, shard, summary
+from mer_jax import checkpoint, data, distributed, log, protocols, shard, summary
 from mer_jax import config as config_lib
 from mer_jax.errors import UserError
 from mer_jax.evaluate import write_predictions
@@ -37,7 +38,7 @@ def versions() -> dict[str, str]:
     return {"mer_jax": importlib.metadata.version("mer_jax"), "python": platform.python_version(), **found}
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: epath.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -53,7 +54,7 @@ def identity(config: config_lib.Experiment, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def finished(workdir: Path, now: dict[str, Any], allow_config_change: bool) -> bool:
+def finished(workdir: epath.Path, now: dict[str, Any], allow_config_change: bool) -> bool:
     """Whether the workdir holds this experiment's finished run.
 
     Raises UserError, and touches nothing, if it holds another experiment's or something else.
@@ -69,7 +70,12 @@ def finished(workdir: Path, now: dict[str, Any], allow_config_change: bool) -> b
     before = read_json(path)
     if not isinstance(before, dict) or not {"config", "data"} <= before.keys():
         raise foreign
-    changed = [line for group in ("config", "data") for line in config_lib.differences(before[group], now[group])]
+    changed = [
+        line
+        for group in ("config", "data")
+        for line in config_lib.differences(before[group], now[group])
+        if not line.startswith(config_lib.CHANGES_NO_RESULT)
+    ]
     if changed and (done or not allow_config_change):
         way = "" if done else ", or --allow_config_change to carry on with the new values"
         raise UserError(
@@ -115,39 +121,49 @@ class Run:
     program: Program
     fleet: Fleet
     standings: list[Standing]
-    workdir: Path
+    workdir: epath.Path
 
     def live(self) -> list[int]:
         return [r for r, standing in enumerate(self.standings) if standing.status == "training"]
 
 
 def assemble(
-    config: config_lib.Experiment, corpus: Corpus, workdir: Path, devices: Sequence[jax.Device] | None = None
+    config: config_lib.Experiment, corpus: Corpus, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None
 ) -> Run:
     """Everything of the run on the devices (all there are), at no step yet."""
     split = split_of(config, corpus)
     replicas = replicas_of(config, split)
-    mesh = shard.make_mesh(together_of(config, len(replicas)), devices)
+    mesh = shard.make_mesh(together_of(config, len(replicas)), config.mesh.model, devices)
     inputs = load(config, corpus, split, mesh)
     program = build(config, corpus, inputs, len(replicas), mesh)
     fleet = Fleet(program, inputs, replicas)
-    return Run(config, corpus, split, inputs, program, fleet, [Standing() for _ in replicas], workdir)
+    return Run(config, corpus, split, inputs, program, fleet, [Standing() for _ in replicas], epath.Path(workdir))
 
 
 def run(
-    config: config_lib.Experiment, corpus: Corpus, workdir: Path, *, allow_config_change: bool = False
+    config: config_lib.Experiment,
+    corpus: Corpus,
+    workdir: epath.PathLike,
+    *,
+    allow_config_change: bool = False,
+    profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Trains or carries on, then scores every replica's best model once on its test part. Returns what metrics.json holds."""
-    now = identity(config, corpus)
+    """Trains or carries on, then scores every replica's best model once on its test part. Returns what metrics.json holds.
+
+    Raises distributed.Stopped, with all saved, when the machine is wanted back (SIGTERM, a preemption notice).
+    """
+    workdir, now = epath.Path(workdir), identity(config, corpus)
     if finished(workdir, now, allow_config_change):
         log.console.print(f"{workdir} is finished; --mode=eval scores it again, another --workdir starts anew")
         return read_json(workdir / "metrics.json")
+    distributed.meet("looked at the workdir")  # nobody writes into it before
+    notice = distributed.Notice()
     whole = assemble(config, corpus, workdir)
     leaks = tell_split(whole)
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / "config.json").exists():
         log.write_json(workdir / "config.json", now)
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     try:
         start = resume_or_begin(whole, checkpoints)
         log.write_json(workdir / "config.json", now)  # a change that cannot carry on has left the old one
@@ -159,10 +175,13 @@ def run(
             )
             log.write_json(workdir / "split.json", protocols.to_json(corpus, whole.split, leaks))
         tell_start(whole)
-        loop(whole, checkpoints, start)
+        loop(whole, checkpoints, start, notice, log.Profile(workdir, profile))
     finally:
         checkpoints.close()
-    return finish(whole, leaks)
+        notice.close()
+    result = finish(whole, leaks)
+    distributed.meet("finished")
+    return result
 
 
 def split_of(config: config_lib.Experiment, corpus: Corpus) -> Split:
@@ -182,25 +201,33 @@ def tell_start(whole: Run) -> None:
     count, together = len(whole.standings), whole.program.together
     parameters = parameter_overview.count_parameters(whole.fleet.params())
     how = "" if count == 1 else f" x {count} replicas" + (f", {together} at a time" if together < count else "")
-    log.console.print(f"{parameters:,} parameters{how} on {jax.device_count()} {jax.devices()[0].platform} device(s); "
+    of = f" of {jax.process_count()} processes ({', '.join(distributed.hosts())})" if distributed.several() else ""
+    log.console.print(f"{parameters:,} parameters{how} on {jax.device_count()} {jax.devices()[0].platform} device(s){of}; "
                       f"everything goes to {whole.workdir}")  # fmt: skip
 
 
 def resume_or_begin(whole: Run, checkpoints: checkpoint.Checkpoints) -> int:
     """The step to carry on after."""
-    latest = checkpoints.latest()
-    if latest is None:
+    found = checkpoints.newest(lambda at: resume(whole, checkpoints, at), log.console.print)
+    if found is None:
         whole.fleet.begin()
         return 0
+    at, saved = found
+    whole.fleet.load(saved)
+    log.console.print(f"resuming after step {at}")
+    return at
+
+
+def resume(whole: Run, checkpoints: checkpoint.Checkpoints, at: int) -> tuple[int, Any]:
+    """(at, the states saved there); the run's standings are set to the saved ones."""
     names = [replica.name for replica in whole.fleet.replicas]
-    info = checkpoints.info(latest)
+    info = checkpoints.info(at)
     if [standing["name"] for standing in info.get("replicas", [])] != names or info.get("data") != data_of(whole):
-        raise UserError(f"{whole.workdir}: checkpoint {latest} was trained on another split, on other data or as other replicas, "
+        raise UserError(f"{whole.workdir}: checkpoint {at} was trained on another split, on other data or as other replicas, "
                         "so that carrying on could test what has been trained on; use another --workdir")  # fmt: skip
+    saved = checkpoints.restore(at, whole.fleet.like())
     whole.standings = [Standing(**{k: v for k, v in s.items() if k != "name"}) for s in info["replicas"]]
-    whole.fleet.load(checkpoints.restore(latest, whole.fleet.like()))
-    log.console.print(f"resuming after step {latest}")
-    return latest
+    return at, saved
 
 
 def data_of(whole: Run) -> dict[str, Any]:
@@ -211,8 +238,13 @@ def data_of(whole: Run) -> dict[str, Any]:
             "standardize": settings.standardize, "nonfinite": settings.nonfinite, "seed": settings.seed}  # fmt: skip
 
 
-def loop(whole: Run, checkpoints: checkpoint.Checkpoints, start: int) -> None:
-    """Updates until the last epoch or until no replica is left that trains; one evaluation and one checkpoint an epoch."""
+def loop(
+    whole: Run, checkpoints: checkpoint.Checkpoints, start: int, notice: distributed.Notice, profile: log.Profile
+) -> None:
+    """Updates until the last epoch or until no replica is left that trains; one evaluation and one checkpoint an epoch.
+
+    Raises distributed.Stopped when `notice` says that the machine is wanted back, with the last step saved.
+    """
     settings, feed, fleet = whole.config.train, whole.inputs.feed, whole.fleet
     epoch_steps = steps_per_epoch(whole.config, whole.inputs)
     total = settings.epochs * epoch_steps
@@ -225,24 +257,48 @@ def loop(whole: Run, checkpoints: checkpoint.Checkpoints, start: int) -> None:
     watch = log.Stopwatch()
     meter = log.Meter(history, watch)
     progress = log.Progress("training", total, "steps", start, watch)
-
+    read = log.Reads(whole.workdir, start) if settings.log_reads else None
+    ids = whole.corpus.index["id"][feed.pool.rows]
     data_seen = data_of(whole)
+    saved_at, saved_time = start, time.monotonic()
 
     def save(at: int, checked: dict[int, dict[str, float]]) -> None:
+        nonlocal saved_at, saved_time
         drop_diverged(whole, at, checked)
         standings = zip(fleet.replicas, whole.standings, strict=True)
         info = {"replicas": [{"name": replica.name, **dataclasses.asdict(s)} for replica, s in standings],
                 "data": data_seen, "config": config_lib.to_dict(whole.config), "labels": whole.corpus.labels}  # fmt: skip
         checkpoints.save(at, fleet.saved(), info)
+        saved_at, saved_time = at, time.monotonic()
 
+    def due(at: int) -> bool:
+        """Several processes ask the first one's clock, at log steps."""
+        if distributed.several() and at % settings.log_steps:
+            return False
+        return distributed.agree(time.monotonic() - saved_time > 60 * settings.checkpoint_minutes)
+
+    terms: log.Terms = []
     try:
         with jax.transfer_guard("disallow"):
             for at in range(start + 1, total + 1):
                 if not (live := whole.live()):
                     break
+                if notice.at(at):
+                    began = time.monotonic()
+                    if at - 1 > saved_at:
+                        save(at - 1, by_replica(terms))
+                    checkpoints.wait()
+                    log.console.print(f"asked to stop: step {at - 1} of {total} is saved, {time.monotonic() - began:.1f} s after the "
+                                      "notice was seen; the same command carries on from it")  # fmt: skip
+                    raise distributed.Stopped
+                profile.before(at)
                 with meter.waiting():
                     source, places, pads, rows = next(items)
+                if read is not None:
+                    mine = feed.mine(rows)
+                    read.step(at, ids[mine[mine >= 0]].tolist())
                 terms = fleet.train(live, source, places, pads, rows)
+                profile.after(at, terms)
                 if at % settings.log_steps == 0:
                     drop_diverged(whole, at - settings.log_steps, meter.log(at, terms, live))
                     progress.update(at)
@@ -255,19 +311,21 @@ def loop(whole: Run, checkpoints: checkpoint.Checkpoints, start: int) -> None:
                             r: whole.standings[r].offer(at, valid[r][settings.select], settings.patience) for r in valid
                         }
                         fleet.keep([r for r in valid if better[r]])
-                        for r in valid:
-                            history.evaluation({"step": at, "epoch": at // epoch_steps, "replica": fleet.replicas[r].name,
-                                                "valid": overall(valid[r]), "best": better[r]})  # fmt: skip
+                        history.evaluations([{"step": at, "epoch": at // epoch_steps, "replica": fleet.replicas[r].name,
+                                              "valid": overall(valid[r]), "best": better[r]} for r in valid])  # fmt: skip
                         if valid:
                             history.scalars("valid", at, mean_of(valid))
                         tell(whole, at // epoch_steps, meter, valid, better, progress)
                         save(at, by_replica(terms))
-                elif settings.checkpoint_steps and at % settings.checkpoint_steps == 0:
+                elif due(at):
                     save(at, by_replica(terms))
         meter.fetch()
     finally:
         progress.close()
         history.close()
+        profile.close()
+        if read is not None:
+            read.close()
     checkpoints.wait()
     stopped = [standing for standing in whole.standings if standing.status == "stopped"]
     if stopped:
@@ -384,7 +442,7 @@ def score_parts(whole: Run) -> tuple[list[dict[str, Any]], dict[int, tuple[np.nd
     return results, tests
 
 
-def show(result: dict[str, Any], workdir: Path) -> None:
+def show(result: dict[str, Any], workdir: epath.Path) -> None:
     summary.show(result)
     if (bayes := result["data"].get("bayes_accuracy")) is not None:
         accuracy = result["test"]["accuracy"]["mean"]
@@ -392,16 +450,15 @@ def show(result: dict[str, Any], workdir: Path) -> None:
     log.console.print(f"metrics.json, predictions.jsonl and the checkpoint are in {workdir}")
 
 
-def score_again(config: config_lib.Experiment, corpus: Corpus, workdir: Path) -> int:
+def score_again(config: config_lib.Experiment, corpus: Corpus, workdir: epath.Path) -> int:
     """Scores the best models of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
     if not finished(workdir, identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=eval finishes it")
     known = read_json(workdir / "metrics.json")
     whole = assemble(config, corpus, workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-    if checkpoints.latest() is None:
+    if resume_or_begin(whole, checkpoints) == 0:
         raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint: it cannot be scored again")
-    resume_or_begin(whole, checkpoints)
     checkpoints.close()
     results, _ = score_parts(whole)
     show(known, workdir)

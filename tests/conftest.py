@@ -26,6 +26,10 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain reads absl flags
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=3, help="how often test_distributed.py kills a run")
+
+
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
     # tensorboardX and TFDS are built against older protobuf and NumPy names.

@@ -39,8 +39,9 @@ def build_without_reading(config, corpus, replicas):
     stats = {m: {"mean": np.zeros(w, np.float32), "scale": np.ones(w, np.float32)} for m, w in widths.items()}
     given = step.Given(stats, np.zeros(len(corpus.labels), np.float32), {})
     trains = np.isin(np.arange(len(corpus)), fold.train)[None]
-    inputs = program.Inputs(data.Feed(corpus, pool, "refuse", put=lambda x: x), (fold,), trains, (given,), (), [])
-    return program.build(config, corpus, inputs, replicas, shard.make_mesh(replicas)), pool
+    mesh = shard.make_mesh(replicas)
+    inputs = program.Inputs(data.Feed(corpus, pool, "refuse", mesh), (fold,), trains, (given,), (), [])
+    return program.build(config, corpus, inputs, replicas, mesh), pool
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

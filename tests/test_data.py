@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from conftest import small_description, small_utterances
 
-from mer_jax import data
+from mer_jax import data, shard
 from mer_jax.errors import UserError
 from mer_jax.records import Corpus, dataclasses, write_corpus
 
 LIMITS = {"text": 5, "audio": 3}
+ONE = shard.make_mesh(devices=jax.devices()[:1])
 
 
 def training_pool(corpus):
@@ -21,7 +22,11 @@ def training_pool(corpus):
 
 def scan(corpus, pool, nonfinite="refuse", keep=False):
     """With one fold that trains on the whole pool."""
-    return data.scan(corpus, pool, np.ones((1, len(pool)), bool), nonfinite, keep=keep)
+    return scan_folds(corpus, pool, np.ones((1, len(pool)), bool), nonfinite, keep)
+
+
+def scan_folds(corpus, pool, train, nonfinite="refuse", keep=False):
+    return data.scan(corpus, pool, train, nonfinite, mine=np.arange(len(pool)), keep=keep)
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ def pool(small_corpus):
 
 
 def resident(corpus, pool):
-    return jax.tree.map(jnp.asarray, data.pack(pool, scan(corpus, pool, keep=True).features))
+    return data.pack(corpus, pool, scan(corpus, pool, keep=True).features, ONE)
 
 
 def test_a_pool_cuts_and_counts(pool):
@@ -44,7 +49,7 @@ def test_gather_and_collate_give_the_same_batch(small_corpus, pool):
     corpus = Corpus(small_corpus)
     rows = np.array([3, 0, 17, 5, 3, -1], np.int32)
     found = data.gather(resident(corpus, pool), jnp.asarray(rows), data.pads_of(pool, rows[:-1]))
-    wanted = data.collate(corpus, pool, rows, "refuse")
+    wanted = data.collate(corpus, pool, rows, data.pads_of(pool, rows[:-1]), "refuse")
     jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(jnp.asarray, wanted))
     first = corpus[int(pool.rows[3])]
     np.testing.assert_array_equal(wanted.features["text"][0][wanted.mask["text"][0]], first.features["text"][:5])
@@ -78,15 +83,15 @@ def test_a_constant_feature_is_not_divided_by_zero(tmp_path):
 def test_every_fold_has_the_statistics_of_its_own_training_part(small_corpus, pool):
     corpus = Corpus(small_corpus)
     train = np.stack([np.arange(len(pool)) % 2 == 0, np.arange(len(pool)) < 7])
-    both = data.scan(corpus, pool, train, "refuse", keep=False).stats
+    both = scan_folds(corpus, pool, train).stats
     for fold in (0, 1):
-        alone = data.scan(corpus, pool, train[fold : fold + 1], "refuse", keep=False).stats
+        alone = scan_folds(corpus, pool, train[fold : fold + 1]).stats
         for m in LIMITS:
             for name in ("mean", "scale"):
                 np.testing.assert_array_equal(both[m][name][fold], alone[m][name][0])
     assert np.abs(both["text"]["mean"][0] - both["text"]["mean"][1]).max() > 1e-3
     with pytest.raises(UserError, match=r"training part \(fold 1\) has 'text' features"):
-        data.scan(corpus, pool, np.stack([train[0], ~train[0] & train[0]]), "refuse", keep=False)
+        scan_folds(corpus, pool, np.stack([train[0], ~train[0] & train[0]]))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -151,7 +156,7 @@ def test_grain_gives_the_same_stream_with_any_threads_and_from_any_step(small_co
     corpus = Corpus(small_corpus)
 
     def stream(threads, start, count):
-        feed = data.Feed(corpus, pool, "refuse", put=lambda x: x, read_threads=threads)
+        feed = data.Feed(corpus, pool, "refuse", ONE, read_threads=threads)
         return list(itertools.islice(feed.training(order, start), count))
 
     order = data.training_order(pool, np.arange(len(pool)), 8, 0, 2)
@@ -183,8 +188,8 @@ def test_evaluation_holds_every_row_of_every_part_once(pool):
 def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corpus, pool):
     corpus = Corpus(small_corpus)
     parts = [np.array([2, 7, 9, 10, 1]), np.array([2, 7, 9, 10, 1]), np.array([0, 7])]
-    streamed = data.Feed(corpus, pool, "refuse", put=lambda x: jax.tree.map(jnp.asarray, x))
-    packed = data.Feed(corpus, pool, "refuse", put=lambda x: x, source=resident(corpus, pool))
+    streamed = data.Feed(corpus, pool, "refuse", ONE)
+    packed = data.Feed(corpus, pool, "refuse", ONE, source=resident(corpus, pool))
     for (block, places, _, rows), (source, at, pads, same) in zip(
         streamed.evaluation(parts, 4, 2), packed.evaluation(parts, 4, 2), strict=True
     ):

@@ -6,17 +6,23 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT, small_description, small_utterances, user_env
 
 from mer_jax.checkpoint import Checkpoints
+from mer_jax.errors import UserError
 from mer_jax.records import write_corpus
 
-FLAGS = ["--config.train.epochs=3", "--config.train.checkpoint_steps=10", "--config.optim.average=0.9"]
+FLAGS = ["--config.train.epochs=3", "--config.train.checkpoint_minutes=0.002", "--config.optim.average=0.9"]
 FLAGS += ["--config.train.batch_size=8"]
 PUBLISHED = ["--config=configs/deepmsi_mer.py:tiny", "--config.model.variant=published"]  # has BatchNorm statistics
-PUBLISHED += ["--config.data.modalities=text,audio", "--config.train.epochs=3", "--config.train.checkpoint_steps=10"]
+PUBLISHED += [
+    "--config.data.modalities=text,audio",
+    "--config.train.epochs=3",
+    "--config.train.checkpoint_minutes=0.002",
+]
 PUBLISHED += ["--config.optim.average=0.0", "--config.train.batch_size=8"]
 REPLICAS = [*FLAGS, "--config.data.protocol=kfold_dialogue:3", "--config.replicas.seeds=2", "--config.train.patience=1"]
 EQUAL = ("metrics.json", "predictions.jsonl", "history.jsonl", "parameters.txt")
@@ -49,17 +55,14 @@ def finish(workdir, cache_home):
 
 
 def final_arrays(workdir):
-    """Every array of the checkpoint, by path and step."""
+    """Every array of the last checkpoint, by path."""
     import orbax.checkpoint as ocp
 
-    found = {}
-    for folder in sorted((workdir / "checkpoints").iterdir()):
-        if folder.name.isdigit():
-            tree = ocp.StandardCheckpointer().restore((folder / "state").absolute())
-            for name, leaf in ocp.tree.to_flat_dict(tree, sep="/").items():
-                if not str(getattr(leaf, "dtype", "")).startswith("key"):
-                    found[folder.name, name] = np.asarray(leaf)
-    return found
+    last = (workdir / "checkpoints" / str(committed(workdir)[-1]) / "state").absolute()
+    reader = ocp.PyTreeCheckpointer()
+    whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(last).item_metadata.tree)
+    found = ocp.tree.to_flat_dict(reader.restore(last, restore_args=whole), sep="/")
+    return {name: leaf for name, leaf in found.items() if isinstance(leaf, np.ndarray)}  # all but keys
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,7 @@ def saving(workdir):
 
 
 def compare(workdir, uninterrupted):
+    """Files, and the arrays of the last checkpoint: which one stays beside it is a matter of time."""
     for name in EQUAL:
         assert (workdir / name).read_bytes() == (uninterrupted / name).read_bytes(), name
     ours, wanted = final_arrays(workdir), final_arrays(uninterrupted)
@@ -165,12 +169,79 @@ def test_a_changed_config_resumes_only_when_told_to(home, cache_home, run_cli):
     assert json.loads((workdir / "metrics.json").read_text())["config"]["train"]["patience"] == 3
 
 
-def test_only_the_latest_is_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "c")
+def test_only_the_latest_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
     for step in (1, 2, 3):
         checkpoints.save(step, {"x": np.full(3, step, np.float32)}, {"at": step})
         checkpoints.wait()
     assert checkpoints.latest() == 3
     assert checkpoints.info(3) == {"at": 3}
     checkpoints.close()
-    assert [int(p.name) for p in (tmp_path / "c").iterdir()] == [3]
+    assert sorted(int(p.name) for p in (tmp_path / "c").iterdir()) == [2, 3]
+
+
+def tree(value):
+    rng = np.random.default_rng(value)
+    return {
+        "a": {"w": jax.numpy.asarray(rng.normal(size=(3, 40, 30)).astype(np.float32))},
+        "key": jax.random.key(value),
+    }
+
+
+@pytest.fixture
+def two_saves(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    for step in (1, 2):
+        checkpoints.save(step, tree(step), {"at": step})
+    checkpoints.wait()
+    yield checkpoints, tmp_path / "c"
+    checkpoints.close()
+
+
+def damage(folder, how):
+    """Of the file that holds the arrays."""
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data if how == "flip" else data[: len(data) // 2])
+    if how == "gone":
+        largest.unlink()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax drops its other reads unawaited
+@pytest.mark.parametrize("how", ["flip", "short", "gone"])
+def test_a_damaged_checkpoint_makes_way_for_the_one_before(two_saves, how):
+    checkpoints, folder = two_saves
+    damage(folder / "2", how)
+    told = []
+    found = checkpoints.newest(lambda step: checkpoints.restore(step, tree(0)), told.append)
+    np.testing.assert_array_equal(found["a"]["w"], tree(1)["a"]["w"])
+    assert jax.random.key_data(found["key"]).tolist() == jax.random.key_data(tree(1)["key"]).tolist()
+    assert "checkpoint 2" in told[0]
+    assert "is damaged" in told[0]
+    assert "the one before, 1, takes its place" in told[1]
+    checkpoints.save(2, tree(2), {"at": 2})  # its number is free again
+    checkpoints.wait()
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]
+
+
+def test_nothing_is_deleted_or_begun_anew_when_all_are_damaged(two_saves):
+    checkpoints, folder = two_saves
+    for step in ("1", "2"):
+        damage(folder / step, "flip")
+    with pytest.raises(UserError, match=r"every checkpoint is damaged \(2, 1\)"):
+        checkpoints.newest(lambda step: checkpoints.restore(step, tree(0)), lambda _: None)
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(home, cache_home, uninterrupted):
+    workdir = home / "damaged" / "lsgmer"
+    process = start(workdir, cache_home)
+    kill_when(process, lambda: (workdir / "checkpoints").is_dir() and len(committed(workdir)) > 1)
+    damage(workdir / "checkpoints" / str(committed(workdir)[-1]), "flip")
+    before = committed(workdir)[-2]
+    output = finish(workdir, cache_home)
+    assert "is damaged" in output
+    assert f"resuming after step {before}\n" in output
+    compare(workdir, uninterrupted)

@@ -1,5 +1,8 @@
 """One device against eight: the same gradients and, under SGD, the same losses."""
 
+import itertools
+import math
+import re
 from pathlib import Path
 
 import jax
@@ -9,7 +12,9 @@ from conftest import small_description, small_utterances
 
 from mer_jax import config as config_lib
 from mer_jax import data, log, shard, train
+from mer_jax.checkpoint import Checkpoints
 from mer_jax.demo import write_demo
+from mer_jax.errors import UserError
 from mer_jax.records import Corpus, write_corpus
 
 
@@ -85,12 +90,101 @@ def test_gradients_of_one_step(family, variant, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), one, eight)
 
 
-def test_a_batch_that_the_devices_cannot_share_is_refused(config, corpus):
-    config.train.batch_size = 12
-    with pytest.raises(ValueError, match="multiples of the 8 devices"):
-        train.assemble(config, corpus, Path("unused"))
+@pytest.mark.parametrize("changes", [{}, {"model": 2}, {"fsdp": True}, {"model": 4, "fsdp": True}])
+def test_any_batch_on_any_mesh(config, corpus, changes):
+    """A batch that the devices cannot share evenly is filled up; weights and moments are split or not."""
+    config.train.batch_size = 13
+    one, params_one = losses(config, corpus, 1, 3)
+    config.mesh = config_lib.Mesh(**changes)
+    many, params_many = losses(config, corpus, 8, 3)
+    np.testing.assert_allclose(many, one, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), params_one, params_many)
 
 
 def test_replicas_are_spread_first():
     shapes = [tuple(shard.make_mesh(count).shape.values()) for count in (1, 2, 3, 8, 12, 30)]
-    assert shapes == [(1, 8), (2, 4), (1, 8), (8, 1), (4, 2), (2, 4)]
+    assert shapes == [(1, 8, 1), (2, 4, 1), (1, 8, 1), (8, 1, 1), (4, 2, 1), (2, 4, 1)]
+    assert tuple(shard.make_mesh(2, model=2).shape.values()) == (2, 2, 2)
+    with pytest.raises(UserError, match="must divide the 8 devices"):
+        shard.make_mesh(1, model=3)
+
+
+MESHES = ((1, {}), (8, {"model": 2, "fsdp": True}), (4, {"fsdp": True}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "replicas"), [(1, 1), (2, 2), (2, 1)])
+def test_a_checkpoint_moves_to_another_mesh(config, corpus, tmp_path, count, replicas):
+    """Bit for bit: on one device, on others, with weights split or not, replicas together or in turn."""
+    config.replicas.seeds, config.replicas.together = count, replicas
+    checkpoints = Checkpoints(tmp_path / "c", keep=9)
+    wanted = None
+    for step, (devices, mesh) in enumerate(itertools.chain(MESHES, MESHES), 1):
+        config.mesh = config_lib.Mesh(**mesh)
+        whole = train.assemble(config, corpus, "unused", jax.devices()[:devices])
+        whole.fleet.begin()
+        if step > 1:
+            whole.fleet.load(checkpoints.restore(step - 1, whole.fleet.like()))
+        saved = whole.fleet.saved()
+        checkpoints.save(step, saved, {})
+        checkpoints.wait()
+        arrays = [
+            np.asarray(x) for x in jax.tree.leaves(saved) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        ]
+        wanted = wanted or arrays
+        for found, value in zip(arrays, wanted, strict=True):
+            np.testing.assert_array_equal(found, value)
+        split = [x.sharding.shard_shape(x.shape) != x.shape for x in jax.tree.leaves(saved["state"].params)]
+        assert any(split) == (devices > 1)
+    checkpoints.close()
+
+
+def collectives(config, corpus):
+    """Of a compiled step on 8 devices: how many numbers each kind of collective moves, as shares of the number of params; and
+    the share of a replica's state that a device holds."""
+    whole = train.assemble(config_lib.validate(config), corpus, "unused")
+    order = data.training_order(whole.inputs.feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 1)
+    source, places, pads, rows = next(whole.inputs.feed.training(order, 0))
+    shapes = jax.eval_shape(whole.program.init, np.uint32(0), whole.inputs.given[0])
+    state = jax.tree.map(
+        lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), shapes, whole.program.layout["state"]
+    )
+    weight = jax.ShapeDtypeStruct((len(rows),), bool)
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to the power of an integer
+        text = whole.program.train.lower(state, weight, source, places, pads).compile().as_text()
+    params = sum(x.size for x in jax.tree.leaves(shapes.params))
+    found = {}
+    for line in text.splitlines():
+        if made := re.search(
+            r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\(", line
+        ):
+            sizes = [
+                math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\w+\[([\d,]*)\]", made[1])
+            ]
+            found[made[2]] = found.get(made[2], 0) + sum(sizes) / params
+    held = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(state.opt_state))
+    return found, held / sum(x.size for x in jax.tree.leaves(state.opt_state))
+
+
+@pytest.mark.slow
+def test_what_the_devices_tell_each_other(tmp_path):
+    """Data parallel: the gradients, once, and for the contrastive loss the projections. With fsdp the weights are gathered and a
+    device holds an eighth of the moments."""
+    write_demo(tmp_path / "demo", counts={"train": 200, "valid": 8, "test": 8})
+    corpus = Corpus(tmp_path / "demo")
+    for family, kinds, sums in (
+        (config_lib.LSGMERExperiment, {"all-reduce"}, 1.01),
+        (config_lib.DeepMSIExperiment, {"all-reduce", "all-gather"}, 1.1),
+    ):
+        config = family()
+        config.data.modalities, config.data.max_length = ("text", "audio", "visual"), (8,)
+        moved, held = collectives(config, corpus)
+        assert moved.keys() == kinds
+        assert 1 <= moved["all-reduce"] < sums
+        assert moved.get("all-gather", 0) < 0.06
+        assert held == 1
+        config.mesh.fsdp = True
+        moved, held = collectives(config, corpus)
+        assert moved["all-gather"] > 0.4
+        assert moved["all-reduce"] < 0.9
+        assert held < 0.14

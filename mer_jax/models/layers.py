@@ -51,10 +51,9 @@ def drop_steps(
     for m, k in zip(names, keys, strict=True):
         kept = mask[m] & jax.random.bernoulli(k, 1 - time_rate, mask[m].shape)
         out[m] = jnp.where(kept.any(1, keepdims=True), kept, mask[m])
-    present = jnp.stack([mask[m].any(1) for m in names])
-    batch = present.shape[1]
-    chosen = jax.random.categorical(which, jnp.where(present, 0.0, -1e9), axis=0)
-    hide = jax.random.bernoulli(whether, modality_rate, (batch,)) & (present.sum(0) > 1)
+    present = jnp.stack([mask[m].any(1) for m in names], axis=1)
+    chosen = jax.random.categorical(which, jnp.where(present, 0.0, -1e9))
+    hide = jax.random.bernoulli(whether, modality_rate, present.shape[:1]) & (present.sum(1) > 1)
     return {m: out[m] & ~(hide & (chosen == i))[:, None] for i, m in enumerate(names)}
 
 

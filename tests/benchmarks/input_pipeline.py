@@ -6,10 +6,11 @@ import json
 import os
 import time
 
+import jax
 import numpy as np
 from absl import flags
 
-from mer_jax import data
+from mer_jax import data, shard
 from mer_jax.demo import demo_corpus
 from mer_jax.records import Corpus
 
@@ -50,7 +51,7 @@ def main():
             corpus[int(pool.rows[i])]
 
     def batches(threads):
-        feed = data.Feed(corpus, pool, "refuse", put=lambda x: x, read_threads=threads)
+        feed = data.Feed(corpus, pool, "refuse", shard.make_mesh(devices=jax.devices()[:1]), read_threads=threads)
         stream = feed.training(data.training_order(pool, np.arange(len(pool)), BATCH, 0, 8), 0)
         return lambda: list(itertools.islice(stream, steps))
 

@@ -17,7 +17,7 @@ def first_step(workdir, cache):
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "mer_jax.main", "--config=configs/lsgmer.py", f"--workdir={workdir}",
-         "--config.train.checkpoint_steps=1"],
+         "--config.train.checkpoint_minutes=0"],
         cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     while not (workdir / "checkpoints" / "1").exists():

@@ -1,0 +1,92 @@
+"""What splitting a step over processes costs: N processes with a device each on batches of N x 16, against one process that does the
+same batches alone on the same cores. Streamed data; LSGMER at its default size; compilation is not counted."""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+STEPS = 40
+
+
+def worker(how, batch):
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()
+    import jax
+    import numpy as np
+    from etils import epath
+
+    from mer_jax import cache, data, distributed, log, shard, train
+    from mer_jax import config as config_lib
+    from mer_jax.demo import demo_corpus
+    from mer_jax.main import parse_distributed
+
+    distributed.start(parse_distributed(how), 60, epath.Path("/tmp/scaling"))
+    shard.start(cache.folder() / "xla")
+    log.console.quiet = True
+    config = config_lib.LSGMERExperiment()
+    config.data.placement, config.data.max_length, config.train.batch_size = "stream", (8,), batch
+    whole = train.assemble(config_lib.validate(config), demo_corpus(), "unused")
+    whole.fleet.begin()
+    feed = whole.inputs.feed
+    order = data.training_order(feed.pool, whole.inputs.rows_of_training(), batch, 0, 8)
+    read = 0
+    for step, batch_of in enumerate(feed.training(order, 0)):
+        if step == 10:
+            jax.block_until_ready(terms)
+            began = time.perf_counter()
+        terms = whole.fleet.train([0], *batch_of)
+        read += int((feed.mine(batch_of[-1]) >= 0).sum())
+        if step == 10 + STEPS:
+            break
+    jax.block_until_ready(terms)
+    seconds = (time.perf_counter() - began) / (STEPS + 1)
+    shares = distributed.gather({"read": np.array([read])})
+    if distributed.leads():
+        print(json.dumps({"seconds": seconds, "read": [int(share["read"][0]) for share in shares]}))
+
+
+def measure(count, batch):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    hows = [f"localhost:{port},{count},{i}" for i in range(count)] if count > 1 else ["none"]
+    processes = [
+        subprocess.Popen([sys.executable, __file__, "--worker", how, "--batch", str(batch)], stdout=subprocess.PIPE, text=True,
+                         env=os.environ | {"JAX_PLATFORMS": "cpu"})
+        for how in hows
+    ]  # fmt: skip
+    told = [process.communicate()[0] for process in processes]
+    return json.loads(told[0].strip().splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--each", type=int, default=16, help="utterances per process and step")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(arguments.worker, arguments.batch)
+        return
+    for count in arguments.count:
+        batch = count * arguments.each
+        split, alone = measure(count, batch), measure(1, batch)
+        found = {
+            "processes": count,
+            "utterances a step": batch,
+            "milliseconds a step": round(1e3 * split["seconds"], 1),
+            "milliseconds of one process with the same batch": round(1e3 * alone["seconds"], 1),
+            "overhead, milliseconds a step": round(1e3 * (split["seconds"] - alone["seconds"]), 1),
+            "records read by each process": split["read"],
+        }
+        print(json.dumps(found, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""One process of a run that only trains a few steps with SGD: python tests/steps.py HOW CORPUS OUT. Used by test_distributed.py.
+
+Saves, in process 0, for both models and both placements of the data: loss and gradient norm of every step, and the final params.
+"""
+
+import sys
+
+import jax
+import numpy as np
+from absl import flags
+
+from mer_jax import cache, data, distributed, log, shard, train
+from mer_jax import config as config_lib
+from mer_jax.main import parse_distributed
+from mer_jax.records import Corpus
+
+STEPS = 8
+
+
+def experiment(family, placement):
+    config = {"lsgmer": config_lib.LSGMERExperiment, "deepmsi_mer": config_lib.DeepMSIExperiment}[family]()
+    config.data.modalities = ("text", "audio", "visual")
+    config.data.placement, config.data.max_length = placement, (8,)  # one padded length: one program
+    config.optim.name, config.optim.learning_rate, config.optim.warmup = "sgd", 0.05, 0.0
+    config.train.batch_size = 21  # 8 devices cannot share it evenly
+    if family == "lsgmer":
+        config.model.width = 32
+    else:
+        config.model.early_width = config.model.projection = 32
+        config.model.tcn_widths, config.model.late_widths = (32, 32), (32,)
+    return config_lib.validate(config)
+
+
+def run(config, corpus):
+    whole = train.assemble(config, corpus, "unused")
+    whole.fleet.begin()
+    feed = whole.inputs.feed
+    order = data.training_order(feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 8)
+    found = []
+    for _, batch in zip(range(STEPS), feed.training(order, 0), strict=False):
+        terms = log.by_replica(whole.fleet.train(whole.live(), *batch))[0]
+        found.append([terms["loss"], terms["grad_norm"]])
+    scores = whole.fleet.score([0], "test", 16, best=False)[0]
+    params = jax.tree.leaves(distributed.fetch(whole.fleet.saved()["state"].params))
+    return np.array(found), np.concatenate([x.ravel() for x in params]), scores["probabilities"]
+
+
+def main(how, corpus, out):
+    flags.FLAGS.mark_as_parsed()
+    distributed.start(parse_distributed(how), 60, out)
+    shard.start(cache.folder() / "xla")
+    found = {}
+    for family in ("lsgmer", "deepmsi_mer"):
+        for placement in ("resident", "stream"):
+            values = run(experiment(family, placement), Corpus(corpus))
+            for name, value in zip(("terms", "params", "probabilities"), values, strict=True):
+                found[f"{family} {placement} {name}"] = value
+    if distributed.leads():
+        np.savez(out, **found)
+
+
+if __name__ == "__main__":
+    from etils import epath
+
+    main(sys.argv[1], sys.argv[2], epath.Path(sys.argv[3]))

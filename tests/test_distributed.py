@@ -1,0 +1,278 @@
+"""Several real processes as one run: the same numbers, the same files, and what happens when one of them goes."""
+
+import itertools
+import json
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, small_description, small_utterances, user_env
+from test_resume import compare, final_arrays
+
+from mer_jax.demo import write_demo
+from mer_jax.errors import UserError
+from mer_jax.main import parse_distributed
+from mer_jax.records import write_corpus
+
+SMALL = ["--config=configs/lsgmer.py:tiny", "--config.train.epochs=3", "--config.train.batch_size=16"]
+SMALL += ["--config.train.checkpoint_minutes=0.005", "--config.train.log_steps=1", "--config.train.log_reads=True"]
+SGD = ["--config.optim.name=sgd", "--config.optim.learning_rate=0.1", "--config.optim.average=0.9"]
+STREAM = ["--config.data.placement=stream"]
+TIMEOUT = 10  # seconds until a process counts as lost
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def launch(count, cache_home, command, devices=1, env=None):
+    """The same command as `count` processes; each gets its --distributed through `command(how)`."""
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, command(f"localhost:{port},{count},{i}" if count > 1 else "none"))], cwd=ROOT,
+            env=user_env(cache_home, devices) | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def outputs(processes, timeout=170):
+    deadline = time.monotonic() + timeout
+    try:
+        return [p.communicate(timeout=max(1, deadline - time.monotonic()))[0] for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+
+
+def main_command(workdir, corpus, flags):
+    return lambda how: ["-m", "mer_jax.main", *flags, f"--config.data.path={corpus}", f"--workdir={workdir}",
+                        f"--distributed={how}", f"--distributed_timeout={TIMEOUT}"]  # fmt: skip
+
+
+def train(count, cache_home, workdir, corpus, flags, timeout=170):
+    processes = launch(count, cache_home, main_command(workdir, corpus, flags))
+    told = outputs(processes, timeout)
+    assert [p.returncode for p in processes] == [0] * count, "\n".join(told)
+    return told
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed") / "small"
+    write_corpus(folder, small_utterances(480), small_description())
+    return folder
+
+
+def test_the_flag_is_checked():
+    assert parse_distributed("auto") == "auto"
+    assert parse_distributed("10.0.0.1:8476,4,3") == ("10.0.0.1:8476", 4, 3)
+    for wrong in ("", "yes", "host,2,0", "host:1,2", "host:1,2,2", "host:1,0,0"):
+        with pytest.raises(UserError, match="auto, none, or HOST:PORT,N,I"):
+            parse_distributed(wrong)
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_and_devices_is_one(tmp_path, cache_home):
+    """1 x 1, 1 x 8, 2 x 4 and 4 x 2 processes x devices: both models, resident and streamed, step by step."""
+    write_demo(tmp_path / "demo", counts={"train": 120, "valid": 8, "test": 37})
+    found = {}
+    for count, devices in ((1, 1), (1, 8), (2, 4), (4, 2)):
+        out = tmp_path / f"{count}x{devices}.npz"
+        processes = launch(
+            count, cache_home, lambda how, out=out: ["tests/steps.py", how, tmp_path / "demo", out], devices
+        )
+        told = outputs(processes)
+        assert [p.returncode for p in processes] == [0] * count, "\n".join(told)
+        found[count, devices] = np.load(out)
+    one = found.pop((1, 1))
+    assert len(one) == 12
+    for shape, many in found.items():
+        for name, wanted in one.items():
+            tolerance = {"rtol": 1e-5} if name.endswith("terms") else {"atol": 1e-5}
+            np.testing.assert_allclose(many[name], wanted, **tolerance, err_msg=f"{shape} {name}")
+    for family in ("lsgmer", "deepmsi_mer"):
+        terms = one[f"{family} stream terms"]
+        assert terms[-1, 0] < terms[0, 0], "it learns"
+        np.testing.assert_allclose(terms, one[f"{family} resident terms"], rtol=1e-5)
+
+
+def reads(workdir):
+    """{(processes, first step - 1): {step: [ids of process 0, ids of process 1, …]}} of every start of a run."""
+    found = {}
+    for path in (workdir / "reads").glob("*.jsonl"):
+        process, count, start = map(int, re.fullmatch(r"(\d+)-of-(\d+)-from-(\d+)", path.stem).groups())
+        for line in path.read_text().split("\n")[:-1]:
+            row = json.loads(line)
+            found.setdefault((count, start), {}).setdefault(row["step"], {})[process] = row["ids"]
+    return found
+
+
+def check_reads(workdir, whole):
+    """Every start read, at every step, what the undisturbed run did, every utterance by one process."""
+    (wanted,) = reads(whole).values()
+    wanted = {step: sorted(itertools.chain(*ids.values())) for step, ids in wanted.items()}
+    seen = set()
+    for (count, start), steps in reads(workdir).items():
+        assert all(step > start for step in steps)
+        for step, ids in steps.items():
+            if len(ids) == count:  # the others were killed before they wrote
+                assert sorted(itertools.chain(*ids.values())) == wanted[step], (count, start, step)
+                seen.add(step)
+    return seen, set(wanted)
+
+
+def kill_and_go_on(counts, cache_home, workdir, corpus, flags, kills, seed):
+    """Starts the run again and again, each time with one of `counts` processes, and kills one of them at a random moment."""
+    rng = random.Random(seed)
+    for _ in range(kills):
+        count = rng.choice(counts)
+        processes = launch(count, cache_home, main_command(workdir, corpus, flags))
+        deadline, ready = time.monotonic() + 120, workdir / "config.json"
+        while not ready.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 12))
+        rng.choice(processes).send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        outputs(processes)
+        assert time.monotonic() - began < 5 * TIMEOUT, "the others must not hang"
+        assert not (workdir / "metrics.json").exists(), "the run must be longer than the kills"
+    return train(rng.choice(counts), cache_home, workdir, corpus, flags, LONG)
+
+
+LONG = 600
+
+
+def lasting(kills):
+    """Flags of a run that takes longer than so many kills let it live."""
+    return [f"--config.train.epochs={8 * kills}", "--config.train.patience=0", "--config.train.checkpoint_minutes=0.02"]
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_with_other_process_counts(tmp_path, cache_home, corpus, request):
+    kills = request.config.getoption("kills")
+    flags = [*SMALL, *SGD, *STREAM, *lasting(kills)]
+    train(1, cache_home, tmp_path / "whole", corpus, flags, LONG)
+    kill_and_go_on((1, 2, 4), cache_home, tmp_path / "killed", corpus, flags, kills, seed=0)
+    ours, wanted = final_arrays(tmp_path / "killed"), final_arrays(tmp_path / "whole")
+    for name, value in wanted.items():
+        np.testing.assert_allclose(ours[name], value, atol=1e-5, err_msg=name)
+    seen, steps = check_reads(tmp_path / "killed", tmp_path / "whole")
+    assert seen == steps
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_resumed_end_with_the_same_bits(tmp_path, cache_home, corpus, request):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    kills = request.config.getoption("kills")
+    flags = [*SMALL, *STREAM, *lasting(kills)]
+    train(2, cache_home, whole, corpus, flags, LONG)
+    kill_and_go_on((2,), cache_home, killed, corpus, flags, kills, seed=1)
+    compare(killed, whole)
+    seen, steps = check_reads(killed, whole)
+    assert seen == steps
+
+
+@pytest.mark.slow
+def test_a_late_process_is_named(tmp_path, cache_home, corpus):
+    began = time.monotonic()
+    processes = launch(3, cache_home, main_command(tmp_path / "run", corpus, SMALL))
+    processes[1].kill()  # before it could reach the others
+    told = outputs(processes)
+    assert time.monotonic() - began < 4 * TIMEOUT
+    for i in (0, 2):
+        assert processes[i].returncode == 1, told[i]
+        assert "missing is process 1." in told[i]
+    assert not (tmp_path / "run").exists()
+    assert [p.name for p in (tmp_path / ".run.arrivals").iterdir()] == ["missing"]
+
+
+@pytest.mark.slow
+def test_a_lost_process_is_named(tmp_path, cache_home, corpus):
+    flags = [*SMALL, "--config.train.epochs=500", "--config.train.patience=0"]
+    processes = launch(2, cache_home, main_command(tmp_path / "run", corpus, flags))
+    while not (tmp_path / "run" / "history.jsonl").exists():
+        assert all(p.poll() is None for p in processes)
+        time.sleep(0.1)
+    began = time.monotonic()
+    processes[1].kill()
+    told = outputs(processes)
+    assert time.monotonic() - began < 4 * TIMEOUT
+    assert processes[0].returncode != 0
+    assert "unhealthy tasks" in told[0] or "are unhealthy (stopped sending heartbeats):\n1\n" in told[0]
+    assert "The same command on all hosts carries on" in told[0]
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_is_told_by_all_and_ends_all(tmp_path, cache_home, corpus):
+    """A record that cannot be read, in the part of one of them."""
+    write_corpus(tmp_path / "bad", small_utterances(480), small_description())
+    shard = sorted((tmp_path / "bad").glob("train*.tfrecord"))[0]
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    shard.write_bytes(damaged)
+    processes = launch(2, cache_home, main_command(tmp_path / "run", tmp_path / "bad", SMALL))
+    told = outputs(processes)
+    for p, output in zip(processes, told, strict=True):
+        assert p.returncode == 2, output
+        assert "Traceback" not in output
+        assert shard.name in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("when", ["step", "evaluation", "save"])
+def test_sigterm_saves_and_exits_with_0(tmp_path, cache_home, corpus, count, when):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole, stopped = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    train(count, cache_home, whole, corpus, SMALL)
+    epoch = json.loads((whole / "history.jsonl").read_text().splitlines()[0])["step"]
+    seldom = ["--config.train.checkpoint_minutes=10"]  # nothing is saved in between
+    flags = SMALL if when == "save" else [*SMALL, *seldom]
+    processes = launch(count, cache_home, main_command(stopped, corpus, flags))
+
+    def at():
+        found = sorted((stopped / "reads").glob("0-*")) if (stopped / "reads").exists() else []
+        return len(found[0].read_text().split("\n")) - 1 if found else 0
+
+    reached = {
+        "step": lambda: at() >= epoch // 2,
+        "evaluation": lambda: at() >= epoch,  # the step is done in a moment; then the validation part is scored
+        "save": lambda: list((stopped / "checkpoints").glob("*tmp*")),
+    }[when]
+    while not reached():
+        assert all(p.poll() is None for p in processes), outputs(processes)
+        time.sleep(0.001)
+    began = time.monotonic()
+    processes[-1].send_signal(signal.SIGTERM)  # one of them is told; all stop
+    told = outputs(processes)
+    seconds = time.monotonic() - began
+    assert [p.returncode for p in processes] == [0] * count, told
+    assert "the same command carries on" in told[0]
+    assert not (stopped / "metrics.json").exists()
+    assert seconds < 30
+    print(f"{count} processes, in a {when}: {seconds:.1f} s from SIGTERM to exit")
+    told = train(count, cache_home, stopped, corpus, SMALL)
+    assert "resuming after step" in told[0]
+    compare(stopped, whole)
+
+
+@pytest.mark.slow
+def test_each_process_reads_its_share_of_the_bytes(tmp_path, cache_home, corpus):
+    """At the start, and at every step of a streamed run."""
+    train(4, cache_home, tmp_path / "run", corpus, [*SMALL, *STREAM, "--config.train.epochs=1"])
+    (steps,) = reads(tmp_path / "run").values()
+    for ids in steps.values():
+        assert [len(ids[i]) for i in range(4)] == [4, 4, 4, 4]

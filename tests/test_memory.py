@@ -1,0 +1,113 @@
+"""A batch in pieces: the same update in less memory; and a trace of what the devices do."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from conftest import small_description, small_utterances
+from test_sharding import with_sgd
+
+from mer_jax import config as config_lib
+from mer_jax import data, log, shard, train
+from mer_jax.demo import write_demo
+from mer_jax.errors import UserError
+from mer_jax.records import Corpus, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("memory") / "demo"
+    write_demo(folder, counts={"train": 200, "valid": 8, "test": 8})
+    return Corpus(folder)
+
+
+def experiment(family):
+    config = {"lsgmer": config_lib.LSGMERExperiment, "deepmsi_mer": config_lib.DeepMSIExperiment}[family]()
+    config.data.modalities, config.data.max_length = ("text", "audio", "visual"), (12,)
+    model = with_sgd(config).model
+    config.train.batch_size = 64
+    for name in vars(model):
+        if name.endswith("dropout"):
+            setattr(model, name, 0.0)
+    if family == "lsgmer":
+        model.width = 32
+    else:
+        model.vsc = False
+    return config
+
+
+def steps(config, corpus, count, devices=1):
+    """Loss terms of every step, the params, and the bytes that a step needs besides its arguments and results."""
+    whole = train.assemble(config, corpus, "unused", jax.devices()[:devices])
+    whole.fleet.begin()
+    rows = whole.inputs.rows_of_training()
+    order = data.training_order(whole.inputs.feed.pool, rows, config.train.batch_size, 0, 1)
+    terms = []
+    for batch in itertools.islice(whole.inputs.feed.training(order, 0), count):
+        terms.append(log.by_replica(whole.fleet.train([0], *batch))[0])
+    state = whole.program.init(
+        *jax.tree.map(lambda x: shard.put(x, whole.program.each), (np.uint32(0), whole.inputs.given[0]))
+    )
+    weight = shard.put(whole.inputs.trains[0][batch[-1]], whole.program.both)
+    compiled = whole.program.train.lower(state, weight, *batch[:3]).compile()
+    return terms, jax.device_get(whole.fleet.saved()["state"].params), compiled.memory_analysis().temp_size_in_bytes
+
+
+def assert_same(a, b):
+    for x, y in zip(a[0], b[0], strict=True):
+        assert x.keys() == y.keys()
+        for name in x:
+            np.testing.assert_allclose(x[name], y[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a[1], b[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["lsgmer", "deepmsi_mer"])
+def test_a_batch_in_pieces_is_the_batch(family, corpus):
+    """Also for the contrastive loss, which compares every sample of the batch with every other; 3 pieces do not divide 64."""
+    config = experiment(family)
+    whole = steps(config, corpus, 3)
+    config.train.accumulate = 3
+    assert_same(steps(config, corpus, 3), whole)
+    config.train.accumulate = 8
+    pieces = steps(config, corpus, 3)
+    assert_same(pieces, whole)
+    if family == "lsgmer":  # at this size most of DeepMSI-MER's memory is that of its gradients
+        assert pieces[2] < 0.5 * whole[2], (pieces[2], whole[2])
+
+
+@pytest.mark.slow
+def test_pieces_on_eight_devices(corpus):
+    config = experiment("lsgmer")
+    whole = steps(config, corpus, 2)
+    config.train.accumulate = 2
+    assert_same(steps(config, corpus, 2, devices=8), whole)
+
+
+def test_batch_norm_takes_no_pieces():
+    config = config_lib.DeepMSIExperiment()
+    config.data.modalities = ("text", "audio", "visual")
+    config.model.variant, config.optim.average, config.train.accumulate = "published", 0.0, 2
+    with pytest.raises(UserError, match=r"train.accumulate=2: must be 1 with model.variant=published"):
+        config_lib.validate(config)
+
+
+@pytest.mark.slow
+def test_a_trace_of_some_steps(tmp_path, run_cli):
+    write_corpus(tmp_path / "small", small_utterances(), small_description())
+    flags = [
+        "--config=configs/lsgmer.py:tiny",
+        f"--config.data.path={tmp_path / 'small'}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    flags += ["--config.train.batch_size=8", "--config.train.epochs=2"]
+    done = run_cli(*flags, "--profile=3:4")
+    assert done.returncode == 0, done.stderr
+    assert "a trace of the training is in" in done.stdout
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    assert list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
+    for wrong in ("3", "0:4", "5:4", "a:b"):
+        done = run_cli(*flags, f"--profile={wrong}")
+        assert done.returncode == 2
+        assert "must be START:STOP" in done.stderr
