@@ -27,8 +27,11 @@ done
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
 code=0
 for pid in "${pids[@]}"; do
-  while kill -0 "$pid" 2>/dev/null; do
-    wait "$pid" && found=0 || found=$?
+  found=0
+  wait "$pid" || found=$?
+  while kill -0 "$pid" 2>/dev/null; do # a signal came in between
+    found=0
+    wait "$pid" || found=$?
   done
   if ((found && !code)); then code=$found; fi
 done

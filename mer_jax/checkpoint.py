@@ -19,6 +19,10 @@ from mer_jax.errors import UserError
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save at INFO and WARNING
 
 
+class Damaged(Exception):
+    """A checkpoint can be read, but is not what was saved."""
+
+
 class Checkpoints:
     """Numbered checkpoints in `folder`: a state (pytree of arrays) and a JSON dict beside it.
 
@@ -33,6 +37,8 @@ class Checkpoints:
             item_handlers={"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
         )
+        # Orbax would count its own questions to JAX's preemption service among ours: see distributed.Notice.
+        self._manager.reached_preemption = lambda step: False
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
@@ -40,29 +46,48 @@ class Checkpoints:
     def newest(self, read: Callable[[int], Any], tell: Callable[[str], None]) -> Any:
         """What `read` makes of the newest checkpoint that it can; None if there is none at all.
 
-        One that is damaged is told and deleted, and the one before is read. UserErrors of `read` are its own. Raises UserError,
-        and deletes nothing, if all are damaged.
+        One that is damaged is told and set aside, as STEP.damaged, and the one before is read. UserErrors of `read` are its own.
+        Raises UserError, and touches nothing, if all are damaged, or if one of several processes cannot read its part.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        damaged = []
-        for step in steps:
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found = read(step)
+                found = self._twice(read, step)
             except UserError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise what they like
+                why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                if distributed.several() and not isinstance(
+                    error, Damaged
+                ):  # the others may have read theirs, and wait
+                    raise UserError(f"checkpoint {step} in {self._manager.directory} cannot be read here: {why}. If it stays so, the same "
+                                    "command as one process (--distributed=none) sets it aside and carries on") from None  # fmt: skip
                 damaged.append(step)
-                why = str(error).strip().splitlines() or [type(error).__name__]
-                tell(f"checkpoint {step} in {self._manager.directory} is damaged: {why[0][:200]}")
+                tell(f"checkpoint {step} in {self._manager.directory} is damaged: {why}")
                 continue
             for bad in damaged:
-                self._manager.delete(bad)
-                tell(f"checkpoint {bad} is deleted; the one before, {step}, takes its place")
+                tell(f"checkpoint {bad} is set aside as {bad}.damaged; the one before, {step}, takes its place")
+                if distributed.leads():
+                    (self._manager.directory / str(bad)).rename(self._manager.directory / f"{bad}.damaged")
+            if damaged:
+                distributed.meet("damaged checkpoints are set aside")
+                self._manager.reload()
             return found
         if damaged:
             raise UserError(f"{self._manager.directory}: every checkpoint is damaged ({', '.join(map(str, damaged))}); bring one back, or "
                             "use another --workdir to start anew")  # fmt: skip
         return None
+
+    def _twice(self, read: Callable[[int], Any], step: int) -> Any:
+        """A disk or a bucket may fail once."""
+        try:
+            return read(step)
+        except (UserError, Damaged):
+            raise
+        except Exception:
+            if distributed.several():
+                raise
+            return read(step)
 
     def save(self, step: int, state: Any, info: dict[str, Any]) -> None:
         """Starts saving; returns when the state may be changed. Raises UserError if the disk refuses."""
@@ -85,14 +110,14 @@ class Checkpoints:
         """The state saved at `step`, laid out as `like` (ShapeDtypeStructs with shardings), on whatever mesh it was saved.
 
         Raises UserError if a saved array is missing or has another shape or type: Orbax itself would pad or cast. Raises
-        OSError if an array is not, bit for bit, what was saved.
+        Damaged if an array is not, bit for bit, what was saved.
         """
         self._compare(step, like)
         state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
         saved, now = self._json(step)["sums"], sums(state)
         wrong = sorted(name for name in now if saved.get(name) != now[name])
         if wrong:
-            raise OSError(f"array {wrong[0]} is not what was saved ({len(wrong)} of {len(now)} arrays)")
+            raise Damaged(f"array {wrong[0]} is not what was saved ({len(wrong)} of {len(now)} arrays)")
         return state
 
     def wait(self) -> None:
@@ -120,7 +145,7 @@ class Checkpoints:
 
 
 def sums(tree: Any) -> dict[str, int]:
-    """A checksum of every array, by path: of its bits, each weighed by its place; the same however the array is laid out.
+    """A checksum of every array, by path: of its bits, each mixed with its place; the same however the array is laid out.
 
     Every device sums what it holds, without talking to the others.
     """
@@ -148,7 +173,13 @@ def _sum(x: Array, starts: tuple[Any, ...], strides: tuple[int, ...]) -> UInt32[
     place = jnp.zeros(x.shape, jnp.uint32)
     for i, (start, stride) in enumerate(zip(starts, strides, strict=True)):
         place += (jax.lax.broadcasted_iota(jnp.uint32, x.shape, i) + start) * np.uint32(stride)
-    return (jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32) * (2 * place + 1)).sum(dtype=jnp.uint32)
+    mixed = jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32) ^ (place * np.uint32(0x9E3779B1))
+    for factor in (
+        0x85EBCA6B,
+        0xC2B2AE35,
+    ):  # as murmur3 ends: every bit of value and place reaches every bit of the sum
+        mixed = (mixed ^ (mixed >> 15)) * np.uint32(factor)
+    return (mixed ^ (mixed >> 16)).sum(dtype=jnp.uint32)
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Several processes as one run, by JAX's own runtime: the start, what all of them must agree on, and how they end."""
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -51,6 +52,9 @@ def start(how: str | tuple[str, int, int], timeout: int, workdir: epath.Path) ->
         )  # fmt: skip
     except ValueError as error:
         if how == "auto" and "coordinator_address" in str(error):  # nothing started us as one of several
+            if "KUBERNETES_SERVICE_HOST" in os.environ:
+                raise UserError("this is a pod of Kubernetes, and JAX cannot tell of which job: say --distributed=none if it is the only "
+                                "one, else --distributed=HOST:PORT,N,I") from None  # fmt: skip
             return
         raise UserError(f"--distributed: {error}") from None
     finally:
@@ -183,9 +187,12 @@ class Stopped(Exception):
     """The machine is wanted back; all is saved, and the run is not finished."""
 
 
+_asked = itertools.count(1)
+
+
 class Notice:
     """SIGTERM, or the platform's notice that this machine is about to be taken away. A process alone listens itself; of
-    several, JAX's preemption service agrees on the step at which all of them stop."""
+    several, JAX's preemption service agrees on the question after which all of them stop."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -196,11 +203,15 @@ class Notice:
     def _note(self, *_: Any) -> None:
         self._asked = True
 
-    def at(self, step: int) -> bool:
-        """Whether to stop now; every process asks at every step."""
+    def given(self) -> bool:
+        """Whether to stop now; every process asks equally often.
+
+        JAX counts the questions, over all runs of the process: counted by steps, one that comes while a run is resumed would
+        be due at a step long past.
+        """
         if global_state.client is None:
             return self._asked
-        return multihost_utils.reached_preemption_sync_point(step)
+        return multihost_utils.reached_preemption_sync_point(next(_asked))
 
     def close(self) -> None:
         if self._listens:

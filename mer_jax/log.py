@@ -93,14 +93,15 @@ class Reads:
 
 
 class Profile:
-    """A trace of the steps START to STOP (None: of none) in workdir/profile, of what this process's devices do."""
+    """A trace of the steps START to STOP (None: of none) in workdir/profile/PROCESS, of what this process's devices do."""
 
     def __init__(self, workdir: epath.PathLike, steps: tuple[int, int] | None):
-        self._folder, self._steps, self._runs = epath.Path(workdir) / "profile", steps, False
+        self._folder = epath.Path(workdir) / "profile" / str(jax.process_index())
+        self._steps, self._runs = steps, False
 
     def before(self, step: int) -> None:
         if self._steps and not self._runs and self._steps[0] <= step <= self._steps[1]:
-            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+            jax.profiler.start_trace(str(self._folder), create_perfetto_trace="://" not in str(self._folder))
             self._runs = True
 
     def after(self, step: int, made: Any) -> None:

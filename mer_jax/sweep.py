@@ -56,7 +56,7 @@ def main(_: list[str]) -> None:
 
 
 def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, workdir: epath.Path) -> None:
-    from mer_jax import log, train
+    from mer_jax import distributed, log, train
     from mer_jax.summary import markdown
 
     found: dict[str, dict[str, Any]] = {}  # rows that have finished
@@ -66,6 +66,8 @@ def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, work
         try:
             found[row] = train.run(experiment, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
         except UserError as error:  # a row that diverges must not cost the others
+            if distributed.several():  # who knows whether the other processes are at the same row
+                raise
             failed.append(f"{row}: {error}")
             log.console.print(f"failed: {error}")
         log.write_json(

@@ -64,7 +64,9 @@ def finished(workdir: epath.Path, now: dict[str, Any], allow_config_change: bool
         raise UserError(f"--workdir={workdir} is a file; it must be a folder, or not exist yet")
     foreign = UserError(f"{workdir} is not empty and holds no run of ours; choose another --workdir")
     if not path.exists():
-        if workdir.exists() and any(workdir.iterdir()):
+        if workdir.exists() and not all(
+            p.name.endswith(".partial") for p in workdir.iterdir()
+        ):  # of a write that was killed
             raise foreign
         return False
     before = read_json(path)
@@ -178,9 +180,9 @@ def run(
         loop(whole, checkpoints, start, notice, log.Profile(workdir, profile))
     finally:
         checkpoints.close()
-        notice.close()
-    result = finish(whole, leaks)
+    result = finish(whole, leaks)  # a notice that comes now is too late to stop for
     distributed.meet("finished")
+    notice.close()
     return result
 
 
@@ -283,13 +285,14 @@ def loop(
             for at in range(start + 1, total + 1):
                 if not (live := whole.live()):
                     break
-                if notice.at(at):
+                if notice.given():
                     began = time.monotonic()
                     if at - 1 > saved_at:
                         save(at - 1, by_replica(terms))
                     checkpoints.wait()
-                    log.console.print(f"asked to stop: step {at - 1} of {total} is saved, {time.monotonic() - began:.1f} s after the "
-                                      "notice was seen; the same command carries on from it")  # fmt: skip
+                    what = f"step {at - 1} of {total} is saved" if at > 1 else "nothing is trained yet"
+                    log.console.print(f"asked to stop: {what}, {time.monotonic() - began:.1f} s after the notice was seen; "
+                                      "the same command carries on")  # fmt: skip
                     raise distributed.Stopped
                 profile.before(at)
                 with meter.waiting():
@@ -457,8 +460,13 @@ def score_again(config: config_lib.Experiment, corpus: Corpus, workdir: epath.Pa
     known = read_json(workdir / "metrics.json")
     whole = assemble(config, corpus, workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-    if resume_or_begin(whole, checkpoints) == 0:
+    latest = checkpoints.latest()
+    if latest is None:
         raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint: it cannot be scored again")
+    try:
+        whole.fleet.load(resume(whole, checkpoints, latest)[1])
+    except checkpoint.Damaged as error:
+        raise UserError(f"checkpoint {latest} in {workdir / 'checkpoints'} is damaged: {error}") from None
     checkpoints.close()
     results, _ = score_parts(whole)
     show(known, workdir)

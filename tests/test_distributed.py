@@ -270,6 +270,29 @@ def test_sigterm_saves_and_exits_with_0(tmp_path, cache_home, corpus, count, whe
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_sigterm_while_a_run_is_resumed(tmp_path, cache_home, corpus, count):
+    """It comes before the first step of this start, whose number is not 1."""
+    flags = [*SMALL, "--config.train.epochs=400", "--config.train.patience=0"]
+    workdir = tmp_path / "run"
+    first = launch(count, cache_home, main_command(workdir, corpus, flags))
+    while not (workdir / "history.jsonl").exists():
+        assert all(p.poll() is None for p in first), outputs(first)
+        time.sleep(0.05)
+    for process in first:
+        process.kill()
+    outputs(first)
+    again = launch(count, cache_home, main_command(workdir, corpus, flags))
+    for line in again[0].stdout:
+        if "train and test share" in line:  # JAX has started, the checkpoint is not read yet
+            break
+    again[-1].send_signal(signal.SIGTERM)
+    told = outputs(again)
+    assert [p.returncode for p in again] == [0] * count, told
+    assert "asked to stop" in told[0]
+
+
+@pytest.mark.slow
 def test_each_process_reads_its_share_of_the_bytes(tmp_path, cache_home, corpus):
     """At the start, and at every step of a streamed run."""
     train(4, cache_home, tmp_path / "run", corpus, [*SMALL, *STREAM, "--config.train.epochs=1"])

@@ -38,7 +38,7 @@ ALLOWED = {
         "statistics", "summary",
     },
     "main": {"cache", "config", "demo", "distributed", "errors", "log", "protocols", "records", "replicas", "shard", "train"},
-    "sweep": {"config", "errors", "log", "main", "records", "summary", "train"},
+    "sweep": {"config", "distributed", "errors", "log", "main", "records", "summary", "train"},
     "compare": {"errors", "statistics"},
 }  # fmt: skip
 NO_JAX = ("errors", "cache", "config", "records", "demo", "protocols", "replicas", "statistics", "compare")

@@ -105,8 +105,8 @@ def test_a_trace_of_some_steps(tmp_path, run_cli):
     done = run_cli(*flags, "--profile=3:4")
     assert done.returncode == 0, done.stderr
     assert "a trace of the training is in" in done.stdout
-    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
-    assert list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
+    assert list((tmp_path / "run" / "profile").glob("0/**/*.xplane.pb"))
+    assert list((tmp_path / "run" / "profile").glob("0/**/perfetto_trace.json.gz"))
     for wrong in ("3", "0:4", "5:4", "a:b"):
         done = run_cli(*flags, f"--profile={wrong}")
         assert done.returncode == 2

@@ -10,7 +10,12 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . launch/tpu_vm/settings.sh
 tpu=(gcloud compute tpus tpu-vm)
-if ! "${tpu[@]}" describe "$NAME" --zone="$ZONE" >/dev/null 2>&1; then
+state=$("${tpu[@]}" describe "$NAME" --zone="$ZONE" --format='value(state)' 2>/dev/null || true)
+if [[ $state == PREEMPTED || $state == TERMINATED ]]; then # a spot TPU that was taken away
+  "${tpu[@]}" delete "$NAME" --zone="$ZONE" --quiet
+  state=
+fi
+if [[ -z $state ]]; then
   "${tpu[@]}" create "$NAME" --zone="$ZONE" --accelerator-type="$TYPE" --version="$VERSION" ${SPOT:+--spot}
 fi
 archive=$(mktemp --suffix=.tar.gz)
@@ -20,5 +25,7 @@ git archive --format=tar.gz --output="$archive" HEAD
 "${tpu[@]}" ssh "$NAME" --zone="$ZONE" --worker=all --command='
   set -e
   rm -rf mer_jax && mkdir mer_jax && tar -xzf mer_jax.tar.gz -C mer_jax
-  python3 -m venv venv && venv/bin/pip install -q -e "mer_jax[tpu,gcs]"'
+  curl -LsSf https://astral.sh/uv/install.sh | sh  # brings a Python of its own; the one of the runtime may be too old
+  ~/.local/bin/uv venv --allow-existing --python 3.12 venv
+  ~/.local/bin/uv pip install -q --python venv/bin/python -e "mer_jax[tpu,gcs]"'
 echo "ready; next: launch/tpu_vm/run.sh --config=... --workdir=gs://BUCKET/..."
