@@ -19,10 +19,6 @@ from mer_jax.errors import UserError
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save at INFO and WARNING
 
 
-class Damaged(Exception):
-    """A checkpoint can be read, but is not what was saved."""
-
-
 class Checkpoints:
     """Numbered checkpoints in `folder`: a state (pytree of arrays) and a JSON dict beside it.
 
@@ -43,51 +39,66 @@ class Checkpoints:
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
-    def newest(self, read: Callable[[int], Any], tell: Callable[[str], None]) -> Any:
-        """What `read` makes of the newest checkpoint that it can; None if there is none at all.
+    def newest(
+        self,
+        like: Any,
+        check: Callable[[int, dict[str, Any]], None],
+        tell: Callable[[str], None],
+        *,
+        fall_back: bool = True,
+    ) -> tuple[int, dict[str, Any], Any] | None:
+        """The newest checkpoint's number, JSON dict, and state, laid out as `like` (ShapeDtypeStructs with shardings) on whatever
+        mesh it was saved; None if there is no checkpoint. check(number, dict) may refuse it with a UserError.
 
-        One that is damaged is told and set aside, as STEP.damaged, and the one before is read. UserErrors of `read` are its own.
-        Raises UserError, and touches nothing, if all are damaged, or if one of several processes cannot read its part.
+        One that any process finds damaged is told and set aside, as STEP.damaged, and the one before is read. Raises UserError,
+        and touches nothing, if all are damaged, or the newest is and `fall_back` is off; or if a saved array is missing or has
+        another shape or type, which Orbax itself would pad or cast.
         """
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                found = self._twice(read, step)
-            except UserError:
-                raise
-            except Exception as error:  # Orbax and TensorStore raise what they like
-                why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-                if distributed.several() and not isinstance(
-                    error, Damaged
-                ):  # the others may have read theirs, and wait
-                    raise UserError(f"checkpoint {step} in {self._manager.directory} cannot be read here: {why}. If it stays so, the same "
-                                    "command as one process (--distributed=none) sets it aside and carries on") from None  # fmt: skip
-                damaged.append(step)
-                tell(f"checkpoint {step} in {self._manager.directory} is damaged: {why}")
-                continue
-            for bad in damaged:
-                tell(f"checkpoint {bad} is set aside as {bad}.damaged; the one before, {step}, takes its place")
-                if distributed.leads():
-                    (self._manager.directory / str(bad)).rename(self._manager.directory / f"{bad}.damaged")
-            if damaged:
-                distributed.meet("damaged checkpoints are set aside")
-                self._manager.reload()
-            return found
+            where = f"checkpoint {step} in {self._manager.directory}"
+            info, state, why = self._read(step, like, check)
+            why = distributed.first(why) or wrong_sums(info["sums"], state)
+            if not why:
+                for bad in damaged:
+                    tell(f"checkpoint {bad} is set aside as {bad}.damaged; the one before, {step}, takes its place")
+                    if distributed.leads():
+                        (self._manager.directory / str(bad)).rename(self._manager.directory / f"{bad}.damaged")
+                if damaged:
+                    distributed.meet("damaged checkpoints are set aside")
+                    self._manager.reload()
+                return step, info["info"], state
+            damaged.append(step)
+            if not fall_back:
+                raise UserError(f"{where} is damaged: {why}")
+            tell(f"{where} is damaged: {why}")
         if damaged:
             raise UserError(f"{self._manager.directory}: every checkpoint is damaged ({', '.join(map(str, damaged))}); bring one back, or "
                             "use another --workdir to start anew")  # fmt: skip
         return None
 
-    def _twice(self, read: Callable[[int], Any], step: int) -> Any:
-        """A disk or a bucket may fail once."""
-        try:
-            return read(step)
-        except (UserError, Damaged):
-            raise
-        except Exception:
-            if distributed.several():
+    def _read(
+        self, step: int, like: Any, check: Callable[[int, dict[str, Any]], None]
+    ) -> tuple[dict[str, Any], Any, str]:
+        """(JSON, state, "") or ({"sums": {}}, None, why not). No process waits for another here: Orbax's own `restore` would."""
+        folder = self._manager.directory / str(step)
+        why = ""
+        for _ in range(2):  # a disk or a bucket may fail once
+            try:
+                info = ocp.JsonCheckpointHandler().restore(folder / "info")
+                if "sums" not in info:
+                    raise UserError(
+                        f"{folder} was written by a mer_jax before 0.4; finish the run with that, or use another --workdir"
+                    )
+                check(step, info["info"])
+                handler = ocp.StandardCheckpointHandler()
+                self._compare(handler.metadata(folder / "state"), like, str(folder))
+                return info, handler.restore(folder / "state", args=ocp.args.StandardRestore(like)), ""
+            except UserError:
                 raise
-            return read(step)
+            except Exception as error:  # Orbax and TensorStore raise what they like
+                why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return {"sums": {}}, None, why
 
     def save(self, step: int, state: Any, info: dict[str, Any]) -> None:
         """Starts saving; returns when the state may be changed. Raises UserError if the disk refuses."""
@@ -100,26 +111,6 @@ class Checkpoints:
             raise UserError(f"cannot save checkpoint {step} in {self._manager.directory}: {error}") from None
         assert saved, f"checkpoint {step} exists already"
 
-    def info(self, step: int) -> dict[str, Any]:
-        return self._json(step)["info"]
-
-    def _json(self, step: int) -> dict[str, Any]:
-        return self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
-
-    def restore(self, step: int, like: Any) -> Any:
-        """The state saved at `step`, laid out as `like` (ShapeDtypeStructs with shardings), on whatever mesh it was saved.
-
-        Raises UserError if a saved array is missing or has another shape or type: Orbax itself would pad or cast. Raises
-        Damaged if an array is not, bit for bit, what was saved.
-        """
-        self._compare(step, like)
-        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
-        saved, now = self._json(step)["sums"], sums(state)
-        wrong = sorted(name for name in now if saved.get(name) != now[name])
-        if wrong:
-            raise Damaged(f"array {wrong[0]} is not what was saved ({len(wrong)} of {len(now)} arrays)")
-        return state
-
     def wait(self) -> None:
         """Returns when every save is on disk."""
         self._manager.wait_until_finished()
@@ -127,10 +118,9 @@ class Checkpoints:
     def close(self) -> None:
         self._manager.close()
 
-    def _compare(self, step: int, like: Any) -> None:
-        saved = _leaves(self._manager.item_metadata(step)["state"].tree)
-        wanted = _leaves(like)
-        where = f"checkpoint {step} in {self._manager.directory}"
+    @staticmethod
+    def _compare(metadata: Any, like: Any, where: str) -> None:
+        saved, wanted = _leaves(getattr(metadata, "tree", metadata)), _leaves(like)
         for name in sorted(saved.keys() ^ wanted.keys()):
             raise UserError(f"{where}: array {name} is {'not in this model' if name in saved else 'missing'}")
         for name, want in wanted.items():
@@ -142,6 +132,13 @@ class Checkpoints:
                 raise UserError(
                     f"{where}: array {name} is {have.dtype}{list(have.shape)}, the config wants {want.dtype}{list(want.shape)}"
                 )
+
+
+def wrong_sums(saved: dict[str, int], state: Any) -> str:
+    """What is wrong if an array is not, bit for bit, what was saved; else nothing. Every process asks."""
+    now = sums(state)
+    wrong = sorted(name for name in now if saved.get(name) != now[name])
+    return f"array {wrong[0]} is not what was saved ({len(wrong)} of {len(now)} arrays)" if wrong else ""
 
 
 def sums(tree: Any) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """A whole run: the workdir, the loop, the best checkpoint scored once."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
@@ -210,26 +211,28 @@ def tell_start(whole: Run) -> None:
 
 def resume_or_begin(whole: Run, checkpoints: checkpoint.Checkpoints) -> int:
     """The step to carry on after."""
-    found = checkpoints.newest(lambda at: resume(whole, checkpoints, at), log.console.print)
+    found = checkpoints.newest(whole.fleet.like(), functools.partial(refuse_other, whole), log.console.print)
     if found is None:
         whole.fleet.begin()
         return 0
-    at, saved = found
-    whole.fleet.load(saved)
+    at = take_up(whole, found)
     log.console.print(f"resuming after step {at}")
     return at
 
 
-def resume(whole: Run, checkpoints: checkpoint.Checkpoints, at: int) -> tuple[int, Any]:
-    """(at, the states saved there); the run's standings are set to the saved ones."""
+def refuse_other(whole: Run, at: int, info: dict[str, Any]) -> None:
+    """Raises UserError if a checkpoint is not of these replicas on these data."""
     names = [replica.name for replica in whole.fleet.replicas]
-    info = checkpoints.info(at)
     if [standing["name"] for standing in info.get("replicas", [])] != names or info.get("data") != data_of(whole):
         raise UserError(f"{whole.workdir}: checkpoint {at} was trained on another split, on other data or as other replicas, "
                         "so that carrying on could test what has been trained on; use another --workdir")  # fmt: skip
-    saved = checkpoints.restore(at, whole.fleet.like())
+
+
+def take_up(whole: Run, found: tuple[int, dict[str, Any], Any]) -> int:
+    at, info, saved = found
     whole.standings = [Standing(**{k: v for k, v in s.items() if k != "name"}) for s in info["replicas"]]
-    return at, saved
+    whole.fleet.load(saved)
+    return at
 
 
 def data_of(whole: Run) -> dict[str, Any]:
@@ -460,13 +463,12 @@ def score_again(config: config_lib.Experiment, corpus: Corpus, workdir: epath.Pa
     known = read_json(workdir / "metrics.json")
     whole = assemble(config, corpus, workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-    latest = checkpoints.latest()
-    if latest is None:
+    found = checkpoints.newest(
+        whole.fleet.like(), functools.partial(refuse_other, whole), log.console.print, fall_back=False
+    )
+    if found is None:
         raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint: it cannot be scored again")
-    try:
-        whole.fleet.load(resume(whole, checkpoints, latest)[1])
-    except checkpoint.Damaged as error:
-        raise UserError(f"checkpoint {latest} in {workdir / 'checkpoints'} is damaged: {error}") from None
+    take_up(whole, found)
     checkpoints.close()
     results, _ = score_parts(whole)
     show(known, workdir)

@@ -1,5 +1,6 @@
 """Several real processes as one run: the same numbers, the same files, and what happens when one of them goes."""
 
+import functools
 import itertools
 import json
 import random
@@ -13,7 +14,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, small_description, small_utterances, user_env
-from test_resume import compare, final_arrays
+from test_resume import committed, compare, final_arrays
 
 from mer_jax.demo import write_demo
 from mer_jax.errors import UserError
@@ -91,7 +92,7 @@ def test_any_number_of_processes_and_devices_is_one(tmp_path, cache_home):
         processes = launch(
             count, cache_home, lambda how, out=out: ["tests/steps.py", how, tmp_path / "demo", out], devices
         )
-        told = outputs(processes)
+        told = outputs(processes, 400)
         assert [p.returncode for p in processes] == [0] * count, "\n".join(told)
         found[count, devices] = np.load(out)
     one = found.pop((1, 1))
@@ -230,14 +231,24 @@ def test_an_error_of_one_process_is_told_by_all_and_ends_all(tmp_path, cache_hom
         assert shard.name in output
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache_home, corpus):
+    """The workdir of a SMALL run with so many processes that nothing happened to."""
+
+    @functools.cache
+    def run(count):
+        workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+        train(count, cache_home, workdir, corpus, SMALL)
+        return workdir
+
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("when", ["step", "evaluation", "save"])
-def test_sigterm_saves_and_exits_with_0(tmp_path, cache_home, corpus, count, when):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    whole, stopped = tmp_path / "a" / "run", tmp_path / "b" / "run"
-    train(count, cache_home, whole, corpus, SMALL)
+def test_sigterm_saves_and_exits_with_0(tmp_path, cache_home, corpus, undisturbed, count, when):
+    whole, stopped = undisturbed(count), tmp_path / "run"
     epoch = json.loads((whole / "history.jsonl").read_text().splitlines()[0])["step"]
     seldom = ["--config.train.checkpoint_minutes=10"]  # nothing is saved in between
     flags = SMALL if when == "save" else [*SMALL, *seldom]
@@ -293,9 +304,52 @@ def test_sigterm_while_a_run_is_resumed(tmp_path, cache_home, corpus, count):
 
 
 @pytest.mark.slow
-def test_each_process_reads_its_share_of_the_bytes(tmp_path, cache_home, corpus):
-    """At the start, and at every step of a streamed run."""
-    train(4, cache_home, tmp_path / "run", corpus, [*SMALL, *STREAM, "--config.train.epochs=1"])
-    (steps,) = reads(tmp_path / "run").values()
-    for ids in steps.values():
-        assert [len(ids[i]) for i in range(4)] == [4, 4, 4, 4]
+def test_what_one_process_cannot_read_all_leave_aside(tmp_path, cache_home, corpus):
+    """With fsdp each process writes, and reads, its own part of the newest checkpoint; one of them is cut off."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole, damaged = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    flags = [*SMALL, "--config.mesh.fsdp=True"]
+    train(2, cache_home, whole, corpus, flags)
+    processes = launch(2, cache_home, main_command(damaged, corpus, flags))
+    while not (damaged / "history.jsonl").exists() or len(committed(damaged)) < 2:
+        assert all(p.poll() is None for p in processes), outputs(processes)
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()
+    outputs(processes)
+    newest = damaged / "checkpoints" / str(committed(damaged)[-1])
+    part = max((newest / "state" / "ocdbt.process_1" / "d").iterdir(), key=lambda path: path.stat().st_size)
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    told = train(2, cache_home, damaged, corpus, flags)
+    assert f"checkpoint {newest.name} in" in told[0]
+    assert "is damaged" in told[0]
+    assert "resuming after step" in told[0]
+    compare(damaged, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["stream", "resident"])
+def test_each_process_reads_its_share_of_the_bytes(tmp_path, cache_home, corpus, placement):
+    """Counted where Python asks the system for them: at the start, at every step and evaluation of a streamed run."""
+    flags = [
+        *SMALL[:1],
+        f"--config.data.placement={placement}",
+        "--config.train.epochs=2",
+        "--config.train.batch_size=16",
+    ]
+    read = {}
+    for count in (1, 4):
+        counts = tmp_path / f"counts{count}"
+        counts.mkdir()
+        env = {"PYTHONPATH": str(ROOT / "tests" / "counting"), "COUNT_READS": str(counts)}
+        processes = launch(count, cache_home, main_command(tmp_path / f"run{count}", corpus, flags), env=env)
+        told = outputs(processes)
+        assert [p.returncode for p in processes] == [0] * count, told
+        read[count] = [int((counts / str(p.pid)).read_text()) for p in processes]
+    (alone,), apart = read[1], read[4]
+    assert alone > 100_000
+    print(placement, alone, apart)
+    assert sum(apart) < 1.1 * alone
+    for share in apart:
+        assert 0.2 * alone < share < 0.3 * alone

@@ -182,12 +182,16 @@ def test_a_changed_config_resumes_only_when_told_to(home, cache_home, run_cli):
 def test_only_the_latest_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=2)
     for step in (1, 2, 3):
-        checkpoints.save(step, {"x": np.full(3, step, np.float32)}, {"at": step})
+        checkpoints.save(step, tree(step), {"at": step})
         checkpoints.wait()
     assert checkpoints.latest() == 3
-    assert checkpoints.info(3) == {"at": 3}
+    assert newest(checkpoints)[:2] == (3, {"at": 3})
     checkpoints.close()
     assert sorted(int(p.name) for p in (tmp_path / "c").iterdir()) == [2, 3]
+
+
+def newest(checkpoints, tell=lambda _: None, check=lambda step, info: None, **more):
+    return checkpoints.newest(tree(0), check, tell, **more)
 
 
 def tree(value):
@@ -224,7 +228,10 @@ def test_a_damaged_checkpoint_makes_way_for_the_one_before(two_saves, how):
     checkpoints, folder = two_saves
     damage(folder / "2", how)
     told = []
-    found = checkpoints.newest(lambda step: checkpoints.restore(step, tree(0)), told.append)
+    with pytest.raises(UserError, match=r"checkpoint 2 .* is damaged"):
+        newest(checkpoints, fall_back=False)
+    step, info, found = newest(checkpoints, told.append)
+    assert (step, info) == (1, {"at": 1})
     np.testing.assert_array_equal(found["a"]["w"], tree(1)["a"]["w"])
     assert jax.random.key_data(found["key"]).tolist() == jax.random.key_data(tree(1)["key"]).tolist()
     assert "checkpoint 2" in told[0]
@@ -240,13 +247,12 @@ def test_a_failure_that_passes_is_no_damage(two_saves):
     checkpoints, folder = two_saves
     asked = []
 
-    def read(step):
+    def check(step, info):
         asked.append(step)
         if len(asked) == 1:
             raise OSError("not now")
-        return step
 
-    assert checkpoints.newest(read, pytest.fail) == 2
+    assert newest(checkpoints, pytest.fail, check)[0] == 2
     assert asked == [2, 2]
     assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]
 
@@ -266,7 +272,7 @@ def test_nothing_is_deleted_or_begun_anew_when_all_are_damaged(two_saves):
     for step in ("1", "2"):
         damage(folder / step, "flip")
     with pytest.raises(UserError, match=r"every checkpoint is damaged \(2, 1\)"):
-        checkpoints.newest(lambda step: checkpoints.restore(step, tree(0)), lambda _: None)
+        newest(checkpoints)
     assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]
 
 
