@@ -141,7 +141,7 @@ def kill_and_go_on(counts, cache_home, workdir, corpus, flags, kills, seed):
         deadline, ready = time.monotonic() + 120, workdir / "config.json"
         while not ready.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(rng.uniform(0, 12))
+        time.sleep(rng.uniform(0, 5))
         rng.choice(processes).send_signal(signal.SIGKILL)
         began = time.monotonic()
         outputs(processes)
@@ -155,7 +155,8 @@ LONG = 600
 
 def lasting(kills):
     """Flags of a run that takes longer than so many kills let it live."""
-    return [f"--config.train.epochs={8 * kills}", "--config.train.patience=0", "--config.train.checkpoint_minutes=0.02"]
+    return [f"--config.train.epochs={16 * kills}", "--config.train.patience=0", "--config.train.checkpoint_minutes=0.02",
+            "--config.train.log_steps=10"]  # fmt: skip
 
 
 @pytest.mark.slow
