@@ -331,10 +331,13 @@ class Feed:
     def _read_apart(self) -> bool:
         return self.source is None and jax.process_count() > 1
 
+    def _shares(self) -> int:
+        """Into how many pieces the rows of a batch are cut."""
+        return self.mesh.size if self._read_apart() else self.mesh.shape["data"]
+
     def filled(self, rows: np.ndarray, pieces: int = 1) -> np.ndarray:
         """The rows and as many -1, rows of weight 0, as let all devices share `pieces` of them evenly."""
-        shares = pieces * (self.mesh.size if self._read_apart() else self.mesh.shape["data"])
-        return np.pad(rows, (0, -len(rows) % shares), constant_values=-1)
+        return np.pad(rows, (0, -len(rows) % (pieces * self._shares())), constant_values=-1)
 
     def mine(self, rows: np.ndarray) -> np.ndarray:
         """Which of a batch's `rows` this process's devices take; of a streamed one, which it reads."""
@@ -369,8 +372,12 @@ class Feed:
             if self.source is not None:
                 yield self.source, rows, pads_of(self.pool, real), rows
                 continue
-            read = self.filled(np.pad(real, (0, batch_size * distinct - len(real)), constant_values=-1))
-            places = np.where(rows >= 0, np.searchsorted(real, rows), -1).astype(np.int32)
+            read = self.filled(np.full(batch_size * distinct, -1, np.int32))
+            slots = (
+                np.arange(len(read)).reshape(self._shares(), -1).T.ravel()[: len(real)]
+            )  # real rows in every share alike
+            read[slots] = real
+            places = np.where(rows >= 0, np.append(slots, -1)[np.searchsorted(real, rows)], -1).astype(np.int32)
             yield shard.join(self._collate(read), len(read), self.laid), places, (), rows
 
     def _collate(self, rows: np.ndarray) -> Batch:
