@@ -58,7 +58,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             where = f"checkpoint {step} in {self._manager.directory}"
             info, state, why = self._read(step, like, check)
-            why = distributed.first(why) or wrong_sums(info["sums"], state)
+            why = next(filter(None, distributed.texts(why)), "") or wrong_sums(info["sums"], state)
             if not why:
                 for bad in damaged:
                     tell(f"checkpoint {bad} is set aside as {bad}.damaged; the one before, {step}, takes its place")
@@ -171,10 +171,8 @@ def _sum(x: Array, starts: tuple[Any, ...], strides: tuple[int, ...]) -> UInt32[
     for i, (start, stride) in enumerate(zip(starts, strides, strict=True)):
         place += (jax.lax.broadcasted_iota(jnp.uint32, x.shape, i) + start) * np.uint32(stride)
     mixed = jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32) ^ (place * np.uint32(0x9E3779B1))
-    for factor in (
-        0x85EBCA6B,
-        0xC2B2AE35,
-    ):  # as murmur3 ends: every bit of value and place reaches every bit of the sum
+    # As murmur3 ends: every bit of value and place reaches every bit of the sum.
+    for factor in (0x85EBCA6B, 0xC2B2AE35):
         mixed = (mixed ^ (mixed >> 15)) * np.uint32(factor)
     return (mixed ^ (mixed >> 16)).sum(dtype=jnp.uint32)
 

@@ -1,5 +1,6 @@
 """Several processes as one run, by JAX's own runtime: the start, what all of them must agree on, and how they end."""
 
+import collections
 import io
 import itertools
 import json
@@ -33,6 +34,7 @@ def start(how: str | tuple[str, int, int], timeout: int, workdir: epath.Path) ->
     how many, which of them this is).
     timeout: seconds to wait for the last of them, and seconds of silence after which one counts as lost. On a late process
     this process ends with a message that names it: whoever arrives leaves a note beside `workdir`, which all share.
+    Raises UserError if the processes do not have alike many devices: JAX's gathering needs that.
     """
     if how == "none":
         return
@@ -60,6 +62,10 @@ def start(how: str | tuple[str, int, int], timeout: int, workdir: epath.Path) ->
     finally:
         arrived.set()
         watch.join()
+    has = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(has.values())) > 1:
+        raise UserError(f"the processes must have alike many devices, and they have {', '.join(str(has[i]) for i in sorted(has))}; "
+                        "give each as many, or start one process per device")  # fmt: skip
 
 
 def _await_all(arrived: threading.Event, timeout: int, notes: epath.Path) -> None:
@@ -154,16 +160,9 @@ def gather(values: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     return [dict(np.load(io.BytesIO(row[:size].tobytes()))) for row, size in zip(all_of_them, sizes, strict=True)]
 
 
-def first(text: str) -> str:
-    """The first text that is not empty, of all processes'."""
-    told = [share["text"].tobytes().decode() for share in gather({"text": np.frombuffer(text.encode(), np.uint8)})]
-    return next(filter(None, told), "")
-
-
-def hosts() -> list[str]:
-    """The hosts of all processes, in their order."""
-    name = np.frombuffer(socket.gethostname().encode(), np.uint8)
-    return [share["host"].tobytes().decode() for share in gather({"host": name})]
+def texts(mine: str) -> list[str]:
+    """The text of each process, in their order, in every process."""
+    return [share["text"].tobytes().decode() for share in gather({"text": np.frombuffer(mine.encode(), np.uint8)})]
 
 
 def agree(mine: bool) -> bool:
@@ -193,7 +192,7 @@ class Stopped(Exception):
     """The machine is wanted back; all is saved, and the run is not finished."""
 
 
-_asked = itertools.count(1)
+_questions = itertools.count(1)
 
 
 class Notice:
@@ -217,7 +216,7 @@ class Notice:
         """
         if global_state.client is None:
             return self._asked
-        return multihost_utils.reached_preemption_sync_point(next(_asked))
+        return multihost_utils.reached_preemption_sync_point(next(_questions))
 
     def close(self) -> None:
         if self._listens:

@@ -2,6 +2,7 @@
 of weights along `model`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from mer_jax.errors import UserError
 AXES = ("replica", "data", "model")
 
 
-def start(cache: Any) -> None:
+def start(cache: Path) -> None:
     """Settings of JAX for every command: compiled programs are kept in `cache` and found again by the next run."""
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

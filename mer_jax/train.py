@@ -204,18 +204,21 @@ def tell_start(whole: Run) -> None:
     count, together = len(whole.standings), whole.program.together
     parameters = parameter_overview.count_parameters(whole.fleet.params())
     how = "" if count == 1 else f" x {count} replicas" + (f", {together} at a time" if together < count else "")
-    of = f" of {jax.process_count()} processes ({', '.join(distributed.hosts())})" if distributed.several() else ""
+    of = (
+        f" of {jax.process_count()} processes ({', '.join(distributed.texts(platform.node()))})"
+        if distributed.several()
+        else ""
+    )
     log.console.print(f"{parameters:,} parameters{how} on {jax.device_count()} {jax.devices()[0].platform} device(s){of}; "
                       f"everything goes to {whole.workdir}")  # fmt: skip
 
 
 def resume_or_begin(whole: Run, checkpoints: checkpoint.Checkpoints) -> int:
     """The step to carry on after."""
-    found = checkpoints.newest(whole.fleet.like(), functools.partial(refuse_other, whole), log.console.print)
-    if found is None:
+    at = take_up(whole, checkpoints)
+    if at is None:
         whole.fleet.begin()
         return 0
-    at = take_up(whole, found)
     log.console.print(f"resuming after step {at}")
     return at
 
@@ -228,7 +231,12 @@ def refuse_other(whole: Run, at: int, info: dict[str, Any]) -> None:
                         "so that carrying on could test what has been trained on; use another --workdir")  # fmt: skip
 
 
-def take_up(whole: Run, found: tuple[int, dict[str, Any], Any]) -> int:
+def take_up(whole: Run, checkpoints: checkpoint.Checkpoints, *, fall_back: bool = True) -> int | None:
+    """The run as its newest checkpoint has it, and that step; None, and nothing done, if there is none."""
+    refuse = functools.partial(refuse_other, whole)
+    found = checkpoints.newest(whole.fleet.like(), refuse, log.console.print, fall_back=fall_back)
+    if found is None:
+        return None
     at, info, saved = found
     whole.standings = [Standing(**{k: v for k, v in s.items() if k != "name"}) for s in info["replicas"]]
     whole.fleet.load(saved)
@@ -463,12 +471,8 @@ def score_again(config: config_lib.Experiment, corpus: Corpus, workdir: epath.Pa
     known = read_json(workdir / "metrics.json")
     whole = assemble(config, corpus, workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-    found = checkpoints.newest(
-        whole.fleet.like(), functools.partial(refuse_other, whole), log.console.print, fall_back=False
-    )
-    if found is None:
+    if take_up(whole, checkpoints, fall_back=False) is None:
         raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint: it cannot be scored again")
-    take_up(whole, found)
     checkpoints.close()
     results, _ = score_parts(whole)
     show(known, workdir)

@@ -1,6 +1,7 @@
 """Every test runs with 8 devices made of the CPU, strict types and shapes, and warnings as errors."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,17 @@ def run_cli(cache_home, demo_folder):
 def user_env(cache_home, devices=1):
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
     return os.environ | {"XDG_CACHE_HOME": str(cache_home), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def free_ports(count):
+    """Ports of this machine that nobody listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("localhost", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
 
 
 SMALL_LABELS = ("calm", "glad", "cross")

@@ -1,6 +1,7 @@
 """One process of a run that only trains a few steps with SGD: python tests/steps.py HOW CORPUS OUT. Used by test_distributed.py.
 
-Saves, in process 0, for both models and both placements of the data: loss and gradient norm of every step, and the final params.
+Saves, in process 0, for both models and both placements of the data: loss and gradient of every step, the final params, and the
+probabilities of the test part. The gradient is what the params moved by, over the rate: neither clip nor decay come between.
 """
 
 import sys
@@ -15,13 +16,20 @@ from mer_jax.main import parse_distributed
 from mer_jax.records import Corpus
 
 STEPS = 8
+RATE = 0.05
 
 
 def experiment(family, placement):
     config = {"lsgmer": config_lib.LSGMERExperiment, "deepmsi_mer": config_lib.DeepMSIExperiment}[family]()
     config.data.modalities = ("text", "audio", "visual")
     config.data.placement, config.data.max_length = placement, (8,)  # one padded length: one program
-    config.optim.name, config.optim.learning_rate, config.optim.warmup = "sgd", 0.05, 0.0
+    config.optim.name, config.optim.learning_rate, config.optim.schedule, config.optim.warmup = (
+        "sgd",
+        RATE,
+        "constant",
+        0.0,
+    )
+    config.optim.clip = config.optim.weight_decay = 0.0
     config.train.batch_size = 21  # 8 devices cannot share it evenly
     if family == "lsgmer":
         config.model.width = 32
@@ -36,13 +44,22 @@ def run(config, corpus):
     whole.fleet.begin()
     feed = whole.inputs.feed
     order = data.training_order(feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 8)
-    found = []
+
+    def params():
+        leaves = jax.tree.leaves(distributed.fetch(whole.fleet.saved()["state"].params))
+        return np.concatenate([x.ravel() for x in leaves]).astype(np.float64)
+
+    losses, at = [], [params()]
     for _, batch in zip(range(STEPS), feed.training(order, 0), strict=False):
-        terms = log.by_replica(whole.fleet.train(whole.live(), *batch))[0]
-        found.append([terms["loss"], terms["grad_norm"]])
+        losses.append(log.by_replica(whole.fleet.train(whole.live(), *batch))[0]["loss"])
+        at.append(params())
     scores = whole.fleet.score([0], "test", 16, best=False)[0]
-    params = jax.tree.leaves(distributed.fetch(whole.fleet.saved()["state"].params))
-    return np.array(found), np.concatenate([x.ravel() for x in params]), scores["probabilities"]
+    return {
+        "losses": np.array(losses),
+        "gradients": -np.diff(at, axis=0) / RATE,
+        "params": at[-1],
+        "probabilities": scores["probabilities"],
+    }
 
 
 def main(how, corpus, out):
@@ -52,8 +69,7 @@ def main(how, corpus, out):
     found = {}
     for family in ("lsgmer", "deepmsi_mer"):
         for placement in ("resident", "stream"):
-            values = run(experiment(family, placement), Corpus(corpus))
-            for name, value in zip(("terms", "params", "probabilities"), values, strict=True):
+            for name, value in run(experiment(family, placement), Corpus(corpus)).items():
                 found[f"{family} {placement} {name}"] = value
     if distributed.leads():
         np.savez(out, **found)

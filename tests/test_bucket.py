@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import ROOT, small_description, small_utterances, user_env
+from conftest import ROOT, free_ports, small_description, small_utterances, user_env
 
 from mer_jax.records import write_corpus
 
@@ -21,9 +20,7 @@ def bucket():
     """The environment in which gs://bucket is the emulator's."""
     pytest.importorskip("gcsfs", reason="needs the extra gcs")
     pytest.importorskip("gcp_storage_emulator", reason="needs the extra test")
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     server = subprocess.Popen([sys.executable, "tests/bucket.py", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL)  # fmt: skip
     url = f"http://localhost:{port}"

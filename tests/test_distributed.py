@@ -6,14 +6,13 @@ import json
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, small_description, small_utterances, user_env
+from conftest import ROOT, free_ports, small_description, small_utterances, user_env
 from test_resume import committed, compare, final_arrays
 
 from mer_jax.demo import write_demo
@@ -28,19 +27,13 @@ STREAM = ["--config.data.placement=stream"]
 TIMEOUT = 10  # seconds until a process counts as lost
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
-
-
-def launch(count, cache_home, command, devices=1, env=None):
-    """The same command as `count` processes; each gets its --distributed through `command(how)`."""
-    port = free_port()
+def launch(count, cache_home, command, devices=None, env=None):
+    """The same command as `count` processes, each with so many devices; each gets its --distributed through `command(how)`."""
+    (port,) = free_ports(1)
     return [
         subprocess.Popen(
             [sys.executable, *map(str, command(f"localhost:{port},{count},{i}" if count > 1 else "none"))], cwd=ROOT,
-            env=user_env(cache_home, devices) | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=user_env(cache_home, devices[i] if devices else 1) | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for i in range(count)
     ]  # fmt: skip
@@ -84,27 +77,28 @@ def test_the_flag_is_checked():
 
 @pytest.mark.slow
 def test_any_number_of_processes_and_devices_is_one(tmp_path, cache_home):
-    """1 x 1, 1 x 8, 2 x 4 and 4 x 2 processes x devices: both models, resident and streamed, step by step."""
+    """Both models, resident and streamed, step by step."""
     write_demo(tmp_path / "demo", counts={"train": 120, "valid": 8, "test": 37})
     found = {}
-    for count, devices in ((1, 1), (1, 8), (2, 4), (4, 2)):
-        out = tmp_path / f"{count}x{devices}.npz"
+    for devices in ((1,), (8,), (4, 4), (2, 2, 2, 2)):
+        out = tmp_path / f"{devices}.npz"
         processes = launch(
-            count, cache_home, lambda how, out=out: ["tests/steps.py", how, tmp_path / "demo", out], devices
+            len(devices), cache_home, lambda how, out=out: ["tests/steps.py", how, tmp_path / "demo", out], devices
         )
         told = outputs(processes, 400)
-        assert [p.returncode for p in processes] == [0] * count, "\n".join(told)
-        found[count, devices] = np.load(out)
-    one = found.pop((1, 1))
-    assert len(one) == 12
-    for shape, many in found.items():
+        assert all(p.returncode == 0 for p in processes), "\n".join(told)
+        found[devices] = np.load(out)
+    one = found.pop((1,))
+    assert len(one) == 16
+    for devices, many in found.items():
         for name, wanted in one.items():
-            tolerance = {"rtol": 1e-5} if name.endswith("terms") else {"atol": 1e-5}
-            np.testing.assert_allclose(many[name], wanted, **tolerance, err_msg=f"{shape} {name}")
+            tolerance = {"rtol": 1e-5} if name.endswith("losses") else {"atol": 1e-5}
+            np.testing.assert_allclose(many[name], wanted, **tolerance, err_msg=f"{devices} {name}")
     for family in ("lsgmer", "deepmsi_mer"):
-        terms = one[f"{family} stream terms"]
-        assert terms[-1, 0] < terms[0, 0], "it learns"
-        np.testing.assert_allclose(terms, one[f"{family} resident terms"], rtol=1e-5)
+        losses = one[f"{family} stream losses"]
+        assert losses[-1] < losses[0], "it learns"
+        assert (np.linalg.norm(one[f"{family} stream gradients"], axis=1) > 0.1).all(), "there are gradients to compare"
+        np.testing.assert_allclose(losses, one[f"{family} resident losses"], rtol=1e-5)
 
 
 def reads(workdir):
@@ -184,6 +178,14 @@ def test_two_processes_killed_and_resumed_end_with_the_same_bits(tmp_path, cache
     compare(killed, whole)
     seen, steps = check_reads(killed, whole)
     assert seen == steps
+
+
+@pytest.mark.slow
+def test_processes_with_unlike_many_devices_are_refused(tmp_path, cache_home, corpus):
+    processes = launch(2, cache_home, main_command(tmp_path / "run", corpus, SMALL), devices=(1, 3))
+    told = outputs(processes)
+    assert [p.returncode for p in processes] == [2, 2], "\n".join(told)
+    assert all("must have alike many devices, and they have 1, 3" in text for text in told)
 
 
 @pytest.mark.slow

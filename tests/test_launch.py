@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, small_description, small_utterances, user_env
+from conftest import ROOT, free_ports, small_description, small_utterances, user_env
 
 from mer_jax.records import write_corpus
 
@@ -119,16 +119,6 @@ def test_mpirun_is_detected(home, flags, alone, cache_home):
                   cache_home, **root)  # fmt: skip
     assert "of 2 processes" in output
     assert same(metrics(workdir), alone)
-
-
-def free_ports(count):
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("localhost", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
