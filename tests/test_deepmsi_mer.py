@@ -96,7 +96,7 @@ def gradients(modalities, key=None, **switch):
             per_positive=True, imbalance="none", focal_gamma=2.0, label_smoothing=0.0,
         )[0]  # fmt: skip
 
-    flat = jax.tree_util.tree_flatten_with_path(jax.grad(objective)(params))[0]
+    flat = jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(objective))(params))[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.abs(leaf).max() for path, leaf in flat}
 
 
@@ -152,7 +152,7 @@ def test_token_grids_are_compressed_inside_every_frame():
 def test_a_sample_without_a_modality_is_finite():
     apply, params = make()
     batch = make_batch(lengths=[*LENGTHS, {"text": 2, "audio": 0, "visual": 0}])
-    value, gradient = jax.value_and_grad(lambda p: jnp.square(apply(p, batch)[0]["logits"]).sum())(params)
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: jnp.square(apply(p, batch)[0]["logits"]).sum()))(params)
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 

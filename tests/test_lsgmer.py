@@ -135,7 +135,7 @@ def test_a_missing_modality_is_finite_with_its_gradient(encoder):
         outputs = apply(p, batch)
         return outputs["logits"].sum() + outputs["similarity"].sum()
 
-    value, gradient = jax.value_and_grad(total)(params)
+    value, gradient = jax.jit(jax.value_and_grad(total))(params)
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
@@ -154,7 +154,7 @@ def test_a_gradient_reaches_every_parameter(switch):
             apc_weight=0.5, temperature=0.1, imbalance="none", focal_gamma=2.0, label_smoothing=0.0,
         )[0]  # fmt: skip
 
-    for path, leaf in jax.tree_util.tree_flatten_with_path(jax.grad(objective)(params))[0]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(objective))(params))[0]:
         name = jax.tree_util.keystr(path)
         if "'key']['bias']" in name:
             continue  # a bias on the keys adds the same to every score of a softmax: its gradient is zero by nature

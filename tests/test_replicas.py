@@ -60,11 +60,10 @@ def losses(config, corpus, tmp_path, steps, devices=1):
     return {name: np.array(rows) for name, rows in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "together"),
-    [("lsgmer", 6), pytest.param("lsgmer", 1, marks=pytest.mark.slow), pytest.param("lsgmer", 2, marks=pytest.mark.slow),
-     pytest.param("fixed", 6, marks=pytest.mark.slow), pytest.param("published", 6, marks=pytest.mark.slow)],
-)  # fmt: skip
+    ("family", "together"), [("lsgmer", 6), ("lsgmer", 1), ("lsgmer", 2), ("fixed", 6), ("published", 6)]
+)
 def test_a_replica_is_the_single_run_of_its_fold_and_seed(family, together, corpus, tmp_path):
     whole = losses(experiment(family, together=together), corpus, tmp_path, 6)
     assert len(whole) == 6
@@ -175,7 +174,8 @@ def run_turns(config, corpus, tmp_path):
     return run(config, corpus, tmp_path / "turns")["replicas"]
 
 
-@pytest.mark.parametrize("together", [pytest.param(n, marks=[pytest.mark.slow] * (n != 2)) for n in (6, 2, 1)])
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [6, 2, 1])
 def test_what_is_saved_is_what_is_loaded(together, corpus, tmp_path):
     """Whatever the groups, on disk all replicas lie along the leading axis, in their order."""
     fleets = [train.assemble(experiment(together=t), corpus, tmp_path, jax.devices()[:2]).fleet for t in (6, together)]

@@ -90,6 +90,7 @@ def test_gradients_of_one_step(family, variant, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), one, eight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"model": 2}, {"fsdp": True}, {"model": 4, "fsdp": True}])
 def test_any_batch_on_any_mesh(config, corpus, changes):
     """A batch that the devices cannot share evenly is filled up; weights and moments are split or not."""
