@@ -1,0 +1,98 @@
+"""What is known of the community's corpora: how many utterances of each class they have, and so which number means which class.
+
+Packs number the classes and do not say how. Two packs of the same corpus may use two orders; the counts tell them apart.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mer_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A corpus: its classes with the words they stand for, and sets: the utterances per class, in the order of `words`, of every
+    version that is in use."""
+
+    name: str
+    words: Mapping[str, str]
+    sets: Mapping[str, tuple[int, ...]]
+
+
+SIX = {"hap": "happy", "sad": "sad", "neu": "neutral", "ang": "angry", "exc": "excited", "fru": "frustrated"}
+FOUR = {name: SIX[name] for name in ("hap", "sad", "neu", "ang")}
+SEVEN = {name: name for name in ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")}
+CORPORA = (
+    Known(
+        "iemocap-6",
+        SIX,
+        {"with the 53 extra happy": (648, 1084, 1708, 1103, 1041, 1849), "official": (595, 1084, 1708, 1103, 1041, 1849)},
+    ),
+    Known(
+        "iemocap-4",
+        FOUR,
+        {"official": (1636, 1084, 1708, 1103), "with the 53 extra happy": (1689, 1084, 1708, 1103)},
+    ),
+    Known(
+        "meld",
+        SEVEN,
+        {
+            "train, dev and test": (6436, 1636, 358, 1002, 2308, 361, 1607),
+            "train and dev": (5180, 1355, 308, 794, 1906, 293, 1262),
+            "train": (4710, 1205, 268, 683, 1743, 271, 1109),
+            "dev": (470, 150, 40, 111, 163, 22, 153),
+            "test": (1256, 281, 50, 208, 402, 68, 345),
+        },
+    ),
+)  # fmt: skip
+NEAR = 0.03  # share of a set's utterances that may differ and it is still taken for the set: packs lose some to broken clips
+
+
+def difference(counts: Sequence[int], wanted: Sequence[int]) -> float:
+    """Share of utterances by which two class counts differ."""
+    return float(np.abs(np.subtract(counts, wanted)).sum()) / sum(wanted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A set that class counts are near to, under the order that is nearest. difference: the share of utterances that remains."""
+
+    corpus: Known
+    set: str
+    order: tuple[str, ...]
+    difference: float
+
+
+def fitting(counts: Sequence[int]) -> list[Fit]:
+    """The sets of the known corpora that these counts per number may be, the nearest first."""
+    found = []
+    for corpus in CORPORA:
+        for name, wanted in corpus.sets.items():
+            if len(wanted) == len(counts) and difference(sorted(counts), sorted(wanted)) < NEAR:
+                best = min(
+                    itertools.permutations(range(len(wanted))), key=lambda o: difference(counts, [wanted[i] for i in o])
+                )
+                order = tuple(list(corpus.words)[i] for i in best)
+                found.append(Fit(corpus, name, order, difference(counts, [wanted[i] for i in best])))
+    return sorted(found, key=lambda fit: fit.difference)
+
+
+def check_order(where: str, order: Sequence[str], counts: Sequence[int]) -> str:
+    """What the counts say of a declared order: the corpus and set they are of, or "" if of none that is known. Raises UserError if
+    they contradict the order, with the one that fits. Where k utterances are lost, classes that differ by no more than k
+    cannot be told apart (MELD's fear and disgust by 3 of train)."""
+    fits = [fit for fit in fitting(counts) if set(fit.order) == set(order)]
+    if not fits:
+        return ""
+    fit = fits[0]
+    of = dict(zip(fit.corpus.words, fit.corpus.sets[fit.set], strict=True))
+    if difference(counts, [of[label] for label in order]) <= 3 * fit.difference:
+        return f"{fit.corpus.name}, {fit.set}"
+    told = ", ".join(f"{label} {n}" for label, n in zip(order, counts, strict=True))
+    raise UserError(
+        f"{where}: the labels cannot be in the order {','.join(order)}, which would make {told}. The counts are those of "
+        f"{fit.corpus.name} ({fit.set}) in the order {','.join(fit.order)}: say --labels={','.join(fit.order)}"
+    )
