@@ -107,6 +107,7 @@ def convert(arguments: argparse.Namespace) -> None:
                 "label_word_encoder": encoder.identity,
                 "warning": "text and video features were trained on the table's train part, validation videos included",
             },
+            trained_on={"text": ("train", "valid"), "visual": ("train", "valid")},
             licence="CMU-MOSI: for research; the videos belong to their makers",
         ),
     )

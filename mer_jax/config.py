@@ -23,6 +23,7 @@ class Data:
     seed: int = 0  # of the order of batches, and of the protocols that draw; the same for all replicas
     modalities: tuple[str, ...] = ("text", "audio")
     max_length: tuple[int, ...] = (128,)  # time steps kept, from the start: one number for all, or one per modality
+    test_on_trained: bool = False  # test even utterances on whose labels the features were trained (see the manifest)
     nonfinite: str = "refuse"  # NaN and infinite values: refuse | zero (both count them)
     standardize: bool = True  # zero mean, unit variance per feature, measured on the training part
     placement: str = "auto"  # splits on the device or streamed: auto | resident | stream

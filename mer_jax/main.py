@@ -107,6 +107,8 @@ def check(experiment: config_lib.Experiment, corpus: Corpus) -> None:
     """Everything that the experiment asks of the corpus and that can be refused without JAX."""
     config_lib.validate_against(experiment, corpus)
     split = protocols.split(corpus, experiment.data.protocol, experiment.data.seed)
+    if not experiment.data.test_on_trained:
+        protocols.refuse_retest(corpus, split, experiment.data.modalities)
     smallest = min(len(fold.train) for fold in split.folds)
     if experiment.train.batch_size > smallest:
         raise UserError(

@@ -92,6 +92,18 @@ def split(corpus: Corpus, protocol: str, seed: int) -> Split:
     return Split(protocol, description.format(**words), leaky, name == "published", tuple(folds))
 
 
+def refuse_retest(corpus: Corpus, split: Split, modalities: Sequence[str]) -> None:
+    """Raises UserError if a fold tests utterances on whose labels the features of one of the modalities were trained."""
+    written = corpus.index["split"]
+    for m in modalities:
+        for part in corpus.modalities[m].get("trained_on", ()):
+            tested = sum(int((written[fold.test] == part).sum()) for fold in split.folds)
+            if tested:
+                raise _refusal(split.protocol, f"it tests {tested} utterances of {part}, on whose labels the corpus's {m} features were trained: "
+                               "their figures would be too good. Use official, leave the modality out with --config.data.modalities, or force it "
+                               "with --config.data.test_on_trained=True, which is told in metrics.json")  # fmt: skip
+
+
 def _dialoguernn(corpus: Corpus, protocol: str, seed: int) -> tuple[list[Fold], str]:
     names, session = _values(corpus, protocol, "session")
     last, test = str(names[-1]), session == len(names) - 1

@@ -212,7 +212,8 @@ class Description:
 
     `extractors[m]` says how modality m was made; `label_embeddings` is [classes, width] in the space of modality
     `label_space` (or of an encoder of that name, which no modality uses); `label_words` are the words it was made of;
-    `protocol` names and describes the split; `tokens[m]` says that a time step of m is so many tokens side by side.
+    `protocol` names and describes the split; `tokens[m]` says that a time step of m is so many tokens side by side;
+    `trained_on[m]` names the splits on whose labels the features of m were trained: no other protocol may test on these.
     """
 
     name: str
@@ -226,6 +227,7 @@ class Description:
     licence: str
     bayes_accuracy: Mapping[str, float] | None = None
     tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 class _Shard:
@@ -358,6 +360,12 @@ def _write_shards(
             raise UserError(f"tokens are given for {modality!r}, which is not declared")
         specs[modality]["tokens"] = tokens
         _check_tokens("tokens", modality, specs[modality])
+    for modality, splits in description.trained_on.items():
+        if modality not in specs or not set(splits) <= set(SPLITS):
+            raise UserError(
+                f"trained_on: {modality!r} is not declared, or {', '.join(splits)} are not of {', '.join(SPLITS)}"
+            )
+        specs[modality]["trained_on"] = list(splits)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "name": description.name,
