@@ -169,17 +169,18 @@ def write_table(path, ending, columns, vectors):
 
 
 def test_the_order_is_told_by_the_counts(tmp_path, capsys):
-    fake.write(
-        tmp_path / "p.pkl", packs.TUPLES["dialoguernn"], "iemocap", {"text": 2, "audio": 1, "visual": 1}, fake.SIX, 151
-    )
-    with pytest.raises(SystemExit):
-        import_(tmp_path / "out", tmp_path / "p.pkl", "--labels=hap,sad,ang,neu,exc,fru")
-    assert "--labels=hap,sad,neu,ang,exc,fru" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-    corpus = import_(tmp_path / "out", tmp_path / "p.pkl")
-    assert corpus.labels == ("hap", "sad", "neu", "ang", "exc", "fru")
-    assert corpus.manifest["name"] == "iemocap-6"
-    assert "iemocap-6 (with the 53 extra happy)" in capsys.readouterr().out
+    path = tmp_path / "p.pkl"
+    fake.write(path, packs.TUPLES["dialoguernn"], "iemocap", {"text": 2, "audio": 1, "visual": 1}, fake.SIX, 151)
+    rows = packs.read(path, None, packs.Validation()).rows
+    with pytest.raises(UserError, match="--labels=hap,sad,neu,ang,exc,fru"):
+        import_pack.name_labels("p", rows, "hap,sad,ang,neu,exc,fru")
+    assert all(isinstance(row.label, int) for row in rows)
+    labels, words, fits = import_pack.name_labels("p", rows, None)
+    assert labels == ("hap", "sad", "neu", "ang", "exc", "fru")
+    assert words == ("happy", "sad", "neutral", "angry", "excited", "frustrated")
+    assert fits == "iemocap-6, with the 53 extra happy"
+    assert "0, 1, … are hap, sad, neu, ang, exc, fru" in capsys.readouterr().out
+    assert sum(row.label == "ang" for row in rows) == 1103
 
 
 @pytest.mark.parametrize(
@@ -294,6 +295,7 @@ def test_any_hash_seed_gives_the_same_bytes(tmp_path):
 # ---- the real one ----
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real corpora beside the checkout")
 def test_the_real_cosmic_pack(tmp_path):
     source = SHARED / "iemocap" / "cosmic_iemocap.pkl"
