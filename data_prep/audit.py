@@ -18,7 +18,7 @@ import rich.table
 import rich.text
 
 from data_prep.audit_page import page
-from data_prep.findings import LEVELS, Audit, classes, features, floor_findings, lengths, sharing
+from data_prep.findings import LEVELS, Audit, classes, features, floor_findings, lengths, number, sharing
 from data_prep.floor import floor_method, floors_of
 from data_prep.reading import read
 from mer_jax.errors import UserError, reported
@@ -93,8 +93,7 @@ def show(result: Audit) -> None:
     console.print(table)
     if result.method:
         console.print(result.method)
-    problems, notes = len(result.of("problem")), len(result.of("note"))
-    console.print(f"{problems} problem{'s' * (problems != 1)}, {notes} note{'s' * (notes != 1)}")
+    console.print(f"{number(result, 'problem')}, {number(result, 'note')}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.findings import LEVELS, Audit
+from data_prep.findings import LEVELS, Audit, number
 from data_prep.floor import Floor
 
 WIDTH = 360  # of a plot's own units: as wide as a phone, so that its text keeps its size there
@@ -35,7 +35,7 @@ def escaped(text: str) -> str:
 
 def page(audit: Audit) -> str:
     """The whole page, which is well-formed XML, too."""
-    tally = ", ".join(f'<span class="{level}">{len(audit.of(level))} {level}</span>' for level in LEVELS)
+    tally = ", ".join(f'<span class="{level}">{number(audit, level)}</span>' for level in LEVELS)
     findings = "\n".join(
         f'<li><strong class="{f.level}">{f.level}</strong><strong>{escaped(f.name + (f" ({f.about})" if f.about else ""))}</strong>'
         f"{escaped(f.text)}" + (f'<span class="do">→ {escaped(f.do)}</span>' if f.do else "") + "</li>"

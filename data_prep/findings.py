@@ -1,6 +1,7 @@
 """What a pass over a corpus folder shows: classes, lengths, features, leakage between splits; each with what to do."""
 
 import dataclasses
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -55,6 +56,12 @@ class Audit:
 
     def of(self, level: str) -> list[Finding]:
         return [finding for finding in self.findings if finding.level == level]
+
+
+def number(audit: Audit, level: str) -> str:
+    """As in "2 notes"."""
+    n = len(audit.of(level))
+    return f"{n} {level}" + "s" * (level != "ok" and n != 1)
 
 
 def _of(n: int, whole: int) -> str:
@@ -177,7 +184,7 @@ def lengths(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
         return
     found = seconds[timed]
     yield Finding("ok", "seconds", "", f"{found.min():.2f} to {found.max():.2f} s, median {np.median(found):.2f} s; "
-                  f"{np.count_nonzero(found < 0.5):,} under 0.5 s; {len(corpus) - len(timed):,} utterances without times")  # fmt: skip
+                  f"{np.count_nonzero(found < 0.5):,} under 0.5 s; {len(corpus) - len(timed):,} without times")  # fmt: skip
     order = timed[np.argsort(found, kind="stable")]
     backwards = order[seconds[order] <= 0]
     short = order[(seconds[order] > 0) & (seconds[order] < SHORT)]
@@ -287,28 +294,29 @@ def _duplicates(corpus: Corpus, reading: Reading, modality: str, stream: Stream)
 def sharing(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
     """Leakage between the splits as written; counts of mer_jax.protocols."""
     split = corpus.index["split"]
-    fold = Fold("official", *(np.flatnonzero(split == part) for part in SPLITS))
     sentences = {int(row): f"{reading.sentence[row]:x}" for row in np.flatnonzero(reading.sentence)}
-    leaks = leakage(corpus, fold, sentences)
-    longer = leakage(corpus, fold, {row: s for row, s in sentences.items() if reading.words[row] >= SOME_WORDS})
+    longer = {row: s for row, s in sentences.items() if reading.words[row] >= SOME_WORDS}
     for kind in KINDS:
-        values = corpus.index.get(kind, np.where(reading.sentence, "x", ""))
+        values = corpus.index.get(kind, np.where(reading.sentence, "given", ""))
         unknown = np.count_nonzero(values == "")
+        fold = Fold("official", *(np.flatnonzero((split == part) & (values != "")) for part in SPLITS))
+        leaks, of_longer = leakage(corpus, fold, sentences), leakage(corpus, fold, longer)
         told, worst = [], 0
         for pair in PAIRS:
             first, second = pair.split("-")
-            if (found := leaks[pair][kind])["utterances"] and unknown < len(corpus):
-                words = longer[pair][kind]["utterances"]
-                told.append(f"{first} and {second} share {found['shared']:,}: {_of(found['utterances'], int((split == second).sum()))} "
-                            f"{second} utterances" + f" ({words:,} of {SOME_WORDS} words and more)" * (kind == "sentence"))  # fmt: skip
+            if (found := leaks[pair][kind])["utterances"]:
+                share = _of(found["utterances"], int((split == second).sum()))
+                words = f" ({of_longer[pair][kind]['utterances']:,} of {SOME_WORDS} words and more)" * (
+                    kind == "sentence"
+                )
+                told.append(f"{first} and {second} share {found['shared']:,}: {share} {second} utterances{words}")
                 worst = max(worst, 1 + (kind == "dialogue" and pair == "train-test"))
-        if kind == "session" and len(np.unique(values)) == 1:
+        if kind == "session" and len(np.unique(values)) == 1 and not unknown:
             worst, told = 0, ["all utterances are of one: nothing to tell apart"]
         if kind == "sentence" and (rows := np.flatnonzero(leaked(reading.sentence, split, "train", "test"))).size:
             longest = int(rows[reading.words[rows].argmax()])
-            told.append(
-                f"the longest in train and test is “{corpus[longest].sentence}” ({corpus.index['id'][longest]})"
-            )
+            quoted = textwrap.shorten(corpus[longest].sentence, 120, placeholder=" …")
+            told.append(f"the longest in train and test is “{quoted}” ({corpus.index['id'][longest]})")
         if unknown:
             told.append(f"{unknown:,} utterances have none, so that sharing cannot be told")
             worst = max(worst, int(kind != "sentence"))

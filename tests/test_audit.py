@@ -107,6 +107,9 @@ def planted(fault):
         return u, {("note", "shared speakers", "")}
     if fault == "no speakers":
         return [change(x, speaker="") for x in u], {("note", "shared speakers", "")}
+    if fault == "some without dialogue":
+        u[train], u[test] = change(u[train], dialogue=""), change(u[test], dialogue="")
+        return u, {("note", "shared dialogues", "")}
     if fault == "session":
         u[test] = change(u[test], session=u[train].session)
         return u, {("note", "shared sessions", "")}
@@ -139,7 +142,7 @@ def planted(fault):
 FAULTS = (
     "nan", "inf", "silent", "constant dimension", "constant modality", "lacking", "lacking in a split", "huge", "far",
     "duplicate in train", "duplicate in test", "text of another sentence", "text of the same sentence",
-    "dialogue in train and test", "dialogue in train and valid", "speaker", "no speakers", "session", "sentence",
+    "dialogue in train and test", "dialogue in train and valid", "speaker", "no speakers", "some without dialogue", "session", "sentence",
     "moment in train and test", "moment in train and valid", "short", "long", "backwards", "class not in train",
     "class not in test", "no valid",
 )  # fmt: skip
@@ -368,6 +371,7 @@ def test_the_page_is_well_formed_escaped_and_needs_no_network(tmp_path):
     assert "//" not in text
     assert "prefers-color-scheme: dark" in text
     said = "".join(tree.itertext())
+    assert "1 problem, " in said
     assert "<script>alert('&')</script>" in said
     for f in result.findings:
         assert f.name in said
