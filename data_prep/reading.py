@@ -60,7 +60,7 @@ class Stream:
         offset = np.where(np.isfinite(self.bounds), self.bounds - self.mean, 0)
         from_others = offset * self.count / n
         squares = self.squares - offset * from_others
-        squares = np.where(squares > 1e-9 * self.squares, squares, 0)  # what is less is rounding
+        squares = np.where(squares > 1e-12 * self.squares, squares, 0)  # what is less is rounding
         sd = np.sqrt(squares / n)
         away = np.where(self.bounds[0] < self.bounds[1], np.abs(from_others), 0)
         return np.divide(away, sd, out=np.where(away > 0, np.inf, 0), where=sd > 0)

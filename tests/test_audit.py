@@ -172,8 +172,10 @@ def test_findings_say_how_many_and_which(tmp_path):
     u = clean()
     audio = u[0].features["audio"]
     u[0], u[4] = change(u[0], label="calm"), change(u[4], label="glad")
-    u[4] = change(feature(u[4], "audio", audio), session=u[0].session, start=0.0, end=0.5, sentence=u[0].sentence)
+    u[4] = change(feature(u[4], "audio", audio), session=u[0].session, start=0.0, end=0.5, sentence=u[1].sentence)
     u[5] = change(feature(u[5], "text", np.nan), end=u[5].start + 305)
+    for i in (8, 11):  # of train and of test: what neither has is not shared
+        u[i] = change(feature(u[i], "audio", np.zeros_like(audio)), sentence="", start=None, end=None)
     result = audit(written(tmp_path, u), floor=False)
     assert (
         "2 of 48 (4.2 %) utterances have another's features, bit for bit: u000, u004; 2 across splits (1 of test in train), 2 with other labels"
@@ -184,10 +186,10 @@ def test_findings_say_how_many_and_which(tmp_path):
         "train and test share 1: 1 of 16 (6.2 %) test utterances (0 of 5 words and more)"
         in finding(result, "shared sentences").text
     )
-    assert "“Sentence “0”.” (u004)" in finding(result, "shared sentences").text
+    assert "“Sentence “1”.” (u004)" in finding(result, "shared sentences").text
     assert "1 of 48 (2.1 %) utterances: u005" in finding(result, "not finite").text
     assert "u005 (305 s)" in finding(result, "over-long").text
-    assert "0.50 to 305.00 s, median 0.50 s" in finding(result, "seconds").text
+    assert "0.50 to 305.00 s, median 0.50 s; 0 under 0.5 s; 2 without times" in finding(result, "seconds").text
 
 
 def test_extremes_are_measured_by_the_other_values():
@@ -246,7 +248,9 @@ def test_labels_may_be_words():
 
 def test_swapped_labels_are_a_problem():
     swapped = ("hap", "ang", "neu", "sad", "exc", "fru")
-    level, text = compared(counted("c", swapped, {"train": IEMOCAP.sets["official"]}))["label order"]
+    half = [n // 2 for n in IEMOCAP.sets["official"]]
+    rest = [n - m for n, m in zip(IEMOCAP.sets["official"], half, strict=True)]
+    level, text = compared(counted("c", swapped, {"train": half, "test": rest}))["label order"]
     assert level == "problem"
     assert "hap,sad,neu,ang,exc,fru" in text
 
