@@ -282,6 +282,7 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
         "data_prep.iemocap",
         "data_prep.meld",
         "data_prep.mosi",
+        "data_prep.audit",
     ],
 )
 def test_help_explains(run_cli, module):

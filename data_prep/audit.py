@@ -1,0 +1,122 @@
+"""What is in a corpus folder, before anybody trains on it: classes, lengths, features, leakage between splits, floors.
+
+    python -m data_prep.audit DIR --html audit.html
+
+Every finding is ok, a note or a problem, and says what to do. Exit code 0: no problem; 1: problems; 2: the folder or an
+option is wrong. The records are read once, one after the other; memory holds of every utterance a few numbers and, for the
+floors, the mean over time of at most 20,000.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import rich.box
+import rich.console
+import rich.table
+import rich.text
+
+from data_prep.audit_page import page
+from data_prep.findings import LEVELS, Audit, classes, features, floor_findings, lengths, number, sharing
+from data_prep.floor import floor_method, floors_of
+from data_prep.reading import read
+from mer_jax.errors import UserError, reported
+from mer_jax.records import Corpus
+
+COLOURS = {"problem": "bold red", "note": "yellow", "ok": "green"}
+
+
+def listed_ids(path: Path) -> set[str]:
+    if not path.is_file():
+        raise UserError(f"--extra-happy={path} does not exist; it must list utterance ids, one a line")
+    if not (ids := set(path.read_text().split())):
+        raise UserError(f"--extra-happy={path} is empty; it must list utterance ids, one a line")
+    return ids
+
+
+def audit(
+    corpus_path: str | os.PathLike[str],
+    html: str | os.PathLike[str] | None = None,
+    floor: bool = True,
+    extra_happy: str | os.PathLike[str] | None = None,
+) -> Audit:
+    """Looks through a corpus folder and writes the page, if one is asked for. Raises UserError if the folder is not a whole
+    corpus, or a path is wrong."""
+    if html is not None and (not Path(html).parent.is_dir() or Path(html).is_dir()):
+        raise UserError(f"--html={html}: must be a file in a folder that exists")
+    listed = listed_ids(Path(extra_happy)) if extra_happy is not None else None
+    corpus = Corpus(corpus_path)
+    reading = read(corpus, floor)
+    floors = tuple(floors_of(corpus, reading.means)) if floor else ()
+    seconds = reading.end - reading.start
+    steps = {m: corpus.index[f"length/{m}"] for m in corpus.modalities}
+    result = Audit(
+        name=corpus.manifest["name"],
+        path=str(corpus.path),
+        manifest_sha256=corpus.manifest_sha256,
+        utterances=len(corpus),
+        findings=(
+            *classes(corpus, listed),
+            *lengths(corpus, reading),
+            *features(corpus, reading),
+            *sharing(corpus, reading),
+            *floor_findings(floors),
+        ),
+        classes={split: s["classes"] for split, s in corpus.manifest["splits"].items()},
+        steps={m: n[n > 0] for m, n in steps.items()},
+        seconds=seconds[np.isfinite(seconds)],
+        floors=floors,
+        method=floor_method(floors, len(corpus)),
+    )
+    if html is not None:
+        Path(html).write_text(page(result), encoding="utf-8")
+    return result
+
+
+def show(result: Audit) -> None:
+    console = rich.console.Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(f"{result.name}: {result.utterances:,} utterances, manifest sha256 {result.manifest_sha256}")
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    table.add_column("level", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("found", ratio=3)
+    table.add_column("what to do", ratio=2)
+    for level in LEVELS:
+        for finding in result.of(level):
+            name = f"{finding.name} ({finding.about})" if finding.about else finding.name
+            # Text, not str: names and sentences of a corpus may hold control characters
+            cells = (rich.text.Text(text) for text in (name, finding.text, finding.do))
+            table.add_row(rich.text.Text(level, COLOURS[level]), *cells)
+    console.print(table)
+    if result.method:
+        console.print(result.method)
+    console.print(f"{number(result, 'problem')}, {number(result, 'note')}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a corpus folder: manifest.json and its shards")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the findings and plots as one page, too")
+    parser.add_argument(
+        "--floor", action=argparse.BooleanOptionalAction, default=True,
+        help="logistic regression on each modality alone, tested on test (needs scikit-learn); default: yes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--extra-happy", type=Path, metavar="FILE",
+        help="ids, one a line, of IEMOCAP's 'happy' utterances without an official happy majority: counts those in the corpus",
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    with reported():
+        result = audit(arguments.folder, arguments.html, arguments.floor, arguments.extra_happy)
+        show(result)
+    if result.of("problem"):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""One pass over a corpus folder's records, and the little that is kept of it: digests, extremes, means over time."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from data_prep.floor import drawn
+from data_prep.text import Progress
+from mer_jax.protocols import plain
+from mer_jax.records import Corpus, Utterance
+
+HUGE = 1e4  # of a feature's absolute value
+
+
+def _digest(content: bytes) -> int:
+    """64 bits that stand for the content; never 0, which stands for nothing."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
+
+
+class Stream:
+    """What is kept of a modality while its utterances go by: per utterance a digest (0: it lacks the modality, or is
+    silent) and three flags; per dimension, of all time steps' finite values, count, mean, sum of squared deviations and
+    the extremes with the utterances that have them."""
+
+    def __init__(self, width: int, utterances: int):
+        self.digest = np.zeros(utterances, np.uint64)
+        self.nonfinite, self.silent, self.huge = (np.zeros(utterances, bool) for _ in range(3))
+        self.count, self.mean, self.squares = (np.zeros(width) for _ in range(3))
+        self.bounds = np.array([np.full(width, np.inf), np.full(width, -np.inf)])  # least, greatest
+        self.bound_rows = np.zeros((2, width), np.int64)
+
+    def add(self, row: int, value: np.ndarray) -> np.ndarray:
+        """Takes in [time, width]; returns the mean over time, values that are not finite counted as 0."""
+        finite = np.isfinite(value)
+        x = np.where(finite, value, 0).astype(np.float64)
+        self.nonfinite[row], self.silent[row] = not finite.all(), not np.any(value)
+        self.huge[row] = np.abs(x).max() > HUGE
+        if not self.silent[row]:
+            self.digest[row] = _digest(repr(value.shape).encode() + value.tobytes())
+        count, total = finite.sum(0), x.sum(0)
+        mean = total / np.maximum(count, 1)
+        squares = np.where(finite, (x - mean) ** 2, 0).sum(0)
+        shift, whole = mean - self.mean, np.maximum(self.count + count, 1)
+        self.squares += squares + shift**2 * self.count * count / whole
+        self.mean += shift * count / whole
+        self.count += count
+        least, greatest = np.where(finite, x, np.inf).min(0), np.where(finite, x, -np.inf).max(0)
+        for side, beyond, found in (
+            (0, least < self.bounds[0], least),
+            (1, greatest > self.bounds[1], greatest),
+        ):
+            self.bounds[side, beyond], self.bound_rows[side, beyond] = found[beyond], row
+        return (total / len(x)).astype(np.float32)
+
+    def deviations(self) -> np.ndarray:
+        """How many standard deviations the extremes are from the mean, [2, width]; both are of the other values, since a
+        value is never more than sqrt(n - 1) from a mean it is part of."""
+        n = np.maximum(self.count - 1, 1)
+        offset = np.where(np.isfinite(self.bounds), self.bounds - self.mean, 0)
+        from_others = offset * self.count / n
+        squares = self.squares - offset * from_others
+        squares = np.where(squares > 1e-12 * self.squares, squares, 0)  # what is less is rounding
+        sd = np.sqrt(squares / n)
+        away = np.where(self.bounds[0] < self.bounds[1], np.abs(from_others), 0)
+        return np.divide(away, sd, out=np.where(away > 0, np.inf, 0), where=sd > 0)
+
+
+@dataclasses.dataclass
+class Reading:
+    """What one pass over the records leaves. Digests are 0 where there is nothing to compare; times are seconds, NaN where
+    not given; means by modality are those of the rows the floors look at."""
+
+    streams: dict[str, Stream]
+    sentence: np.ndarray
+    words: np.ndarray
+    moment: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    means: dict[str, dict[int, np.ndarray]]
+
+    def add(self, row: int, utterance: Utterance, keep: bool) -> None:
+        if words := plain(utterance.sentence):
+            self.sentence[row], self.words[row] = _digest(words.encode()), len(words.split())
+        if utterance.start is not None and utterance.end is not None:
+            self.start[row], self.end[row] = utterance.start, utterance.end
+            if utterance.session and utterance.start < utterance.end:
+                self.moment[row] = _digest(repr((utterance.session, utterance.start, utterance.end)).encode())
+        for modality, value in utterance.features.items():
+            mean = self.streams[modality].add(row, value)
+            if keep:
+                self.means[modality][row] = mean
+
+
+def read(corpus: Corpus, floor: bool) -> Reading:
+    """One pass; raises UserError where a record is damaged."""
+    n = len(corpus)
+    reading = Reading(
+        streams={m: Stream(spec["width"], n) for m, spec in corpus.modalities.items()},
+        sentence=np.zeros(n, np.uint64),
+        words=np.zeros(n, np.int32),
+        moment=np.zeros(n, np.uint64),
+        start=np.full(n, np.nan),
+        end=np.full(n, np.nan),
+        means={m: {} for m in corpus.modalities},
+    )
+    kept = drawn(n) & floor
+    progress = Progress("reading utterances", n)
+    for row in range(n):
+        reading.add(row, corpus[row], bool(kept[row]))
+        if (row + 1) % 1000 == 0 or row + 1 == n:
+            progress.update(row + 1)
+    progress.close()
+    return reading
+
+
+def spread(code: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Which utterances, bool, have a code (0: none) that occurs with more than one value."""
+    codes, group = np.unique(code, return_inverse=True)
+    values, kind = np.unique(value, return_inverse=True)
+    pairs = np.unique(group * len(values) + kind)
+    return (np.bincount(pairs // len(values), minlength=len(codes))[group] > 1) & (code != 0)
+
+
+def leaked(code: np.ndarray, split: np.ndarray, first: str, second: str) -> np.ndarray:
+    """Which utterances, bool, are of the second split and have a code (0: none) of the first."""
+    return (split == second) & (code != 0) & np.isin(code, code[split == first])
