@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import known, packs, table
+from data_prep.audit import audit, show
 from data_prep.text import TextEncoder, encoder_of, parser_of
 from mer_jax.errors import UserError, reported
 from mer_jax.records import SPLITS, Description, Utterance, refuse_existing, sha256_of, write_corpus
@@ -94,6 +95,8 @@ def convert(arguments: argparse.Namespace) -> None:
         ),
     )
     print(f"wrote {len(pack.rows)} utterances to {arguments.out}")
+    show(audit(arguments.out, floor=False))
+    print(f"with plots and each modality's floor: python -m data_prep.audit {arguments.out} --html audit.html")
 
 
 def read(arguments: argparse.Namespace) -> packs.Pack:

@@ -12,11 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from sklearn.preprocessing import StandardScaler
 
-from data_prep import findings, floor, known
-from data_prep.audit import audit
-from data_prep.findings import classes
-from data_prep.floor import STRENGTHS
-from data_prep.reading import Stream
+from data_prep import known
+from data_prep.audit import audit, findings, floor
+from data_prep.audit.findings import classes
+from data_prep.audit.floor import STRENGTHS
+from data_prep.audit.reading import Stream
 from mer_jax.errors import UserError
 from mer_jax.records import Corpus, Utterance, write_corpus
 
@@ -399,6 +399,7 @@ def test_wrong_options_are_told_before_anything_is_read(tmp_path, flags, words):
         audit(tmp_path / "no corpus either", **{k: tmp_path / v for k, v in flags.items()})
 
 
+@pytest.mark.slow
 def test_the_exit_code_says_whether_there_are_problems(tmp_path, run_cli):
     def run(*arguments):
         return run_cli(*arguments, module="data_prep.audit")

@@ -281,6 +281,7 @@ t.import_pack.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_any_hash_seed_gives_the_same_bytes(tmp_path):
     fake.write(tmp_path / "p.pkl", packs.TUPLES["dialoguernn"], IEMOCAP[0], SMALL, IEMOCAP[1])
     found = []

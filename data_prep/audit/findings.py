@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from data_prep import known
-from data_prep.floor import INSTALL, ITERATIONS, Floor
-from data_prep.reading import HUGE, Reading, Stream, leaked, spread
+from data_prep.audit.floor import INSTALL, ITERATIONS, Floor
+from data_prep.audit.reading import HUGE, Reading, Stream, leaked, spread
 from mer_jax.errors import UserError
 from mer_jax.protocols import KINDS, PAIRS, Fold, leakage
 from mer_jax.records import SPLITS, Corpus

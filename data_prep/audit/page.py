@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.findings import LEVELS, Audit, number
-from data_prep.floor import Floor
+from data_prep.audit.findings import LEVELS, Audit, number
+from data_prep.audit.floor import Floor
 
 WIDTH = 360  # of a plot's own units: as wide as a phone, so that its text keeps its size there
 ROW = 22

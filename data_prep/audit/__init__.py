@@ -17,10 +17,10 @@ import rich.console
 import rich.table
 import rich.text
 
-from data_prep.audit_page import page
-from data_prep.findings import LEVELS, Audit, classes, features, floor_findings, lengths, number, sharing
-from data_prep.floor import floor_method, floors_of
-from data_prep.reading import read
+from data_prep.audit.findings import LEVELS, Audit, classes, features, floor_findings, lengths, number, sharing
+from data_prep.audit.floor import floor_method, floors_of
+from data_prep.audit.page import page
+from data_prep.audit.reading import read
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Corpus
 
@@ -116,7 +116,3 @@ def main(argv: list[str] | None = None) -> None:
         show(result)
     if result.of("problem"):
         raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,3 @@
+from data_prep.audit import main
+
+main()
