@@ -298,6 +298,9 @@ def test_extra_happy_are_counted(ids, level, there):
 def test_floors_are_scikit_learns(tmp_path):
     u = clean()
     u[0], u[4] = feature(u[0], "audio", np.nan), feature(u[4], "text", None)
+    # Text is wider in test only: standardised on anything but train, another floor would result.
+    wide = np.float16([20, 1, 1, 1, 1, 1])
+    u = [feature(x, "text", x.features["text"] * wide) if x.split == "test" and "text" in x.features else x for x in u]
     result = audit(written(tmp_path, u))
     for modality, found in zip(("text", "audio"), result.floors, strict=True):
         x, y = {}, {}
@@ -318,7 +321,6 @@ def test_floors_are_scikit_learns(tmp_path):
             np.testing.assert_allclose(scores["weighted_f1"], f1_score(y["test"], predicted, average="weighted"))
             np.testing.assert_allclose(scores["accuracy"], accuracy_score(y["test"], predicted))
             np.testing.assert_allclose(scores["uar"], recall_score(y["test"], predicted, average="macro"))
-    assert result.floors[0].scores["uar"] > 0.6
     assert "text 24/8/15; audio 24/8/16" in result.method
 
 
@@ -392,7 +394,10 @@ def test_no_seconds_no_plot(tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [({"html": "nowhere/a.html"}, "a file in a folder that exists"), ({"extra_happy": "none.txt"}, "does not exist")],
+    [
+        ({"html": "nowhere/a.html"}, "a file in a folder that exists"),
+        ({"extra_happy": "none.txt"}, "--extra-happy=.*does not exist"),
+    ],
 )
 def test_wrong_options_are_told_before_anything_is_read(tmp_path, flags, words):
     with pytest.raises(UserError, match=words):
