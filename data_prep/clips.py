@@ -315,10 +315,9 @@ def _tell(rows: Sequence[Row], checked: Mapping[str, Checked], with_text: bool) 
             for name, field in (("loso", "session"), ("speaker", "speaker"), ("kfold_dialogue:10", "dialogue"))
             if len({getattr(row.utterance, field) for row in rows} - {""}) > 1
         ]
-        has = "no utterance is" if len(split) < 2 else "there is none of"
-        print(
-            f"note: {has} {' or '.join(s for s in SPLITS if s not in split)}; train with --config.data.protocol={' or '.join(can)}"
-        )
+        absent = " or ".join(part for part in SPLITS if part not in split)
+        how = f"train with --config.data.protocol={' or '.join(can)}" if can else "and no protocol can split it"
+        print(f"note: all utterances are {' or '.join(split)}, none is {absent}; {how}")
     if with_text and (silent := sum(not row.utterance.sentence for row in rows)):
         print(f"note: {silent} of {len(rows)} sentences are empty")
     parts: dict[str, set[str]] = {}

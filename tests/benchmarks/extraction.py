@@ -39,10 +39,10 @@ def film(path, seed):
 
 
 def random_models(folder):
-    """A HuBERT and a ViT with random weights, of small published sizes (width 384, twelve layers)."""
+    """A HuBERT and a ViT with random weights, of the size of ViT-Tiny."""
     import transformers as t
 
-    sizes = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
+    sizes = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
     t.logging.disable_progress_bar()
     net = t.HubertConfig(**sizes, feat_extract_norm="layer", do_stable_layer_norm=True)
     t.HubertModel(net).save_pretrained(folder / "hubert")
@@ -77,7 +77,7 @@ def measure(encoder, clips, root, name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--audio-encoder", help="default: a small HuBERT with random weights")
     parser.add_argument("--visual-encoder", help="default: a small ViT with random weights")
     parser.add_argument("--device", default="auto")
