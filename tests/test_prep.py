@@ -215,7 +215,7 @@ class TestWithTheRealEncoder:
                 hidden = model(**tokenizer(sentence, return_tensors="pt"), output_hidden_states=True).hidden_states
             wanted = np.concatenate([hidden[4][0], hidden[6][0]], axis=-1)
             np.testing.assert_allclose(found, wanted, atol=4e-3)
-        encoder._encode = None  # a second pass must not compute anything
+        encoder.encode = None  # a second pass must not compute anything
         for found, again in zip(states, encoder.states(sentences), strict=True):
             np.testing.assert_array_equal(found, again)
 

@@ -1,0 +1,146 @@
+"""EmoDB, the Berlin database of acted emotional speech, from its tar to a corpus of openSMILE descriptors.
+
+    python -m data_prep.emodb emodb_wav.tar --out DIR
+
+535 wavs, ten speakers, ten sentences, seven emotions; a name like 03a01Fa.wav is speaker, sentence, emotion, version. The
+members are read from the tar, none is written to disk. Speaker, session and dialogue are the speaker, so that
+`--config.data.protocol=loso` and `speaker` test one speaker after the other and validate on another that does not train. The
+split written in the corpus is ours, there is no official one.
+"""
+
+import argparse
+import re
+import tarfile
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from data_prep import encoders
+from data_prep.audio import EGEMAPS
+from data_prep.clips import Row, check_clips, features_of, refuse_broken, tell_lengths, utterances
+from data_prep.media import Clip
+from data_prep.text import encoder_of, parser_of
+from mer_jax.errors import UserError, reported
+from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
+
+NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z])\.wav")
+LABELS = {
+    "W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "T": "sadness", "N": "neutral"
+}  # fmt: skip
+SENTENCES = {
+    "a01": "Der Lappen liegt auf dem Eisschrank.",
+    "a02": "Das will sie am Mittwoch abgeben.",
+    "a04": "Heute abend könnte ich es ihm sagen.",
+    "a05": "Das schwarze Stück Papier befindet sich da oben neben dem Holzstück.",
+    "a07": "In sieben Stunden wird es soweit sein.",
+    "b01": "Was sind denn das für Tüten, die da unter dem Tisch stehen?",
+    "b02": "Sie haben es gerade hochgetragen und jetzt gehen sie wieder runter.",
+    "b03": "An den Wochenenden bin ich jetzt immer nach Hause gefahren und habe Agnes besucht.",
+    "b09": "Ich will das eben wegbringen und dann mit Karl was trinken gehen.",
+    "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
+}
+PARTS = {"12": "valid", "14": "valid", "15": "test", "16": "test"}  # a man and a woman each; the others train
+TOTAL = 535
+LARGEST = 1 << 26  # bytes of a member; the longest has 9 s
+
+
+def read_tar(path: Path) -> list[Row]:
+    """The recordings in order of their names; raises UserError naming the tar and the member."""
+    rows: list[Row] = []
+    turns: Counter[str] = Counter()
+    for name, recording in sorted(_members(path).items()):
+        if not (found := NAME.fullmatch(name)) or found[2] not in SENTENCES:
+            raise UserError(
+                f"{path}: {name} is not named as in EmoDB: speaker, sentence, emotion, version, as 03a01Fa.wav"
+            )
+        speaker, sentence, emotion, _ = found.groups()
+        utterance = Utterance(
+            id=name.removesuffix(".wav"),
+            split=PARTS.get(speaker, "train"),
+            dialogue=speaker,
+            turn=turns[speaker],
+            speaker=speaker,
+            session=speaker,
+            label=LABELS[emotion],
+            sentence=SENTENCES[sentence],
+            features={},
+        )
+        turns[speaker] += 1
+        rows.append(Row(utterance, Clip(name, recording), str(path)))
+    if not rows:
+        raise UserError(f"{path} holds no wav")
+    return rows
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    """{file name: bytes} of the wavs in the tar, in whatever folder."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                name = PurePosixPath(member.name).name
+                if not member.isfile() or not name.endswith(".wav") or name.startswith("."):
+                    continue
+                if name in found:
+                    raise UserError(f"{path}: {name} occurs twice")
+                if member.size > LARGEST:
+                    raise UserError(f"{path}: {name} has {member.size} bytes; no recording of EmoDB is that long")
+                file = tar.extractfile(member)
+                found[name] = file.read() if file else b""
+                if len(found[name]) != member.size:
+                    raise UserError(f"{path}: it ends within {name}: it is truncated")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{path} is not a whole tar ({error})") from None
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = parser_of("data_prep.emodb", __doc__)
+    parser.add_argument("tar", type=Path, metavar="emodb_wav.tar")
+    encoders.add_audio(parser, default=EGEMAPS)
+    arguments = parser.parse_args(argv)
+    with reported():
+        convert(arguments)
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    refuse_existing(arguments.out)
+    rows = read_tar(arguments.tar)
+    if len(rows) != TOTAL:
+        print(f"note: {arguments.tar.name} has {len(rows)} recordings, EmoDB {TOTAL}")
+    words, audio = encoder_of(arguments), encoders.audio_of(arguments)
+    checked, broken = check_clips(rows, ("audio",))
+    refuse_broken(broken)
+    longer = tell_lengths(rows, checked, arguments.longest)
+    rows, features, _ = features_of(rows, checked, {"audio": audio}, arguments.cache, skip_broken=False)
+    labels = tuple(LABELS.values())
+    write_corpus(
+        arguments.out,
+        utterances(rows, features),
+        Description(
+            name="emodb",
+            labels=labels,
+            extractors={"audio": audio.extractor},
+            label_words=labels,
+            label_embeddings=words.words(labels),
+            label_space=str(words.identity["name"]),
+            protocol={
+                "name": "speakers",
+                "description": "ours: speakers 12 and 14 validate, 15 and 16 test; the field leaves one speaker out (loso)",
+            },
+            provenance={
+                "tool": "data_prep.emodb",
+                "sources": {arguments.tar.name: sha256_of(arguments.tar)},
+                "clips_over_longest": longer,
+                "label_word_encoder": words.identity,
+                "audio_encoder": audio.identity,
+            },
+            licence="EmoDB: free for research, cite Burkhardt et al. 2005; openSMILE's features likewise",
+        ),
+    )
+    print(f"wrote {len(rows)} utterances to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Clips -> one vector a frame, of an image encoder."""
+
+import itertools
+
+import numpy as np
+
+from data_prep import frozen, media
+from data_prep.features import pool
+from data_prep.media import Clip
+
+TOGETHER = 8  # clips saved to the cache at a time
+BATCH = 64  # frames
+
+
+class FrameEncoder:
+    """ViT, Swin, CLIP's eye, … of transformers: Float16[frames, width].
+
+    Without `layers` a frame's vector is the model's own pooled output, or the mean over the last layer's patches where the
+    checkpoint has no trained pooler; with them the means over the patches of these hidden layers, side by side.
+    """
+
+    together = TOGETHER
+
+    def __init__(
+        self, name: str, layers: tuple[int, ...] = (), *, frames: int = 15, per_second: float | None = None,
+        pooling: str = "tokens", longest: float = 30.0, device: str = "auto",
+    ):  # fmt: skip
+        decoder = media.library()
+        # Pillow resizes alike wherever it is installed; torchvision, taken where there is one, does not.
+        self._frozen = frozen.load("--visual-encoder", name, "AutoImageProcessor", device, backend="pil")
+        config = self._frozen.model.config
+        depth = len(getattr(config, "depths", ())) or config.num_hidden_layers
+        self.layers = frozen.resolve("--visual-layers", layers, name, depth) if layers else ()
+        self.frames, self.per_second, self.pooling, self.longest = frames, per_second, pooling, longest
+        self.pooled = not layers and self._has_pooler()
+        if layers:
+            of = f"mean over the patches of {frozen.layers_in_words(self.layers, depth)}"
+        else:
+            of = "pooled output" if self.pooled else "mean over the last layer's patches"
+        often = f"{per_second:g} frames a second" if per_second else f"{frames} frames evenly spread"
+        self.identity = self._frozen.identity | {
+            "frame": of, "frames": often, "pooling": pooling, "longest": longest, "av": decoder
+        }  # fmt: skip
+        over = ", the mean over them" if pooling == "mean" else ""
+        self.extractor = f"{self.identity['name']}, {of}, {often}{over}, frozen"
+
+    def prepare(self, clip: Clip) -> np.ndarray:
+        """Float32[frames, channels, height, width], as the model's image processor makes them."""
+        images = media.frames(clip, self.longest, count=self.frames, per_second=self.per_second)
+        return np.asarray(self._frozen.processor(images=images, return_tensors="np")["pixel_values"], np.float32)
+
+    def encode(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
+        pixels = np.concatenate(prepared)
+        vectors = np.concatenate([self._vectors(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)])
+        ends = list(itertools.accumulate(map(len, prepared)))
+        return [pool(v, self.pooling) for v in np.split(vectors, ends[:-1])]
+
+    def _has_pooler(self) -> bool:
+        import torch
+
+        black = self._frozen.processor(images=[np.zeros((64, 64, 3), np.uint8)], return_tensors="np")["pixel_values"]
+        with torch.inference_mode():
+            found = self._frozen.model(**self._frozen.on_device({"pixel_values": np.asarray(black, np.float32)}))
+        trained = not any("pooler" in key for key in self._frozen.missing)
+        return trained and getattr(found, "pooler_output", None) is not None
+
+    def _vectors(self, pixels: np.ndarray) -> np.ndarray:
+        """Float32[frames, width]."""
+        import torch
+
+        with torch.inference_mode():
+            found = self._frozen.model(
+                **self._frozen.on_device({"pixel_values": pixels}), output_hidden_states=bool(self.layers)
+            )
+            if self.layers:
+                vectors = torch.cat([_over_patches(found.hidden_states[layer]) for layer in self.layers], -1)
+            elif self.pooled:
+                vectors = found.pooler_output.flatten(1)
+            else:
+                vectors = _over_patches(found.last_hidden_state)
+            return vectors.float().cpu().numpy()
+
+
+def _over_patches(states):  # type: ignore[no-untyped-def]
+    """[frames, patches, width], or of a convolutional net [frames, width, rows, columns] -> [frames, width]."""
+    return states.mean(1) if states.ndim == 3 else states.mean((2, 3))
