@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from data_prep.text import Progress
+from data_prep.features import Progress
 from mer_jax.records import Corpus
 from mer_jax.statistics import overall
 

@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 
 from data_prep.audit.floor import drawn
-from data_prep.text import Progress
+from data_prep.features import Progress
 from mer_jax.protocols import plain
 from mer_jax.records import Corpus, Utterance
 
