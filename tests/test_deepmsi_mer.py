@@ -132,6 +132,7 @@ def test_padding_and_batch_order_change_nothing(switch):
     np.testing.assert_allclose(apply(params, turned)[0]["logits"], logits[::-1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_token_grids_are_compressed_inside_every_frame():
     """tokens > 1: the same VSC on a frame's tokens, their mean, then the TCN over all frames."""
     apply, params = make(tokens=4, attended=())

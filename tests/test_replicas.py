@@ -290,6 +290,7 @@ def test_grid_and_points():
     assert replicas.swept_points(experiment()) == [{}]
 
 
+@pytest.mark.slow
 def test_what_memory_cannot_hold_is_refused_with_the_numbers(corpus, tmp_path, monkeypatch):
     """State, best models, gradients and updates of all six, and the corpus: a little less is refused, a little more is not."""
     whole = train.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])

@@ -99,6 +99,7 @@ def test_everything_kept_is_the_input():
     np.testing.assert_array_equal(found.mask, mask)
 
 
+@pytest.mark.slow
 def test_a_guide_finds_what_it_points_at():
     x, mask, _ = make((12,))
     for t in (0, 5, 11):
