@@ -131,14 +131,11 @@ def kill_and_go_on(counts, cache_home, workdir, corpus, flags, kills, seed):
     rng = random.Random(seed)
     for _ in range(kills):
         count = rng.choice(counts)
-        launched = time.time()
         processes = launch(count, cache_home, main_command(workdir, corpus, flags))
-        if rng.random() < 0.8:  # else while it starts, reads, compiles or resumes
-            deadline = time.monotonic() + 120
-            while not any(p.stat().st_mtime > launched and p.stat().st_size for p in (workdir / "reads").glob("*")):
-                assert time.monotonic() < deadline, outputs(processes, 1)
-                time.sleep(0.02)
-        time.sleep(rng.uniform(0, 4))
+        deadline, ready = time.monotonic() + 120, workdir / "config.json"
+        while not ready.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 5))
         rng.choice(processes).send_signal(signal.SIGKILL)
         began = time.monotonic()
         outputs(processes)
@@ -150,16 +147,16 @@ def kill_and_go_on(counts, cache_home, workdir, corpus, flags, kills, seed):
 LONG = 600
 
 
-def lasting(epochs):
-    """Flags of a run that takes longer than its kills let it live."""
-    return [f"--config.train.epochs={epochs}", "--config.train.patience=0", "--config.train.checkpoint_minutes=0.02",
+def lasting(kills):
+    """Flags of a run that takes longer than so many kills let it live."""
+    return [f"--config.train.epochs={16 * kills}", "--config.train.patience=0", "--config.train.checkpoint_minutes=0.02",
             "--config.train.log_steps=10"]  # fmt: skip
 
 
 @pytest.mark.slow
 def test_killed_again_and_again_with_other_process_counts(tmp_path, cache_home, corpus, request):
     kills = request.config.getoption("kills")
-    flags = [*SMALL, *SGD, *STREAM, *lasting(20 * kills)]  # one process is the quickest
+    flags = [*SMALL, *SGD, *STREAM, *lasting(kills)]
     train(1, cache_home, tmp_path / "whole", corpus, flags, LONG)
     kill_and_go_on((1, 2, 4), cache_home, tmp_path / "killed", corpus, flags, kills, seed=0)
     ours, wanted = final_arrays(tmp_path / "killed"), final_arrays(tmp_path / "whole")
@@ -175,7 +172,7 @@ def test_two_processes_killed_and_resumed_end_with_the_same_bits(tmp_path, cache
     (tmp_path / "b").mkdir()
     whole, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
     kills = request.config.getoption("kills")
-    flags = [*SMALL, *STREAM, *lasting(10 + 5 * kills)]
+    flags = [*SMALL, *STREAM, *lasting(kills)]
     train(2, cache_home, whole, corpus, flags, LONG)
     kill_and_go_on((2,), cache_home, killed, corpus, flags, kills, seed=1)
     compare(killed, whole)
