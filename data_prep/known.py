@@ -4,7 +4,6 @@ Packs number the classes and do not say how. Two packs of the same corpus may us
 """
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -48,6 +47,8 @@ CORPORA = (
         },
     ),
 )  # fmt: skip
+IEMOCAP6, IEMOCAP4, MELD = CORPORA
+SETS_OF_MELD = {"train": "train", "valid": "dev", "test": "test"}  # split -> its set
 NEAR = 0.03  # share of a set's utterances that may differ and it is still taken for the set: packs lose some to broken clips
 
 
@@ -72,9 +73,9 @@ def fitting(counts: Sequence[int]) -> list[Fit]:
     for corpus in CORPORA:
         for name, wanted in corpus.sets.items():
             if len(wanted) == len(counts) and difference(sorted(counts), sorted(wanted)) < NEAR:
-                best = min(
-                    itertools.permutations(range(len(wanted))), key=lambda o: difference(counts, [wanted[i] for i in o])
-                )
+                # The order with the least difference: the rarest number is the rarest class, and so on.
+                rank = np.argsort(np.argsort(counts, kind="stable"))
+                best = np.argsort(wanted, kind="stable")[rank].tolist()
                 order = tuple(list(corpus.words)[i] for i in best)
                 found.append(Fit(corpus, name, order, difference(counts, [wanted[i] for i in best])))
     return sorted(found, key=lambda fit: fit.difference)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import known
 from data_prep.text import encoder_of, normalise, parser_of
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
 
 FILES = {"train": "train_sent_emo.csv", "valid": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
-TOTALS = {"train": 9989, "valid": 1109, "test": 2610}
-LABELS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
+TOTALS = {split: sum(known.MELD.sets[name]) for split, name in known.SETS_OF_MELD.items()}
+LABELS = tuple(known.SEVEN)
 COLUMNS = (
     "Utterance",
     "Speaker",

@@ -244,9 +244,8 @@ def _dialogue(path: Path, key: Any, name: str, part: str, fields: Mapping[str, A
         )
 
 
-def _make_unique(rows: Iterable[Row]) -> None:
+def _make_unique(rows: Sequence[Row]) -> None:
     """Ids that only count within their dialogue get its name."""
-    rows = list(rows)
     if len({row.id for row in rows}) < len(rows) or any(row.id.isdecimal() for row in rows):
         for row in rows:
             row.id = f"{row.dialogue}_{row.id}"
@@ -290,7 +289,7 @@ def vector(where: str, field: str, value: Any) -> np.ndarray:
             f"an array {list(value.shape)} of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
         )
         raise UserError(f"{where}: {field} is {what}, not a vector or a sequence of vectors of numbers")
-    value = np.atleast_2d(np.asarray(value))
+    value = np.atleast_2d(np.asarray(value))  # a plain array, whatever class the pickle gave it
     return value if value.dtype.name in DTYPES else value.astype(np.float32)
 
 

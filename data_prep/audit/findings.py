@@ -18,7 +18,6 @@ SHORT, LONG = 0.1, 30.0  # seconds; MELD has clips of 0.06 s and, where the cut 
 FAR = 100  # standard deviations
 FEW = 0.01  # share of the test utterances that may be leaked and it is only a note: MELD's own tables have 3 of 2,610
 SOME_WORDS = 5  # a sentence of so many words is hardly repeated by accident
-MELD_SETS = {"train": "train", "valid": "dev", "test": "test"}
 ADVICE = {
     "dialogue": "split by dialogue: --config.data.protocol=kfold_dialogue:5, or loso; utterances of one dialogue are alike",
     "speaker": "the figure is not for unknown speakers; --config.data.protocol=speaker or loso measures that",
@@ -154,7 +153,7 @@ def _fitting(fit: known.Fit, names: Sequence[str], parts: Mapping[str, Sequence[
     """In how far the counts are those of the set."""
     differing = _differences("", names, total, fit, fit.set)
     for split, counts in parts.items():
-        if (of_split := MELD_SETS[split]) in fit.corpus.sets:
+        if (of_split := known.SETS_OF_MELD[split]) in fit.corpus.sets:
             differing += _differences(f"{split}: ", names, counts, fit, of_split)
     said = f"{fit.corpus.name}, {fit.set}: {sum(total):,} utterances"
     if differing:
