@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,7 @@ class Checkpoints:
         self, step: int, like: Any, check: Callable[[int, dict[str, Any]], None]
     ) -> tuple[dict[str, Any], Any, str]:
         """(JSON, state, "") or ({"sums": {}}, None, why not). No process waits for another here: Orbax's own `restore` would."""
+        _forget_late_reads()
         folder = self._manager.directory / str(step)
         why = ""
         for _ in range(2):  # a disk or a bucket may fail once
@@ -132,6 +134,19 @@ class Checkpoints:
                 raise UserError(
                     f"{where}: array {name} is {have.dtype}{list(have.shape)}, the config wants {want.dtype}{list(want.shape)}"
                 )
+
+
+@functools.cache
+def _forget_late_reads() -> None:
+    """After one array could not be read, nobody waits for the others; Python would show a traceback for each of them."""
+    show = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not str(unraisable.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
+            show(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(lambda record: "async_deserialize" not in record.getMessage())
 
 
 def wrong_sums(saved: dict[str, int], state: Any) -> str:

@@ -3,11 +3,13 @@
 import functools
 import itertools
 import json
+import os
 import random
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -28,24 +30,38 @@ TIMEOUT = 10  # seconds until a process counts as lost
 
 
 def launch(count, cache_home, command, devices=None, env=None):
-    """The same command as `count` processes, each with so many devices; each gets its --distributed through `command(how)`."""
+    """The same command as `count` processes, each with so many devices; each gets its --distributed through `command(how)`.
+
+    They write to files: one that nobody reads may fill a pipe and wait for ever, and the others for it.
+    """
     (port,) = free_ports(1)
-    return [
-        subprocess.Popen(
-            [sys.executable, *map(str, command(f"localhost:{port},{count},{i}" if count > 1 else "none"))], cwd=ROOT,
-            env=user_env(cache_home, devices[i] if devices else 1) | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for i in range(count)
-    ]  # fmt: skip
+    processes = []
+    for i in range(count):
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by outputs()
+        line = [sys.executable, *map(str, command(f"localhost:{port},{count},{i}" if count > 1 else "none"))]
+        environ = user_env(cache_home, devices[i] if devices else 1) | (env or {})
+        processes.append(subprocess.Popen(line, cwd=ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT))
+        processes[-1].file = file
+    return processes
+
+
+def so_far(process):
+    return os.pread(process.file.fileno(), 1 << 24, 0).decode()
 
 
 def outputs(processes, timeout=170):
     deadline = time.monotonic() + timeout
     try:
-        return [p.communicate(timeout=max(1, deadline - time.monotonic()))[0] for p in processes]
+        for p in processes:
+            p.wait(max(1, deadline - time.monotonic()))
+        return [so_far(p) for p in processes]
+    except subprocess.TimeoutExpired:
+        raise AssertionError("\n".join([f"not ended after {timeout} s", *map(so_far, processes)])) from None
     finally:
         for p in processes:
             p.kill()
+            p.wait()
+            p.file.close()
 
 
 def main_command(workdir, corpus, flags):
@@ -297,9 +313,9 @@ def test_sigterm_while_a_run_is_resumed(tmp_path, cache_home, corpus, count):
         process.kill()
     outputs(first)
     again = launch(count, cache_home, main_command(workdir, corpus, flags))
-    for line in again[0].stdout:
-        if "train and test share" in line:  # JAX has started, the checkpoint is not read yet
-            break
+    while "train and test share" not in so_far(again[0]):  # JAX has started, the checkpoint is not read yet
+        assert all(p.poll() is None for p in again), outputs(again)
+        time.sleep(0.01)
     again[-1].send_signal(signal.SIGTERM)
     told = outputs(again)
     assert [p.returncode for p in again] == [0] * count, told
@@ -328,6 +344,7 @@ def test_what_one_process_cannot_read_all_leave_aside(tmp_path, cache_home, corp
     assert f"checkpoint {newest.name} in" in told[0]
     assert "is damaged" in told[0]
     assert "resuming after step" in told[0]
+    assert not any("Traceback" in text for text in told), told
     compare(damaged, whole)
 
 
