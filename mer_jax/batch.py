@@ -14,10 +14,12 @@ class Batch:
     features[m]: Float[batch, time_m, feat_m], zero where mask is False
     mask[m]:     Bool[batch, time_m], True where a real time step is; an utterance without the modality has none
     label:       Int32[batch]
+    target:      Float[batch, classes], the distribution to learn: all on the label, or the raters' (data.soft_labels)
     weight:      Float[batch], 0 for rows that only fill the batch up, else 1
     """
 
     features: dict[str, Any]
     mask: dict[str, Any]
     label: Any
+    target: Any
     weight: Any

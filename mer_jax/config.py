@@ -23,6 +23,7 @@ class Data:
     seed: int = 0  # of the order of batches, and of the protocols that draw; the same for all replicas
     modalities: tuple[str, ...] = ("text", "audio")
     max_length: tuple[int, ...] = (128,)  # time steps kept, from the start: one number for all, or one per modality
+    soft_labels: bool = False  # learn what the raters say, where they are known, instead of the label alone
     test_on_trained: bool = False  # test even utterances on whose labels the features were trained (see the manifest)
     nonfinite: str = "refuse"  # NaN and infinite values: refuse | zero (both count them)
     standardize: bool = True  # zero mean, unit variance per feature, measured on the training part
@@ -337,6 +338,10 @@ def validate_against(config: Experiment, corpus: Any) -> None:
                 f"--config.data.modalities={','.join(config.data.modalities)}: corpus {corpus.manifest['name']!r} "
                 f"has no {modality!r}; it has {has}. Run with --config.data.modalities={has.replace(', ', ',')}"
             )
+    if config.data.soft_labels and not corpus.manifest.get("voted"):
+        raise UserError(
+            f"--config.data.soft_labels=True: corpus {corpus.manifest['name']!r} does not say how its raters voted; leave it off"
+        )
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -29,11 +29,13 @@ Pads = tuple[tuple[str, int], ...]  # padded time steps of each modality; hashab
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """The utterances that an experiment uses: `rows` in the corpus, their label ids, and per modality how many time steps
-    each keeps. Everywhere else an utterance is a position in the pool."""
+    """The utterances that an experiment uses: `rows` in the corpus, their label ids, the distributions to learn
+    (Float32[rows, classes]), and per modality how many time steps each keeps. Everywhere else an utterance is a position in
+    the pool."""
 
     rows: np.ndarray
     labels: np.ndarray
+    targets: np.ndarray
     lengths: Mapping[str, np.ndarray]
     cut: Mapping[str, np.ndarray]  # Bool: which sequences were longer
 
@@ -41,12 +43,19 @@ class Pool:
         return len(self.rows)
 
 
-def take_pool(corpus: Corpus, rows: np.ndarray, max_lengths: Mapping[str, int]) -> Pool:
-    """The corpus's utterances `rows`, their sequences cut to `max_lengths` time steps."""
+def take_pool(corpus: Corpus, rows: np.ndarray, max_lengths: Mapping[str, int], *, soft: bool = False) -> Pool:
+    """The corpus's utterances `rows`, their sequences cut to `max_lengths` time steps. `soft`: what is learnt is what the
+    raters say, where any of them chose a class."""
     full = {m: corpus.index[f"length/{m}"][rows] for m in max_lengths}
+    labels = corpus.label_ids(rows)
+    targets = np.eye(len(corpus.labels), dtype=np.float32)[labels]
+    if soft:
+        raters = corpus.soft_labels(rows)
+        targets = np.where(raters.any(1, keepdims=True), raters, targets)
     return Pool(
         rows=rows,
-        labels=corpus.label_ids(rows),
+        labels=labels,
+        targets=targets,
         lengths={m: np.minimum(full[m], limit) for m, limit in max_lengths.items()},
         cut={m: full[m] > limit for m, limit in max_lengths.items()},
     )
@@ -234,6 +243,7 @@ class Resident:
     start: dict[str, Any]
     length: dict[str, Any]
     label: Any
+    target: Any
 
 
 def blocks_of(pool: Pool, mesh: jax.sharding.Mesh) -> list[tuple[np.ndarray, bool]]:
@@ -268,7 +278,7 @@ def pack(
         whole = len(blocks) * size
         flat[m] = shard.join(packed.reshape(-1, width), whole, shard.along_all(mesh)) if len(blocks) > 1 else packed[0]
     flat = shard.spread(flat, mesh) if len(blocks) > 1 else shard.put(flat, shard.replicated(mesh))
-    return Resident(flat, *shard.put((start, length, pool.labels), shard.replicated(mesh)))
+    return Resident(flat, *shard.put((start, length, pool.labels, pool.targets), shard.replicated(mesh)))
 
 
 def gather(resident: Resident, rows: Int[Array, "batch"], pads: Pads) -> Batch:
@@ -281,7 +291,7 @@ def gather(resident: Resident, rows: Int[Array, "batch"], pads: Pads) -> Batch:
         mask[m] = (steps < resident.length[m][at][:, None]) & real[:, None]
         value = resident.flat[m].at[resident.start[m][at][:, None] + steps].get(mode="clip")
         features[m] = jnp.where(mask[m][..., None], value.astype(jnp.float32), 0)
-    return Batch(features, mask, resident.label[at], real.astype(jnp.float32))
+    return Batch(features, mask, resident.label[at], resident.target[at], real.astype(jnp.float32))
 
 
 def collate(corpus: Corpus, pool: Pool, rows: np.ndarray, pads: Pads, nonfinite: str) -> Batch:
@@ -296,7 +306,8 @@ def collate(corpus: Corpus, pool: Pool, rows: np.ndarray, pads: Pads, nonfinite:
             if m in example:
                 features[m][i, : len(example[m])] = example[m]
                 mask[m][i, : len(example[m])] = True
-    return Batch(features, mask, pool.labels[np.maximum(rows, 0)], real.astype(np.float32))
+    at = np.maximum(rows, 0)
+    return Batch(features, mask, pool.labels[at], pool.targets[at], real.astype(np.float32))
 
 
 def choose(batch: Batch, places: Int[Array, "batch"]) -> Batch:
@@ -304,7 +315,7 @@ def choose(batch: Batch, places: Int[Array, "batch"]) -> Batch:
     real, at = places >= 0, jnp.maximum(places, 0)
     mask = {m: x[at] & real[:, None] for m, x in batch.mask.items()}
     features = {m: jnp.where(mask[m][..., None], x[at], 0) for m, x in batch.features.items()}
-    return Batch(features, mask, batch.label[at], real.astype(jnp.float32))
+    return Batch(features, mask, batch.label[at], batch.target[at], real.astype(jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)

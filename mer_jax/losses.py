@@ -14,30 +14,31 @@ def weighted_mean(x: Float[Array, "batch"], weight: Float[Array, "batch"]) -> Fl
 
 def cross_entropy(
     logits: Float[Array, "batch classes"],
-    label: Int[Array, "batch"],
+    target: Float[Array, "batch classes"],
     *,
     prior: Float[Array, "classes"],
     imbalance: str = "none",
     focal_gamma: Number = 2.0,
     label_smoothing: Number = 0.0,
 ) -> Float[Array, "batch"]:
-    """Cross entropy in nats with one answer to class imbalance; `prior` is each class's share of the training part.
+    """Cross entropy -sum target log p in nats, `target` a distribution (one-hot where the label is certain), with one answer to
+    class imbalance; `prior` is each class's share of the training part.
 
-    class_weights: times 1 / (classes * prior[label]), so that the mean weight over the training part is 1
-    focal: times (1 - p_label)^gamma (Lin et al. 2017)
+    class_weights: times the mean of 1 / (classes * prior) under the target, so that the mean weight over the training part is 1
+    focal: times (1 - p)^gamma, p the mean of the probabilities under the target (Lin et al. 2017)
     logit_adjustment: logits + log prior while training (Menon et al. 2021); prediction uses the bare logits
     """
     classes = logits.shape[-1]
     if imbalance == "logit_adjustment":
         logits = logits + jnp.log(jnp.maximum(prior, 1e-6))[None]
     log_p = jax.nn.log_softmax(logits)
-    target = jax.nn.one_hot(label, classes) * (1 - label_smoothing) + label_smoothing / classes
-    loss = -(target * log_p).sum(-1)
+    smooth = target * (1 - label_smoothing) + label_smoothing / classes
+    loss = -(smooth * log_p).sum(-1)
     if imbalance == "class_weights":
-        loss = loss / (classes * jnp.maximum(prior, 1e-6)[label])  # a class that does not occur has weight 0 anyway
+        loss = loss * (target / (classes * jnp.maximum(prior, 1e-6)[None])).sum(-1)
     elif imbalance == "focal":
-        p_label = jnp.exp(jnp.take_along_axis(log_p, label[:, None], axis=1))[:, 0]
-        loss = loss * jnp.maximum(1 - p_label, 1e-7) ** focal_gamma  # at 0 a gamma below 1 has no gradient
+        p = (target * jnp.exp(log_p)).sum(-1)
+        loss = loss * jnp.maximum(1 - p, 1e-7) ** focal_gamma  # at 0 a gamma below 1 has no gradient
     return loss
 
 
@@ -64,7 +65,7 @@ def apc(
 def joint_objective(
     logits: Float[Array, "batch classes"],
     similarity: Float[Array, "batch classes"],
-    label: Int[Array, "batch"],
+    target: Float[Array, "batch classes"],
     weight: Float[Array, "batch"],
     *,
     prior: Float[Array, "classes"],
@@ -76,7 +77,7 @@ def joint_objective(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """JOO of LSGMER: mean classification loss + apc_weight * mean APC, and the two terms by name. Numbers may be arrays."""
     classification = cross_entropy(
-        logits, label, prior=prior, imbalance=imbalance, focal_gamma=focal_gamma, label_smoothing=label_smoothing
+        logits, target, prior=prior, imbalance=imbalance, focal_gamma=focal_gamma, label_smoothing=label_smoothing
     )
     terms = {"classification": weighted_mean(classification, weight)}
     if isinstance(apc_weight, float | int) and apc_weight == 0:
@@ -123,6 +124,7 @@ def fusion_objective(
     present: dict[str, Bool[Array, "batch"]],
     temperature: Float[Array, ""],
     label: Int[Array, "batch"],
+    target: Float[Array, "batch classes"],
     weight: Float[Array, "batch"],
     *,
     prior: Float[Array, "classes"],
@@ -137,7 +139,7 @@ def fusion_objective(
     two modalities are there, over the samples that have both) of the contrastive loss; the terms by name, with the number of
     positive pairs."""
     classification = cross_entropy(
-        logits, label, prior=prior, imbalance=imbalance, focal_gamma=focal_gamma, label_smoothing=label_smoothing
+        logits, target, prior=prior, imbalance=imbalance, focal_gamma=focal_gamma, label_smoothing=label_smoothing
     )
     terms = {"classification": weighted_mean(classification, weight)}
     names = [pair.split("-") for pair in pairs]

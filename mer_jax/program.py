@@ -50,7 +50,8 @@ def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.
     settings = config.data
     limits = settings.max_length * (len(settings.modalities) // len(settings.max_length))
     rows = np.unique(np.concatenate([getattr(fold, part) for fold in split.folds for part in PARTS]))
-    pool = data.take_pool(corpus, rows, dict(zip(settings.modalities, limits, strict=True)))
+    lengths = dict(zip(settings.modalities, limits, strict=True))
+    pool = data.take_pool(corpus, rows, lengths, soft=settings.soft_labels)
     folds = tuple(
         Fold(fold.name, *(np.searchsorted(rows, getattr(fold, part)) for part in PARTS)) for fold in split.folds
     )
@@ -77,15 +78,21 @@ def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.
     counts = tuple({part: count(corpus, pool, scan, getattr(fold, part)) for part in PARTS} for fold in folds)
     where = f"{megabytes:.0f} MB {'on the device' if resident else 'streamed'}"
     tell(corpus.manifest["name"], settings.modalities, split, counts, int(trains.any(0).sum()), where)
-    given = tuple(give(pool, scan, i, fold, settings.standardize, len(corpus.labels)) for i, fold in enumerate(folds))
+    if settings.soft_labels:
+        voted = corpus.soft_labels(rows[trains.any(0)]).any(1)
+        log.console.print(
+            f"  learnt is what the raters say of {voted.sum()} training utterances; of {(~voted).sum()}, where none of them chose a class, "
+            "the label"
+        )
+    given = tuple(give(pool, scan, i, fold, settings.standardize) for i, fold in enumerate(folds))
     return Inputs(feed, folds, trains, given, counts, scan.sentences)
 
 
-def give(pool: data.Pool, scan: data.Scan, number: int, fold: Fold, standardize: bool, classes: int) -> step.Given:
+def give(pool: data.Pool, scan: data.Scan, number: int, fold: Fold, standardize: bool) -> step.Given:
     stats = {m: {name: values[number] for name, values in s.items()} for m, s in scan.stats.items()}
     if not standardize:
         stats = {m: {"mean": np.zeros_like(s["mean"]), "scale": np.ones_like(s["scale"])} for m, s in stats.items()}
-    prior = (np.bincount(pool.labels[fold.train], minlength=classes) / len(fold.train)).astype(np.float32)
+    prior = pool.targets[fold.train].mean(0, dtype=np.float64).astype(np.float32)
     return step.Given(stats, prior, {})
 
 
@@ -208,7 +215,7 @@ def lsgmer_family(config: config_lib.LSGMERExperiment, corpus: Corpus) -> Any:
 
         def loss(outputs: lsgmer.Outputs, batch: Batch) -> Any:
             return losses.joint_objective(
-                outputs["logits"], outputs["similarity"], batch.label, batch.weight,
+                outputs["logits"], outputs["similarity"], batch.target, batch.weight,
                 prior=given.prior, apc_weight=apc_weight, **settings,
             )  # fmt: skip
 
@@ -250,8 +257,8 @@ def deepmsi_family(config: config_lib.DeepMSIExperiment, corpus: Corpus) -> Any:
 
         def loss(outputs: deepmsi_mer.Outputs, batch: Batch) -> Any:
             return losses.fusion_objective(
-                outputs["logits"], outputs["projections"], outputs["present"], outputs["temperature"], batch.label, batch.weight,
-                prior=given.prior, contrastive_weight=weight, **settings,
+                outputs["logits"], outputs["projections"], outputs["present"], outputs["temperature"], batch.label, batch.target,
+                batch.weight, prior=given.prior, contrastive_weight=weight, **settings,
             )  # fmt: skip
 
         return loss, lambda old, new, outputs, batch: new

@@ -5,8 +5,9 @@
     DIR/train-00000.index.npz     offset and size of every record, and its metadata (everything but the tensors)
 
 A record holds `id split dialogue speaker session label sentence` (bytes), `turn` (int64), `start end` (float, seconds,
-optional) and per modality m `m/data` (bytes, little-endian, C order), `m/dtype` (bytes), `m/shape` (int64, [time, width]).
-An utterance may lack a modality: it then has none of the three keys.
+optional), where people labelled it one by one `votes/rater` and `votes/label` (bytes, one of each per vote), and per modality m
+`m/data` (bytes, little-endian, C order), `m/dtype` (bytes), `m/shape` (int64, [time, width]). An utterance may lack a modality:
+it then has none of the three keys. The index holds what the votes say as `soft`: see `soft_label`.
 
 `python -m mer_jax.records DIR` describes a corpus and verifies every byte of it.
 """
@@ -38,7 +39,10 @@ TEXT_COLUMNS = ("id", "split", "dialogue", "speaker", "session", "label")
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-    """One utterance. `features[m]` is [time, width], float16 or float32; `start` and `end` are seconds in the recording."""
+    """One utterance. `features[m]` is [time, width], float16 or float32; `start` and `end` are seconds in the recording.
+
+    votes: what each rater said, (rater, label); one who chose several labels has several. A label need not be a class.
+    """
 
     id: str
     split: str
@@ -51,6 +55,21 @@ class Utterance:
     features: Mapping[str, np.ndarray]
     start: float | None = None
     end: float | None = None
+    votes: tuple[tuple[str, str], ...] = ()
+
+
+def soft_label(votes: Iterable[tuple[str, str]], labels: tuple[str, ...]) -> np.ndarray:
+    """The raters' distribution over the classes, Float32[classes]; zeros where nobody chose a class.
+
+    Every rater who chose a class counts the same, shared evenly among the classes that this rater chose (ours). Choices that
+    are no class (`other`, or a class that the corpus leaves out) count for nothing.
+    """
+    chosen: dict[str, set[str]] = {}
+    for rater, label in votes:
+        if label in labels:
+            chosen.setdefault(rater, set()).add(label)
+    shares = np.array([[(name in choice) / len(choice) for name in labels] for choice in chosen.values()])
+    return (shares.reshape(-1, len(labels)).sum(0) / max(1, len(shares))).astype(np.float32)
 
 
 # ---- tf.train.Example on the wire: Example{1: Features{1: map<string, Feature{1: bytes, 2: float, 3: int64}}}} ----
@@ -70,12 +89,17 @@ def _delimited(field: int, payload: bytes) -> bytes:
     return _varint(field << 3 | 2) + _varint(len(payload)) + payload
 
 
-def encode_example(features: Mapping[str, bytes | list[int] | list[float]]) -> bytes:
+Value = bytes | list[bytes] | list[int] | list[float]
+
+
+def encode_example(features: Mapping[str, Value]) -> bytes:
     """Serialises a tf.train.Example; a value's Python type chooses bytes_list, int64_list or float_list."""
     entries = []
     for name, value in features.items():
         if isinstance(value, bytes):
-            feature = _delimited(1, _delimited(1, value))
+            value = [value]
+        if value and isinstance(value[0], bytes):
+            feature = _delimited(1, b"".join(_delimited(1, item) for item in value))  # type: ignore[arg-type]
         elif value and isinstance(value[0], int):
             feature = _delimited(3, _delimited(1, b"".join(_varint(int(v)) for v in value)))
         else:
@@ -147,13 +171,15 @@ def decode_example(record: bytes) -> dict[str, list[Any]]:
 
 
 def _to_example(utterance: Utterance) -> bytes:
-    features: dict[str, bytes | list[int] | list[float]] = {
-        name: getattr(utterance, name).encode() for name in (*TEXT_COLUMNS, "sentence")
-    }
+    features: dict[str, Value] = {name: getattr(utterance, name).encode() for name in (*TEXT_COLUMNS, "sentence")}
     features["turn"] = [int(utterance.turn)]
     for name in ("start", "end"):
         if (seconds := getattr(utterance, name)) is not None:
             features[name] = [float(seconds)]
+    if utterance.votes:
+        raters, labels = zip(*utterance.votes, strict=True)
+        features["votes/rater"] = [rater.encode() for rater in raters]
+        features["votes/label"] = [label.encode() for label in labels]
     for modality, value in utterance.features.items():
         features[f"{modality}/data"] = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
         features[f"{modality}/dtype"] = value.dtype.name.encode()
@@ -170,7 +196,10 @@ def _from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
             dtype = np.dtype(bytes(raw[f"{modality}/dtype"][0]).decode()).newbyteorder("<")
             features[modality] = np.frombuffer(raw[f"{modality}/data"][0], dtype).reshape(raw[f"{modality}/shape"])
     fields |= {name: raw[name][0] if name in raw else None for name in ("start", "end")}
-    return Utterance(turn=raw["turn"][0], features=features, **fields)
+    votes = zip(
+        *([bytes(x).decode() for x in raw.get(f"votes/{part}", ())] for part in ("rater", "label")), strict=True
+    )
+    return Utterance(turn=raw["turn"][0], features=features, votes=tuple(votes), **fields)  # type: ignore[arg-type]
 
 
 # ---- TFRecord framing ----
@@ -233,8 +262,9 @@ class Description:
 class _Shard:
     """An open shard: frames go to the file, metadata into columns, the index is written on close."""
 
-    def __init__(self, folder: Path, stem: str, split: str, modalities: tuple[str, ...]):
+    def __init__(self, folder: Path, stem: str, split: str, modalities: tuple[str, ...], labels: tuple[str, ...]):
         self.path, self.split, self.modalities = folder / f"{stem}.tfrecord", split, modalities
+        self.labels, self.soft = labels, list[np.ndarray]()
         self.file: BinaryIO = open(self.path, "wb")  # noqa: SIM115 - closed by close(), or by the writer when it fails
         self.rows: list[tuple[Any, ...]] = []
         self.at = 0
@@ -245,6 +275,7 @@ class _Shard:
         lengths = [len(utterance.features.get(m, ())) for m in self.modalities]
         text = [getattr(utterance, name) for name in TEXT_COLUMNS]
         self.rows.append((self.at, len(frame) - 16, utterance.turn, *text, *lengths))
+        self.soft.append(soft_label(utterance.votes, self.labels))
         self.at += len(frame)
 
     def close(self) -> dict[str, Any]:
@@ -255,6 +286,7 @@ class _Shard:
         index["turn"] = np.array(columns[2], np.int32)
         index |= {name: np.array(c) for name, c in zip(TEXT_COLUMNS, columns[3:9], strict=True)}
         index |= {f"length/{m}": np.array(c, np.int32) for m, c in zip(self.modalities, columns[9:], strict=True)}
+        index["soft"] = np.stack(self.soft)
         path = self.path.with_suffix(".index.npz")
         with open(path, "wb") as file:
             np.savez(file, allow_pickle=False, **index)
@@ -331,6 +363,7 @@ def _write_shards(
     counts: dict[str, Counter[str]] = {}
     specs: dict[str, dict[str, Any]] = {}
     seen: set[str] = set()
+    voted = 0
     for utterance in utterances:
         _check(utterance, description, specs)
         if utterance.id in seen:
@@ -338,11 +371,14 @@ def _write_shards(
         seen.add(utterance.id)
         split = utterance.split
         if split not in open_shards:
-            open_shards[split] = _Shard(folder, f"{split}-{per_split[split]:05d}", split, modalities)
+            open_shards[split] = _Shard(
+                folder, f"{split}-{per_split[split]:05d}", split, modalities, description.labels
+            )
             stack.callback(open_shards[split].file.close)
             per_split[split] += 1
         open_shards[split].add(utterance)
         counts.setdefault(split, Counter())[utterance.label] += 1
+        voted += bool(utterance.votes)
         if len(open_shards[split].rows) == shard_records:
             shards.append(open_shards.pop(split).close())
     shards += [shard.close() for shard in open_shards.values()]
@@ -383,6 +419,8 @@ def _write_shards(
         "provenance": dict(description.provenance),
         "licence": description.licence,
     }
+    if voted:
+        manifest["voted"] = voted
     if description.bayes_accuracy is not None:
         manifest["bayes_accuracy"] = dict(description.bayes_accuracy)
     return manifest
@@ -402,6 +440,8 @@ def _check(utterance: Utterance, description: Description, specs: dict[str, dict
         raise UserError(f"{where}: label {utterance.label!r} is not one of {', '.join(description.labels)}")
     if utterance.split not in SPLITS:
         raise UserError(f"{where}: split {utterance.split!r} is not one of {', '.join(SPLITS)}")
+    if not all(len(vote) == 2 and all(vote) for vote in utterance.votes):
+        raise UserError(f"{where}: votes are pairs of a rater and a label, not {utterance.votes!r}")
     for modality, value in utterance.features.items():
         if modality not in description.extractors:
             raise UserError(f"{where}: modality {modality!r} is not declared")
@@ -463,6 +503,10 @@ class Corpus:
         position = {name: i for i, name in enumerate(self.labels)}
         return np.array([position[name] for name in self.index["label"][rows].tolist()], np.int32)
 
+    def soft_labels(self, rows: np.ndarray) -> np.ndarray:
+        """`soft_label` of `rows`, Float32[rows, classes]: zeros where no rater chose a class, or none is known."""
+        return self.index["soft"][rows]
+
     def __getitem__(self, row: int) -> Utterance:
         shard = int(self.shard[row])
         if shard not in self._files:
@@ -504,7 +548,8 @@ class Corpus:
         if sha256_of(index) != shard["index_sha256"]:
             raise UserError(f"{index} is damaged: its sha256 is not the manifest's. Restore it.")
         with np.load(index, allow_pickle=False) as arrays:
-            return dict(arrays)
+            unvoted = np.zeros((shard["count"], len(self.labels)), np.float32)  # corpora from before 0.6 hold no votes
+            return {"soft": unvoted, **arrays}
 
     def _check_labels(self) -> None:
         for bad in np.flatnonzero(~np.isin(self.index["label"], self.labels))[:1]:
@@ -553,6 +598,8 @@ def main(argv: list[str] | None = None) -> None:
             )
         for name, split in corpus.manifest["splits"].items():
             print(f"  {name}: {split['count']}  " + "  ".join(f"{k} {v}" for k, v in split["classes"].items()))
+        if voted := corpus.manifest.get("voted"):
+            print(f"  the raters' votes on {voted} utterances")
         nonfinite: Counter[str] = Counter()
         for row in range(len(corpus)):
             for modality, value in corpus[row].features.items():

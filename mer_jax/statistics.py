@@ -85,6 +85,30 @@ def calibration(
     }
 
 
+def against_raters(
+    probabilities: Float[np.ndarray, "rows classes"], soft: Float[np.ndarray, "rows classes"]
+) -> dict[str, int | float]:
+    """How the probabilities p fit the raters' distributions q (`records.soft_label`), over the rows that have one.
+
+    utterances: how many these are. nll: mean -sum q log p in nats. jensen_shannon: mean JS(q, p) in nats, at most ln 2.
+    agreement: mean share of the raters who chose the predicted class; agreement_at_most: of the class that most chose.
+    """
+    known = soft.any(1)
+    p, q = probabilities[known].astype(np.float64), soft[known].astype(np.float64)
+    middle = (p + q) / 2
+
+    def kl(x: np.ndarray) -> np.ndarray:
+        return (x * (_log(x) - _log(middle))).sum(1)
+
+    return {
+        "utterances": int(known.sum()),
+        "nll": float(-(q * _log(p)).sum(1).mean()),
+        "jensen_shannon": float((kl(p) + kl(q)).mean() / 2),
+        "agreement": float(q[np.arange(len(q)), p.argmax(1)].mean()),
+        "agreement_at_most": float(q.max(1).mean()),
+    }
+
+
 def tempered(probabilities: Float[np.ndarray, "rows classes"], temperature: float) -> Float[np.ndarray, "rows classes"]:
     """softmax(log p / T), float64: T > 1 makes a model less sure, T < 1 surer; no prediction changes."""
     return _softmax(_log(probabilities) / temperature)

@@ -12,9 +12,20 @@ from mer_jax import log
 from mer_jax.data import Pool
 from mer_jax.records import Corpus
 from mer_jax.replicas import Replica, spell
-from mer_jax.statistics import SCORES, bootstrap, by_dialogue, calibration, fit_temperature, mean_sd, scores, tempered
+from mer_jax.statistics import (
+    SCORES,
+    against_raters,
+    bootstrap,
+    by_dialogue,
+    calibration,
+    fit_temperature,
+    mean_sd,
+    scores,
+    tempered,
+)
 
 CALIBRATION = ("ece", "nll", "brier")
+RATERS = ("nll", "jensen_shannon", "agreement", "agreement_at_most")
 
 
 def scored(found: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
@@ -30,6 +41,11 @@ def calibrated(valid: dict[str, Any], test: dict[str, Any], valid_labels: np.nda
         "test": calibration(test["probabilities"], test_labels),
         "test_scaled": calibration(tempered(test["probabilities"], temperature), test_labels),
     }
+
+
+def rated(test: dict[str, Any], soft: np.ndarray) -> dict[str, Any]:
+    """The test part scored against its raters; nothing where their votes are not known. soft: Float32[rows, classes]."""
+    return {"raters": against_raters(test["probabilities"], soft)} if soft.any() else {}
 
 
 def points_of(
@@ -62,6 +78,8 @@ def points_of(
                 when: {name: mean_sd([results[i]["calibration"][when][name] for i in done]) for name in CALIBRATION}
                 for when in ("test", "test_scaled")
             }
+            if all("raters" in results[i] for i in done):
+                point["raters"] = {name: mean_sd([results[i]["raters"][name] for i in done]) for name in RATERS}
         points.append(point)
     finished = [point for point in points if point["replicas"]]
     whole = [point for point in finished if not point["diverged"]]  # the others' means are of fewer folds
@@ -146,6 +164,10 @@ def show(result: dict[str, Any]) -> None:
     log.console.print("calibration: " + ", ".join(
         f"{name.upper() if name != 'brier' else 'Brier'} {before[name]['mean']:.3f} -> {after[name]['mean']:.3f}" for name in CALIBRATION
     ) + f" by temperature scaling on the {result['protocol']['selects_on']} part")  # fmt: skip
+    if raters := chosen.get("raters"):
+        log.console.print(f"against the raters: NLL {raters['nll']['mean']:.3f}, Jensen-Shannon {raters['jensen_shannon']['mean']:.3f} nats; "
+                          f"{percent(raters['agreement'])} % of them chose the predicted class, {percent(raters['agreement_at_most'])} % the one "
+                          "that most chose")  # fmt: skip
     for replica in replicas:
         if replica["status"] == "diverged":
             log.console.print(f"left out, diverged: {escape(replica['name'])}")

@@ -26,7 +26,7 @@ from mer_jax.protocols import Split
 from mer_jax.records import Corpus
 from mer_jax.replicas import replicas_of
 from mer_jax.statistics import SCORES
-from mer_jax.summary import calibrated, points_of, scored
+from mer_jax.summary import calibrated, points_of, rated, scored
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -450,6 +450,7 @@ def score_parts(whole: Run) -> tuple[list[dict[str, Any]], dict[int, tuple[np.nd
                 "valid": scored(valid[r], whole.corpus.labels),
                 "test": scored(test[r], whole.corpus.labels),
                 "calibration": calibrated(valid[r], test[r], labels[fold.valid], labels[fold.test]),
+                **rated(test[r], whole.corpus.soft_labels(whole.inputs.feed.pool.rows[fold.test])),
             }
         results.append(about)
     tests = {r: (whole.inputs.folds[fleet.replicas[r].fold].test, test[r]["probabilities"]) for r in done}

@@ -91,12 +91,15 @@ SMALL_LABELS = ("calm", "glad", "cross")
 
 
 def small_utterances(count=48, seed=0, longest=9):
-    """Utterances of two modalities whose label can be read off the features; lengths vary, `audio` is one vector."""
+    """Utterances of two modalities whose label can be read off the features; lengths vary, `audio` is one vector. Of three
+    in four it is known what three raters said."""
     rng = np.random.default_rng(seed)
     for i in range(count):
         label = int(rng.integers(3))
         text = rng.normal(size=(int(rng.integers(1, longest + 1)), 6)).astype(np.float16)
         text[:, label] += 2
+        said = SMALL_LABELS[label]
+        votes = (("r1", said), ("r2", SMALL_LABELS[(label + i) % 3]), ("r3", "other"), ("r1", SMALL_LABELS[i % 3]))
         yield Utterance(
             id=f"u{i:03d}",
             split=("train", "train", "train", "valid", "test", "test")[i % 6],
@@ -104,7 +107,8 @@ def small_utterances(count=48, seed=0, longest=9):
             turn=i % 6,
             speaker=f"s{i % 2}",
             session="1",
-            label=SMALL_LABELS[label],
+            label=said,
+            votes=votes if i % 4 else (),
             sentence=f"Sentence “{i}”.",
             start=float(i),
             end=i + 0.5,

@@ -140,6 +140,7 @@ def test_another_config_or_seed_is_refused_and_nothing_is_touched(finished, run_
         (["--config.model.gate=7"], "--config.model.gate"),
         (["--config.data.modalities=text,smell"], "has no 'smell'; it has text, audio, visual"),
         (["--config.model.reduce=median"], "one of mean, max"),
+        (["--config.data.soft_labels=True"], "does not say how its raters voted"),
         (["--config.data.path=/nowhere"], "/nowhere does not exist"),
         (["--config.train.batch_size=5000"], "the training part has only"),
         (["--config.model.vsc=False"], "the config has no field 'vsc'; "),
@@ -224,15 +225,20 @@ def test_streaming_trains_to_the_same_numbers_as_resident(run_cli, tmp_path, sma
         workdir = tmp_path / placement
         done = run_cli(
             CONFIG, f"--config.data.path={small_corpus}", "--config.train.batch_size=8", "--config.train.epochs=2",
-            f"--config.data.placement={placement}", "--config.data.max_length=6", f"--workdir={workdir}",
+            f"--config.data.placement={placement}", "--config.data.max_length=6", f"--workdir={workdir}", "--config.data.soft_labels=True",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "truncated" in done.stdout
+        assert "learnt is what the raters say of 16 training utterances; of 8, where" in done.stdout
+        assert "against the raters: NLL " in done.stdout
         results.append(json.loads((workdir / "metrics.json").read_text()))
     for part in ("valid", "test"):
         one, other = (result["replicas"][0][part] for result in results)
         assert one["confusion"] == other["confusion"]
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    assert [result["replicas"][0]["raters"]["utterances"] for result in results] == [12, 12]
+    one, other = (result["points"][0]["raters"]["nll"]["mean"] for result in results)
+    assert one == pytest.approx(other, rel=1e-5)
 
 
 @pytest.mark.slow

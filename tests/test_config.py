@@ -56,7 +56,8 @@ def test_every_config_traces_a_step(name, demo):
     rows, weight = jax.ShapeDtypeStruct((batch,), np.int32), jax.ShapeDtypeStruct((2, batch), bool)
     flat = {m: jax.ShapeDtypeStruct((100, demo.modalities[m]["width"]), np.float16) for m in config.data.modalities}
     column = {m: jax.ShapeDtypeStruct((len(pool),), np.int32) for m in config.data.modalities}
-    source = data.Resident(flat, column, column, jax.ShapeDtypeStruct((len(pool),), np.int32))
+    source = data.Resident(flat, column, column, jax.ShapeDtypeStruct((len(pool),), np.int32),
+                           jax.ShapeDtypeStruct(pool.targets.shape, np.float32))  # fmt: skip
     pads = tuple((m, 16) for m in config.data.modalities)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to the power of an integer
         new, terms = jax.eval_shape(lambda s, w, d, r: compiled.train(s, w, d, r, pads), state, weight, source, rows)

@@ -10,7 +10,7 @@ from conftest import small_description, small_utterances
 
 from mer_jax import data, shard
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus, dataclasses, write_corpus
+from mer_jax.records import Corpus, dataclasses, soft_label, write_corpus
 
 LIMITS = {"text": 5, "audio": 3}
 ONE = shard.make_mesh(devices=jax.devices()[:1])
@@ -43,6 +43,18 @@ def test_a_pool_cuts_and_counts(pool):
     assert {m: int(cut.sum()) for m, cut in pool.cut.items()} == {"text": sum(n > 5 for n in lengths), "audio": 0}
     assert pool.cut["text"].any()
     assert sorted(pool.lengths["text"].tolist()) == sorted(min(n, 5) for n in lengths)
+
+
+def test_what_raters_say_is_learnt_where_they_chose_a_class(small_corpus):
+    corpus = Corpus(small_corpus)
+    rows = corpus.rows("train")
+    hard, soft = (data.take_pool(corpus, rows, LIMITS, soft=soft) for soft in (False, True))
+    np.testing.assert_array_equal(hard.targets, np.eye(3)[hard.labels])
+    for i, row in enumerate(rows.tolist()):
+        said = soft_label(corpus[row].votes, corpus.labels)
+        np.testing.assert_array_equal(soft.targets[i], said if said.any() else hard.targets[i])
+    np.testing.assert_allclose(soft.targets.sum(1), 1, rtol=1e-6)
+    assert 0 < (soft.targets == hard.targets).all(1).sum() < len(rows)
 
 
 def test_gather_and_collate_give_the_same_batch(small_corpus, pool):
@@ -209,7 +221,13 @@ def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corp
 
 
 def test_pads_are_few_and_long_enough():
-    pool = data.Pool(np.arange(100), np.zeros(100, np.int32), {"text": np.arange(1, 101, dtype=np.int32)}, {})
+    pool = data.Pool(
+        np.arange(100),
+        np.zeros(100, np.int32),
+        np.ones((100, 1), np.float32),
+        {"text": np.arange(1, 101, dtype=np.int32)},
+        {},
+    )
     rungs = {data.pads_of(pool, np.array([i]))[0][1] for i in range(100)}
     assert rungs == {16, 32, 64, 100}
     for i in range(100):

@@ -52,7 +52,10 @@ def make_batch(modalities=tuple(WIDTHS), lengths=LENGTHS, pad=0, tokens=1):
         mask[m] = np.arange(longest)[None] < np.array([sample[m] for sample in lengths])[:, None]
         features[m][mask[m]] = rng.normal(size=(int(mask[m].sum()), width))
     label = np.arange(len(lengths), dtype=np.int32) % 2
-    return jax.tree.map(jnp.asarray, Batch(features, mask, label, np.ones(len(lengths), np.float32)))
+    return jax.tree.map(
+        jnp.asarray,
+        Batch(features, mask, label, np.eye(CLASSES, dtype=np.float32)[label], np.ones(len(lengths), np.float32)),
+    )
 
 
 def samples(batch):
@@ -91,7 +94,7 @@ def gradients(modalities, key=None, **switch):
     def objective(p):
         outputs, _ = apply(p, batch, key)
         return fusion_objective(
-            outputs["logits"], outputs["projections"], outputs["present"], outputs["temperature"], batch.label, batch.weight,
+            outputs["logits"], outputs["projections"], outputs["present"], outputs["temperature"], batch.label, batch.target, batch.weight,
             prior=jnp.ones(CLASSES) / CLASSES, contrastive_weight=0.5, pairs=("visual-text", "visual-audio", "text-audio"),
             per_positive=True, imbalance="none", focal_gamma=2.0, label_smoothing=0.0,
         )[0]  # fmt: skip

@@ -51,26 +51,27 @@ def test_without_a_temperature_q_stays_flat(classes):
     assert round(float(q[0]), 3) == {4: 0.711, 6: 0.596, 7: 0.552}[classes]
 
 
-def reference_cross_entropy(logits, label, prior, imbalance, gamma, smoothing):
+def reference_cross_entropy(logits, target, prior, imbalance, gamma, smoothing):
     if imbalance == "logit_adjustment":
         logits = logits + np.log(prior)
     p = reference.softmax(logits)
-    target = np.full(len(p), smoothing / len(p))
-    target[label] += 1 - smoothing
-    loss = -(target * np.log(p)).sum()
-    return loss * {"class_weights": 1 / (len(p) * prior[label]), "focal": (1 - p[label]) ** gamma}.get(imbalance, 1.0)
+    loss = -sum((q * (1 - smoothing) + smoothing / len(p)) * np.log(x) for q, x in zip(target, p, strict=True))
+    weight = sum(q / (len(p) * share) for q, share in zip(target, prior, strict=True))
+    return loss * {"class_weights": weight, "focal": (1 - np.dot(target, p)) ** gamma}.get(imbalance, 1.0)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("imbalance", ["none", "class_weights", "focal", "logit_adjustment"])
 def test_cross_entropy_family(imbalance, smoothing):
-    logits, label = 2 * RNG.normal(size=(40, 5)), RNG.integers(0, 5, 40)
+    """Half of the rows have a certain label, half what raters said."""
+    logits = 2 * RNG.normal(size=(40, 5))
+    target = np.concatenate([np.eye(5)[RNG.integers(0, 5, 20)], RNG.multinomial(3, np.full(5, 0.2), 20) / 3])
     prior = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
     wanted = [
-        reference_cross_entropy(a, b, prior, imbalance, 2.0, smoothing) for a, b in zip(logits, label, strict=True)
+        reference_cross_entropy(a, b, prior, imbalance, 2.0, smoothing) for a, b in zip(logits, target, strict=True)
     ]
     found = losses.cross_entropy(
-        jnp.asarray(logits, jnp.float32), jnp.asarray(label, jnp.int32), prior=jnp.asarray(prior, jnp.float32),
+        jnp.asarray(logits, jnp.float32), jnp.asarray(target, jnp.float32), prior=jnp.asarray(prior, jnp.float32),
         imbalance=imbalance, focal_gamma=2.0, label_smoothing=smoothing,
     )  # fmt: skip
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -79,17 +80,17 @@ def test_cross_entropy_family(imbalance, smoothing):
 def test_focal_loss_of_a_certain_answer_has_a_gradient():
     def total(logits):
         return losses.cross_entropy(
-            logits, jnp.array([0]), prior=jnp.ones(2) / 2, imbalance="focal", focal_gamma=0.5
+            logits, jnp.array([[1.0, 0.0]]), prior=jnp.ones(2) / 2, imbalance="focal", focal_gamma=0.5
         ).sum()
 
     assert np.isfinite(jax.grad(total)(jnp.array([[40.0, 0.0]]))).all()
 
 
 def test_class_weights_average_to_one():
-    label = jnp.asarray(np.repeat(np.arange(3), [60, 30, 10]), jnp.int32)
+    target = jnp.asarray(np.repeat(np.eye(3), [60, 30, 10], axis=0), jnp.float32)
     prior = jnp.array([0.6, 0.3, 0.1])
     plain, weighted = (
-        losses.cross_entropy(jnp.zeros((100, 3)), label, prior=prior, imbalance=i) for i in ("none", "class_weights")
+        losses.cross_entropy(jnp.zeros((100, 3)), target, prior=prior, imbalance=i) for i in ("none", "class_weights")
     )
     np.testing.assert_allclose(weighted.mean(), plain.mean(), rtol=1e-6)
 
@@ -99,15 +100,15 @@ def test_joint_objective_adds_weighted_apc_and_ignores_padding():
         jnp.asarray(RNG.normal(size=(8, 3)), jnp.float32),
         jnp.asarray(RNG.uniform(-1, 1, (8, 3)), jnp.float32),
     )
-    label, weight = jnp.zeros(8, jnp.int32), jnp.array([1.0] * 5 + [0.0] * 3)
+    target, weight = jnp.tile(jnp.array([1.0, 0, 0]), (8, 1)), jnp.array([1.0] * 5 + [0.0] * 3)
     settings = {
         "prior": jnp.ones(3) / 3, "temperature": 0.1, "imbalance": "none", "focal_gamma": 2.0, "label_smoothing": 0.0
     }  # fmt: skip
-    value, terms = losses.joint_objective(logits, similarity, label, weight, apc_weight=0.5, **settings)
-    short, _ = losses.joint_objective(logits[:5], similarity[:5], label[:5], weight[:5], apc_weight=0.5, **settings)
+    value, terms = losses.joint_objective(logits, similarity, target, weight, apc_weight=0.5, **settings)
+    short, _ = losses.joint_objective(logits[:5], similarity[:5], target[:5], weight[:5], apc_weight=0.5, **settings)
     np.testing.assert_allclose(value, terms["classification"] + 0.5 * terms["apc"], rtol=1e-6)
     np.testing.assert_allclose(value, short, rtol=1e-6)
-    none, terms = losses.joint_objective(logits, similarity, label, weight, apc_weight=0.0, **settings)
+    none, terms = losses.joint_objective(logits, similarity, target, weight, apc_weight=0.0, **settings)
     assert terms.keys() == {"classification"}
     assert float(none) == float(terms["classification"])
 
@@ -177,7 +178,7 @@ def test_fusion_objective_averages_the_pairs_that_are_there():
     def run(names, pairs, weight=0.5, absent=None):
         return losses.fusion_objective(
             logits, {m: projections[m] for m in names}, dict.fromkeys(names, jnp.ones(5, bool)) | (absent or {}),
-            jnp.float32(0.5), jnp.asarray(label), jnp.ones(5), prior=prior,
+            jnp.float32(0.5), jnp.asarray(label), jax.nn.one_hot(label, 3), jnp.ones(5), prior=prior,
             contrastive_weight=weight, pairs=pairs, per_positive=False, imbalance="none", focal_gamma=2.0,
             label_smoothing=0.0,
         )  # fmt: skip

@@ -44,7 +44,10 @@ def make_batch(lengths, pad=0, widths=WIDTHS, seed=3):
             features[m][i, : sample[m]] = rng.normal(size=(sample[m], width))
             mask[m][i, : sample[m]] = True
     label = rng.integers(0, CLASSES, len(lengths)).astype(np.int32)
-    return jax.tree.map(jnp.asarray, Batch(features, mask, label, np.ones(len(lengths), np.float32)))
+    return jax.tree.map(
+        jnp.asarray,
+        Batch(features, mask, label, np.eye(CLASSES, dtype=np.float32)[label], np.ones(len(lengths), np.float32)),
+    )
 
 
 LENGTHS = [{"text": 4, "audio": 1}, {"text": 7, "audio": 3}, {"text": 1, "audio": 2}]
@@ -150,7 +153,7 @@ def test_a_gradient_reaches_every_parameter(switch):
     def objective(p):
         outputs = apply(p, batch)
         return joint_objective(
-            outputs["logits"], outputs["similarity"], batch.label, batch.weight, prior=jnp.ones(CLASSES) / CLASSES,
+            outputs["logits"], outputs["similarity"], batch.target, batch.weight, prior=jnp.ones(CLASSES) / CLASSES,
             apc_weight=0.5, temperature=0.1, imbalance="none", focal_gamma=2.0, label_smoothing=0.0,
         )[0]  # fmt: skip
 

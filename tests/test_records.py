@@ -13,7 +13,7 @@ from conftest import SMALL_LABELS, small_description, small_utterances
 
 from mer_jax import records
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus, write_corpus
+from mer_jax.records import Corpus, soft_label, write_corpus
 
 
 def test_round_trip(small_corpus):
@@ -23,13 +23,45 @@ def test_round_trip(small_corpus):
     for i in range(len(corpus)):
         found = corpus[i]
         want = wanted[found.id]
-        for name in ("split", "dialogue", "turn", "speaker", "session", "label", "sentence", "start", "end"):
+        for name in ("split", "dialogue", "turn", "speaker", "session", "label", "sentence", "start", "end", "votes"):
             assert getattr(found, name) == getattr(want, name)
         for modality, value in want.features.items():
             np.testing.assert_array_equal(found.features[modality], value)
             assert found.features[modality].dtype == value.dtype
         assert corpus.index["label"][i] == want.label
         assert corpus.index["length/text"][i] == len(want.features["text"])
+        np.testing.assert_array_equal(corpus.soft_labels(np.array([i]))[0], soft_label(want.votes, SMALL_LABELS))
+    assert corpus.manifest["voted"] == 36
+
+
+@pytest.mark.parametrize(
+    ("votes", "wanted"),
+    [
+        ((), (0, 0, 0)),
+        ((("a", "other"), ("b", "fear")), (0, 0, 0)),
+        ((("a", "x"), ("b", "x"), ("c", "z")), (2 / 3, 0, 1 / 3)),
+        ((("a", "x"), ("a", "y"), ("b", "z")), (1 / 4, 1 / 4, 1 / 2)),  # one who chose two classes counts once
+        ((("a", "x"), ("a", "x"), ("b", "y"), ("c", "other")), (1 / 2, 1 / 2, 0)),
+        ((("a", "x"), ("a", "other"), ("b", "y")), (1 / 2, 1 / 2, 0)),
+    ],
+)
+def test_raters_count_alike(votes, wanted):
+    found = soft_label(votes, ("x", "y", "z"))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_a_corpus_written_before_there_were_votes_is_read(small_corpus):
+    manifest = json.loads((small_corpus / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        path = small_corpus / shard["index"]
+        columns = dict(np.load(path))
+        del columns["soft"]
+        np.savez(path, **columns)
+        shard["index_sha256"] = records.sha256_of(path)
+    (small_corpus / "manifest.json").write_text(json.dumps(manifest))
+    corpus = Corpus(small_corpus)
+    assert not corpus.soft_labels(np.arange(len(corpus))).any()
 
 
 def test_manifest_counts_what_was_written(small_corpus):
@@ -54,6 +86,7 @@ def test_standard_readers_read_the_shards(small_corpus):
             want = wanted[feature["id"].bytes_list.value[0].decode()]
             assert feature["turn"].int64_list.value[0] == want.turn
             assert feature["start"].float_list.value[0] == want.start
+            assert [v.decode() for v in feature["votes/label"].bytes_list.value] == [label for _, label in want.votes]
             assert feature["sentence"].bytes_list.value[0].decode() == want.sentence
             shape = tuple(feature["text/shape"].int64_list.value)
             text = np.frombuffer(

@@ -91,6 +91,23 @@ def test_temperature_stays_in_its_bounds_and_finite():
     assert special.expit(np.log(1e-12) / found) == pytest.approx(0.1)  # what it held impossible is one row in ten
 
 
+def test_scores_against_raters_by_their_definitions():
+    rng = np.random.default_rng(5)
+    p = rng.dirichlet(np.ones(4), 30)
+    soft = rng.multinomial(3, np.full(4, 0.25), 30) / 3
+    soft[::5] = 0  # nobody chose a class
+    known = [(a, b) for a, b in zip(p, soft, strict=True) if b.any()]
+    found = statistics.against_raters(p, soft)
+    assert found["utterances"] == len(known) == 24
+    assert found["nll"] == pytest.approx(np.mean([-(q * np.log(x)).sum() for x, q in known]))
+    assert found["agreement"] == pytest.approx(np.mean([q[x.argmax()] for x, q in known]))
+    assert found["agreement_at_most"] == pytest.approx(np.mean([q.max() for _, q in known]))
+    distance = pytest.importorskip("scipy.spatial.distance")
+    wanted = np.mean([distance.jensenshannon(x, q) ** 2 for x, q in known])
+    assert found["jensen_shannon"] == pytest.approx(wanted)
+    assert statistics.against_raters(soft[1:5], soft[1:5])["jensen_shannon"] == pytest.approx(0, abs=1e-12)
+
+
 def test_tempered_is_a_distribution_with_the_same_order():
     p, _ = random_predictions(rows=20)
     p[0] = [1, 0, 0, 0]
