@@ -1,0 +1,303 @@
+"""Swin Transformer V2 (Liu et al. 2022, arXiv 2111.09883) over images, with DeepMSI-MER's compression of tokens in a stage.
+
+All frames of a batch are one call: frames are the batch axis here. Tokens are kept as a grid [frames, height, width, dim].
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from mer_jax.models import vsc
+from mer_jax.models.layers import split_key, unit
+
+HOTTEST = math.log(100)  # the most that a head multiplies its cosines with, as a logarithm
+NO_PAIR = -1e9
+SMALL = nnx.initializers.truncated_normal(0.02)
+
+
+class Tiling(NamedTuple):
+    """How a grid [height, width] is cut into windows: their size, how many, and by how much it is rolled before."""
+
+    window: tuple[int, int]
+    tiles: tuple[int, int]
+    shift: tuple[int, int]
+
+
+def tiling(grid: tuple[int, int], window: int, shifted: bool) -> Tiling:
+    """As few windows as are not larger than `window`, as even as can be; `shifted` by half a window where there are several.
+
+    A grid that they do not divide is filled up with tokens that nothing attends to.
+    """
+    count = tuple(-(-side // window) for side in grid)
+    size = tuple(-(-side // n) for side, n in zip(grid, count, strict=True))
+    shift = tuple(w // 2 if shifted and n > 1 else 0 for w, n in zip(size, count, strict=True))
+    return Tiling(size, count, shift)  # type: ignore[arg-type]
+
+
+def pairs(grid: tuple[int, int], tiles: Tiling) -> Bool[np.ndarray, "windows query key"] | None:
+    """Which tokens of each window may see each other: those that were neighbours before the grid was rolled; None if all."""
+    region: Any = 0
+    for axis, (side, window, count, shift) in enumerate(zip(grid, *tiles, strict=True)):
+        size = window * count
+        at = np.arange(size)
+        part = (at >= size - window).astype(int) + (at >= size - shift) if shift else np.zeros(size, int)
+        part[(at + shift) % size >= side] = 3  # filled up
+        region = 4 * region + np.expand_dims(part, 1 - axis)
+    found = into_windows(np.asarray(region)[None, ..., None], tiles)[..., 0]
+    same = found[:, :, None] == found[:, None]
+    return None if same.all() else same
+
+
+def into_windows(x: Any, tiles: Tiling) -> Any:
+    """[frames, height, width, dim] -> [frames * windows, tokens of a window, dim]"""
+    (i, j), (r, c), _ = tiles
+    return einops.rearrange(x, "n (r i) (c j) d -> (n r c) (i j) d", i=i, j=j, r=r, c=c)
+
+
+def out_of_windows(x: Any, tiles: Tiling) -> Any:
+    (i, j), (r, c), _ = tiles
+    return einops.rearrange(x, "(n r c) (i j) d -> n (r i) (c j) d", i=i, j=j, r=r, c=c)
+
+
+def offsets(window: tuple[int, int], pretrained: int = 0) -> Float[np.ndarray, "query key 2"]:
+    """Of every pair of a window's tokens, query minus key in rows and columns, on a log scale: sign(d) log2(1 + |d|) / 3 with d
+    scaled so that the largest is 8 (section 3.3).
+
+    pretrained: the window that the weights were trained with, if that was another: its largest offset is then what is 8.
+    """
+    rows, columns = np.meshgrid(*map(np.arange, window), indexing="ij")
+    place = np.stack([rows, columns], -1).reshape(-1, 2)
+    most = [max(1, (pretrained or side) - 1) for side in window]
+    d = 8.0 * (place[:, None] - place[None]) / np.array(most)
+    return (np.sign(d) * np.log2(np.abs(d) + 1) / 3).astype(np.float32)
+
+
+def drop_path(x: Float[Array, "frames *rest"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "frames *rest"]:
+    """Stochastic depth (Huang et al. 2016): a frame's whole branch is left out with probability `rate`; `key` None keeps all."""
+    if key is None or rate == 0:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, (len(x), *[1] * (x.ndim - 1)))
+    return jnp.where(kept, x / (1 - rate), 0)
+
+
+class WindowAttention(nnx.Module):
+    """Cosine attention within windows (sections 3.2, 3.3): softmax of exp(min(scale, ln 100)) cos(q, k) + 16 sigmoid(MLP(offset))."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.query = nnx.Linear(width, width, kernel_init=SMALL, rngs=rngs)
+        self.key = nnx.Linear(width, width, use_bias=False, kernel_init=SMALL, rngs=rngs)
+        self.value = nnx.Linear(width, width, kernel_init=SMALL, rngs=rngs)
+        self.out = nnx.Linear(width, width, kernel_init=SMALL, rngs=rngs)
+        self.log_scale = nnx.Param(jnp.full((heads,), math.log(10)))
+        self.bias_in = nnx.Linear(2, 512, kernel_init=SMALL, rngs=rngs)
+        self.bias_out = nnx.Linear(512, heads, use_bias=False, kernel_init=SMALL, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "all tokens dim"],
+        window: tuple[int, int],
+        mask: Bool[np.ndarray, "windows tokens tokens"] | None,
+        pretrained: int,
+    ) -> Float[Array, "all tokens dim"]:
+        """x: the windows of all frames, one frame after the other; mask: of the windows of one frame."""
+        q, k, v = (
+            einops.rearrange(y, "w t (h d) -> w t h d", h=self.heads)
+            for y in (self.query(x), self.key(x), self.value(x))
+        )
+        scale = jnp.exp(jnp.minimum(self.log_scale[...].astype(jnp.float32), HOTTEST))
+        q = (unit(q.astype(jnp.float32)) * scale[None, None, :, None]).astype(x.dtype)
+        k = unit(k.astype(jnp.float32)).astype(x.dtype)
+        score = jnp.einsum("wqhd,wkhd->whqk", q, k, preferred_element_type=jnp.float32)
+        score = score + self._bias(window, pretrained, x.dtype)[None]
+        if mask is not None:
+            score = einops.rearrange(score, "(n w) h q k -> n w h q k", w=len(mask))
+            score = jnp.where(mask[None, :, None], score, NO_PAIR)
+            score = einops.rearrange(score, "n w h q k -> (n w) h q k")
+        mixed = jnp.einsum("whqk,wkhd->wqhd", jax.nn.softmax(score, axis=-1).astype(x.dtype), v)
+        return self.out(einops.rearrange(mixed, "w q h d -> w q (h d)"))
+
+    def _bias(self, window: tuple[int, int], pretrained: int, dtype: Any) -> Float[Array, "heads query key"]:
+        every = offsets(window, pretrained)
+        some, which = np.unique(every.reshape(-1, 2), axis=0, return_inverse=True)
+        table = self.bias_out(nnx.relu(self.bias_in(jnp.asarray(some, dtype)))).astype(jnp.float32)
+        bias = table[which.reshape(every.shape[:2]).astype(np.int32)]
+        return 16 * jax.nn.sigmoid(einops.rearrange(bias, "q k h -> h q k"))
+
+
+class Compression(NamedTuple):
+    """What VSC does in a block, and its numbers; see `vsc.compress`. side: of the square grid of kept tokens."""
+
+    side: int
+    threshold: float
+    alpha: float
+    published: bool
+
+
+class Block(nnx.Module):
+    """x + LN(attention(x)), then x + LN(MLP(x)): the norm is on the branch (res-post-norm, section 3.1)."""
+
+    def __init__(self, width: int, heads: int, mlp: int, rate: float, *, rngs: nnx.Rngs):
+        self.rate = rate
+        self.attention = WindowAttention(width, heads, rngs=rngs)
+        self.attention_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+        self.mlp_in = nnx.Linear(width, mlp * width, kernel_init=SMALL, rngs=rngs)
+        self.mlp_out = nnx.Linear(mlp * width, width, kernel_init=SMALL, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "frames height width dim"],
+        guide: Float[Array, "frames dim"] | None = None,
+        *,
+        window: int,
+        shifted: bool,
+        pretrained: int = 0,
+        compression: Compression | None = None,
+        one_mask: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "frames kept_height kept_width dim"]:
+        """compression: VSC between attention and MLP; as published without the shortcut around the attention.
+        one_mask: as published, every shifted window is masked as if it were the only one."""
+        first, second = split_key(key, 2)
+        y = self.attention_norm(self._attend(x, window, shifted, pretrained, one_mask))
+        if compression is None or not compression.published:
+            y = x + drop_path(y, self.rate, first)
+        if compression is not None:
+            y = compress_grid(y, guide, compression)
+            if compression.published:
+                y = drop_path(y, self.rate, first)
+        return y + drop_path(self.mlp_norm(self._mlp(y)), self.rate, second)
+
+    def _mlp(self, x: Array) -> Array:
+        return self.mlp_out(nnx.gelu(self.mlp_in(x), approximate=False))
+
+    def _attend(self, x: Array, window: int, shifted: bool, pretrained: int, one_mask: bool) -> Array:
+        grid = (x.shape[1], x.shape[2])
+        tiles = tiling(grid, window, shifted)
+        filled = [(0, w * n - side) for side, w, n in zip(grid, tiles.window, tiles.tiles, strict=True)]
+        x = jnp.pad(x, ((0, 0), *filled, (0, 0)))
+        x = jnp.roll(x, [-shift for shift in tiles.shift], (1, 2))
+        mask = pairs(grid, tiles)
+        if one_mask and mask is not None:
+            only = pairs(tiles.window, tiles._replace(tiles=(1, 1)))
+            mask = None if only is None else np.repeat(only, math.prod(tiles.tiles), axis=0)
+        y = self.attention(into_windows(x, tiles), tiles.window, mask, pretrained)
+        y = jnp.roll(out_of_windows(y, tiles), tiles.shift, (1, 2))
+        return y[:, : grid[0], : grid[1]]
+
+
+def compress_grid(
+    x: Float[Array, "frames height width dim"], guide: Float[Array, "frames dim"] | None, how: Compression
+) -> Float[Array, "frames side side dim"]:
+    """VSC of every frame's tokens down to a square of side * side, in the order that they then have."""
+    n, height, width, _ = x.shape
+    tokens = x.reshape(n, height * width, -1)
+    found = vsc.compress(
+        tokens, jnp.ones(tokens.shape[:2], bool), guide,
+        keep=how.side**2 / (height * width), threshold=how.threshold, alpha=how.alpha, published=how.published,
+    )  # fmt: skip
+    return found.tokens.reshape(n, how.side, how.side, -1)
+
+
+class PatchMerging(nnx.Module):
+    """2 x 2 tokens side by side become one of twice the width; the norm is after the product (Swin V2) or before it (V1, and
+    DeepMSI-MER). An odd side is filled up with zeros."""
+
+    def __init__(self, width: int, norm_first: bool, *, rngs: nnx.Rngs):
+        self.norm_first = norm_first
+        self.norm = nnx.LayerNorm(4 * width if norm_first else 2 * width, epsilon=1e-5, rngs=rngs)
+        self.reduce = nnx.Linear(4 * width, 2 * width, use_bias=False, kernel_init=SMALL, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "frames height width dim"]
+    ) -> Float[Array, "frames half_height half_width 2*dim"]:
+        x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+        x = einops.rearrange(x, "n (h i) (w j) d -> n h w (j i d)", i=2, j=2)
+        return self.reduce(self.norm(x)) if self.norm_first else self.norm(self.reduce(x))
+
+
+class SwinV2(nnx.Module):
+    """Images -> tokens: [frames, height, width, 3] -> [frames, height / 2^(stages + 1), …, width * 2^(stages - 1)], normalised.
+
+    patch: pixels along a side of a patch. drop_path: rate of the last block, growing evenly from 0. pretrained: per stage the
+    window its weights were trained with, if another. sides: grids that VSC leaves in blocks 0, 2, 4 … of stage `stage` (from
+    0), guided by `guide`; empty = no VSC. threshold, alpha, published: see `vsc.compress`.
+    """
+
+    def __init__(
+        self,
+        *,
+        patch: int = 4,
+        width: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        heads: Sequence[int] = (3, 6, 12, 24),
+        window: int = 8,
+        mlp: int = 4,
+        drop_path: float = 0.2,
+        pretrained: Sequence[int] = (),
+        norm_first: bool = False,
+        stage: int = 2,
+        sides: Sequence[int] = (),
+        threshold: float = 0.6,
+        alpha: float = 0.9,
+        published: bool = False,
+        rematerialize: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        if sides and len(sides) > -(-depths[stage] // 2):
+            raise ValueError(
+                f"stage {stage} has {depths[stage]} blocks, every second of which may compress: not {len(sides)}"
+            )
+        self.window, self.pretrained = window, tuple(pretrained) or (0,) * len(depths)
+        self.stage, self.sides, self.rematerialize = stage, tuple(sides), rematerialize
+        self.threshold, self.alpha, self.published = threshold, alpha, published
+        self.embed = nnx.Conv(3, width, (patch, patch), (patch, patch), padding="VALID", rngs=rngs)
+        self.embed_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+        rates = iter(np.linspace(0, drop_path, sum(depths)).tolist())
+        widths = [width * 2**i for i in range(len(depths))]
+        self.stages = nnx.List(
+            [
+                nnx.List([Block(w, h, mlp, next(rates), rngs=rngs) for _ in range(depth)])
+                for w, h, depth in zip(widths, heads, depths, strict=True)
+            ]
+        )
+        self.merges = nnx.List([PatchMerging(w, norm_first, rngs=rngs) for w in widths[:-1]])
+        self.norm = nnx.LayerNorm(widths[-1], epsilon=1e-5, rngs=rngs)
+        self.width, self.guide_width = widths[-1], widths[stage] if sides else 0
+
+    def __call__(
+        self,
+        images: Float[Array, "frames height width 3"],
+        guide: Float[Array, "frames guide"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "frames tokens dim"]:
+        keys = iter(split_key(key, sum(map(len, self.stages))))
+        x = self.embed_norm(self.embed(images))
+        for i, blocks in enumerate(self.stages):
+            for j, block in enumerate(blocks):
+                x = self._run(i, j, block, x, guide, next(keys))
+            if i < len(self.merges):
+                x = self.merges[i](x)
+        return self.norm(x.reshape(len(x), -1, x.shape[-1]))
+
+    def _run(self, i: int, j: int, block: Block, x: Array, guide: Array | None, key: PRNGKeyArray | None) -> Array:
+        compression = None
+        if i == self.stage and j % 2 == 0 and j // 2 < len(self.sides):
+            compression = Compression(self.sides[j // 2], self.threshold, self.alpha, self.published)
+
+        def run(x: Array, guide: Array | None, key: PRNGKeyArray | None) -> Array:
+            return block(
+                x, guide, window=self.window, shifted=j % 2 == 1, pretrained=self.pretrained[i], compression=compression,
+                one_mask=self.published and i == self.stage and bool(self.sides), key=key,
+            )  # fmt: skip
+
+        return (jax.checkpoint(run) if self.rematerialize else run)(x, guide if compression else None, key)
