@@ -22,12 +22,13 @@ import numpy as np
 
 from data_prep import encoders
 from data_prep.audio import Egemaps, SpeechEncoder
+from data_prep.audit import write_and_audit
 from data_prep.features import THREADS, Kept, Progress, by_length, extract
 from data_prep.media import Checked, Clip, check
 from data_prep.text import TextEncoder, encoder_of, normalise, parser_of
 from data_prep.visual import FrameEncoder
 from mer_jax.errors import UserError, reported
-from mer_jax.records import SPLITS, Description, Utterance, refuse_existing, sha256_of, write_corpus
+from mer_jax.records import SPLITS, Description, Utterance, refuse_existing, sha256_of
 
 NEEDED = ("file", "label")
 OPTIONAL = ("sentence", "id", "split", "dialogue", "turn", "speaker", "session", "start", "end")
@@ -277,10 +278,12 @@ def convert(arguments: argparse.Namespace) -> None:
     broken |= unreadable
     for message in broken.values():
         print(f"left out: {message}", file=sys.stderr)
+    if broken:
+        print(f"note: {len(broken)} of {len(rows) + len(broken)} clips are left out")
     split = {row.utterance.split for row in rows}
     official = {"name": "official", "description": "as the table splits them"}
     none = {"name": "none", "description": "the table has no whole split; take loso, speaker or kfold_dialogue"}
-    write_corpus(
+    write_and_audit(
         arguments.out,
         utterances(rows, features),
         Description(
@@ -303,7 +306,6 @@ def convert(arguments: argparse.Namespace) -> None:
             licence=arguments.licence,
         ),
     )
-    print(f"wrote {len(rows)} utterances to {arguments.out}" + (f"; {len(broken)} were left out" if broken else ""))
 
 
 def _tell(rows: Sequence[Row], checked: Mapping[str, Checked], with_text: bool) -> None:

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import known, packs, table
-from data_prep.audit import audit, show
+from data_prep.audit import write_and_audit
 from data_prep.text import TextEncoder, encoder_of, parser_of
 from mer_jax.errors import UserError, reported
-from mer_jax.records import SPLITS, Description, Utterance, refuse_existing, sha256_of, write_corpus
+from mer_jax.records import SPLITS, Description, Utterance, refuse_existing, sha256_of
 
 TABLES = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".h5", ".hdf5")
 
@@ -71,7 +71,7 @@ def convert(arguments: argparse.Namespace) -> None:
             f"note: the {m} features were trained on the labels of {' and '.join(parts)}: testing on these is refused"
         )
     from_pack = f"as in the pack ({pack.layout})"
-    write_corpus(
+    write_and_audit(
         arguments.out,
         utterances(pack.rows, labels, texts),
         Description(
@@ -94,9 +94,6 @@ def convert(arguments: argparse.Namespace) -> None:
             trained_on=trained_on,
         ),
     )
-    print(f"wrote {len(pack.rows)} utterances to {arguments.out}")
-    show(audit(arguments.out, floor=False))
-    print(f"with plots and each modality's floor: python -m data_prep.audit {arguments.out} --html audit.html")
 
 
 def read(arguments: argparse.Namespace) -> packs.Pack:

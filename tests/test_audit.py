@@ -163,6 +163,12 @@ def test_a_clean_corpus_is_read_once_and_has_nothing_to_tell(tmp_path, monkeypat
     assert result.floors == ()
 
 
+def test_progress_counts_each_once(tmp_path, capsys):
+    audit(written(tmp_path, clean()))
+    told = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["reading utterances: 48/48", "fitting floors: 2/2"]
+
+
 def finding(result, name):
     (only,) = (f for f in result.findings if f.name == name)
     return only

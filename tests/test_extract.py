@@ -625,6 +625,7 @@ class TestClips:
         done = run_cli(*flags(models, films, tmp_path / "out", tmp_path / "cache"), module="data_prep.clips")
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
+        assert "utterances, manifest sha256" in done.stdout, "the audit ends the import"
         corpus = Corpus(tmp_path / "out")
         assert len(corpus) == 24
         assert corpus.labels == ("cross", "glad")
@@ -717,6 +718,7 @@ class TestClips:
         done = run_cli(*arguments, "--skip-broken", "--longest=0.5", module="data_prep.clips")
         assert done.returncode == 0, done.stderr
         assert "film08.mp4 cannot be decoded" in done.stderr
+        assert "5 of 24 clips are left out" in done.stdout
         assert "are longer than 0.5 s and cut to their beginning" in done.stdout
         corpus = Corpus(tmp_path / "out")
         left_out = [f"film{i:02d}" for i in (3, 4, 5, 6, 8)]
@@ -749,6 +751,7 @@ class TestClips:
                      "--text-encoder", models / "bert", "--text-layers=-1", "--device=cpu"]  # fmt: skip
         done = run_cli(*arguments, module="data_prep.emodb")
         assert done.returncode == 0, done.stderr
+        assert "utterances, manifest sha256" in done.stdout, "the audit ends the import"
         corpus = Corpus(tmp_path / "out")
         assert len(corpus) == 24
         for protocol in ("loso", "speaker"):
