@@ -229,6 +229,18 @@ def tell_lengths(rows: Sequence[Row], checked: Mapping[str, Checked], longest: f
     return len(over)
 
 
+def tell_faces(rows: Sequence[Row], visual: Mapping[str, np.ndarray]) -> int:
+    """How many frames are whole because no face was found in them; says so."""
+    assert isinstance(visual, ById)
+    counts = visual.kept.tally(visual.keys_of[row.utterance.id] for row in rows)
+    without, frames = counts.sum(0).tolist()
+    print(
+        f"note: no face was found in {without} of {frames} frames, which are taken whole; "
+        f"{int((counts[:, 0] == counts[:, 1]).sum())} of {len(counts)} clips have none at all"
+    )
+    return int(without)
+
+
 def digest(rows: Sequence[Row], checked: Mapping[str, Checked]) -> str:
     """One sha256 of all clips' names and contents."""
     lines = sorted({f"{checked[row.utterance.id].sha256} {row.clip.name}\n" for row in rows})
@@ -262,6 +274,8 @@ def convert(arguments: argparse.Namespace) -> None:
         raise UserError(
             "there is nothing to extract: give --audio-encoder (egemaps needs no model), --visual-encoder, or the column sentence"
         )
+    if arguments.faces and not arguments.visual_encoder:
+        raise UserError("--faces cuts the frames that a --visual-encoder reads: give one, too")
     words = encoder_of(arguments)
     chosen: dict[str, TextEncoder | SpeechEncoder | Egemaps | FrameEncoder] = {"text": words} if with_text else {}
     if arguments.audio_encoder:
@@ -280,6 +294,7 @@ def convert(arguments: argparse.Namespace) -> None:
         print(f"left out: {message}", file=sys.stderr)
     if broken:
         print(f"note: {len(broken)} of {len(rows) + len(broken)} clips are left out")
+    faces = {"frames_without_face": tell_faces(rows, features["visual"])} if arguments.faces else {}
     split = {row.utterance.split for row in rows}
     official = {"name": "official", "description": "as the table splits them"}
     none = {"name": "none", "description": "the table has no whole split; take loso, speaker or kfold_dialogue"}
@@ -300,6 +315,7 @@ def convert(arguments: argparse.Namespace) -> None:
                 "cut": arguments.cut,
                 "clips_over_longest": longer,
                 "left_out": sorted(broken),
+                **faces,
                 "label_word_encoder": words.identity,
                 **{f"{modality}_encoder": encoder.identity for modality, encoder in chosen.items()},
             },
