@@ -27,9 +27,8 @@ def library() -> dict[str, Any]:
         import cv2
     except ImportError:
         raise UserError("--faces: OpenCV is not installed: pip install -e '.[prep]'") from None
-    path = Path(getattr(getattr(cv2, "data", None), "haarcascades", "")) / CASCADE
     try:
-        weights = sha256_of(path)
+        weights = sha256_of(_path())
     except OSError:
         raise UserError(
             f"--faces: OpenCV {cv2.__version__} brings no {CASCADE}; pip install 'opencv-python-headless<5'"
@@ -63,9 +62,15 @@ def largest(image: np.ndarray) -> tuple[slice, slice] | None:
     return slice(*rows), slice(*columns)
 
 
+def _path() -> Path:
+    import cv2
+
+    return Path(getattr(getattr(cv2, "data", None), "haarcascades", "")) / CASCADE
+
+
 def _cascade() -> Any:
     import cv2
 
     if not hasattr(_OF_THREAD, "cascade"):
-        _OF_THREAD.cascade = cv2.CascadeClassifier(cv2.data.haarcascades + CASCADE)
+        _OF_THREAD.cascade = cv2.CascadeClassifier(str(_path()))
     return _OF_THREAD.cascade
