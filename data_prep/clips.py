@@ -22,12 +22,13 @@ import numpy as np
 
 from data_prep import encoders
 from data_prep.audio import Egemaps, SpeechEncoder
+from data_prep.audit import write_and_audit
 from data_prep.features import THREADS, Kept, Progress, by_length, extract
 from data_prep.media import Checked, Clip, check
 from data_prep.text import TextEncoder, encoder_of, normalise, parser_of
 from data_prep.visual import FrameEncoder
 from mer_jax.errors import UserError, reported
-from mer_jax.records import SPLITS, Description, Utterance, refuse_existing, sha256_of, write_corpus
+from mer_jax.records import SPLITS, Description, Utterance, refuse_existing, sha256_of
 
 NEEDED = ("file", "label")
 OPTIONAL = ("sentence", "id", "split", "dialogue", "turn", "speaker", "session", "start", "end")
@@ -228,6 +229,18 @@ def tell_lengths(rows: Sequence[Row], checked: Mapping[str, Checked], longest: f
     return len(over)
 
 
+def tell_faces(rows: Sequence[Row], visual: Mapping[str, np.ndarray]) -> int:
+    """How many frames are whole because no face was found in them; says so."""
+    assert isinstance(visual, ById)
+    counts = visual.kept.tally(visual.keys_of[row.utterance.id] for row in rows)
+    without, frames = counts.sum(0).tolist()
+    print(
+        f"note: no face was found in {without} of {frames} frames, which are taken whole; "
+        f"{int((counts[:, 0] == counts[:, 1]).sum())} of {len(counts)} clips have none at all"
+    )
+    return int(without)
+
+
 def digest(rows: Sequence[Row], checked: Mapping[str, Checked]) -> str:
     """One sha256 of all clips' names and contents."""
     lines = sorted({f"{checked[row.utterance.id].sha256} {row.clip.name}\n" for row in rows})
@@ -261,6 +274,8 @@ def convert(arguments: argparse.Namespace) -> None:
         raise UserError(
             "there is nothing to extract: give --audio-encoder (egemaps needs no model), --visual-encoder, or the column sentence"
         )
+    if arguments.faces and not arguments.visual_encoder:
+        raise UserError("--faces cuts the frames that a --visual-encoder reads: give one, too")
     words = encoder_of(arguments)
     chosen: dict[str, TextEncoder | SpeechEncoder | Egemaps | FrameEncoder] = {"text": words} if with_text else {}
     if arguments.audio_encoder:
@@ -277,10 +292,13 @@ def convert(arguments: argparse.Namespace) -> None:
     broken |= unreadable
     for message in broken.values():
         print(f"left out: {message}", file=sys.stderr)
+    if broken:
+        print(f"note: {len(broken)} of {len(rows) + len(broken)} clips are left out")
+    faces = {"frames_without_face": tell_faces(rows, features["visual"])} if arguments.faces else {}
     split = {row.utterance.split for row in rows}
     official = {"name": "official", "description": "as the table splits them"}
     none = {"name": "none", "description": "the table has no whole split; take loso, speaker or kfold_dialogue"}
-    write_corpus(
+    write_and_audit(
         arguments.out,
         utterances(rows, features),
         Description(
@@ -297,13 +315,13 @@ def convert(arguments: argparse.Namespace) -> None:
                 "cut": arguments.cut,
                 "clips_over_longest": longer,
                 "left_out": sorted(broken),
+                **faces,
                 "label_word_encoder": words.identity,
                 **{f"{modality}_encoder": encoder.identity for modality, encoder in chosen.items()},
             },
             licence=arguments.licence,
         ),
     )
-    print(f"wrote {len(rows)} utterances to {arguments.out}" + (f"; {len(broken)} were left out" if broken else ""))
 
 
 def _tell(rows: Sequence[Row], checked: Mapping[str, Checked], with_text: bool) -> None:

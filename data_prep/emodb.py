@@ -16,11 +16,12 @@ from pathlib import Path, PurePosixPath
 
 from data_prep import encoders
 from data_prep.audio import EGEMAPS
+from data_prep.audit import write_and_audit
 from data_prep.clips import Row, check_clips, features_of, refuse_broken, tell_lengths, utterances
 from data_prep.media import Clip
 from data_prep.text import encoder_of, parser_of
 from mer_jax.errors import UserError, reported
-from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
+from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
 
 NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z])\.wav")
 LABELS = {
@@ -115,7 +116,7 @@ def convert(arguments: argparse.Namespace) -> None:
     longer = tell_lengths(rows, checked, arguments.longest)
     rows, features, _ = features_of(rows, checked, {"audio": audio}, arguments.cache, skip_broken=False)
     labels = tuple(LABELS.values())
-    write_corpus(
+    write_and_audit(
         arguments.out,
         utterances(rows, features),
         Description(
@@ -139,7 +140,6 @@ def convert(arguments: argparse.Namespace) -> None:
             licence="EmoDB: free for research, cite Burkhardt et al. 2005; openSMILE's features likewise",
         ),
     )
-    print(f"wrote {len(rows)} utterances to {arguments.out}")
 
 
 if __name__ == "__main__":

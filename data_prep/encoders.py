@@ -42,6 +42,8 @@ def add_visual(parser: argparse.ArgumentParser) -> None:
         "--frames", type=positive, default=15, metavar="N", help="of each clip, evenly spread; default: %(default)s"
     )
     often.add_argument("--frame-rate", type=positive_float, metavar="N", help="frames a second instead")
+    parser.add_argument("--faces", action="store_true", help="cut each frame to its largest face (OpenCV's frontal Haar cascade); frames "
+                        "without a found face stay whole, and are counted")  # fmt: skip
 
 
 def audio_of(arguments: argparse.Namespace) -> SpeechEncoder | Egemaps:
@@ -56,7 +58,7 @@ def visual_of(arguments: argparse.Namespace) -> FrameEncoder:
     layers = frozen.layers_of("--visual-layers", arguments.visual_layers) if arguments.visual_layers else ()
     return FrameEncoder(
         arguments.visual_encoder, layers, frames=arguments.frames, per_second=arguments.frame_rate,
-        pooling=arguments.visual_pooling, longest=arguments.longest, device=arguments.device,
+        faces=arguments.faces, pooling=arguments.visual_pooling, longest=arguments.longest, device=arguments.device,
     )  # fmt: skip
 
 

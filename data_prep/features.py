@@ -19,11 +19,13 @@ from mer_jax.errors import UserError
 
 THREADS = min(8, (os.cpu_count() or 1) + 1)  # that decode while the encoder computes
 POOLINGS = ("tokens", "mean")
+TALLY = "#tally"  # after an utterance's key: what the encoder counted of it
 
 
 class Encoder(Protocol):
     """What `extract` needs of an encoder. `identity` holds everything that its features depend on, as plain values;
-    `extractor` says it in words; `together` is how many utterances it is given at a time."""
+    `extractor` says it in words; `together` is how many utterances it is given at a time. It may have a `tally`, which
+    counts something of what is prepared, (so many, of so many); the counts are kept with the features."""
 
     identity: dict[str, Any]
     extractor: str
@@ -78,6 +80,11 @@ class Kept:
                 raise UserError(f"{path} is damaged ({error}); delete it and give the same command again") from None
         return found
 
+    def tally(self, keys: Iterable[str]) -> np.ndarray:
+        """What the encoder counted of each utterance, Int[utterances, 2]."""
+        found = self.read(key + TALLY for key in keys)
+        return np.array(list(found.values())).reshape(-1, 2)
+
     def save(self, features: Mapping[str, np.ndarray]) -> None:
         path = self.folder / f"{hashlib.sha256(''.join(features).encode()).hexdigest()[:32]}.npz"
         partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -107,6 +114,7 @@ def extract(
         return kept
     progress = Progress(name, len(keys), len(keys) - todo)
     prepared = read_ahead(encoder.prepare, (sources[k] for k in itertools.chain(*missing)), encoder.together)
+    tally = getattr(encoder, "tally", None)
     began, encoding = time.monotonic(), 0.0
     for batch in missing:
         ready: dict[str, Any] = {}
@@ -122,7 +130,8 @@ def extract(
             before = time.monotonic()
             features = encoder.encode(list(ready.values()))
             encoding += time.monotonic() - before
-            kept.save(dict(zip(ready, features, strict=True)))
+            counts = {key + TALLY: np.array(tally(p)) for key, p in ready.items()} if tally else {}
+            kept.save(dict(zip(ready, features, strict=True)) | counts)
         progress.update(len(batch))
     progress.close()
     seconds = time.monotonic() - began

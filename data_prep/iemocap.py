@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from data_prep import known
+from data_prep.audit import write_and_audit
 from data_prep.known import SIX as WORDS
 from data_prep.table import read_npz
 from data_prep.text import encoder_of, normalise, parser_of
 from mer_jax.errors import UserError, reported
-from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
+from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
 
 FOUR = {"hap": "hap", "exc": "hap", "sad": "sad", "neu": "neu", "ang": "ang"}
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
@@ -141,7 +142,7 @@ def convert(arguments: argparse.Namespace) -> None:
     texts = encoder.states(sentences)
     kept_labels = tuple(dict.fromkeys(labels.values()))
     words = tuple(WORDS[name] for name in kept_labels)
-    write_corpus(
+    write_and_audit(
         arguments.out,
         utterances(table, rows, texts, labels, arguments.audio),
         Description(
@@ -172,7 +173,6 @@ def convert(arguments: argparse.Namespace) -> None:
             licence="IEMOCAP is licensed by USC SAIL for research on request; do not redistribute features made from it",
         ),
     )
-    print(f"wrote {len(rows)} utterances to {arguments.out}")
 
 
 if __name__ == "__main__":

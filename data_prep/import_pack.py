@@ -14,14 +14,15 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_prep import known, packs, table
-from data_prep.audit import audit, show
+from data_prep.audit import write_and_audit
 from data_prep.text import TextEncoder, encoder_of, parser_of
 from mer_jax.errors import UserError, reported
-from mer_jax.records import SPLITS, Description, Utterance, refuse_existing, sha256_of, write_corpus
+from mer_jax.records import DTYPES, SPLITS, Description, Utterance, refuse_existing, sha256_of
 
 TABLES = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".h5", ".hdf5")
 
@@ -62,6 +63,12 @@ def convert(arguments: argparse.Namespace) -> None:
     print(f"{pack.layout}: {told(pack.rows)}; {fits or 'the counts are of no corpus known here'}")
     for note in pack.notes:
         print(f"note: {note}")
+    rounding = rounded(str(arguments.files[0]), pack.rows)
+    for m, how in rounding.items():
+        print(
+            f"note: the {m} features are {how['from']} and become float32, which training computes in; the largest relative "
+            f"rounding is {how['largest_relative']:.2g}"
+        )
     encoder = encoder_of(arguments)
     texts = states_of(pack.rows, encoder)
     modalities = sorted({m for row in pack.rows for m in row.features} | ({"text"} if texts else set()))
@@ -71,7 +78,7 @@ def convert(arguments: argparse.Namespace) -> None:
             f"note: the {m} features were trained on the labels of {' and '.join(parts)}: testing on these is refused"
         )
     from_pack = f"as in the pack ({pack.layout})"
-    write_corpus(
+    write_and_audit(
         arguments.out,
         utterances(pack.rows, labels, texts),
         Description(
@@ -89,14 +96,12 @@ def convert(arguments: argparse.Namespace) -> None:
                 "sources": {str(p.relative_to(f.parent)): sha256_of(p) for f in arguments.files for p in sources(f)},
                 "label_word_encoder": encoder.identity,
                 "notes": pack.notes,
+                "rounded_to_float32": rounding,
             },
             licence=arguments.licence,
             trained_on=trained_on,
         ),
     )
-    print(f"wrote {len(pack.rows)} utterances to {arguments.out}")
-    show(audit(arguments.out, floor=False))
-    print(f"with plots and each modality's floor: python -m data_prep.audit {arguments.out} --html audit.html")
 
 
 def read(arguments: argparse.Namespace) -> packs.Pack:
@@ -177,6 +182,27 @@ def _words(labels: Sequence[str]) -> tuple[str, ...]:
 
 def _counted(counts: Sequence[int]) -> str:
     return ", ".join(f"{i}: {n}" for i, n in enumerate(counts))
+
+
+def rounded(where: str, rows: Sequence[packs.Row]) -> dict[str, dict[str, Any]]:
+    """Makes the rows' features that are neither float16 nor float32 float32; {modality: from which numbers, and the largest
+    relative difference}. Raises UserError where a number is beyond float32."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        for m, value in row.features.items():
+            if value.dtype.name in DTYPES:
+                continue
+            with np.errstate(over="ignore", under="ignore"):
+                near = value.astype(np.float32)
+            counts = np.isfinite(value) & (value != 0)
+            size = np.abs(value[counts].astype(np.float64))
+            if np.isinf(near[counts]).any():
+                raise UserError(f"{where}, utterance {row.id}: {m} reaches {size.max():.3g}, which is beyond float32")
+            relative = np.abs(near[counts] - value[counts].astype(np.float64)) / size
+            so_far = found.setdefault(m, {"from": value.dtype.name, "largest_relative": 0.0})
+            so_far["largest_relative"] = max(so_far["largest_relative"], float(relative.max(initial=0.0)))
+            row.features[m] = near
+    return found
 
 
 def states_of(rows: Sequence[packs.Row], encoder: TextEncoder) -> list[np.ndarray]:

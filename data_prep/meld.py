@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import known
+from data_prep.audit import write_and_audit
 from data_prep.text import encoder_of, normalise, parser_of
 from mer_jax.errors import UserError, reported
-from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
+from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
 
 FILES = {"train": "train_sent_emo.csv", "valid": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 TOTALS = {split: sum(known.MELD.sets[name]) for split, name in known.SETS_OF_MELD.items()}
@@ -140,7 +141,7 @@ def convert(arguments: argparse.Namespace) -> None:
     print(f"moments of train that occur again: {shared['valid']} in valid, {shared['test']} in test")
     encoder = encoder_of(arguments)
     texts = encoder.states([row.sentence for row in rows])
-    write_corpus(
+    write_and_audit(
         arguments.out,
         utterances(rows, texts),
         Description(
@@ -160,7 +161,6 @@ def convert(arguments: argparse.Namespace) -> None:
             licence="MELD's annotations are GPL-3.0; the series itself is not free",
         ),
     )
-    print(f"wrote {len(rows)} utterances to {arguments.out}")
 
 
 if __name__ == "__main__":

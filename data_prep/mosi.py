@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.audit import write_and_audit
 from data_prep.table import read_npz
 from data_prep.text import encoder_of, parser_of
 from mer_jax.errors import UserError, reported
-from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
+from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
 
 LABELS = ("negative", "positive")
 MODALITIES = {"text": "text", "audio": "audio", "visual": "video"}
@@ -85,7 +86,7 @@ def convert(arguments: argparse.Namespace) -> None:
     videos = {part: set(columns["vid"].tolist()) for part, columns in table.items()}
     valid = validation_videos(videos["train"])
     encoder = encoder_of(arguments)
-    write_corpus(
+    write_and_audit(
         arguments.out,
         utterances(table, valid),
         Description(
@@ -111,7 +112,6 @@ def convert(arguments: argparse.Namespace) -> None:
             licence="CMU-MOSI: for research; the videos belong to their makers",
         ),
     )
-    print(f"wrote {sum(len(c['id']) for c in table.values())} utterances to {arguments.out}")
 
 
 if __name__ == "__main__":

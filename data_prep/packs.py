@@ -16,7 +16,7 @@ import numpy as np
 from data_prep import unpickle
 from data_prep.text import normalise
 from mer_jax.errors import UserError
-from mer_jax.records import DTYPES, SPLITS
+from mer_jax.records import SPLITS
 
 # Fields of every tuple layout, in order; `_` is not read. The order of the features is text, AUDIO, VISUAL.
 LAYERS = "text1 text2 text3 text4"
@@ -278,8 +278,7 @@ def word(where: str, field: str, value: Any) -> str:
 
 
 def vector(where: str, field: str, value: Any) -> np.ndarray:
-    """Float[time, width] of a vector or a sequence of vectors; empty if there is none. float64 and whole numbers become float32,
-    which training computes in."""
+    """[time, width] of a vector or a sequence of vectors, in the pack's own numbers; empty if there is none."""
     if isinstance(value, list | tuple):
         flat = all(isinstance(x, int | float | np.number) for x in value)
         rows = not flat and all((isinstance(x, np.ndarray) and x.ndim == 1) or _is_flat(x) for x in value)
@@ -289,8 +288,7 @@ def vector(where: str, field: str, value: Any) -> np.ndarray:
             f"an array {list(value.shape)} of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
         )
         raise UserError(f"{where}: {field} is {what}, not a vector or a sequence of vectors of numbers")
-    value = np.atleast_2d(np.asarray(value))  # a plain array, whatever class the pickle gave it
-    return value if value.dtype.name in DTYPES else value.astype(np.float32)
+    return np.atleast_2d(np.asarray(value))  # a plain array, whatever class the pickle gave it
 
 
 def _is_flat(x: Any) -> bool:

@@ -1,15 +1,26 @@
-"""Clips -> one vector a frame, of an image encoder."""
+"""Clips -> one vector a frame, or the face in it, of an image encoder."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 
+from data_prep import faces as face
 from data_prep import frozen, media
 from data_prep.features import pool
 from data_prep.media import Clip
 
 TOGETHER = 8  # clips saved to the cache at a time
 BATCH = 64  # frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A clip's frames, Float32[frames, channels, height, width], as the model's image processor makes them; how many of them
+    are whole for want of a face."""
+
+    pixels: np.ndarray
+    without_face: int = 0
 
 
 class FrameEncoder:
@@ -23,15 +34,16 @@ class FrameEncoder:
 
     def __init__(
         self, name: str, layers: tuple[int, ...] = (), *, frames: int = 15, per_second: float | None = None,
-        pooling: str = "tokens", longest: float = 30.0, device: str = "auto",
+        faces: bool = False, pooling: str = "tokens", longest: float = 30.0, device: str = "auto",
     ):  # fmt: skip
-        decoder = media.library()
+        decoder, detector = media.library(), face.library() if faces else None
         # Pillow resizes alike wherever it is installed; torchvision, taken where there is one, does not.
         self._frozen = frozen.load("--visual-encoder", name, "AutoImageProcessor", device, backend="pil")
         config = self._frozen.model.config
         depth = len(getattr(config, "depths", ())) or config.num_hidden_layers
         self.layers = frozen.resolve("--visual-layers", layers, name, depth) if layers else ()
         self.frames, self.per_second, self.pooling, self.longest = frames, per_second, pooling, longest
+        self.tally = _without_face if faces else None
         self.pooled = not layers and self._has_pooler()
         if layers:
             of = f"mean over the patches of {frozen.layers_in_words(self.layers, depth)}"
@@ -40,19 +52,22 @@ class FrameEncoder:
         often = f"{per_second:g} frames a second" if per_second else f"{frames} frames evenly spread"
         self.identity = self._frozen.identity | {
             "frame": of, "frames": often, "pooling": pooling, "longest": longest, "av": decoder
-        }  # fmt: skip
+        } | ({"faces": detector} if detector else {})  # fmt: skip
         over = ", the mean over them" if pooling == "mean" else ""
-        self.extractor = f"{self.identity['name']}, {of}, {often}{over}, frozen"
+        what = f", each cut to its largest face ({face.CASCADE}; whole where none is found)" if faces else ""
+        self.extractor = f"{self.identity['name']}, {of}, {often}{what}{over}, frozen"
 
-    def prepare(self, clip: Clip) -> np.ndarray:
-        """Float32[frames, channels, height, width], as the model's image processor makes them."""
-        images = media.frames(clip, self.longest, count=self.frames, per_second=self.per_second)
-        return np.asarray(self._frozen.processor(images=images, return_tensors="np")["pixel_values"], np.float32)
+    def prepare(self, clip: Clip) -> Prepared:
+        images, without = media.frames(clip, self.longest, count=self.frames, per_second=self.per_second), 0
+        if self.tally:
+            images, without = face.cropped(images)
+        pixels = self._frozen.processor(images=images, return_tensors="np")["pixel_values"]
+        return Prepared(np.asarray(pixels, np.float32), without)
 
-    def encode(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
-        pixels = np.concatenate(prepared)
+    def encode(self, prepared: list[Prepared]) -> list[np.ndarray]:
+        pixels = np.concatenate([p.pixels for p in prepared])
         vectors = np.concatenate([self._vectors(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)])
-        ends = list(itertools.accumulate(map(len, prepared)))
+        ends = list(itertools.accumulate(len(p.pixels) for p in prepared))
         return [pool(v, self.pooling) for v in np.split(vectors, ends[:-1])]
 
     def _has_pooler(self) -> bool:
@@ -79,6 +94,11 @@ class FrameEncoder:
             else:
                 vectors = _over_patches(found.last_hidden_state)
             return vectors.float().cpu().numpy()
+
+
+def _without_face(prepared: Prepared) -> tuple[int, int]:
+    """How many frames show no face, of how many."""
+    return prepared.without_face, len(prepared.pixels)
 
 
 def _over_patches(states):  # type: ignore[no-untyped-def]

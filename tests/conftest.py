@@ -28,7 +28,7 @@ if not flags.FLAGS.is_parsed():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=3, help="how often test_distributed.py kills a run")
+    parser.addoption("--kills", type=int, default=3, help="how often the slow tests kill a command and carry on")
 
 
 def pytest_configure(config):

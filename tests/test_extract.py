@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, SHARED, user_env
 
-from data_prep import clips, emodb, features, media
+from data_prep import clips, emodb, faces, features, media
 from data_prep.media import Clip
 from mer_jax import protocols
 from mer_jax.errors import UserError
@@ -183,6 +183,66 @@ def spoil(path):
     return path
 
 
+# ---- faces ----
+
+
+needs_cv2 = pytest.mark.skipif(not importlib.util.find_spec("cv2"), reason="needs pip install -e '.[prep]'")
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    """Eileen Collins, by NASA: 512 x 512, her face from about (178, 64) to (272, 162)."""
+    return pytest.importorskip("skimage.data", reason="needs pip install -e '.[test]'").astronaut()
+
+
+def no_face():
+    return np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+
+
+@needs_cv2
+class TestFaces:
+    def test_it_finds_her(self, portrait):
+        rows, columns = faces.largest(portrait)
+        assert 20 <= rows.start <= 64 < 162 <= rows.stop <= 220
+        assert 130 <= columns.start <= 178 < 272 <= columns.stop <= 320
+        assert rows.stop - rows.start == columns.stop - columns.start
+
+    def test_the_largest_of_several_is_taken(self, portrait):
+        both = np.zeros((512, 768, 3), np.uint8)
+        both[128:384, :256] = portrait[::2, ::2]
+        both[:, 256:] = portrait
+        assert faces.largest(both)[1].start > 256 + 100
+        assert faces.largest(both[:, ::-1].copy())[1].stop < 512 - 100
+
+    def test_a_face_at_the_edge_is_cut_there(self, portrait):
+        rows, columns = faces.largest(portrait[60:300, 150:400])
+        assert rows.start == 0
+        assert columns.stop > columns.start >= 0
+
+    def test_large_frames_are_searched_as_small_ones(self, portrait):
+        large = faces.largest(portrait.repeat(3, 0).repeat(3, 1))
+        for found, wanted in zip(large, faces.largest(portrait), strict=True):
+            assert abs(found.start / 3 - wanted.start) < 12
+            assert abs(found.stop / 3 - wanted.stop) < 12
+
+    def test_what_has_no_face_stays_whole_and_is_counted(self, portrait):
+        noise, black = no_face(), np.zeros((1, 1, 3), np.uint8)
+        found, without = faces.cropped([portrait, noise, portrait, noise, black])
+        assert without == 3
+        assert [image.shape for image in found[1::2]] == [noise.shape] * 2
+        assert found[0].shape == found[2].shape != portrait.shape
+
+    def test_the_detector_is_told(self, monkeypatch):
+        found = faces.library()
+        assert len(found["weights_sha256"]) == 64
+        monkeypatch.setattr(faces, "CASCADE", "none.xml")
+        with pytest.raises(UserError, match=r"--faces: OpenCV .* brings no none.xml"):
+            faces.library()
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        with pytest.raises(UserError, match=r"--faces: OpenCV is not installed"):
+            faces.library()
+
+
 # ---- the cache ----
 
 
@@ -249,6 +309,18 @@ def test_another_identity_has_features_of_its_own(tmp_path):
     other.identity = {"name": "doubler", "every": 2}
     features.extract(other, SOURCES, tmp_path, "audio")
     assert len(other.encoded) == 3
+
+
+def test_what_is_counted_is_kept(tmp_path):
+    class Counter(Doubler):
+        def tally(self, prepared):
+            return prepared, 10
+
+    with pytest.raises(UserError):
+        features.extract(Counter(bad=[9]), SOURCES, tmp_path, "visual")
+    kept = features.extract(Counter(), SOURCES, tmp_path, "visual")
+    np.testing.assert_array_equal(kept.tally(SOURCES), [[i, 10] for i in range(10)])
+    assert kept["k3"].shape == (1, 2)
 
 
 def test_reading_ahead_is_in_order_and_bounded():
@@ -544,7 +616,7 @@ class TestEncoders:
         model = transformers.CLIPModel.from_pretrained(models / "clip").eval()
         prepared = encoder.prepare(Clip("a", write_movie(tmp_path / "a.mp4")))
         with torch.inference_mode():
-            wanted = model.vision_model(pixel_values=torch.tensor(prepared)).pooler_output.numpy()
+            wanted = model.vision_model(pixel_values=torch.tensor(prepared.pixels)).pooler_output.numpy()
         np.testing.assert_allclose(encoder.encode([prepared])[0], wanted, atol=2e-3)
 
     def test_descriptors_are_opensmiles(self, speech):
@@ -625,6 +697,7 @@ class TestClips:
         done = run_cli(*flags(models, films, tmp_path / "out", tmp_path / "cache"), module="data_prep.clips")
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
+        assert "utterances, manifest sha256" in done.stdout, "the audit ends the import"
         corpus = Corpus(tmp_path / "out")
         assert len(corpus) == 24
         assert corpus.labels == ("cross", "glad")
@@ -655,8 +728,9 @@ class TestClips:
         assert again.stderr.count("24 of 24 utterances are finished already") == 3
         assert corpus_bytes(tmp_path / "out2").keys() == corpus_bytes(tmp_path / "out").keys()
 
-    def test_killed_again_and_again_it_ends_with_the_same_bytes(self, models, films, tmp_path):
-        """The kills come at random moments after the next batch was saved."""
+    def test_killed_again_and_again_it_ends_with_the_same_bytes(self, models, films, tmp_path, pytestconfig):
+        """Every other kill comes while a file is being written, the last one while the corpus is, the others at any moment."""
+        kills = pytestconfig.getoption("kills")
         rng = np.random.default_rng(int(time.time()))
         (tmp_path / "calm").mkdir()
         (tmp_path / "killed").mkdir()
@@ -669,28 +743,39 @@ class TestClips:
         def finished(name):
             return {p: p.stat().st_mtime_ns for p in (tmp_path / name / "cache").rglob("*.npz")}
 
-        kills, before = 0, {}
-        while kills < 4:
-            process, deadline = start("killed"), time.monotonic() + 120
-            target = len(before) + int(rng.integers(1, 3))
-            while len(finished("killed")) < target and process.poll() is None and time.monotonic() < deadline:
+        def wait(process, met):
+            deadline = time.monotonic() + 120
+            while not met() and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.005)
-            time.sleep(float(rng.uniform(0, 0.3)))
-            if process.poll() is not None:
-                break
+
+        before, torn = {}, 0
+        for kill in range(kills):
+            process = start("killed")
+            if kill == kills - 1:
+                wait(process, (tmp_path / "killed" / ".corpus.partial").exists)
+            else:
+                target = len(before) + int(rng.integers(1, 3))
+                wait(process, lambda target=target: len(finished("killed")) >= target)
+                if kill % 2:
+                    wait(process, lambda process=process: any(tmp_path.rglob(f"*.{process.pid}.partial")))
+                else:
+                    time.sleep(float(rng.uniform(0, 0.3)))
+            assert process.poll() is None, process.communicate()[1]
             os.kill(process.pid, signal.SIGKILL)
             process.communicate()
-            kills += 1
+            torn += any(tmp_path.rglob(f"*.{process.pid}.partial"))
             after = finished("killed")
-            assert before.items() <= after.items(), "a finished batch was done again"
+            assert before.items() <= after.items(), "a finished file was written again"
             before = after
-        assert kills >= 3
+        assert torn >= kills // 2 - 1
         assert not (tmp_path / "killed" / "corpus").exists()
         process = start("killed")
         errors = process.communicate(timeout=170)[1]
         assert process.returncode == 0, errors
-        assert before.items() <= finished("killed").items()
-        assert "utterances are finished already" in errors
+        assert finished("killed") == before, "all was finished when the corpus was begun"
+        assert errors.count("24 of 24 utterances are finished already") == 3
+        keys = [(path.parent, key) for path in before for key in np.load(path).files]
+        assert len(keys) == len(set(keys)) == 3 * 24, "an utterance was done twice"
         process = start("calm")
         errors = process.communicate(timeout=170)[1]
         assert process.returncode == 0, errors
@@ -717,6 +802,7 @@ class TestClips:
         done = run_cli(*arguments, "--skip-broken", "--longest=0.5", module="data_prep.clips")
         assert done.returncode == 0, done.stderr
         assert "film08.mp4 cannot be decoded" in done.stderr
+        assert "5 of 24 clips are left out" in done.stdout
         assert "are longer than 0.5 s and cut to their beginning" in done.stdout
         corpus = Corpus(tmp_path / "out")
         left_out = [f"film{i:02d}" for i in (3, 4, 5, 6, 8)]
@@ -725,6 +811,55 @@ class TestClips:
         assert len(corpus) == 19
         assert corpus.modalities["audio"]["width"] == 25
         assert corpus.modalities["audio"]["longest"] == 10  # 0.5 s at 100 a second, five together
+
+    def test_faces_are_cut_out_and_frames_without_one_counted(self, models, portrait, tmp_path, run_cli):
+        import av
+        import transformers
+
+        from data_prep.visual import FrameEncoder
+
+        rows = []
+        for i in range(4):
+            with av.open(str(tmp_path / f"{i}.mp4"), "w") as out:
+                video = out.add_stream("mpeg4", rate=10)
+                video.width, video.height, video.pix_fmt, video.bit_rate = 256, 256, "yuv420p", 8_000_000
+                for at in range(10):
+                    image = (
+                        portrait[::2, :: (2, -2)[i % 2]]
+                        if at < (10, 10, 5, 0)[i]
+                        else np.zeros((256, 256, 3), np.uint8)
+                    )
+                    out.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+                out.mux(video.encode(None))
+            rows.append({"file": f"{i}.mp4", "label": ("glad", "cross")[i % 2]})
+        arguments = [
+            write_table(tmp_path / "t.csv", rows), "--cache", tmp_path / "cache", "--device=cpu", "--frames=10", "--text-encoder",
+            models / "bert", "--text-layers=-1", "--faces",
+        ]  # fmt: skip
+        done = run_cli(*arguments, "--out", tmp_path / "out", "--audio-encoder=egemaps", module="data_prep.clips")
+        assert done.returncode == 2
+        assert "--faces cuts the frames that a --visual-encoder reads" in done.stderr
+        arguments += ["--visual-encoder", models / "vit"]
+        done = run_cli(*arguments, "--out", tmp_path / "out", module="data_prep.clips")
+        assert done.returncode == 0, done.stderr
+        assert (
+            "no face was found in 15 of 40 frames, which are taken whole; 1 of 4 clips have none at all" in done.stdout
+        )
+        corpus = Corpus(tmp_path / "out")
+        assert "each cut to its largest face (haarcascade" in corpus.modalities["visual"]["extractor"]
+        assert corpus.manifest["provenance"]["frames_without_face"] == 15
+        assert corpus.manifest["provenance"]["visual_encoder"]["faces"] == faces.library()
+        # The crop, made by another way, through the same processor.
+        clip = Clip("2", tmp_path / "2.mp4")
+        images = media.frames(clip, 30.0, count=10)
+        images = [image[faces.largest(image)] for image in images[:5]] + images[5:]
+        processor = transformers.ViTImageProcessorPil.from_pretrained(models / "vit")
+        encoder = FrameEncoder(str(models / "vit"), frames=10, faces=True, device="cpu")
+        pixels = np.stack([processor(image, return_tensors="np")["pixel_values"][0] for image in images])
+        np.testing.assert_allclose(encoder.prepare(clip).pixels, pixels, atol=1e-6)
+        assert encoder.identity != FrameEncoder(str(models / "vit"), frames=10, device="cpu").identity
+        again = run_cli(*arguments, "--out", tmp_path / "out2", module="data_prep.clips")
+        assert "no face was found in 15 of 40 frames" in again.stdout, "also when none is computed again"
 
     def test_parts_of_one_long_recording(self, models, tmp_path, run_cli):
         write_wav(tmp_path / "long.wav", np.concatenate([tone(1.0, p) for p in (120.0, 180.0, 240.0, 300.0)]))
@@ -749,6 +884,7 @@ class TestClips:
                      "--text-encoder", models / "bert", "--text-layers=-1", "--device=cpu"]  # fmt: skip
         done = run_cli(*arguments, module="data_prep.emodb")
         assert done.returncode == 0, done.stderr
+        assert "utterances, manifest sha256" in done.stdout, "the audit ends the import"
         corpus = Corpus(tmp_path / "out")
         assert len(corpus) == 24
         for protocol in ("loso", "speaker"):
@@ -764,14 +900,14 @@ class TestClips:
         assert json.dumps(corpus.manifest).count(str(tmp_path)) == 0
 
 
-# The command with encoders that take their time, so that kills find them at work, and in batches of four.
+# The command with encoders and writes that take their time, so that kills find them at work, and in batches of two.
 SLOWLY = """
-import sys, time
+import os, sys, time
 from data_prep import audio, clips, text, visual
+def slowly(call, seconds):
+    return lambda *arguments: (time.sleep(seconds), call(*arguments))[1]
 for encoder in (audio.SpeechEncoder, visual.FrameEncoder, text.TextEncoder):
-    def slowly(self, prepared, encode=encoder.encode):
-        time.sleep(0.15)
-        return encode(self, prepared)
-    encoder.encode, encoder.together = slowly, 4
+    encoder.encode, encoder.together = slowly(encoder.encode, 0.1), 2
+os.replace, os.rename = slowly(os.replace, 0.05), slowly(os.rename, 1)
 clips.main(sys.argv[1:])
 """

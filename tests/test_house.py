@@ -52,6 +52,13 @@ def imports(path):
             yield from ([f"mer_jax.{a.name}" for a in node.names] if node.module == "mer_jax" else [node.module])
 
 
+def names(path):
+    """What a file imports from other files, as module.name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{a.name}" for a in node.names)
+
+
 def rooms():
     for path in sorted((ROOT / "mer_jax").rglob("*.py")):
         if path.name != "__init__.py":
@@ -80,3 +87,9 @@ def test_one_loop_and_no_junk_drawer():
     loops = [p.name for _, p in rooms() if re.search(r"for (at|step) in range\(start", p.read_text())]
     assert "train.py" in loops
     assert not [p for _, p in rooms() if p.stem in ("utils", "common", "helpers", "misc")]
+
+
+def test_every_import_ends_in_the_audit():
+    for path in (ROOT / "data_prep").rglob("*.py"):
+        writes = "mer_jax.records.write_corpus" in names(path)
+        assert not writes or path.parent.name == "audit", f"{path}: takes data_prep.audit.write_and_audit instead"

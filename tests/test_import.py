@@ -62,6 +62,53 @@ def check_vectors(corpus, wanted, key=lambda u: (u.dialogue, u.turn)):
     return found
 
 
+def one_by_one(count=12, **features):
+    """A list of dicts: an utterance each, two classes in every part."""
+    return [
+        {"id": f"u{i:02d}", "split": ("train", "valid", "test")[i % 3], "label": ("joy", "sad")[i // 3 % 2]}
+        | {m: make(i) for m, make in features.items()}
+        for i in range(count)
+    ]
+
+
+def test_rounding_to_float32_is_told(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    wide = rng.normal(size=(12, 5)) * 10.0 ** rng.integers(-9, 9, (12, 5))
+    wide[3, 1], wide[4, 2] = np.nan, 0.0
+    pack = one_by_one(
+        audio=lambda i: wide[i], visual=lambda i: np.arange(4) + i, text=lambda i: np.float16([i, 0.1]),
+        face=lambda i: np.float32([i, 0.1]),
+    )  # fmt: skip
+    (tmp_path / "pack.pkl").write_bytes(pickle.dumps(pack))
+    corpus = import_(tmp_path / "out", tmp_path / "pack.pkl")
+    dtypes = {m: spec["dtype"] for m, spec in corpus.modalities.items()}
+    assert dtypes == {"audio": "float32", "visual": "float32", "text": "float16", "face": "float32"}
+    known = wide[np.isfinite(wide) & (wide != 0)]
+    largest = float(np.max(np.abs(known.astype(np.float32).astype(np.float64) - known) / np.abs(known)))
+    assert 1e-8 < largest < 6e-8
+    assert corpus.manifest["provenance"]["rounded_to_float32"] == {
+        "audio": {"from": "float64", "largest_relative": largest},
+        "visual": {"from": "int64", "largest_relative": 0.0},
+    }
+    said = capsys.readouterr().out
+    assert (
+        f"the audio features are float64 and become float32, which training computes in; the largest relative rounding is {largest:.2g}"
+        in said
+    )
+    assert "the visual features are int64" in said
+    assert "text features are" not in said
+    assert "face features are" not in said
+    for u in (corpus[i] for i in range(12)):
+        np.testing.assert_array_equal(u.features["audio"][0], wide[int(u.id[1:])].astype(np.float32))
+
+
+def test_what_float32_cannot_hold_is_named(tmp_path, capsys):
+    (tmp_path / "pack.pkl").write_bytes(pickle.dumps(one_by_one(audio=lambda i: np.array([1.0, -(10.0 ** (i * 5))]))))
+    with pytest.raises(SystemExit):
+        import_(tmp_path / "out", tmp_path / "pack.pkl")
+    assert "pack.pkl, utterance u08: audio reaches 1e+40, which is beyond float32" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("layout", "protocol"), [*((layout, 2) for layout in CASES), ("sdt", 0), ("sdt", 4), ("cosmic-meld", 5)]
 )

@@ -151,6 +151,7 @@ class TestWithTheRealEncoder:
         out = tmp_path / "out"
         done = run_cli(table, "--out", out, "--cache", cache, module="data_prep.iemocap")
         assert done.returncode == 0, done.stderr
+        assert "utterances, manifest sha256" in done.stdout, "the audit ends the import"
         corpus = Corpus(out)
         assert corpus.labels == ("hap", "sad", "neu", "ang", "exc", "fru")
         assert corpus.manifest["label_words"] == ["happy", "sad", "neutral", "angry", "excited", "frustrated"]
@@ -190,6 +191,7 @@ class TestWithTheRealEncoder:
             meld_folder(tmp_path / "m"), "--out", tmp_path / "out", "--cache", cache, module="data_prep.meld"
         )
         assert done.returncode == 0, done.stderr
+        assert "utterances, manifest sha256" in done.stdout, "the audit ends the import"
         corpus = Corpus(tmp_path / "out")
         assert len(corpus) == 42
         assert corpus.labels == meld.LABELS

@@ -9,6 +9,7 @@ floors, the mean over time of at most 20,000.
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from data_prep.audit.floor import floor_method, floors_of
 from data_prep.audit.page import page
 from data_prep.audit.reading import read
 from mer_jax.errors import UserError, reported
-from mer_jax.records import Corpus
+from mer_jax.records import Corpus, Description, Utterance, write_corpus
 
 COLOURS = {"problem": "bold red", "note": "yellow", "ok": "green"}
 
@@ -72,6 +73,15 @@ def audit(
     if html is not None:
         Path(html).write_text(page(result), encoding="utf-8")
     return result
+
+
+def write_and_audit(out: Path, utterances: Iterable[Utterance], description: Description) -> None:
+    """What every importer ends with: the corpus folder, and on the console what is in it. Raises as `write_corpus`."""
+    write_corpus(out, utterances, description)
+    result = audit(out, floor=False)
+    print(f"wrote {result.utterances} utterances to {out}")
+    show(result)
+    print(f"with plots and each modality's floor: python -m data_prep.audit {out} --html audit.html")
 
 
 def show(result: Audit) -> None:

@@ -97,11 +97,11 @@ def _chance(support: np.ndarray) -> float:
 def floors_of(corpus: Corpus, kept: Mapping[str, Mapping[int, np.ndarray]]) -> Iterator[Floor]:
     """kept: by modality and position in the corpus, the mean over time."""
     progress = Progress("fitting floors", len(kept))
-    for done, (modality, means) in enumerate(kept.items(), 1):
+    for modality, means in kept.items():
         rows = np.array(list(means), np.int64)
         values = np.stack(list(means.values())) if means else np.zeros((0, 1), np.float32)
         yield measure(modality, values, corpus.index["split"][rows], corpus.label_ids(rows), corpus.labels)
-        progress.update(done)
+        progress.update(1)
     progress.close()
 
 

@@ -1,7 +1,10 @@
 """The audit as one HTML page: no network, no script; plots are inline SVG; light or dark as the reader's system is."""
 
 import html
+import itertools
+import math
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +15,7 @@ from data_prep.audit.floor import Floor
 WIDTH = 360  # of a plot's own units: as wide as a phone, so that its text keeps its size there
 ROW = 22
 BINS = 24
+NARROW = "fijlrtI .,:;'|!()/-"
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --faint: #6a7076; --line: #dcdfe3; --bar: #3567b0; --other: #a9b1ba;
@@ -35,7 +39,9 @@ def escaped(text: str) -> str:
 
 def page(audit: Audit) -> str:
     """The whole page, which is well-formed XML, too."""
-    tally = ", ".join(f'<span class="{level}">{number(audit, level)}</span>' for level in LEVELS)
+    tally = ", ".join(
+        f'<span class="{level if audit.of(level) else "faint"}">{number(audit, level)}</span>' for level in LEVELS
+    )
     findings = "\n".join(
         f'<li><strong class="{f.level}">{f.level}</strong><strong>{escaped(f.name + (f" ({f.about})" if f.about else ""))}</strong>'
         f"{escaped(f.text)}" + (f'<span class="do">→ {escaped(f.do)}</span>' if f.do else "") + "</li>"
@@ -83,16 +89,33 @@ def _floor_plots(floors: Sequence[Floor]) -> list[str]:
 def bars(title: str, rows: Sequence[tuple[str, float, str]], most: float = 0.0, muted: int = -1) -> str:
     """One horizontal bar a row (name, value, text), the longest of value `most`; row `muted` is drawn in grey."""
     most = most or max((value for _, value, _ in rows), default=0) or 1
-    left, room = 110, WIDTH - 110 - 55
+    left, room = 125, WIDTH - 125 - 55
     drawn = []
     for i, (name, value, text) in enumerate(rows):
         width, y = room * value / most, i * ROW
         drawn.append(
-            f'<text x="0" y="{y + 15}">{escaped(name if len(name) <= 16 else name[:15] + "…")}</text>'
+            f'<text x="0" y="{y + 15}">{escaped(_shortened(name, left - 5))}</text>'
             f'<rect class="{"other" if i == muted else "bar"}" x="{left}" y="{y + 4}" width="{width:.1f}" height="{ROW - 8}"/>'
             f'<text x="{left + width + 5:.1f}" y="{y + 15}">{escaped(text)}</text>'
         )
     return _figure(title, drawn, ROW * len(rows))
+
+
+def _shortened(name: str, room: float) -> str:
+    """What of the name fits into so much room at 12 px, whatever sans-serif the reader has."""
+    widths = [
+        12
+        if c in "mwMW@%" or unicodedata.east_asian_width(c) in "WF"
+        else 5
+        if c in NARROW
+        else 9.5
+        if c.isupper()
+        else 7.7
+        for c in name
+    ]
+    if sum(widths) <= room:
+        return name
+    return name[: sum(so_far <= room - 12 for so_far in itertools.accumulate(widths))] + "…"
 
 
 def histogram(title: str, values: np.ndarray) -> str:
@@ -100,16 +123,21 @@ def histogram(title: str, values: np.ndarray) -> str:
     low, high, edge = values.min(), values.max(), np.quantile(values, 0.995)
     if low == high:
         return _figure(f"{title}: {low:g} each", [], 1)
-    if edge == low:
+    bins = BINS
+    if values.dtype.kind in "iu":  # as many lengths in every bar, or some are high for having one more
+        each = math.ceil((edge - low + 1) / BINS)
+        bins = math.ceil((edge - low + 1) / each)
+        edge = low + bins * each - 1
+    elif edge == low:
         edge = high
-    counts, _ = np.histogram(np.minimum(values, edge), BINS, (low, edge))
-    height, step = 110, WIDTH / BINS
+    counts, _ = np.histogram(np.minimum(values, edge), bins, (low, edge + (values.dtype.kind in "iu")))
+    height, step = 110, WIDTH / bins
     drawn = [
         f'<rect class="bar" x="{i * step:.1f}" y="{14 + height * (1 - n / counts.max()):.1f}" width="{step - 1:.1f}" '
         f'height="{height * n / counts.max():.1f}"/>'
         for i, n in enumerate(counts)
     ]
-    last = f"{edge:.4g}" + (f", up to {high:.4g}" if high > edge else "")
+    last = f"{edge:.4g}, up to {high:.4g}" if high > edge else f"{high:.4g}"
     drawn.append(f'<text x="0" y="{height + 30}">{low:.3g}</text>')
     drawn.append(f'<text x="{WIDTH}" y="{height + 30}" text-anchor="end">{last}</text>')
     return _figure(f"{title} (highest bar: {counts.max():,} utterances)", drawn, height + 36)

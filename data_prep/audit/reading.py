@@ -108,8 +108,7 @@ def read(corpus: Corpus, floor: bool) -> Reading:
     progress = Progress("reading utterances", n)
     for row in range(n):
         reading.add(row, corpus[row], bool(kept[row]))
-        if (row + 1) % 1000 == 0 or row + 1 == n:
-            progress.update(row + 1)
+        progress.update(1)
     progress.close()
     return reading
 
