@@ -51,6 +51,7 @@ class Utterance:
     features: Mapping[str, np.ndarray]
     start: float | None = None
     end: float | None = None
+    votes: tuple[tuple[str, str], ...] = ()  # (rater, label); a rater who chose several labels has several pairs
 
 
 # ---- tf.train.Example on the wire: Example{1: Features{1: map<string, Feature{1: bytes, 2: float, 3: int64}}}} ----
