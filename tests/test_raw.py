@@ -15,6 +15,7 @@ from test_extract import corpus_bytes, models, needs_prep  # noqa: F401
 from data_prep.raw import iemocap, meld
 from data_prep.raw.dataset import BUILDERS, prepared
 from data_prep.raw.tree import Traps, Turn
+from mer_jax import protocols
 from mer_jax.errors import UserError
 from mer_jax.records import Corpus
 
@@ -387,6 +388,15 @@ def test_a_folder_that_changed_is_read_again(own, tmp_path):
         prepared("iemocap", root / "nothing", tmp_path / "tfds")
 
 
+@pytest.mark.parametrize("kind", ["array_record-", "dataset_info.json", "metadata.json"])
+def test_a_damaged_dataset_is_named(folder, tmp_path, kind):
+    prepared("meld", folder / "MELD.Raw", tmp_path)
+    path = next(path for path in sorted(tmp_path.rglob("*")) if kind in path.name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))}/\w+ is damaged or cannot be written"):
+        prepared("meld", folder / "MELD.Raw", tmp_path)
+
+
 # ---- to shards ----
 
 
@@ -452,6 +462,7 @@ class TestToShards:
         assert again.stderr.count("are finished already") == 3
         assert corpus_bytes(tmp_path / "a") == corpus_bytes(tmp_path / "b")
         assert json.dumps(corpus.manifest).count(str(tmp_path)) == 0
+        assert [fold.name for fold in protocols.split(corpus, "dialoguernn", 0).folds] == ["Ses05"]
 
     def test_meld(self, models, filmed, tmp_path, run_cli):  # noqa: F811
         arguments = [filmed / "MELD.Raw", *flags(models, tmp_path), "--out", tmp_path / "out"]

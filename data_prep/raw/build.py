@@ -17,9 +17,11 @@ from data_prep.text import TextEncoder, encoder_of
 from data_prep.visual import FrameEncoder
 from mer_jax import cache
 from mer_jax.errors import UserError
-from mer_jax.records import Description, Utterance, refuse_existing, write_corpus
+from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
 
 SHORT = 0.5  # seconds
+CHOICES = ("classes", "improvised_only", "without_self_evaluation", "marked")  # options that the manifest holds
+LISTS = ("extra_happy", "valid")  # options that are files
 CLIP_TRAPS = {
     "clip-missing": "no recording; refused or left out where sound or frames are asked for",
     "clip-unreadable": "cannot be decoded; refused or left out where sound or frames are asked for",
@@ -70,6 +72,7 @@ def convert(
         from data_prep.raw.dataset import prepared
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install -e '.[prep]'") from None
+    lists = [path for name in LISTS if (path := getattr(arguments, name, None))]
     turns, found, mark = prepared(corpus, arguments.folder, arguments.tfds)
     traps = Traps(handled, found)
     selection = select(turns, traps, arguments)
@@ -90,8 +93,8 @@ def convert(
             protocol=selection.protocol,
             provenance={
                 "tool": f"data_prep.raw.{corpus}",
-                "arguments": {name: getattr(arguments, name) for name in ("classes", "improvised_only", "without_self_evaluation", "marked") if name in arguments},
-                "sources": {"annotations": mark, **clips},
+                "arguments": {name: getattr(arguments, name) for name in CHOICES if name in arguments},
+                "sources": {"annotations": mark, **clips, **{path.name: sha256_of(path) for path in lists}},
                 "traps": traps.provenance(),
                 "left_out": sorted(broken),
                 **{f"{modality}_encoder": encoder.identity for modality, encoder in chosen.items()},
@@ -139,7 +142,8 @@ def _features(
         checked[modality], wrong = _check(modality, rows, chosen[modality], selection.broken)
         there = {row.utterance.id for row in rows}
         missing = {u.id: f"{u.id}: it has no {STREAMS[modality]}" for _, u in selection.chosen if u.id not in there}
-        traps.add("clip-unreadable", *(name for name in wrong if name not in broken))
+        told = {*broken, *traps.found["times"]}
+        traps.add("clip-unreadable", *(name for name in wrong if name not in told))
         broken |= missing | wrong
     if not arguments.skip_broken:
         refuse_broken({name: message for name, message in broken.items() if name not in selection.broken})

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 
 from data_prep.raw import iemocap, meld
 from data_prep.raw.tree import Turn
@@ -107,17 +108,32 @@ def prepared(corpus: str, folder: Path, data_dir: Path) -> tuple[list[Turn], dic
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     mark = fingerprint(corpus, folder)
+    place = data_dir / mark[:16]
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS's own account of it
-        builder = BUILDERS[corpus](data_dir=str(data_dir / mark[:16]))
-        config = tfds.download.DownloadConfig(manual_dir=str(folder))
-        builder.download_and_prepare(download_config=config, file_format="array_record")
-    turns: list[Turn] = []
-    for part in sorted(builder.info.splits, key=lambda name: SPLITS.index(name) if name in SPLITS else 0):
-        source = builder.as_data_source(split=part)
-        turns += [_turn(source[i]) for i in range(len(source))]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS's own account of it
+            place.mkdir(parents=True, exist_ok=True)
+            builder = BUILDERS[corpus](data_dir=str(place))
+            config = tfds.download.DownloadConfig(manual_dir=str(folder))
+            builder.download_and_prepare(download_config=config, file_format="array_record")
+        turns = list(_turns(builder))
+        traps = {name: list(ids) for name, ids in builder.info.metadata["traps"].items()}
+    except UserError:
+        raise
+    except (OSError, RuntimeError, ValueError, LookupError, json_format.Error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{place} is damaged or cannot be written ({reason}); delete it and give the same command again, or another --tfds"
+        ) from None
     print(f"TFDS dataset {builder.info.full_name}: {len(turns):,} turns, {builder.data_dir}")
-    return turns, {name: list(ids) for name, ids in builder.info.metadata["traps"].items()}, mark
+    return turns, traps, mark
+
+
+def _turns(builder: Raw) -> Iterator[Turn]:
+    for part in sorted(builder.info.splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else 0, name)):
+        source = builder.as_data_source(split=part)
+        for row in range(len(source)):
+            yield _turn(source[row])
 
 
 def _turn(example: dict[str, Any]) -> Turn:
