@@ -135,8 +135,9 @@ def test_no_trap_is_without_a_test():
     assert MELD.keys() | OF_CLIPS == meld.TRAPS.keys()
 
 
-def test_counts_are_compared(found):
-    assert "49 turns instead of 10,039" in found["iemocap"]["counts"]
+def test_counts_are_compared(found, folder):
+    assert "session 2: 0 instead of 1,023" in selected(iemocap.read(folder), classes=4)[1]["counts"]
+    assert found["iemocap"]["counts"][:2] == ["49 turns instead of 10,039", "5 dialogues instead of 151"]
     assert "hap 7 instead of 595" in found["iemocap"]["counts"]
     assert "valid fear 3 instead of 40" in found["meld"]["counts"]
     assert len(found["meld"]["counts"]) == 21
@@ -289,6 +290,7 @@ def test_the_real_iemocap_has_the_published_counts():
         chosen = iemocap.select(turns, traps, options(classes=classes, extra_happy=file)).chosen
         assert len(chosen) == utterances
         assert traps.found["counts"] == [total]
+        assert traps.found["dialogue-length"] == []
         if utterances == 7433:
             assert len(traps.found["scripted-repeat"]) == 352
             assert len(traps.found["happy-595-or-648"]) == 53

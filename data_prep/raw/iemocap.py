@@ -38,13 +38,13 @@ CODES = {
 }  # fmt: skip
 OTHERS = ("oth", "fea", "sur", "dis")
 PER_SESSION = (1085, 1023, 1151, 1031, 1241)  # the four classes, official labels
-TURNS = 10039
-SHORTEST, LONGEST = 8, 110  # turns of a dialogue
+TURNS, DIALOGUES = 10039, 151
+SHORTEST, LONGEST = 8, 110  # turns of the six classes in a dialogue
 TRAPS = {
     "counts": "differ from the published ones; say so beside every figure",
     "missing-session": "is not there; protocols by session test fewer",
     "missing-dialogue": "has an evaluation or a transcript, not both: its turns are left out, or have no sentence",
-    "dialogue-length": f"dialogues beyond the {SHORTEST} to {LONGEST} turns that there are",
+    "dialogue-length": f"not {SHORTEST} to {LONGEST} turns of the six classes, as all dialogues have; look whether its files are whole",
     "speaker-of-the-turn": "the speaker is the letter of the turn's id; that of the dialogue would name the other actor",
     "no-majority": "xxx: no label has the majority of the raters; left out",
     "other-emotion": "oth, fea, sur, dis: of no class in use; left out",
@@ -56,7 +56,7 @@ TRAPS = {
     "several-labels": "a rater chose several labels: each is a vote",
     "no-choice": "a rater chose nothing: no vote",
     "label-nobody-chose": "the official label is none that a rater chose; kept as it is",
-    "turn-without-evaluation": "is in the transcript or among the wavs only; left out",
+    "turn-without-evaluation": "is in the transcript only; left out",
     "turn-without-sentence": "is not in the transcript; its sentence is empty",
     "transcript-line": "a line of a transcript that belongs to no turn; left out",
     "evaluation-line": "a line of an evaluation that could not be read; left out",
@@ -110,16 +110,12 @@ def _session(folder: Path, room: Path, session: str, traps: Traps) -> list[Turn]
     wavs = _visible(room / "sentences" / "wav", "*/*.wav", traps)
     films = _visible(room / "dialog" / "avi" / "DivX", "*.avi", traps)
     turns: list[Turn] = []
-    unheard: list[str] = []
     for dialogue, path in evaluations.items():
         sentences = _transcript(transcripts[dialogue], traps) if dialogue in transcripts else {}
         found = _evaluation(path, session, traps)
         traps.add("turn-without-evaluation", *sorted(sentences.keys() - {turn.id for turn in found}))
-        unheard += sentences.keys() - {turn.id for turn in found}
         if dialogue not in films:
             traps.add("missing-film", dialogue)
-        if not SHORTEST <= len(found) <= LONGEST:
-            traps.add("dialogue-length", dialogue)
         for number, turn in enumerate(sorted(found, key=lambda turn: turn.start)):
             if turn.id not in sentences:
                 traps.add("turn-without-sentence", turn.id)
@@ -131,7 +127,6 @@ def _session(folder: Path, room: Path, session: str, traps: Traps) -> list[Turn]
             sentence = sentences.get(turn.id, "")
             turns.append(dataclasses.replace(turn, turn=number, sentence=sentence, sound=sound, film=film))
     known_ids = {turn.id for turn in turns}
-    traps.add("turn-without-evaluation", *sorted(wavs.keys() - known_ids - set(unheard)))
     traps.add(
         "clip-without-row", *(wavs[name].relative_to(folder).as_posix() for name in sorted(wavs.keys() - known_ids))
     )
@@ -253,6 +248,9 @@ def select(turns: list[Turn], traps: Traps, arguments: argparse.Namespace) -> Se
         chosen.append((turn, build.utterance(turn, split=split, label=classes[official], votes=votes)))
     if not chosen:
         raise UserError("no turn is left of the classes asked for")
+    if arguments.classes == 6:
+        lengths = Counter(u.dialogue for _, u in chosen)
+        traps.add("dialogue-length", *(name for name, n in lengths.items() if not SHORTEST <= n <= LONGEST))
     traps.add("scripted", *(turn.id for turn, _ in chosen if "_script" in turn.dialogue))
     train = {plain(u.sentence) for _, u in chosen if u.split == "train"} - {""}
     traps.add("scripted-repeat", *(u.id for _, u in chosen if u.split == "test" and plain(u.sentence) in train))
@@ -300,8 +298,10 @@ def listed_dialogues(path: Path | None, turns: list[Turn]) -> set[str]:
 
 def _count(turns: list[Turn], chosen: list[Utterance], labels: tuple[str, ...], extra: bool, traps: Traps) -> None:
     """Against the published counts."""
-    if len(turns) != TURNS:
-        traps.add("counts", f"{len(turns):,} turns instead of {TURNS:,}")
+    of_all = {"turns": (len(turns), TURNS), "dialogues": (len({turn.dialogue for turn in turns}), DIALOGUES)}
+    for name, (n, wanted_n) in of_all.items():
+        if n != wanted_n:
+            traps.add("counts", f"{n:,} {name} instead of {wanted_n:,}")
     corpus = known.IEMOCAP6 if len(labels) == 6 else known.IEMOCAP4
     wanted = corpus.sets["with the 53 extra happy" if extra else "official"]
     found = Counter(u.label for u in chosen)
