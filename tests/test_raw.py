@@ -178,6 +178,16 @@ def test_turns_of_iemocap(folder):
     assert turns["Ses01F_impro01_F004"].sentence == "It's a long one."
 
 
+def test_a_control_code_ends_no_line(own):
+    path = own / "IEMOCAP_full_release" / "Session5" / "dialog" / "transcriptions" / "Ses05M_impro01.txt"
+    first, rest = path.read_text().split("\n", 1)
+    path.write_text(f"{first} Well\x85 no.\n{rest}", encoding="utf-8")  # an ellipsis of Windows-1252, read as Latin-1
+    tree = iemocap.read(own)
+    turn = next(turn for turn in tree.turns if turn.id == "Ses05M_impro01_F000")
+    assert turn.sentence.endswith(". Well... no.")
+    assert path.name in tree.traps.found["text-cp1252"]
+
+
 def test_votes_are_in_the_corpus_words(folder):
     tree = iemocap.read(folder)
     six, _ = selected(tree)

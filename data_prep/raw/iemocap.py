@@ -7,7 +7,8 @@ sentences/wav/DIALOGUE/TURN.wav and, for --visual-encoder, dialog/avi/DivX/DIALO
 parts are those of `dialoguernn`: session 5 is test, the others train; loso and speaker split as they like.
 
 A film shows both actors side by side. A turn's frames are cut from it by the turn's times, and of them the half of its speaker: the actor
-whose letter the dialogue bears, who wears the markers, is taken to sit on the left (--marked=right, --marked=both: the whole picture).
+whose letter the dialogue bears, who wears the markers, is taken to sit on the left, as others' scripts have it: look at a film first
+(--marked=right, --marked=both: the whole picture). Nothing says how the community chose the 53 turns of --extra-happy: bring their list.
 """
 
 import argparse
@@ -142,12 +143,10 @@ def _visible(folder: Path, pattern: str, traps: Traps) -> dict[str, Path]:
 
 def _evaluation(path: Path, session: str, traps: Traps) -> list[Turn]:
     """The turns of one dialogue, still without sentence and recordings."""
-    text, old = text_of(path)
-    if old:
-        traps.add("text-cp1252", path.name)
+    text, _ = text_of(path)
     found: dict[str, Turn] = {}
     votes: list[tuple[str, str]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         where = f"{path}, line {number}"
         if line.startswith("["):
             turn = _header(line, where, path.stem, session, traps)
@@ -207,7 +206,7 @@ def _transcript(path: Path, traps: Traps) -> dict[str, str]:
     if old:
         traps.add("text-cp1252", path.name)
     sentences = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if (found := LINE.fullmatch(line.strip())) and found[1].startswith(f"{path.stem}_"):
             sentences[found[1]] = normalise(found[2])
         elif line.strip():
@@ -325,7 +324,7 @@ def half_of(turn: Turn, marked: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = parser_of("data_prep.raw.iemocap", __doc__)
-    parser.add_argument("folder", type=Path, metavar="IEMOCAP_full_release")
+    parser.add_argument("folder", type=Path, metavar="IEMOCAP_full_release", help="the folder as distributed, unpacked")
     parser.add_argument(
         "--classes", type=int, choices=(6, 4), default=6, help="6, or 4: excited counts as happy, no frustrated"
     )

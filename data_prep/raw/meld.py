@@ -184,7 +184,7 @@ def select(turns: list[Turn], traps: Traps, arguments: argparse.Namespace) -> Se
 
 def main(argv: list[str] | None = None) -> None:
     parser = parser_of("data_prep.raw.meld", __doc__)
-    parser.add_argument("folder", type=Path, metavar="MELD.Raw")
+    parser.add_argument("folder", type=Path, metavar="MELD.Raw", help="the folder as distributed, unpacked")
     encoders.add_audio(parser)
     encoders.add_visual(parser)
     build.add_flags(parser)
