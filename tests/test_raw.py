@@ -49,8 +49,8 @@ IEMOCAP = {
     "text-cp1252": ["Ses01F_impro01.txt"],
     "hidden-file": ["._Ses05M_impro01.txt"],
     "times": ["Ses05M_impro01_F005"],
-    "two-actors-in-the-film": [],  # where there are no films
-    "missing-film": [*DIALOGUES[:3], "Ses05M_impro02", DIALOGUES[3]],
+    "two-actors-in-the-film": [f"Session{d[4]}/dialog/avi/DivX/{d}.avi" for d in DIALOGUES[:3]],
+    "missing-film": ["Ses05M_impro02", "Ses05M_script01_1"],
     "clip-missing": ["Ses05M_impro01_F004"],
     "clip-without-row": ["Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_MXX0.wav"],
 }
@@ -84,7 +84,7 @@ OF_CLIPS = {"clip-unreadable", "clip-over-long", "clip-short"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("raw")
-    trees.iemocap(root)
+    trees.iemocap(root, films=False)
     trees.meld(root, clips=False)
     return root
 
@@ -418,7 +418,7 @@ def test_a_damaged_dataset_is_named(folder, tmp_path, kind):
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory):
     root = tmp_path_factory.mktemp("filmed")
-    trees.iemocap(root, films=True)
+    trees.iemocap(root)
     trees.meld(root)
     return root
 

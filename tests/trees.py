@@ -58,8 +58,9 @@ def turn_lines(start, name, label, raters):
     return [*lines, "A-E3:\tval 3; act 2; dom  2;\t()", "A-F1:\tval 2; act 3; dom  3;\t()", ""]
 
 
-def iemocap(folder, films=False, wavs=True):
-    """Two sessions (1 and 5) of two dialogues with twelve turns each; the other three are not there."""
+def iemocap(folder, films=True):
+    """Two sessions (1 and 5) of two dialogues with twelve turns each, and one of a single turn; the other three are not there. Without
+    `films` the films are empty files."""
     root = folder / "IEMOCAP_full_release"
     number = 0
     for session, letter in ((1, "F"), (5, "M")):
@@ -89,7 +90,7 @@ def iemocap(folder, films=False, wavs=True):
                 evaluation += turn_lines(start, name, label, raters)
                 if name != "Ses05M_impro01_M005":
                     transcript.append(f"{name} [{start:08.4f}-{start + 0.9:08.4f}]: {sentence}")
-                if wavs and name != "Ses05M_impro01_F004":
+                if name != "Ses05M_impro01_F004":
                     write_wav(room / "sentences" / "wav" / dialogue / f"{name}.wav", tone(seconds, 110 + 5 * number))
             if dialogue == "Ses01F_impro01":
                 evaluation += ["what is this?"]
@@ -105,17 +106,21 @@ def iemocap(folder, films=False, wavs=True):
                 (where / name).mkdir(parents=True, exist_ok=True)
                 text = "\n".join(lines) + "\n"
                 (where / name / f"{dialogue}.txt").write_bytes(text.encode("latin-1"))  # \x92: no UTF-8
-            if films and dialogue != "Ses05M_script01_1":
-                write_film(where / "avi" / "DivX" / f"{dialogue}.avi", 13)
+            if dialogue != "Ses05M_script01_1":
+                film = where / "avi" / "DivX" / f"{dialogue}.avi"
+                film.parent.mkdir(parents=True, exist_ok=True)
+                if films:
+                    write_film(film, 13)
+                else:
+                    film.touch()
     short = root / "Session5" / "dialog"
     (short / "EmoEvaluation" / "Ses05M_impro02.txt").write_text("\n".join(turn_lines(0, "Ses05M_impro02_M000", "neu", {"E1": "Neutral;"})))  # fmt: skip
     (short / "EmoEvaluation" / "._Ses05M_impro01.txt").write_bytes(b"\x00\x05\x16\x07")
-    if wavs:
-        extra = root / "Session1" / "sentences" / "wav" / "Ses01F_impro01"
-        write_wav(extra / "Ses01F_impro01_MXX0.wav", tone(0.9, 400))
-        broken = root / "Session5" / "sentences" / "wav" / "Ses05M_impro01" / "Ses05M_impro01_F003.wav"
-        broken.write_bytes(b"no sound at all" * 99)
-        write_wav(short.parent / "sentences" / "wav" / "Ses05M_impro02" / "Ses05M_impro02_M000.wav", tone(0.9, 300))
+    extra = root / "Session1" / "sentences" / "wav" / "Ses01F_impro01"
+    write_wav(extra / "Ses01F_impro01_MXX0.wav", tone(0.9, 400))
+    broken = root / "Session5" / "sentences" / "wav" / "Ses05M_impro01" / "Ses05M_impro01_F003.wav"
+    broken.write_bytes(b"no sound at all" * 99)
+    write_wav(short.parent / "sentences" / "wav" / "Ses05M_impro02" / "Ses05M_impro02_M000.wav", tone(0.9, 300))
     return root
 
 
@@ -127,7 +132,7 @@ HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Se
 
 
 def meld(folder, clips=True):
-    """The dialogues that the traps are in, with their real numbers, and a few around them. Without `clips` they are empty files."""
+    """The dialogues that the traps are in, with their real numbers, and a few around them. Without `clips` no file holds a film."""
     root = folder / "MELD.Raw"
     dialogues = {
         "train": {0: 3, 1: 4, 3: 2, 59: 2, 61: 2, 125: 5, 309: 2},  # 2 and 4 to 58 are not there, nor is 60
