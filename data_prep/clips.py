@@ -180,7 +180,8 @@ def features_of(
             features[modality] = dict(zip(ids, encoder.states([row.utterance.sentence for row in rows]), strict=True))
             continue
         clips = {checked[row.utterance.id].key: row.clip for row in rows}
-        keys = by_length(list(clips), [_seconds(checked, rows)[key] for key in clips])
+        seconds = _seconds(checked, rows)
+        keys = by_length(list(clips), [seconds[key] for key in clips])
         unreadable: dict[str, str] = {}
         kept = extract(encoder, {key: clips[key] for key in keys}, cache, modality, unreadable if skip_broken else None)
         for row in rows:

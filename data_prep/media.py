@@ -5,6 +5,7 @@ A clip that is missing, empty, damaged, cut short or without the stream asked fo
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 from collections import deque
@@ -24,12 +25,14 @@ PREROLL = 1.0  # seconds decoded before the part asked for: lossy audio codecs n
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A recording, as a file or its bytes, or the part of it from `start` to `end`, in seconds; messages call it `name`."""
+    """A recording, as a file or its bytes, or the part of it from `start` to `end`, in seconds; messages call it `name`. Of its
+    pictures all is taken, or the `half`: left, right."""
 
     name: str
     source: Path | bytes = dataclasses.field(repr=False)
     start: float = 0.0
     end: float | None = None
+    half: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,28 @@ class Checked:
 
 
 def check(clip: Clip, streams: tuple[str, ...]) -> Checked:
-    """Reads all of the clip's packets, decoding none; `streams` are those it must have, of audio and video."""
+    """Reads all of the clip's packets, decoding none; `streams` are those it must have, of audio and video. A file of many parts is
+    read for the first of them."""
+    if isinstance(clip.source, Path) and clip.source.is_file():
+        stat = clip.source.stat()
+        sha256, whole = _read_once(clip.name, clip.source, streams, stat.st_mtime_ns, stat.st_size)
+    else:
+        sha256, whole = _read(clip, streams)
+    if clip.start >= whole or (clip.end or 0.0) > whole + SLACK:
+        raise UserError(f"{clip.name}: {clip.start} to {clip.end} s is asked for, it is {whole:.2f} s long")
+    part = "" if clip.end is None else f" {clip.start!r} {clip.end!r}"
+    part += f" {clip.half}" if clip.half else ""
+    seconds = min(clip.end or whole, whole) - clip.start
+    return Checked(sha256, hashlib.sha256((sha256 + part).encode()).hexdigest(), seconds)
+
+
+@functools.lru_cache(maxsize=64)
+def _read_once(name: str, path: Path, streams: tuple[str, ...], changed: int, size: int) -> tuple[str, float]:
+    return _read(Clip(name, path), streams)
+
+
+def _read(clip: Clip, streams: tuple[str, ...]) -> tuple[str, float]:
+    """(sha256, seconds) of the whole recording."""
     sha256 = _sha256(clip)
     _refuse_short_wav(clip)
     with _opened(clip) as container:
@@ -57,12 +81,7 @@ def check(clip: Clip, streams: tuple[str, ...]) -> Checked:
                 raise UserError(
                     f"{clip.name}: {kind} ends after {last - first:.2f} s, its header says {told:.2f} s: it is truncated or damaged"
                 )
-        whole = max((last for _, last in span.values()), default=0.0) - _origin(container)
-    if clip.start >= whole or (clip.end or 0.0) > whole + SLACK:
-        raise UserError(f"{clip.name}: {clip.start} to {clip.end} s is asked for, it is {whole:.2f} s long")
-    part = "" if clip.end is None else f" {clip.start!r} {clip.end!r}"
-    seconds = min(clip.end or whole, whole) - clip.start
-    return Checked(sha256, hashlib.sha256((sha256 + part).encode()).hexdigest(), seconds)
+        return sha256, max((last for _, last in span.values()), default=0.0) - _origin(container)
 
 
 def samples(clip: Clip, rate: int, longest: float) -> np.ndarray:
@@ -128,8 +147,13 @@ def frames(clip: Clip, longest: float, *, count: int = 15, per_second: float | N
         for frame in chosen:
             if id(frame) not in images:
                 upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)  # phones film sideways
-                images[id(frame)] = np.ascontiguousarray(upright)
+                images[id(frame)] = np.ascontiguousarray(_half(upright, clip.half))
         return [images[id(frame)] for frame in chosen]
+
+
+def _half(image: np.ndarray, half: str) -> np.ndarray:
+    middle = image.shape[1] // 2
+    return image[:, :middle] if half == "left" else image[:, middle:] if half == "right" else image
 
 
 def library() -> str:

@@ -47,6 +47,7 @@ class Row:
     episode: str
     start: float
     end: float
+    written: str  # the sentence as the table has it; bytes that are no UTF-8 as lone surrogates
 
 
 def seconds(stamp: str) -> float:
@@ -80,7 +81,7 @@ def read_rows(path: Path, split: str) -> list[Row]:
                 row = Row(
                     split, int(text["Dialogue_ID"]), int(text["Utterance_ID"]), normalise(text["Speaker"]), text["Emotion"],
                     normalise(text["Utterance"]), f"s{int(text['Season']):02d}e{int(text['Episode']):02d}",
-                    seconds(text["StartTime"]), seconds(text["EndTime"]),
+                    seconds(text["StartTime"]), seconds(text["EndTime"]), record["Utterance"],
                 )  # fmt: skip
             except ValueError as error:
                 raise UserError(f"{where}: a number or time stamp cannot be read ({error})") from None
