@@ -479,6 +479,14 @@ def test_from_folder_to_shards(folder, tmp_path, monkeypatch, capsys):
     assert corpus.manifest["provenance"]["left_out"] == [f"Ses05M_impro01_F00{i}" for i in (2, 3, 4)]
     row = corpus.index["id"].tolist().index("Ses01F_impro01_F004")
     assert corpus[row].features["audio"][0, 1] == 3.0, "cut, not dropped"
+    row = corpus.index["id"].tolist().index("Ses01F_impro01_F001")
+    assert corpus[row].votes == (("E1", "neu"), ("E2", "ang"), ("F1", "sad"))
+    said = dict(zip(corpus.labels, corpus.soft_labels(np.array([row]))[0], strict=True))
+    assert {name: round(float(share), 3) for name, share in said.items() if share} == {
+        "sad": 0.333,
+        "neu": 0.333,
+        "ang": 0.333,
+    }
     told = capsys.readouterr().out
     for name in iemocap.TRAPS:
         assert re.search(rf"^  {name} +[\d,]+  ", told, re.MULTILINE), name
@@ -537,6 +545,13 @@ class TestToShards:
         assert corpus_bytes(tmp_path / "a") == corpus_bytes(tmp_path / "b")
         assert json.dumps(corpus.manifest).count(str(tmp_path)) == 0
         assert [fold.name for fold in protocols.split(corpus, "dialoguernn", 0).folds] == ["Ses05"]
+        trained = run_cli(
+            "--config=configs/lsgmer.py:tiny", f"--config.data.path={tmp_path / 'a'}", f"--workdir={tmp_path / 'w'}",
+            "--config.data.soft_labels=True", "--config.data.protocol=dialoguernn", "--config.train.batch_size=4", "--config.train.epochs=1",
+        )  # fmt: skip
+        assert trained.returncode == 0, trained.stderr
+        assert "learnt is what the raters say of" in trained.stdout
+        assert "against the raters: NLL" in trained.stdout
 
     def test_meld(self, models, filmed, tmp_path, run_cli):  # noqa: F811
         arguments = [filmed / "MELD.Raw", *flags(models, tmp_path), "--out", tmp_path / "out"]
