@@ -9,7 +9,7 @@ from mer_jax import config
 
 
 def get_config(arg: str = "") -> config.LSGMERExperiment:
-    """arg: "" = our defaults; "iemocap", "meld" = tuned on the validation part of that corpus; "tiny" = a smoke run."""
+    """arg: "" = our defaults; "iemocap", "meld", "emodb" = tuned on the validation parts of that corpus; "tiny" = a smoke run."""
     experiment = config.LSGMERExperiment(experiment="lsgmer" + (f"-{arg}" if arg else ""))
     model, optim, train = experiment.model, experiment.optim, experiment.train
     if arg in ("iemocap", "meld"):
@@ -23,10 +23,16 @@ def get_config(arg: str = "") -> config.LSGMERExperiment:
         else:
             model.dropout, model.encoder_dropout, optim.average = 0.3, 0.1, 0.99
             train.epochs, train.patience = 8, 3
+    elif arg == "emodb":  # 300 to 450 utterances of 25 descriptors train: small, and often hidden
+        experiment.data.modalities, experiment.data.protocol = ("audio",), "loso"
+        model.width, model.input_dropout, model.time_dropout = 64, 0.1, 0.2
+        experiment.loss.label_smoothing = 0.0
+        optim.learning_rate, optim.average = 5e-3, 0.95
+        train.batch_size, train.epochs, train.patience = 32, 25, 0
     elif arg == "tiny":
         model.width = 32
         optim.learning_rate = 2e-3
         train.epochs = 3
     elif arg:
-        raise ValueError(f"configs/lsgmer.py knows the arguments iemocap, meld and tiny, or none, not {arg!r}")
+        raise ValueError(f"configs/lsgmer.py knows the arguments iemocap, meld, emodb and tiny, or none, not {arg!r}")
     return experiment

@@ -14,7 +14,7 @@ from mer_jax.errors import UserError
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
 SWEEPS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_sweep" in p.read_text())
 PARAMETERS = {
-    "lsgmer": 2_257_159, "lsgmer:tiny": 38_439, "lsgmer:iemocap": 2_257_159, "lsgmer:meld": 1_131_783,
+    "lsgmer": 2_257_159, "lsgmer:tiny": 38_439, "lsgmer:iemocap": 2_257_159, "lsgmer:meld": 1_131_783, "lsgmer:emodb": 73_543,
     "deepmsi_mer": 758_887, "deepmsi_mer:tiny": 27_559, "deepmsi_mer:iemocap": 16_993_383, "deepmsi_mer:meld": 16_993_383,
 }  # fmt: skip
 
