@@ -75,11 +75,13 @@ def audit(
     return result
 
 
-def write_and_audit(out: Path, utterances: Iterable[Utterance], description: Description) -> None:
+def write_and_audit(
+    out: Path, utterances: Iterable[Utterance], description: Description, *, extra_happy: Path | None = None
+) -> None:
     """What every importer ends with: the corpus folder, and on the console what is in it. Raises as `write_corpus`."""
     write_corpus(out, utterances, description)
-    result = audit(out, floor=False)
-    print(f"wrote {result.utterances} utterances to {out}")
+    result = audit(out, floor=False, extra_happy=extra_happy)
+    print(f"wrote {result.utterances:,} utterances to {out}")
     show(result)
     print(f"with plots and each modality's floor: python -m data_prep.audit {out} --html audit.html")
 

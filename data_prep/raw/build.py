@@ -9,7 +9,7 @@ from typing import Any
 
 from data_prep import encoders
 from data_prep.audio import Egemaps, SpeechEncoder
-from data_prep.audit import audit, show
+from data_prep.audit import write_and_audit
 from data_prep.clips import STREAMS, Row, check_clips, digest, features_of, refuse_broken, tell_lengths, utterances
 from data_prep.media import Checked, Clip
 from data_prep.raw.tree import Traps, Turn
@@ -17,7 +17,7 @@ from data_prep.text import TextEncoder, encoder_of
 from data_prep.visual import FrameEncoder
 from mer_jax import cache
 from mer_jax.errors import UserError
-from mer_jax.records import Description, Utterance, refuse_existing, sha256_of, write_corpus
+from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
 
 SHORT = 0.5  # seconds
 CHOICES = ("classes", "improvised_only", "without_self_evaluation", "marked")  # options that the manifest holds
@@ -80,7 +80,7 @@ def convert(
     rows, features, clips, broken = _features(selection, chosen, arguments, traps, halves)
     for message in broken.values():
         print(f"left out: {message}", file=sys.stderr)
-    write_corpus(
+    write_and_audit(
         arguments.out,
         utterances(rows, features),
         Description(
@@ -101,11 +101,9 @@ def convert(
             },
             licence=selection.licence,
         ),
+        extra_happy=extra_happy,
     )  # fmt: skip
-    print(f"wrote {len(rows):,} utterances to {arguments.out}" + (f"; {len(broken)} were left out" if broken else ""))
     traps.show(selection.name)
-    show(audit(arguments.out, floor=False, extra_happy=extra_happy))
-    print(f"with plots and each modality's floor: python -m data_prep.audit {arguments.out} --html audit.html")
 
 
 def _encoders(arguments: argparse.Namespace) -> tuple[TextEncoder, Chosen]:
