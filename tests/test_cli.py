@@ -297,6 +297,7 @@ def test_help_explains(run_cli, module):
     assert len(done.stdout) > 200
 
 
+@pytest.mark.slow
 def test_the_demo_corpus_is_made_on_first_use(run_cli, tmp_path, monkeypatch):
     import subprocess
     import sys

@@ -116,6 +116,7 @@ def test_a_gradient_reaches_every_parameter(modalities, switch):
     )
 
 
+@pytest.mark.slow
 def test_what_gets_no_gradient_as_published():
     """The early fusion chooses tokens by rank alone, so nothing of it learns; a BatchNorm takes away the bias before it."""
     found = gradients(tuple(WIDTHS), key=jax.random.key(0), variant="published")

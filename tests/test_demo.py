@@ -23,6 +23,7 @@ def drawn(specs):
     return means, {m: np.linalg.qr(rng.normal(size=(s.width, s.width)))[0] for m, s in specs.items()}
 
 
+@pytest.mark.slow
 def test_bayes_accuracy_is_reached_by_the_exact_posterior_on_the_records(demo):
     """Cues are read back from the shards; the exact posterior must reach the stated accuracy, for every set of modalities."""
     means, bases = drawn(demo_lib.MODALITIES)

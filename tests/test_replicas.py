@@ -120,6 +120,7 @@ def test_replicas_on_their_own_devices_do_not_talk(corpus, tmp_path):
     assert re.search(collective, texts[1])
 
 
+@pytest.mark.slow
 def test_every_utterance_is_read_once_a_step(corpus, tmp_path, monkeypatch):
     config = experiment()
     config.data.placement = "stream"
