@@ -4,7 +4,7 @@
 
 TABLE.csv has a line for each utterance and a header. It needs the columns `file` (the clip, in --clips or beside the table)
 and `label`. It may have `sentence` (then there is text), `id`, `split` (train, valid, test), `dialogue`, `turn`, `speaker`,
-`session`, `start` and `end` (seconds). Without `split` all utterances are train: take a protocol that splits by session,
+`session`, `start` and `end` (seconds), and `votes`, what single raters said, as in `anna:happy; ben:sad; ben:angry`. Without `split` all utterances are train: take a protocol that splits by session,
 speaker or dialogue. Without `dialogue` every utterance is one of its own.
 """
 
@@ -31,7 +31,7 @@ from mer_jax.errors import UserError, reported
 from mer_jax.records import SPLITS, Description, Utterance, refuse_existing, sha256_of
 
 NEEDED = ("file", "label")
-OPTIONAL = ("sentence", "id", "split", "dialogue", "turn", "speaker", "session", "start", "end")
+OPTIONAL = ("sentence", "id", "split", "dialogue", "turn", "speaker", "session", "start", "end", "votes")
 PARTS = {name: name for name in SPLITS} | {"dev": "valid", "val": "valid", "validation": "valid"}
 STREAMS = {"audio": "audio", "visual": "video"}
 NAMED = 10  # broken clips listed one by one
@@ -114,12 +114,20 @@ def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Cou
         sentence=normalise(record.get("sentence", "")),
         start=start,
         end=end,
+        votes=tuple(_vote(text, where) for text in record.get("votes", "").split(";") if text.strip()),
         features={},
     )
     turns[dialogue] += 1
     source = folder / record["file"]
     clip = Clip(record["file"], source, start or 0.0, end) if cut else Clip(record["file"], source)
     return Row(utterance, clip, where)
+
+
+def _vote(text: str, where: str) -> tuple[str, str]:
+    rater, colon, label = (part.strip() for part in text.partition(":"))
+    if not (rater and colon and label):
+        raise UserError(f"{where}: votes has {text.strip()!r}, not RATER:LABEL, as in anna:happy; ben:sad")
+    return rater, label
 
 
 def _refuse_repeats(rows: Sequence[Row], cut: bool) -> None:

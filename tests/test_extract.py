@@ -366,6 +366,8 @@ def row(**changes):
         ([row(split="tset")], "line 2: split is 'tset'"),
         ([row(turn="second")], "line 2: turn is 'second', not a number"),
         ([row(start="nan")], "line 2: start is nan, which cannot be"),
+        ([row(votes="anna:joy; ben")], "line 2: votes has 'ben', not RATER:LABEL"),
+        ([row(votes=":joy")], "line 2: votes has ':joy'"),
         ([row(start="3")], "line 2: it starts at 3 s and ends at 2 s"),
         ([row(), row()], "line 3: a.wav is the clip of .*, line 2 too; with --cut"),
         ([row() | {"id": "u"}, row(file="b.wav") | {"id": "u"}], "line 3: id 'u' is that of .*, line 2 too"),
@@ -398,14 +400,22 @@ def test_rows_of_a_table(tmp_path):
     path = write_table(
         tmp_path / "t.csv",
         [
-            {"file": "x/a.wav", "label": "joy", "dialogue": "d", "split": "dev", "sentence": "It\x92s “me”"},
-            {"file": "x/b.wav", "label": "sad", "dialogue": "d", "split": "test", "sentence": ""},
+            {
+                "file": "x/a.wav",
+                "label": "joy",
+                "dialogue": "d",
+                "split": "dev",
+                "sentence": "It\x92s “me”",
+                "votes": "anna: joy; ben:sad ;ben:other;",
+            },
+            {"file": "x/b.wav", "label": "sad", "dialogue": "d", "split": "test", "sentence": "", "votes": ""},
         ],
     )
     first, second = clips.read_table(path, tmp_path)
     assert (first.utterance.id, first.utterance.turn, first.utterance.split) == ("x/a", 0, "valid")
     assert first.utterance.sentence == 'It\'s "me"'
-    assert (second.utterance.turn, second.utterance.session) == (1, "")
+    assert first.utterance.votes == (("anna", "joy"), ("ben", "sad"), ("ben", "other"))
+    assert (second.utterance.turn, second.utterance.session, second.utterance.votes) == (1, "", ())
     assert first.clip.source == tmp_path / "x" / "a.wav"
     with pytest.raises(UserError, match="column 'start' is missing"):
         clips.read_table(path, tmp_path, cut=True)
