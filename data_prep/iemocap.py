@@ -23,6 +23,7 @@ from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
 
 FOUR = {"hap": "hap", "exc": "hap", "sad": "sad", "neu": "neu", "ang": "ang"}
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
+LICENCE = "IEMOCAP is licensed by USC SAIL for research on request; do not redistribute features made from it"
 COLUMNS = ("utt_id", "dialogue", "start_time", "end_time", "label", "split", "sentence")
 # Known totals by (classes, extra happy): another total is worth a word.
 TOTALS = {
@@ -170,7 +171,7 @@ def convert(arguments: argparse.Namespace) -> None:
                 "text_encoder": encoder.identity,
                 "test_sentences_in_train": repeated,
             },
-            licence="IEMOCAP is licensed by USC SAIL for research on request; do not redistribute features made from it",
+            licence=LICENCE,
         ),
     )
 

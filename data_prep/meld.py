@@ -23,6 +23,7 @@ from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
 FILES = {"train": "train_sent_emo.csv", "valid": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 TOTALS = {split: sum(known.MELD.sets[name]) for split, name in known.SETS_OF_MELD.items()}
 LABELS = tuple(known.SEVEN)
+LICENCE = "MELD's annotations are GPL-3.0; the series itself is not free"
 COLUMNS = (
     "Utterance",
     "Speaker",
@@ -159,7 +160,7 @@ def convert(arguments: argparse.Namespace) -> None:
                 "text_encoder": encoder.identity,
                 "moments_shared_with_train": shared,
             },
-            licence="MELD's annotations are GPL-3.0; the series itself is not free",
+            licence=LICENCE,
         ),
     )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from data_prep import encoders, known
 from data_prep.audit import listed_ids
-from data_prep.iemocap import FOUR, WORDS
+from data_prep.iemocap import FOUR, LICENCE, WORDS
 from data_prep.raw import build
 from data_prep.raw.build import Selection
 from data_prep.raw.tree import Traps, Tree, Turn, hidden, text_of
@@ -268,7 +268,7 @@ def select(turns: list[Turn], traps: Traps, arguments: argparse.Namespace) -> Se
             + (", of which the listed dialogues validate" if valid else "")
             + "; session 5 is test",
         },
-        licence="IEMOCAP is licensed by USC SAIL for research on request; do not redistribute features made from it",
+        licence=LICENCE,
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import encoders, known
-from data_prep.meld import FILES, LABELS, Row, read_rows, utterances
+from data_prep.meld import FILES, LABELS, LICENCE, Row, read_rows, utterances
 from data_prep.raw import build
 from data_prep.raw.build import Selection
 from data_prep.raw.tree import Traps, Tree, Turn, hidden
@@ -177,7 +177,7 @@ def select(turns: list[Turn], traps: Traps, arguments: argparse.Namespace) -> Se
         labels=LABELS,
         words=LABELS,
         protocol={"name": "official", "description": "MELD's own train, dev and test tables"},
-        licence="MELD's annotations are GPL-3.0; the series itself is not free",
+        licence=LICENCE,
         broken=BROKEN,
     )
 

@@ -26,7 +26,7 @@ class Tiling(NamedTuple):
     """How a grid [height, width] is cut into windows: their size, how many, and by how much it is rolled before."""
 
     window: tuple[int, int]
-    tiles: tuple[int, int]
+    number: tuple[int, int]
     shift: tuple[int, int]
 
 
@@ -182,13 +182,13 @@ class Block(nnx.Module):
     def _attend(self, x: Array, window: int, shifted: bool, pretrained: int, one_mask: bool) -> Array:
         grid = (x.shape[1], x.shape[2])
         tiles = tiling(grid, window, shifted)
-        filled = [(0, w * n - side) for side, w, n in zip(grid, tiles.window, tiles.tiles, strict=True)]
+        filled = [(0, w * n - side) for side, w, n in zip(grid, tiles.window, tiles.number, strict=True)]
         x = jnp.pad(x, ((0, 0), *filled, (0, 0)))
         x = jnp.roll(x, [-shift for shift in tiles.shift], (1, 2))
         mask = pairs(grid, tiles)
         if one_mask and mask is not None:
-            only = pairs(tiles.window, tiles._replace(tiles=(1, 1)))
-            mask = None if only is None else np.repeat(only, math.prod(tiles.tiles), axis=0)
+            only = pairs(tiles.window, tiles._replace(number=(1, 1)))
+            mask = None if only is None else np.repeat(only, math.prod(tiles.number), axis=0)
         y = self.attention(into_windows(x, tiles), tiles.window, mask, pretrained)
         y = jnp.roll(out_of_windows(y, tiles), tiles.shift, (1, 2))
         return y[:, : grid[0], : grid[1]]
