@@ -67,6 +67,12 @@ class Fit:
     difference: float
 
 
+def differences(corpus: Known, which: str, counts: Mapping[str, int]) -> list[str]:
+    """What is said of each class whose count is not that of the set."""
+    wanted = dict(zip(corpus.words, corpus.sets[which], strict=True))
+    return [f"{name} {n:,} instead of {wanted[name]:,}" for name, n in counts.items() if n != wanted[name]]
+
+
 def fitting(counts: Sequence[int]) -> list[Fit]:
     """The sets of the known corpora that these counts per number may be, the nearest first."""
     found = []

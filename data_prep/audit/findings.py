@@ -162,12 +162,7 @@ def _fitting(fit: known.Fit, names: Sequence[str], parts: Mapping[str, Sequence[
 
 
 def _differences(where: str, names: Sequence[str], counts: Sequence[int], fit: known.Fit, which: str) -> list[str]:
-    wanted = dict(zip(fit.corpus.words, fit.corpus.sets[which], strict=True))
-    return [
-        f"{where}{name} {n:,} instead of {wanted[name]:,}"
-        for name, n in zip(names, counts, strict=True)
-        if n != wanted[name]
-    ]
+    return [where + said for said in known.differences(fit.corpus, which, dict(zip(names, counts, strict=True)))]
 
 
 def lengths(corpus: Corpus, reading: Reading) -> Iterator[Finding]:

@@ -168,9 +168,8 @@ def _shared(turns: list[Turn], traps: Traps) -> None:
 def select(turns: list[Turn], traps: Traps, arguments: argparse.Namespace) -> Selection:
     for split, name in known.SETS_OF_MELD.items():
         found = Counter(turn.label for turn in turns if turn.split == split)
-        for label, n in zip(LABELS, known.MELD.sets[name], strict=True):
-            if found[label] != n:
-                traps.add("counts", f"{split} {label} {found[label]:,} instead of {n:,}")
+        differing = known.differences(known.MELD, name, {label: found[label] for label in LABELS})
+        traps.add("counts", *(f"{split} {said}" for said in differing))
     return Selection(
         name="meld",
         chosen=[(turn, build.utterance(turn)) for turn in turns],
