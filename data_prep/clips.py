@@ -14,9 +14,10 @@ import dataclasses
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from data_prep.audit import write_and_audit
 from data_prep.features import THREADS, Kept, Progress, by_length, extract
 from data_prep.media import Checked, Clip, check
 from data_prep.text import TextEncoder, encoder_of, normalise, parser_of
-from data_prep.visual import FrameEncoder
+from data_prep.visual import FrameCoder, FrameEncoder
 from mer_jax.errors import UserError, reported
 from mer_jax.records import SPLITS, Description, Utterance, refuse_existing, sha256_of
 
@@ -35,7 +36,8 @@ OPTIONAL = ("sentence", "id", "split", "dialogue", "turn", "speaker", "session",
 PARTS = {name: name for name in SPLITS} | {"dev": "valid", "val": "valid", "validation": "valid"}
 STREAMS = {"audio": "audio", "visual": "video"}
 NAMED = 10  # broken clips listed one by one
-Encoders = Mapping[str, TextEncoder | SpeechEncoder | Egemaps | FrameEncoder]
+AnyEncoder = TextEncoder | SpeechEncoder | Egemaps | FrameEncoder | FrameCoder
+Encoders = Mapping[str, AnyEncoder]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +197,7 @@ def features_of(
         for row in rows:
             if (key := checked[row.utterance.id].key) in unreadable:
                 broken[row.utterance.id] = f"{row.where}: {unreadable[key]}"
-        features[modality] = ById(kept, {i: checked[i].key for i in ids})
+        features[modality] = ById(kept, {i: checked[i].key for i in ids}, getattr(encoder, "restored", None))
         rows = [row for row in rows if row.utterance.id not in broken]
     return list(rows), features, broken
 
@@ -204,14 +206,15 @@ def _seconds(checked: Mapping[str, Checked], rows: Sequence[Row]) -> dict[str, f
     return {checked[row.utterance.id].key: checked[row.utterance.id].seconds for row in rows}
 
 
-class ById(Mapping[str, np.ndarray]):
-    """Features by utterance id, read from the cache one at a time."""
+class ById(Mapping[str, Any]):
+    """Features by utterance id, read from the cache one at a time; `restored` makes of what is kept what goes to a record."""
 
-    def __init__(self, kept: Kept, keys: Mapping[str, str]):
-        self.kept, self.keys_of = kept, keys
+    def __init__(self, kept: Kept, keys: Mapping[str, str], restored: Callable[[np.ndarray], Any] | None = None):
+        self.kept, self.keys_of, self.restored = kept, keys, restored
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.kept[self.keys_of[name]]
+    def __getitem__(self, name: str) -> Any:
+        kept = self.kept[self.keys_of[name]]
+        return kept if self.restored is None else self.restored(kept)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys_of)
@@ -283,10 +286,9 @@ def convert(arguments: argparse.Namespace) -> None:
         raise UserError(
             "there is nothing to extract: give --audio-encoder (egemaps needs no model), --visual-encoder, or the column sentence"
         )
-    if arguments.faces and not arguments.visual_encoder:
-        raise UserError("--faces cuts the frames that a --visual-encoder reads: give one, too")
+    encoders.refuse_idle(arguments)
     words = encoder_of(arguments)
-    chosen: dict[str, TextEncoder | SpeechEncoder | Egemaps | FrameEncoder] = {"text": words} if with_text else {}
+    chosen: dict[str, AnyEncoder] = {"text": words} if with_text else {}
     if arguments.audio_encoder:
         chosen["audio"] = encoders.audio_of(arguments)
     if arguments.visual_encoder:

@@ -5,7 +5,10 @@ import argparse
 from data_prep import frozen
 from data_prep.audio import EGEMAPS, Egemaps, SpeechEncoder
 from data_prep.features import POOLINGS
-from data_prep.visual import FrameEncoder
+from data_prep.visual import PICTURES, FrameCoder, FrameEncoder
+from mer_jax.errors import UserError
+
+FRAME_SIZE = 256  # what Swin V2's public weights were trained on
 
 
 def add_audio(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -29,13 +32,20 @@ def add_audio(parser: argparse.ArgumentParser, default: str | None = None) -> No
 
 def add_visual(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--visual-encoder", metavar="NAME", help="an image encoder of transformers by hub name or local path"
-    )
+        "--visual-encoder", metavar="NAME|jpeg|png", help="an image encoder of transformers by hub name or local path; or jpeg, png: the "
+        "frames themselves, for configs/deepmsi_mer_frames.py"
+    )  # fmt: skip
     parser.add_argument(
         "--visual-layers", metavar="N,N", help="means over the patches of these hidden layers; default: the model's pooled output"
     )  # fmt: skip
     parser.add_argument(
         "--visual-pooling", choices=POOLINGS, default="tokens", help="every frame or their mean; default: %(default)s"
+    )
+    parser.add_argument(
+        "--frame-size",
+        type=positive,
+        metavar="PIXELS",
+        help=f"along a side of the frames themselves; default: {FRAME_SIZE}",
     )
     often = parser.add_mutually_exclusive_group()
     often.add_argument(
@@ -54,12 +64,29 @@ def audio_of(arguments: argparse.Namespace) -> SpeechEncoder | Egemaps:
     return SpeechEncoder(arguments.audio_encoder, layers, device=arguments.device, **shape)
 
 
-def visual_of(arguments: argparse.Namespace) -> FrameEncoder:
+def visual_of(arguments: argparse.Namespace) -> FrameEncoder | FrameCoder:
+    if arguments.visual_encoder in PICTURES:
+        if arguments.visual_layers or arguments.visual_pooling != "tokens":
+            raise UserError(f"--visual-encoder={arguments.visual_encoder} keeps the frames themselves: --visual-layers and --visual-pooling are of encoders")  # fmt: skip
+        return FrameCoder(
+            arguments.visual_encoder, arguments.frame_size or FRAME_SIZE, frames=arguments.frames,
+            per_second=arguments.frame_rate, faces=arguments.faces, longest=arguments.longest,
+        )  # fmt: skip
     layers = frozen.layers_of("--visual-layers", arguments.visual_layers) if arguments.visual_layers else ()
     return FrameEncoder(
         arguments.visual_encoder, layers, frames=arguments.frames, per_second=arguments.frame_rate,
         faces=arguments.faces, pooling=arguments.visual_pooling, longest=arguments.longest, device=arguments.device,
     )  # fmt: skip
+
+
+def refuse_idle(arguments: argparse.Namespace) -> None:
+    """Raises UserError for an option that does nothing beside the others."""
+    if arguments.faces and not arguments.visual_encoder:
+        raise UserError("--faces cuts the frames that a --visual-encoder reads: give one, too")
+    if arguments.frame_size and arguments.visual_encoder not in PICTURES:
+        raise UserError(
+            "--frame-size is of --visual-encoder=jpeg or png; an encoder's frames are as large as it wants them"
+        )
 
 
 def positive(text: str) -> int:

@@ -35,7 +35,7 @@ class Encoder(Protocol):
         """What `encode` takes of one utterance: decoding, resizing. Runs in threads; raises UserError on a broken clip."""
 
     def encode(self, prepared: list[Any]) -> list[np.ndarray]:
-        """Of each utterance Float16[time, width]."""
+        """Of each utterance Float16[time, width]; or whatever array the encoder's own `restored` makes a feature of."""
 
 
 class Kept:

@@ -41,7 +41,7 @@ class Frozen:
 def load(
     flag: str, name: str, processor: str, device: str = "auto", *, path: str | None = None, **options: Any
 ) -> Frozen:
-    """`processor` is the transformers class that makes the model's inputs; `path` is where to load from, if not `name`.
+    """`processor` is the transformers class that makes the model's inputs, empty for none; `path` is where to load from, if not `name`.
     Raises UserError in terms of `flag`, the option that named the model."""
     try:
         import safetensors
@@ -53,7 +53,7 @@ def load(
     transformers.logging.disable_progress_bar()
     place = path or name
     try:
-        made = getattr(transformers, processor).from_pretrained(place, trust_remote_code=False, **options)
+        made = processor and getattr(transformers, processor).from_pretrained(place, trust_remote_code=False, **options)
         model, loaded = transformers.AutoModel.from_pretrained(
             place, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
         )

@@ -1,10 +1,20 @@
-"""Weights of a public Swin V2 checkpoint -> the names and layouts of mer_jax.models.swin."""
+"""Weights of a public Swin V2 checkpoint (hub name or local folder) become a file that a backbone can start from.
 
+python -m data_prep.swin microsoft/swinv2-tiny-patch4-window8-256 --out swin_t.npz
+python -m mer_jax.main --config=configs/deepmsi_mer_frames.py --config.backbone.weights=swin_t.npz …
+"""
+
+import argparse
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from data_prep import frozen
+from mer_jax import weights as weights_lib
+from mer_jax.errors import UserError, reported
 
 # A part of a name in transformers -> ours, in this order.
 NAMES = (
@@ -46,8 +56,64 @@ def renamed(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def arguments(config: Any) -> dict[str, Any]:
-    """What makes `mer_jax.models.swin.SwinV2` the model of a transformers `Swinv2Config`."""
+    """What makes `mer_jax.models.swin.SwinV2` the model of a transformers `Swinv2Config`. `pretrained`: of each stage the window
+    that its position bias was trained with, which is smaller where the stage's grid is."""
+    size = config.image_size if isinstance(config.image_size, int) else min(config.image_size)
+    grids = [-(-size // (config.patch_size * 2**i)) for i in range(len(config.depths))]
+    given = config.pretrained_window_sizes[: len(grids)]  # of four stages unless said otherwise
+    pretrained = tuple(p or min(config.window_size, grid) for p, grid in zip(given, grids, strict=True))
     return {
         "patch": config.patch_size, "width": config.embed_dim, "depths": tuple(config.depths), "heads": tuple(config.num_heads),
-        "window": config.window_size, "mlp": int(config.mlp_ratio), "pretrained": tuple(config.pretrained_window_sizes),
+        "window": config.window_size, "mlp": int(config.mlp_ratio), "pretrained": pretrained,
     }  # fmt: skip
+
+
+def convert(name: str, out: Path) -> None:
+    """Raises UserError if `name` is no Swin V2 that ours can be, or `out` is there already."""
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another --out, or delete it first")
+    if not out.parent.is_dir():
+        raise UserError(f"--out={out}: the folder {out.parent} does not exist")
+    found = frozen.load("NAME", name, "", "cpu")
+    config = found.model.config
+    if config.model_type != "swinv2":
+        raise UserError(f"{name} is a {config.model_type}, not a swinv2")
+    if int(config.mlp_ratio) != config.mlp_ratio:
+        raise UserError(f"{name}: its mlp_ratio is {config.mlp_ratio}; only whole numbers can be taken over")
+    wanted = {
+        "layer_norm_eps": 1e-5,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "use_absolute_embeddings": False,
+        "num_channels": 3,
+    }
+    for field, value in wanted.items():
+        if getattr(config, field) != value:
+            raise UserError(f"{name}: its {field} is {getattr(config, field)!r}; only {value!r} can be taken over")
+    arrays = renamed({key: value.float().numpy() for key, value in found.model.state_dict().items()})
+    about = {"arguments": {**arguments(config), "norm_first": False}, "source": found.identity}
+    weights_lib.write(out, arrays, about)
+    size = sum(array.size for array in arrays.values())
+    given = " ".join(f"--config.backbone.{k}={spelled(v)}" for k, v in about["arguments"].items() if k != "pretrained")
+    print(
+        f"wrote {size:,} parameters of {name} to {out}; a run takes them with\n--config.backbone.weights={out} {given}"
+    )
+
+
+def spelled(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, tuple) else str(value)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.swin", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", metavar="NAME", help="a Swin V2 of transformers, by hub name or local folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+    given = parser.parse_args(argv)
+    with reported():
+        convert(given.name, given.out)
+
+
+if __name__ == "__main__":
+    main()

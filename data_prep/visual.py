@@ -1,17 +1,23 @@
-"""Clips -> one vector a frame, or the face in it, of an image encoder."""
+"""Clips -> frames, or the faces in them: one vector each of an image encoder, or the pictures themselves."""
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
+import PIL
+from PIL import Image
 
 from data_prep import faces as face
 from data_prep import frozen, media
 from data_prep.features import pool
 from data_prep.media import Clip
+from mer_jax.frames import Frames, coded, middle_square
 
 TOGETHER = 8  # clips saved to the cache at a time
 BATCH = 64  # frames
+PICTURES = ("jpeg", "png")  # in place of an encoder's name: no encoder
+QUALITY = 95  # of JPEG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +55,7 @@ class FrameEncoder:
             of = f"mean over the patches of {frozen.layers_in_words(self.layers, depth)}"
         else:
             of = "pooled output" if self.pooled else "mean over the last layer's patches"
-        often = f"{per_second:g} frames a second" if per_second else f"{frames} frames evenly spread"
+        often = _often(frames, per_second)
         self.identity = self._frozen.identity | {
             "frame": of, "frames": often, "pooling": pooling, "longest": longest, "av": decoder
         } | ({"faces": detector} if detector else {})  # fmt: skip
@@ -58,9 +64,7 @@ class FrameEncoder:
         self.extractor = f"{self.identity['name']}, {of}, {often}{what}{over}, frozen"
 
     def prepare(self, clip: Clip) -> Prepared:
-        images, without = media.frames(clip, self.longest, count=self.frames, per_second=self.per_second), 0
-        if self.tally:
-            images, without = face.cropped(images)
+        images, without = _taken(self, clip)
         pixels = self._frozen.processor(images=images, return_tensors="np")["pixel_values"]
         return Prepared(np.asarray(pixels, np.float32), without)
 
@@ -96,9 +100,73 @@ class FrameEncoder:
             return vectors.float().cpu().numpy()
 
 
-def _without_face(prepared: Prepared) -> tuple[int, int]:
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """A clip's frames, and how many of them are whole for want of a face."""
+
+    frames: Frames
+    without_face: int = 0
+
+
+class FrameCoder:
+    """The frames themselves: of each the largest square in the middle (of the face, too), [size, size] pixels."""
+
+    together = TOGETHER
+
+    def __init__(
+        self, coding: str, size: int, *, frames: int = 15, per_second: float | None = None, faces: bool = False, longest: float = 30.0
+    ):  # fmt: skip
+        decoder, detector = media.library(), face.library() if faces else None
+        self.coding, self.size, self.frames, self.per_second, self.longest = coding, size, frames, per_second, longest
+        self.tally = _without_face if faces else None
+        often = _often(frames, per_second)
+        kind = f"JPEG of quality {QUALITY}" if coding == "jpeg" else "PNG"
+        what = f", cut to the largest face ({face.CASCADE}; whole where none is found)" if faces else ""
+        self.identity = {
+            "name": kind, "size": size, "frames": often, "longest": longest, "av": decoder, "pillow": PIL.__version__
+        } | ({"faces": detector} if detector else {})  # fmt: skip
+        self.extractor = f"{often} as {kind}, {size} x {size} pixels{what}"
+
+    def prepare(self, clip: Clip) -> Pictures:
+        images, without = _taken(self, clip)
+        return Pictures(coded([_square(image, self.size) for image in images], self.coding, QUALITY), without)
+
+    def encode(self, prepared: list[Pictures]) -> list[np.ndarray]:
+        """What the cache keeps of each, UInt8[bytes]; see `restored`."""
+        kept = []
+        for pictures in prepared:
+            sizes = np.array([len(pictures.frames), *map(len, pictures.frames.data)], "<i8")
+            kept.append(np.frombuffer(sizes.tobytes() + b"".join(pictures.frames.data), np.uint8))
+        return kept
+
+    def restored(self, kept: np.ndarray) -> Frames:
+        raw = kept.tobytes()
+        count = int(np.frombuffer(raw, "<i8", 1)[0])
+        sizes = np.frombuffer(raw, "<i8", count, 8)
+        ends = 8 + 8 * count + np.cumsum(sizes)
+        data = tuple(raw[end - size : end] for end, size in zip(ends.tolist(), sizes.tolist(), strict=True))
+        return Frames(self.coding, self.size, self.size, data)
+
+
+def _often(frames: int, per_second: float | None) -> str:
+    return f"{per_second:g} frames a second" if per_second else f"{frames} frames evenly spread"
+
+
+def _taken(by: FrameEncoder | FrameCoder, clip: Clip) -> tuple[Sequence[np.ndarray], int]:
+    """The clip's frames, cut to their faces if the encoder asks for it, and how many of them have none."""
+    images = media.frames(clip, by.longest, count=by.frames, per_second=by.per_second)
+    return face.cropped(images) if by.tally else (images, 0)
+
+
+def _square(image: np.ndarray, size: int) -> np.ndarray:
+    side, left, top = middle_square(*image.shape[:2])
+    box = (left, top, left + side, top + side)
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box))
+
+
+def _without_face(prepared: Prepared | Pictures) -> tuple[int, int]:
     """How many frames show no face, of how many."""
-    return prepared.without_face, len(prepared.pixels)
+    return prepared.without_face, len(prepared.pixels if isinstance(prepared, Prepared) else prepared.frames)
 
 
 def _over_patches(states):  # type: ignore[no-untyped-def]

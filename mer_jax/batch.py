@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 @jax.tree_util.register_dataclass
@@ -11,7 +12,7 @@ import jax
 class Batch:
     """A batch of utterances; arrays are NumPy before the device and JAX on it.
 
-    features[m]: Float[batch, time_m, feat_m], zero where mask is False
+    features[m]: Float[batch, time_m, feat_m], or frames, UInt8[batch, time_m, height, width, 3]; zero where mask is False
     mask[m]:     Bool[batch, time_m], True where a real time step is; an utterance without the modality has none
     label:       Int32[batch]
     target:      Float[batch, classes], the distribution to learn: all on the label, or the raters' (data.soft_labels)
@@ -23,3 +24,8 @@ class Batch:
     label: Any
     target: Any
     weight: Any
+
+
+def where_real(mask: Any, x: Any) -> Any:
+    """[batch, time, …], zero where the mask [batch, time] is False."""
+    return jnp.where(jnp.expand_dims(mask, range(mask.ndim, x.ndim)), x, 0)

@@ -26,7 +26,9 @@ class Data:
     soft_labels: bool = False  # learn what the raters say, where they are known, instead of the label alone
     test_on_trained: bool = False  # test even utterances on whose labels the features were trained (see the manifest)
     nonfinite: str = "refuse"  # NaN and infinite values: refuse | zero (both count them)
-    standardize: bool = True  # zero mean, unit variance per feature, measured on the training part
+    standardize: bool = (
+        True  # zero mean, unit variance per feature, measured on the training part (frames always by ImageNet's)
+    )
     placement: str = "auto"  # splits on the device or streamed: auto | resident | stream
     resident_limit_mb: int = 4096  # auto keeps the splits on the device up to this size
     group_by_length: int = 8  # utterances of so many batches are sorted by length among themselves; 1 = off
@@ -76,6 +78,44 @@ class DeepMSI:
     tcn_dropout: float = 0.3
     projection_dropout: float = 0.2
     modality_dropout: float = 0.0  # share of samples of which one modality is hidden while training
+
+
+@dataclasses.dataclass
+class Frames:
+    """What the backbone sees of the frames in the records. While training a clip's frames are all varied alike."""
+
+    size: int = 256  # pixels along a side
+    crop: float = 0.7  # least share of the square's area that is cut out; 1 = always the largest square in the middle
+    flip: float = 0.5  # share of clips that are mirrored
+    colour: float = 0.2  # brightness, contrast and saturation change by up to this share
+
+
+@dataclasses.dataclass
+class Backbone:
+    """The Swin V2 that reads frames, with DeepMSI-MER's compression in one of its stages; published sizes."""
+
+    patch: int = 4  # pixels along a side
+    width: int = 96  # of the first stage; every further one is twice as wide and has a quarter of the tokens
+    depths: tuple[int, ...] = (2, 2, 6, 2)  # blocks of each stage
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    window: int = 8  # tokens along a side, at most
+    mlp: int = 4
+    drop_path: float = 0.2  # of the last block, growing evenly from 0
+    norm_first: bool = (
+        True  # merging: norm before the product, as in DeepMSI-MER; False = after it, as in public Swin V2
+    )
+    stage: int = 3  # in which VSC compresses, from 1; on only with model.vsc
+    sides: tuple[int, ...] = (14, 12, 10)  # of the square of tokens kept by blocks 1, 3, 5 … of that stage
+    weights: str = ""  # start from these, a file of `python -m data_prep.swin`; empty = from scratch
+    tune: str = "all"  # which stages learn: all | none | last:K
+    rate: float = 1.0  # factor on optim.learning_rate for the last block …
+    layer_decay: float = 1.0  # … and for every block below it this times the one above
+    rematerialize: bool = (
+        True  # compute blocks again in the backward pass, for less memory (not on a CPU, where XLA undoes it)
+    )
+    at_once: int = (
+        0  # frames computed together, one such group after the other, and again in the backward pass; 0 = all
+    )
 
 
 @dataclasses.dataclass
@@ -184,6 +224,15 @@ class DeepMSIExperiment(Experiment):
     loss: Contrastive = dataclasses.field(default_factory=Contrastive)
 
 
+@dataclasses.dataclass
+class DeepMSIFramesExperiment(DeepMSIExperiment):
+    """DeepMSI-MER end to end from frames: of `model`, `keep` is of no use here, the backbone's `sides` say what is kept."""
+
+    experiment: str = "deepmsi_mer_frames"
+    frames: Frames = dataclasses.field(default_factory=Frames)
+    backbone: Backbone = dataclasses.field(default_factory=Backbone)
+
+
 # What a sweep inside one program may change: numbers that neither a shape nor the course of the program depends on.
 SWEPT = (
     "optim.learning_rate", "optim.weight_decay",
@@ -196,7 +245,7 @@ SWEPT = (
 CHANGES_NO_RESULT = ("mesh.", "train.checkpoint_minutes", "train.keep_checkpoints", "train.log_", "data.placement", "data.read_threads",
                      "data.resident_limit_mb", "replicas.together")  # fmt: skip
 
-FAMILIES = (LSGMERExperiment, DeepMSIExperiment)
+FAMILIES = (LSGMERExperiment, DeepMSIExperiment, DeepMSIFramesExperiment)
 
 CHOICES = {
     "data.nonfinite": ("refuse", "zero"),
@@ -216,21 +265,41 @@ CHOICES = {
 }
 AT_LEAST: dict[str, float] = {
     "seed": 0, "data.seed": 0, "replicas.seeds": 1, "replicas.together": 0, "data.resident_limit_mb": 1, "data.group_by_length": 1, "data.read_threads": 1,
-    "model.width": 1, "model.heads": 1, "model.early_width": 1, "model.tcn_kernel": 1, "model.projection": 1, "model.alpha": 0, "model.threshold": -1, "loss.apc": 0, "loss.focal_gamma": 0, "loss.contrastive": 0,
+    "model.width": 1, "model.heads": 1, "model.early_width": 1, "model.tcn_kernel": 1, "model.projection": 1, "model.alpha": 0, "model.threshold": -1, "loss.apc": 0, "loss.focal_gamma": 0, "loss.contrastive": 0, "frames.flip": 0,
     "optim.weight_decay": 0, "optim.clip": 0, "train.batch_size": 1, "train.eval_batch_size": 1,
+    "frames.size": 1, "frames.crop": 0.01, "backbone.patch": 1, "backbone.width": 1, "backbone.window": 1, "backbone.mlp": 1, "backbone.stage": 1, "backbone.at_once": 0,
     "train.epochs": 1, "train.patience": 0, "train.checkpoint_minutes": 0, "train.keep_checkpoints": 1, "train.log_steps": 1, "train.accumulate": 1, "mesh.model": 1,
 }  # fmt: skip
-ABOVE_ZERO = ("loss.temperature", "optim.learning_rate", "model.keep")
-AT_MOST_ONE = ("model.keep", "model.threshold", "model.alpha")
+ABOVE_ZERO = ("loss.temperature", "optim.learning_rate", "model.keep", "backbone.rate", "backbone.layer_decay")
+AT_MOST_ONE = ("model.keep", "model.threshold", "model.alpha", "frames.crop", "frames.flip", "backbone.layer_decay")
 BELOW_ONE = (
     "model.dropout", "model.early_dropout", "model.tcn_dropout", "model.projection_dropout", "model.input_dropout", "model.encoder_dropout", "model.time_dropout", "model.modality_dropout", "model.label_average", "loss.label_smoothing",
-    "optim.warmup", "optim.b1", "optim.b2", "optim.average",
+    "optim.warmup", "optim.b1", "optim.b2", "optim.average", "frames.colour", "backbone.drop_path",
 )  # fmt: skip
 
 
 def to_dict(config: Experiment) -> dict[str, Any]:
     """The tree as plain JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(tree: dict[str, Any]) -> Experiment:
+    """The experiment whose `to_dict` this is; raises UserError if no family has these fields."""
+    names = flatten(tree).keys()
+    for family in FAMILIES:
+        if flatten(to_dict(family())).keys() == names:
+            found = family()
+            for name, value in tree.items():
+                group = getattr(found, name)
+                if not dataclasses.is_dataclass(group):
+                    setattr(found, name, value)
+                    continue
+                for field, inner in value.items():
+                    setattr(group, field, tuple(inner) if isinstance(inner, list) else inner)
+            return found
+    near = min(FAMILIES, key=lambda family: len(flatten(to_dict(family())).keys() ^ names))
+    other = ", ".join(sorted(flatten(to_dict(near())).keys() ^ names))
+    raise UserError(f"the config is of another version of mer_jax: what differs is {other}")
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -272,6 +341,8 @@ def validate(config: Experiment) -> Experiment:
         _validate_lsgmer(config.model)
     if isinstance(config, DeepMSIExperiment):
         _validate_deepmsi(config)
+    if isinstance(config, DeepMSIFramesExperiment):
+        _validate_frames(config)
     return config
 
 
@@ -319,6 +390,52 @@ def _validate_deepmsi(config: DeepMSIExperiment) -> None:
     )
 
 
+def _validate_frames(config: DeepMSIFramesExperiment) -> None:
+    backbone, size = config.backbone, config.frames.size
+    _require(config.model.keep == DeepMSI.keep, "model.keep", config.model.keep, "left alone with frames: backbone.sides says what is kept")  # fmt: skip
+    _require("visual" in config.data.modalities, "data.modalities", ",".join(config.data.modalities), "with visual")
+    _require(config.data.placement != "resident", "data.placement", "resident", "auto or stream: frames are decoded as they are read")  # fmt: skip
+    stages = len(backbone.depths)
+    _require(
+        stages > 0 and min(backbone.depths) > 0, "backbone.depths", backbone.depths, "one or more positive numbers"
+    )
+    good = len(backbone.heads) == stages and all(
+        h > 0 and backbone.width * 2**i % h == 0 for i, h in enumerate(backbone.heads)
+    )
+    _require(good, "backbone.heads", backbone.heads, "a number for each stage that divides its width, "
+             + ", ".join(str(backbone.width * 2**i) for i in range(stages)))  # fmt: skip
+    tuned = tuned_stages(backbone)
+    _require(tuned is not None, "backbone.tune", backbone.tune, f"all, none, or last:K with K from 1 to {stages}")
+    _require(size % backbone.patch == 0, "frames.size", size, f"a multiple of backbone.patch = {backbone.patch}")
+    if not config.model.vsc:
+        return
+    _require(backbone.stage <= stages, "backbone.stage", backbone.stage, f"from 1 to {stages}, the number of stages")
+    most = -(-backbone.depths[backbone.stage - 1] // 2)
+    side, sides = compressed_grid(config), backbone.sides
+    falling = list(sides) == sorted(sides, reverse=True) and all(0 < s <= side for s in sides)
+    _require(0 < len(sides) <= most and falling, "backbone.sides", sides,
+             f"one to {most} numbers (one for every second block of stage {backbone.stage}) that do not grow, at most {side}: that "
+             f"stage's grid at frames.size={size}; or model.vsc=False")  # fmt: skip
+
+
+def compressed_grid(config: DeepMSIFramesExperiment) -> int:
+    """Tokens along a side of a frame where VSC begins."""
+    side = config.frames.size // config.backbone.patch
+    for _ in range(config.backbone.stage - 1):
+        side = -(-side // 2)
+    return side
+
+
+def tuned_stages(backbone: Backbone) -> range | None:
+    """Which stages learn, from -1, the patches, on; None if `tune` is no choice."""
+    stages = len(backbone.depths)
+    if backbone.tune in ("all", "none"):
+        return range(-1 if backbone.tune == "all" else stages, stages)
+    word, _, count = backbone.tune.partition(":")
+    good = word == "last" and count.isdigit() and 1 <= int(count) <= stages
+    return range(stages - int(count), stages) if good else None
+
+
 def _split(names: tuple[str, ...]) -> tuple[str, ...]:
     """The flag --config.x=a,b arrives as ('a,b',)."""
     return tuple(name.strip() for item in names for name in item.split(",") if name.strip())
@@ -333,10 +450,25 @@ def validate_against(config: Experiment, corpus: Any) -> None:
     """Checks what the config asks of an opened corpus; raises UserError saying what the corpus has."""
     for modality in config.data.modalities:
         if modality not in corpus.modalities:
-            has = ", ".join(corpus.modalities)
+            known = ("text", "audio", "visual") if isinstance(config, DeepMSIExperiment) else tuple(corpus.modalities)
+            if not isinstance(config, DeepMSIFramesExperiment):
+                known = tuple(m for m in known if "pixels" not in corpus.modalities.get(m, {}))
+            run = ",".join(m for m in corpus.modalities if m in known)
             raise UserError(
                 f"--config.data.modalities={','.join(config.data.modalities)}: corpus {corpus.manifest['name']!r} "
-                f"has no {modality!r}; it has {has}. Run with --config.data.modalities={has.replace(', ', ',')}"
+                f"has no {modality!r}; it has {', '.join(corpus.modalities)}"
+                + (f". Run with --config.data.modalities={run}" if run else "")
+            )
+        framed, wanted = "pixels" in corpus.modalities[modality], isinstance(config, DeepMSIFramesExperiment)
+        if framed and not (wanted and modality == "visual"):
+            raise UserError(
+                f"--config: corpus {corpus.manifest['name']!r} holds frames as {modality}, which configs/deepmsi_mer_frames.py "
+                "reads; leave them out with --config.data.modalities, or give a corpus of features"
+            )
+        if wanted and modality == "visual" and not framed:
+            raise UserError(
+                f"--config: corpus {corpus.manifest['name']!r} holds visual features, not frames; configs/deepmsi_mer.py reads them, "
+                "`python -m data_prep.clips … --visual-encoder=jpeg` makes a corpus with frames"
             )
     if config.data.soft_labels and not corpus.manifest.get("voted"):
         raise UserError(

@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from mer_jax import distributed, shard
-from mer_jax.batch import Batch
+from mer_jax.batch import Batch, where_real
 from mer_jax.errors import UserError
+from mer_jax.frames import MEAN, SCALE, Frames, View
 from mer_jax.records import Corpus, Utterance
 
 SHORTEST_PAD = 16  # padded lengths are this times a power of two: few programs to compile
@@ -61,17 +62,22 @@ def take_pool(corpus: Corpus, rows: np.ndarray, max_lengths: Mapping[str, int], 
     )
 
 
-def read(corpus: Corpus, pool: Pool, i: int, nonfinite: str) -> tuple[dict[str, np.ndarray], dict[str, int], str]:
-    """Features of the pool's utterance i, cut to length; how many of their values were not finite; its sentence.
+def read(corpus: Corpus, pool: Pool, i: int, nonfinite: str) -> tuple[dict[str, Any], dict[str, int], str]:
+    """Features of the pool's utterance i, cut to length; how many of their values were not finite; its sentence. Frames are
+    not decoded.
 
     Those are set to zero if `nonfinite` is "zero"; otherwise the record is refused with a UserError.
     """
     utterance: Utterance = corpus[int(pool.rows[i])]
-    features, bad = {}, {}
+    features: dict[str, Any] = {}
+    bad = {}
     for m, lengths in pool.lengths.items():
         if m not in utterance.features:
             continue
         value = utterance.features[m][: lengths[i]]
+        if isinstance(value, Frames):
+            features[m] = value
+            continue
         finite = np.isfinite(value)
         if not finite.all():
             if nonfinite == "refuse":
@@ -88,7 +94,8 @@ def read(corpus: Corpus, pool: Pool, i: int, nonfinite: str) -> tuple[dict[str, 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What one pass over the pool finds: statistics per modality and fold, {"mean", "scale"} of Float32[folds, feat]; how many
+    """What one pass over the pool finds: statistics per modality and fold, {"mean", "scale"} of Float32[folds, feat] (of frames
+    the constants of public image backbones, Float32[folds, 3]); how many
     values of every utterance were not finite; the sentences; and, if they were kept, the features that this process read."""
 
     stats: dict[str, dict[str, np.ndarray]]
@@ -109,7 +116,7 @@ def scan(
 ) -> Scan:
     """Reads every record of the pool once, this process those at `mine`. A fold's mean and scale are over all time steps of
     its training part (`train`), in float64. A bad record is a UserError in every process."""
-    widths = {m: corpus.modalities[m]["width"] for m in pool.lengths}
+    widths = {m: 0 if "pixels" in corpus.modalities[m] else corpus.modalities[m]["width"] for m in pool.lengths}
     folds = len(train)
     count = {m: np.zeros(folds) for m in widths}
     first = {m: np.zeros((folds, w)) for m, w in widths.items()}
@@ -123,8 +130,11 @@ def scan(
             features, found, sentences[i] = read(corpus, pool, i, nonfinite)
             of = np.flatnonzero(train[:, i])
             for m, value in features.items():
+                count[m][of] += len(value)
+                if isinstance(value, Frames):
+                    corpus.decoded(int(pool.rows[i]), value, Frames.check)
+                    continue
                 exact = value.astype(np.float64)
-                count[m][of] += len(exact)
                 first[m][of] += exact.sum(0)
                 second[m][of] += np.square(exact).sum(0)
                 bad[m][i] = found.get(m, 0)
@@ -148,6 +158,10 @@ def scan(
         steps = total[f"count {m}"]
         for fold in np.flatnonzero(steps == 0)[:1]:
             raise UserError(f"{corpus.path}: no utterance of the training part (fold {fold}) has {m!r} features")
+        if "pixels" in corpus.modalities[m]:
+            fixed = {"mean": MEAN, "scale": SCALE}
+            stats[m] = {name: np.tile(np.float32(value), (folds, 1)) for name, value in fixed.items()}
+            continue
         mean = total[f"first {m}"] / steps[:, None]
         deviation = np.sqrt(np.maximum(total[f"second {m}"] / steps[:, None] - np.square(mean), 0))
         scale = np.where(deviation > 1e-6, deviation, 1.0)  # a constant feature stays 0
@@ -176,10 +190,6 @@ class Order:
 
     def __getitem__(self, step: int) -> np.ndarray:
         return self.rows[self._windows(step // self.window)[step % self.window]]
-
-    def dataset(self) -> grain.MapDataset:
-        """The same as a Grain dataset, element k = batch k."""
-        return grain.MapDataset.range(sys.maxsize).map(self.__getitem__)
 
     @functools.cached_property
     def _shuffled(self) -> grain.MapDataset:
@@ -294,18 +304,37 @@ def gather(resident: Resident, rows: Int[Array, "batch"], pads: Pads) -> Batch:
     return Batch(features, mask, resident.label[at], resident.target[at], real.astype(jnp.float32))
 
 
-def collate(corpus: Corpus, pool: Pool, rows: np.ndarray, pads: Pads, nonfinite: str) -> Batch:
-    """The same batch as `gather`, read from disk, as NumPy arrays."""
+def collate(
+    corpus: Corpus,
+    pool: Pool,
+    rows: np.ndarray,
+    pads: Pads,
+    nonfinite: str,
+    view: View | None = None,
+    draw: tuple[int, ...] | None = None,
+) -> Batch:
+    """The same batch as `gather`, read from disk, as NumPy arrays. Frames come as `view` makes them, which varies with `draw`
+    and the utterance."""
     real = rows >= 0
     examples = [read(corpus, pool, int(i), nonfinite)[0] if i >= 0 else {} for i in rows]
     features, mask = {}, {}
     for m, time in pads:
-        features[m] = np.zeros((len(rows), time, corpus.modalities[m]["width"]), np.float32)
+        size = (
+            (view.size, view.size, 3) if view and "pixels" in corpus.modalities[m] else (corpus.modalities[m]["width"],)
+        )
+        features[m] = np.zeros((len(rows), time, *size), np.float32 if len(size) == 1 else np.uint8)
         mask[m] = np.zeros((len(rows), time), bool)
         for i, example in enumerate(examples):
-            if m in example:
-                features[m][i, : len(example[m])] = example[m]
-                mask[m][i, : len(example[m])] = True
+            if m not in example:
+                continue
+            value = example[m]
+            if isinstance(value, Frames):
+                assert view is not None
+                rng = None if draw is None else np.random.default_rng([*draw, int(rows[i])])
+                row, seen = int(pool.rows[rows[i]]), functools.partial(view.of, rng=rng)
+                value = corpus.decoded(row, value, seen)
+            features[m][i, : len(value)] = value
+            mask[m][i, : len(value)] = True
     at = np.maximum(rows, 0)
     return Batch(features, mask, pool.labels[at], pool.targets[at], real.astype(np.float32))
 
@@ -314,7 +343,7 @@ def choose(batch: Batch, places: Int[Array, "batch"]) -> Batch:
     """The batch's rows at `places`; place -1 becomes padding of weight 0."""
     real, at = places >= 0, jnp.maximum(places, 0)
     mask = {m: x[at] & real[:, None] for m, x in batch.mask.items()}
-    features = {m: jnp.where(mask[m][..., None], x[at], 0) for m, x in batch.features.items()}
+    features = {m: where_real(mask[m], x[at]) for m, x in batch.features.items()}
     return Batch(features, mask, batch.label[at], batch.target[at], real.astype(jnp.float32))
 
 
@@ -333,6 +362,8 @@ class Feed:
     source: Resident | None = None
     read_threads: int = 1
     pieces: int = 1  # a training batch is gone through in so many
+    view: View | None = None  # of frames
+    seed: int = 0  # of what varies in them
 
     @functools.cached_property
     def laid(self) -> jax.sharding.NamedSharding:
@@ -361,13 +392,14 @@ class Feed:
                 rows = self.filled(order[step], self.pieces)
                 places = shard.put(rows, shard.along_data(self.mesh))
                 yield self.source, places, pads_of(self.pool, rows[rows >= 0]), rows
-        batches = (
-            order.dataset().slice(slice(start, None)).map(lambda rows: self._collate(self.filled(rows, self.pieces)))
-        )
-        ahead = grain.ReadOptions(num_threads=self.read_threads, prefetch_buffer_size=2 * self.read_threads)
-        for step, batch in enumerate(batches.to_iter_dataset(ahead), start):
+
+        def batch(step: int) -> Batch:
+            return self._collate(self.filled(order[step], self.pieces), (self.seed, step))
+
+        batches = grain.MapDataset.range(start, sys.maxsize).map(batch)
+        for step, read in enumerate(self._ahead(batches), start):
             rows = self.filled(order[step], self.pieces)
-            yield shard.join(batch, len(rows), self.laid), None, (), rows
+            yield shard.join(read, len(rows), self.laid), None, (), rows
 
     def evaluation(
         self, parts: Sequence[np.ndarray], batch_size: int, distinct: int
@@ -378,22 +410,35 @@ class Feed:
         streamed batch is this times batch_size, so that it stays the same when there are fewer.
         """
         batch_size += -batch_size % self.mesh.shape["data"]
-        for rows in evaluation_order(self.pool, parts, batch_size):
+        steps = evaluation_order(self.pool, parts, batch_size)
+        if self.source is not None:
+            for rows in steps:
+                yield self.source, rows, pads_of(self.pool, rows[rows >= 0]), rows
+            return
+        read, slots = [], []
+        for rows in steps:
             real = np.unique(rows[rows >= 0])
-            if self.source is not None:
-                yield self.source, rows, pads_of(self.pool, real), rows
-                continue
-            read = self.filled(np.full(batch_size * distinct, -1, np.int32))
-            slots = (
-                np.arange(len(read)).reshape(self._shares(), -1).T.ravel()[: len(real)]
-            )  # real rows in every share alike
-            read[slots] = real
-            places = np.where(rows >= 0, np.append(slots, -1)[np.searchsorted(real, rows)], -1).astype(np.int32)
-            yield shard.join(self._collate(read), len(read), self.laid), places, (), rows
+            whole = self.filled(np.full(batch_size * distinct, -1, np.int32))
+            slots.append(
+                np.arange(len(whole)).reshape(self._shares(), -1).T.ravel()[: len(real)]
+            )  # in every share alike
+            whole[slots[-1]] = real
+            read.append(whole)
+        batches = grain.MapDataset.source(read).map(self._collate)
+        for rows, whole, slot, batch in zip(steps, read, slots, self._ahead(batches), strict=True):
+            places = np.where(rows >= 0, np.append(slot, -1)[np.searchsorted(whole[slot], rows)], -1).astype(np.int32)
+            yield shard.join(batch, len(whole), self.laid), places, (), rows
 
-    def _collate(self, rows: np.ndarray) -> Batch:
+    def _ahead(self, batches: grain.MapDataset) -> Iterator[Batch]:
+        """Read by threads ahead of who takes them."""
+        ahead = self.read_threads if self.view else 2 * self.read_threads  # frames are large
+        options = grain.ReadOptions(num_threads=self.read_threads, prefetch_buffer_size=ahead)
+        return iter(batches.to_iter_dataset(options))
+
+    def _collate(self, rows: np.ndarray, draw: tuple[int, ...] | None = None) -> Batch:
         """This process's part of the batch of `rows`."""
-        return collate(self.corpus, self.pool, self.mine(rows), pads_of(self.pool, rows[rows >= 0]), self.nonfinite)
+        pads = pads_of(self.pool, rows[rows >= 0])
+        return collate(self.corpus, self.pool, self.mine(rows), pads, self.nonfinite, self.view, draw)
 
 
 def fetch(source: Resident | Batch, places: Int[Array, "batch"] | None, pads: Pads) -> Batch:
@@ -405,9 +450,10 @@ def fetch(source: Resident | Batch, places: Int[Array, "batch"] | None, pads: Pa
 
 
 def packed_megabytes(corpus: Corpus, pool: Pool) -> float:
-    """Size of the pool on the device, known before anything is read."""
-    size = sum(
-        int(lengths.sum()) * corpus.modalities[m]["width"] * np.dtype(corpus.modalities[m]["dtype"]).itemsize
-        for m, lengths in pool.lengths.items()
-    )
+    """Size of the pool on the device, known before anything is read; of frames decoded and whole."""
+    size = 0
+    for m, lengths in pool.lengths.items():
+        spec = corpus.modalities[m]
+        itemsize = 1 if "pixels" in spec else np.dtype(spec["dtype"]).itemsize
+        size += int(lengths.sum()) * spec["width"] * itemsize
     return size / 2**20

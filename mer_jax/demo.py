@@ -10,6 +10,11 @@ argmax_y log p(y) + sum_m log p(c_m | y); its accuracy is estimated once on 400,
 
 The variant `clutter` has longer visual sequences of which 80 % of the frames say nothing: half of those repeat one picture,
 half are noise, also where the cue would be. Frames that hold the cue stand anywhere among them.
+
+The variant `frames` draws the visual cue: in each of a few frames a square of 12 x 12 pixels, at any place of a grid of 4, whose
+colours are 180 + 8 sum_k c_k P_k with four fixed, independent patterns P_k of +1 and -1; about it a mosaic of random colours,
+115 +- 45, so that the square is on the whole brighter and of a piece. Its cue is clearer than the vectors': spread 3.5, noise
+0.05. Where the square is stands in a modality of its own, `region`.
 """
 
 import dataclasses
@@ -21,6 +26,7 @@ import numpy as np
 
 from mer_jax import cache
 from mer_jax.errors import UserError
+from mer_jax.frames import Frames, coded
 from mer_jax.records import Corpus, Description, Utterance, write_corpus
 
 VERSION = 2  # of the bytes on disk
@@ -35,13 +41,15 @@ DRAWS = 400_000
 @dataclasses.dataclass(frozen=True)
 class Modality:
     """width: features per frame; longest: frames; spread: length of the class means mu; noise: chance of corruption;
-    clutter: share of frames that are redundant or noise, 0 = three scenes of which one holds the cue."""
+    clutter: share of frames that are redundant or noise, 0 = three scenes of which one holds the cue; pixels: along a side
+    of drawn frames, 0 = none are drawn."""
 
     width: int
     longest: int
     spread: float
     noise: float
     clutter: float = 0.0
+    pixels: int = 0
 
 
 MODALITIES = {
@@ -52,7 +60,9 @@ MODALITIES = {
 VARIANTS = {
     "": MODALITIES,
     "clutter": MODALITIES | {"visual": dataclasses.replace(MODALITIES["visual"], longest=20, clutter=0.8)},
+    "frames": MODALITIES | {"visual": Modality(width=40, longest=4, spread=3.5, noise=0.05, pixels=32)},
 }
+CELL, SQUARE = 4, 12  # pixels along a side: of the mosaic, of the telling square
 
 
 def class_means(spec: Modality, rng: np.random.Generator) -> np.ndarray:
@@ -78,12 +88,14 @@ def draw_cues(labels: np.ndarray, means: np.ndarray, noise: float, rng: np.rando
     return means[labels] * kept[:, None] + rng.normal(size=(len(labels), CUE))
 
 
-def bayes_accuracies(means: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, float]:
+def bayes_accuracies(
+    specs: dict[str, Modality], means: dict[str, np.ndarray], rng: np.random.Generator
+) -> dict[str, float]:
     """Accuracy of the exact posterior's argmax for every non-empty set of modalities, keyed `audio+text` (sorted)."""
     labels = rng.choice(len(LABELS), DRAWS, p=PRIOR)
     likelihood = {
         m: cue_log_likelihood(draw_cues(labels, means[m], spec.noise, rng), means[m], spec.noise)
-        for m, spec in MODALITIES.items()
+        for m, spec in specs.items()
     }
     subsets = itertools.chain.from_iterable(itertools.combinations(sorted(MODALITIES), n) for n in (1, 2, 3))
     return {
@@ -128,6 +140,38 @@ def cluttered(cue: np.ndarray, total: int, spec: Modality, rng: np.random.Genera
     return frames
 
 
+def patterns() -> np.ndarray:
+    """[CUE, SQUARE, SQUARE, 3] of +1 and -1: two colours of the whole, left against right, top against bottom."""
+    half = np.where(np.arange(SQUARE) < SQUARE // 2, -1, 1)
+    flat, across, down = np.ones((SQUARE, SQUARE)), np.tile(half, (SQUARE, 1)), np.tile(half, (SQUARE, 1)).T
+    warm, cold = np.array([1, 1, -1]), np.array([1, -1, 1])
+    return np.stack([flat[..., None] * warm, flat[..., None] * cold, across[..., None] * warm, down[..., None] * cold])
+
+
+def draw(cue: np.ndarray, spec: Modality, rng: np.random.Generator) -> tuple[Frames, np.ndarray]:
+    """Frames that show the cue, and per frame the box of its square: left, top, right, bottom as shares of the frame."""
+    count, cells = int(rng.integers(spec.longest // 2, spec.longest + 1)), spec.pixels // CELL
+    square = 180 + 8 * np.tensordot(cue, patterns(), 1)
+    images, boxes = [], []
+    for _ in range(count):
+        mosaic = 115 + 45 * rng.normal(size=(cells, cells, 3))
+        image = mosaic.repeat(CELL, 0).repeat(CELL, 1) + 6 * rng.normal(size=(spec.pixels, spec.pixels, 3))
+        x, y = CELL * rng.integers(0, cells - SQUARE // CELL + 1, 2)
+        image[y : y + SQUARE, x : x + SQUARE] = square + 6 * rng.normal(size=square.shape)
+        images.append(image.round().clip(0, 255).astype(np.uint8))
+        boxes.append(np.array([x, y, x + SQUARE, y + SQUARE]) / spec.pixels)
+    return coded(images, "jpeg", 90), np.array(boxes, np.float16)
+
+
+def features_of(
+    modality: str, cue: np.ndarray, spec: Modality, basis: np.ndarray, offset: np.ndarray, rng: np.random.Generator
+) -> dict[str, np.ndarray | Frames]:
+    if not spec.pixels:
+        return {modality: render(cue, spec, basis, offset, rng)}
+    frames, boxes = draw(cue, spec, rng)
+    return {modality: frames, "region": boxes}
+
+
 def generate(
     seed: int,
     counts: dict[str, int],
@@ -155,7 +199,11 @@ def generate(
                 session=split,
                 label=LABELS[label],
                 sentence=f"demo utterance {i} of {split}",
-                features={m: render(cues[m][i], specs[m], bases[m], offsets[m][speaker], rng) for m in specs},
+                features={
+                    name: value
+                    for m in specs
+                    for name, value in features_of(m, cues[m][i], specs[m], bases[m], offsets[m][speaker], rng).items()
+                },
             )
             turn += 1
 
@@ -173,7 +221,9 @@ def write_demo(out: Path, seed: int = 0, counts: dict[str, int] = COUNTS, varian
         Description(
             name=f"demo-{variant}" if variant else "demo",
             labels=LABELS,
-            extractors=dict.fromkeys(MODALITIES, "mer_jax.demo generator"),
+            extractors=dict.fromkeys(
+                [*MODALITIES, *["region"] * bool(specs["visual"].pixels)], "mer_jax.demo generator"
+            ),
             label_words=LABELS,
             label_embeddings=words,
             label_space="text",
@@ -181,7 +231,7 @@ def write_demo(out: Path, seed: int = 0, counts: dict[str, int] = COUNTS, varian
             provenance={"tool": "mer_jax.demo", "version": VERSION, "seed": seed}
             | ({"variant": variant} if variant else {}),
             licence="synthetic; no rights reserved",
-            bayes_accuracy=bayes_accuracies(means, rng),
+            bayes_accuracy=bayes_accuracies(specs, means, rng),
         ),
     )
 

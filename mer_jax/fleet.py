@@ -41,6 +41,7 @@ class Fleet:
 
     def begin(self) -> None:
         """All replicas at step 0."""
+        start = shard.put(self._program.start, shard.replicated(self._inputs.feed.mesh))
         for group in self.groups:
             given = [
                 dataclasses.replace(
@@ -51,7 +52,9 @@ class Fleet:
             ]
             seeds = np.array([self.replicas[r].seed for r in group], np.uint32)
             stacked = jax.tree.map(lambda *x: np.stack(x), *given)
-            state = self._program.init(*(shard.put(self._alone(x), self._program.each) for x in (seeds, stacked)))
+            state = self._program.init(
+                *(shard.put(self._alone(x), self._program.each) for x in (seeds, stacked)), start
+            )
             self._states.append(state)
             self._best.append(self._program.model(state))
 
@@ -101,6 +104,11 @@ class Fleet:
                 at = np.searchsorted(parts[member], rows[k][real])  # the rows of a fold's part are sorted
                 found[member]["probabilities"][at] = values["probabilities"][k][real]
         return {r: result for r, result in zip(members, found, strict=True) if r in which}
+
+    def best(self, r: int) -> step.Model:
+        """The best model of replica r."""
+        group, at = divmod(r, self._program.together)
+        return jax.tree.map(lambda x: x[at], self._best[group]) if self._program.together > 1 else self._best[group]
 
     def keep(self, better: Collection[int]) -> None:
         """The current models of these replicas are their best."""

@@ -10,7 +10,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from mer_jax import cache, protocols
+from mer_jax import cache, protocols, weights
 from mer_jax import config as config_lib
 from mer_jax.demo import demo_corpus
 from mer_jax.errors import UserError, reported
@@ -106,6 +106,10 @@ def parse_profile(text: str | None) -> tuple[int, int] | None:
 def check(experiment: config_lib.Experiment, corpus: Corpus) -> None:
     """Everything that the experiment asks of the corpus and that can be refused without JAX."""
     config_lib.validate_against(experiment, corpus)
+    if isinstance(experiment, config_lib.DeepMSIFramesExperiment) and experiment.backbone.weights:
+        backbone = vars(experiment.backbone)
+        fixed = ("patch", "width", "depths", "heads", "mlp", "norm_first")
+        weights.check(experiment.backbone.weights, {name: backbone[name] for name in fixed})
     split = protocols.split(corpus, experiment.data.protocol, experiment.data.seed)
     if not experiment.data.test_on_trained:
         protocols.refuse_retest(corpus, split, experiment.data.modalities)

@@ -1,5 +1,6 @@
 """Named settings -> an optax chain."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,14 +27,32 @@ def decayed(params: Any) -> Any:
 
 
 def optimizer(
-    *, name: str, rate: optax.Schedule, weight_decay: Any, clip: float, b1: Any, b2: Any
+    *,
+    name: str,
+    rate: optax.Schedule,
+    weight_decay: Any,
+    clip: float,
+    b1: Any,
+    b2: Any,
+    factor: Callable[[tuple[str, ...]], float] | None = None,
 ) -> optax.GradientTransformation:
     """Clip by global norm (0 = off), then AdamW (Loshchilov & Hutter 2019), SGD with the same decoupled decay, or Adam
-    with the decay of every parameter added to its gradient (L2 regularisation, what torch's Adam does). Numbers may be arrays."""
+    with the decay of every parameter added to its gradient (L2 regularisation, what torch's Adam does). Numbers may be arrays. `factor` of a
+    parameter's path: on its learning rate, and so on its decoupled decay."""
     clipped = optax.clip_by_global_norm(clip) if clip else optax.identity()
     adam = optax.scale_by_adam(b1, b2)
     mask = None if name == "adam" else decayed
     off = isinstance(weight_decay, float | int) and weight_decay == 0
     decay = optax.identity() if off else optax.add_decayed_weights(weight_decay, mask)
     rule = {"adamw": (adam, decay), "adam": (decay, adam), "sgd": (decay,)}[name]
-    return optax.chain(clipped, *rule, optax.scale_by_learning_rate(rate))
+    apart = () if factor is None else (scaled(factor),)
+    return optax.chain(clipped, *rule, *apart, optax.scale_by_learning_rate(rate))
+
+
+def scaled(factor: Callable[[tuple[str, ...]], float]) -> optax.GradientTransformation:
+    """Every update times the factor of its parameter's path."""
+
+    def scale(updates: Any, _: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, x: x * factor(tuple(k.key for k in path)), updates)
+
+    return optax.stateless(scale)

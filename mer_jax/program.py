@@ -12,10 +12,11 @@ import numpy as np
 from rich.markup import escape
 
 from mer_jax import config as config_lib
-from mer_jax import data, log, losses, optim, pure, replicas, shard, step
+from mer_jax import data, log, losses, optim, pure, replicas, shard, step, weights
 from mer_jax.batch import Batch
 from mer_jax.errors import UserError
-from mer_jax.models import deepmsi_mer, lsgmer
+from mer_jax.frames import View
+from mer_jax.models import deepmsi_mer, lsgmer, swin
 from mer_jax.protocols import Fold, Split
 from mer_jax.records import Corpus
 
@@ -56,8 +57,9 @@ def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.
         Fold(fold.name, *(np.searchsorted(rows, getattr(fold, part)) for part in PARTS)) for fold in split.folds
     )
     megabytes = data.packed_megabytes(corpus, pool)
-    resident = settings.placement == "resident" or (
-        settings.placement == "auto" and megabytes <= settings.resident_limit_mb
+    frames = config.frames if isinstance(config, config_lib.DeepMSIFramesExperiment) else None
+    resident = frames is None and (
+        settings.placement == "resident" or (settings.placement == "auto" and megabytes <= settings.resident_limit_mb)
     )
     trains = np.zeros((len(folds), len(pool)), bool)
     for member, fold in zip(trains, folds, strict=True):
@@ -74,9 +76,13 @@ def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.
         source=data.pack(corpus, pool, scan.features, mesh) if resident else None,
         read_threads=settings.read_threads,
         pieces=config.train.accumulate,
+        view=None if frames is None else View(**vars(frames)),
+        seed=settings.seed,
     )
     counts = tuple({part: count(corpus, pool, scan, getattr(fold, part)) for part in PARTS} for fold in folds)
-    where = f"{megabytes:.0f} MB {'on the device' if resident else 'streamed'}"
+    where = f"{megabytes:.0f} MB {'on the device' if resident else 'streamed' + ' (decoded)' * (frames is not None)}"
+    if frames is not None and (side := min(corpus.modalities["visual"]["pixels"])) < frames.size:
+        log.console.print(f"note: the frames in the records have {side} pixels a side and are enlarged to frames.size = {frames.size}")  # fmt: skip
     tell(corpus.manifest["name"], settings.modalities, split, counts, int(trains.any(0).sum()), where)
     if settings.soft_labels:
         voted = corpus.soft_labels(rows[trains.any(0)]).any(1)
@@ -84,14 +90,16 @@ def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.
             f"  learnt is what the raters say of {voted.sum()} training utterances; of {(~voted).sum()}, where none of them chose a class, "
             "the label"
         )
-    given = tuple(give(pool, scan, i, fold, settings.standardize) for i, fold in enumerate(folds))
+    raw = () if settings.standardize else tuple(m for m in lengths if "pixels" not in corpus.modalities[m])
+    given = tuple(give(pool, scan, i, fold, raw) for i, fold in enumerate(folds))
     return Inputs(feed, folds, trains, given, counts, scan.sentences)
 
 
-def give(pool: data.Pool, scan: data.Scan, number: int, fold: Fold, standardize: bool) -> step.Given:
+def give(pool: data.Pool, scan: data.Scan, number: int, fold: Fold, raw: tuple[str, ...]) -> step.Given:
+    """raw: modalities that are left as they are."""
     stats = {m: {name: values[number] for name, values in s.items()} for m, s in scan.stats.items()}
-    if not standardize:
-        stats = {m: {"mean": np.zeros_like(s["mean"]), "scale": np.ones_like(s["scale"])} for m, s in stats.items()}
+    for m in raw:
+        stats[m] = {"mean": np.zeros_like(stats[m]["mean"]), "scale": np.ones_like(stats[m]["scale"])}
     prior = pool.targets[fold.train].mean(0, dtype=np.float64).astype(np.float32)
     return step.Given(stats, prior, {})
 
@@ -141,9 +149,9 @@ class Program:
     that belongs to replicas, laid out as `each` ([replicas, batch] as `both`); one alone has no such axis. `layout`: of states
     and best models.
 
-    init(seed, given) -> state; train(state, weight, source, places, pads) -> (state, terms), which consumes the state;
+    init(seed, given, start) -> state, `start` the same for all; train(state, weight, source, places, pads) -> (state, terms), which consumes the state;
     score(model, source, places, pads) -> what step.eval_step returns; keep(best, model, better) -> model, which consumes
-    best; model(state) -> a copy of what scoring needs. like: shapes and shardings of the states and best models of all
+    best; model(state) -> a copy of what scoring needs. start: NumPy arrays of the model that are given, not drawn. like: shapes and shardings of the states and best models of all
     replicas, along a leading axis.
     """
 
@@ -154,6 +162,7 @@ class Program:
     model: Callable[..., step.Model]
     like: dict[str, Any]
     layout: dict[str, Any]
+    start: Any
     together: int
     each: jax.sharding.NamedSharding
     both: jax.sharding.NamedSharding
@@ -179,6 +188,7 @@ def rules_of(config: config_lib.Experiment, family: Callable[[step.Given], Any],
     def rules(given: step.Given) -> step.Rules:
         settings = dict(vars(replicas.at(config, given.values).optim))
         average = settings.pop("average")
+        settings["factor"] = factor_of(config)
         rate = optim.schedule(settings.pop("schedule"), settings.pop("learning_rate"), settings.pop("warmup"), steps)
         loss, after_update = family(given)
         return step.Rules(loss, optim.optimizer(rate=rate, **settings), after_update, average)
@@ -225,10 +235,63 @@ def lsgmer_family(config: config_lib.LSGMERExperiment, corpus: Corpus) -> Any:
     return pure.pure(lsgmer.LSGMER, arguments, **shared_settings(config)), learning
 
 
+def is_frozen(config: config_lib.DeepMSIExperiment) -> Callable[[tuple[str, ...]], bool]:
+    """Which parameters do not learn, by path."""
+    if not isinstance(config, config_lib.DeepMSIFramesExperiment):
+        return lambda path: False
+    learns, depths = config_lib.tuned_stages(config.backbone) or range(0), config.backbone.depths
+    return lambda path: path[0] == "backbone" and swin.layer_of(path[1:], depths)[0] not in learns
+
+
+def factor_of(config: config_lib.Experiment) -> Callable[[tuple[str, ...]], float] | None:
+    """Of a parameter's learning rate, by path; None if all have the same."""
+    if not isinstance(config, config_lib.DeepMSIFramesExperiment):
+        return None
+    backbone = config.backbone
+    if backbone.rate == backbone.layer_decay == 1:
+        return None
+
+    def factor(path: tuple[str, ...]) -> float:
+        if path[0] != "backbone":
+            return 1.0
+        layer = swin.layer_of(path[1:], backbone.depths)[1]
+        return backbone.rate * backbone.layer_decay ** (sum(backbone.depths) - layer)
+
+    return factor
+
+
+def start_of(config: config_lib.Experiment) -> dict[str, Any]:
+    """The arrays that a new model does not draw."""
+    if not isinstance(config, config_lib.DeepMSIFramesExperiment) or not config.backbone.weights:
+        return {}
+    return {"backbone": weights.nested(weights.read(config.backbone.weights))}
+
+
+def backbone_arguments(config: config_lib.DeepMSIFramesExperiment) -> dict[str, Any]:
+    """Of swin.SwinV2, without the numbers of VSC."""
+    found = dict(vars(config.backbone))
+    for name in ("weights", "tune", "rate", "layer_decay"):
+        del found[name]
+    found["stage"] -= 1
+    if not config.model.vsc:
+        found["sides"] = ()
+    if config.backbone.weights:
+        found["pretrained"] = weights.arguments_of(config.backbone.weights)["pretrained"]
+    learns = config_lib.tuned_stages(config.backbone) or range(len(config.backbone.depths), 0)
+    return found | {"published": config.model.variant == "published", "still": max(0, learns.start)}
+
+
 def deepmsi_family(config: config_lib.DeepMSIExperiment, corpus: Corpus) -> Any:
     visual = corpus.modalities["visual"] if "visual" in config.data.modalities else {"longest": 0}
     tokens = visual.get("tokens", 1)
-    compress = config.model.vsc
+    backbone = None
+    if isinstance(config, config_lib.DeepMSIFramesExperiment):
+        backbone = backbone_arguments(config)
+        if config.backbone.tune != "all" and not config.backbone.weights:
+            log.console.print(
+                f"note: backbone.tune={config.backbone.tune} without backbone.weights: what does not learn is random"
+            )
+    compress = config.model.vsc and backbone is None
     if compress and visual["longest"] * tokens == 1:
         log.console.print("every clip is one visual vector: there is nothing to compress, VSC is off")
         compress = False
@@ -244,8 +307,9 @@ def deepmsi_family(config: config_lib.DeepMSIExperiment, corpus: Corpus) -> Any:
     def arguments(values: dict[str, Any]) -> dict[str, Any]:
         here = replicas.at(config, values)
         model = {k: v for k, v in vars(here.model).items() if k != "pool"}
+        vsc = {"threshold": model["threshold"], "alpha": model["alpha"]}
         return model | {
-            "vsc": compress, "classes": len(corpus.labels), "tokens": tokens, "attended": attended,
+            "backbone": None if backbone is None else backbone | vsc, "vsc": compress, "classes": len(corpus.labels), "tokens": tokens, "attended": attended,
             "temperature": here.loss.temperature, "learn_temperature": learned, "widths": widths_of(config, corpus),
         }  # fmt: skip
 
@@ -263,7 +327,7 @@ def deepmsi_family(config: config_lib.DeepMSIExperiment, corpus: Corpus) -> Any:
 
         return loss, lambda old, new, outputs, batch: new
 
-    return pure.pure(deepmsi_mer.DeepMSIMER, arguments, **shared_settings(config)), learning
+    return pure.pure(deepmsi_mer.DeepMSIMER, arguments, **shared_settings(config), frozen=is_frozen(config)), learning
 
 
 def build(
@@ -277,9 +341,9 @@ def build(
     each = shard.along_replicas(mesh) if together > 1 else shard.replicated(mesh)
     both = shard.along_both(mesh) if together > 1 else shard.along_data(mesh)
 
-    def of_all(one: Callable[..., Any]) -> Callable[..., Any]:
+    def of_all(one: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
         """A function of one replica -> the same of those that share a call."""
-        return jax.vmap(one, spmd_axis_name="replica") if together > 1 else one
+        return jax.vmap(one, in_axes, spmd_axis_name="replica") if together > 1 else one
 
     init = functools.partial(step.init_state, init=model.init, rules=rules)
 
@@ -299,7 +363,9 @@ def build(
         return of_all(one)(scored, places)
 
     values = {field: np.float32(0) for field in replicas.swept_fields(config)}
-    state = jax.eval_shape(init, np.uint32(0), dataclasses.replace(inputs.given[0], values=values))
+    start = start_of(config)
+    state = jax.eval_shape(init, np.uint32(0), dataclasses.replace(inputs.given[0], values=values), {})
+    refuse_unlike(start, state)
     shapes = {"state": state, "best": state.model()}
 
     def stacked(many: int) -> Any:
@@ -315,7 +381,7 @@ def build(
     refuse_too_big(like, together, inputs, mesh)
     lies = layout(stacked(together), True) if together > 1 else layout(shapes, False)
     return Program(
-        init=jax.jit(of_all(init), out_shardings=lies["state"]),
+        init=jax.jit(of_all(init, (0, 0, None)), out_shardings=lies["state"]),
         train=jax.jit(
             train, static_argnums=4, donate_argnums=0, in_shardings=(lies["state"], both, None, None),
             out_shardings=(lies["state"], each),
@@ -325,6 +391,7 @@ def build(
         model=jax.jit(lambda state: jax.tree.map(jax.numpy.copy, state.model()), out_shardings=lies["best"]),
         like=like,
         layout=lies,
+        start=start,
         together=together,
         each=each,
         both=both,
@@ -335,6 +402,26 @@ def together_of(config: config_lib.Experiment, count: int) -> int:
     """How many replicas share a compiled step. On a CPU one: its cores are busy with one, and one that has stopped early
     then costs nothing."""
     return config.replicas.together or (1 if jax.default_backend() == "cpu" and jax.device_count() == 1 else count)
+
+
+def refuse_unlike(start: dict[str, Any], state: step.TrainState) -> None:
+    """Raises UserError if the given backbone is not, array by array, the model's."""
+    if not start:
+        return
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        """By path; without swept numbers, which lie beside the layers and not in them."""
+        leaves = jax.tree_util.tree_leaves_with_path(tree.get("backbone", {}))
+        named = {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}
+        return {name: shape for name, shape in named.items() if "/" in name}
+
+    model, found = shapes(state.params) | shapes(state.rest), shapes(start)
+    for name in sorted(model.keys() | found.keys()):
+        if model.get(name) != found.get(name):
+            raise UserError(
+                f"--config.backbone.weights: {name} has shape {found.get(name, 'none')} in the file and "
+                f"{model.get(name, 'none')} in the model; write the file again with this version's `python -m data_prep.swin`"
+            )
 
 
 def refuse_too_big(saved: dict[str, Any], together: int, inputs: Inputs, mesh: jax.sharding.Mesh) -> None:

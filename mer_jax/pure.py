@@ -11,10 +11,10 @@ from flax import nnx
 
 @dataclasses.dataclass(frozen=True)
 class Pure:
-    """init(key, values) -> (params, rest); apply(params, rest, batch, key=None) -> (outputs, rest).
+    """init(key, values, start) -> (params, rest); apply(params, rest, batch, key=None) -> (outputs, rest).
 
     `params` is what the optimiser changes, `rest` every other variable, both nested dicts of arrays. `values`: the swept
-    numbers, `{field: array}`. `key` None means deterministic; otherwise it seeds dropout for this one call.
+    numbers, `{field: array}`; `start`: arrays of either that are not drawn but given, a part of the same tree. `key` None means deterministic; otherwise it seeds dropout for this one call.
     """
 
     init: Callable[..., tuple[Any, Any]]
@@ -26,15 +26,18 @@ def pure(
     arguments: Callable[[dict[str, Any]], dict[str, Any]],
     swept: Iterable[str] = (),
     compute: Any = None,
+    frozen: Callable[[tuple[str, ...]], bool] = lambda path: False,
 ) -> Pure:
     """`module(**arguments(values), rngs=…)` turned into pure functions, for any values of the `swept` fields. `compute`: the
-    float type that `apply` works in; variables and outputs stay float32."""
+    float type that `apply` works in; variables and outputs stay float32. `frozen`: parameters, by path, that are not learnt
+    and so are of `rest`."""
+    learnt = nnx.All(nnx.Param, lambda path, variable: not frozen(tuple(map(str, path))))
 
     def make(key: jax.Array, values: dict[str, Any]) -> nnx.Module:
         return module(**arguments(values), rngs=nnx.Rngs(key))
 
     def split(model: nnx.Module) -> Any:
-        return nnx.split(model, nnx.Param, ...)
+        return nnx.split(model, learnt, ...)
 
     some = {field: jax.ShapeDtypeStruct((), jnp.float32) for field in swept}
     graph, params_spec, rest_spec = split(nnx.eval_shape(make, jax.random.key(0), some))
@@ -44,24 +47,39 @@ def pure(
         nnx.replace_by_pure_dict(state, values)
         return state
 
-    def init(key: jax.Array, values: dict[str, Any] | None = None) -> tuple[Any, Any]:
-        _, params, rest = split(make(key, values or {}))
-        return _named(nnx.to_pure_dict(params)), _named(nnx.to_pure_dict(rest))
+    def init(key: jax.Array, values: dict[str, Any] | None = None, start: Any = None) -> tuple[Any, Any]:
+        _, *both = split(make(key, values or {}))
+        params, rest = (_given(_named(nnx.to_pure_dict(state)), start or {}) for state in both)
+        return params, rest
+
+    def choose(others: Any, still: Any) -> Any:
+        """Of two trees like `rest` the frozen parameters of the second, everything else of the first."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, a, b: b if frozen(tuple(key.key for key in path)) else a, others, still
+        )
 
     def apply(params: Any, rest: Any, batch: Any, key: jax.Array | None = None) -> tuple[Any, Any]:
+        held = rest
         if compute is not None:
-            params, batch = _cast(params, compute), _cast(batch, compute)
-        model: Any = nnx.merge(graph, fill(params_spec, _numbered(params)), fill(rest_spec, _numbered(rest)), copy=True)
-        outputs, rest = model(batch, key=key), nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
+            params, batch, held = _cast(params, compute), _cast(batch, compute), choose(rest, _cast(rest, compute))
+        model: Any = nnx.merge(graph, fill(params_spec, _numbered(params)), fill(rest_spec, _numbered(held)), copy=True)
+        outputs, changed = model(batch, key=key), _named(nnx.to_pure_dict(split(model)[2]))
         if compute is not None:
-            outputs, rest = _cast(outputs, jnp.float32), _cast(rest, jnp.float32)
-        return outputs, _named(rest)
+            outputs, changed = _cast(outputs, jnp.float32), _cast(changed, jnp.float32)
+        return outputs, choose(changed, rest)
 
     return Pure(init, apply)
 
 
 def _cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def _given(tree: Any, start: Any) -> Any:
+    """The tree with the arrays that `start` has of it."""
+    if not isinstance(tree, dict):
+        return tree if isinstance(start, dict) else start
+    return {k: _given(v, start.get(k, {})) for k, v in tree.items()}
 
 
 def _named(tree: Any) -> Any:

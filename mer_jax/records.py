@@ -6,8 +6,9 @@
 
 A record holds `id split dialogue speaker session label sentence` (bytes), `turn` (int64), `start end` (float, seconds,
 optional), where people labelled it one by one `votes/rater` and `votes/label` (bytes, one of each per vote), and per modality m
-`m/data` (bytes, little-endian, C order), `m/dtype` (bytes), `m/shape` (int64, [time, width]). An utterance may lack a modality:
-it then has none of the three keys. The index holds what the votes say as `soft`: see `soft_label`.
+`m/data` (bytes, little-endian, C order), `m/dtype` (bytes), `m/shape` (int64, [time, width]); of frames `m/data` is one JPEG, PNG
+or uint8 image a frame, `m/dtype` says which, `m/shape` is [time, height, width, 3]. An utterance may lack a modality: it then
+has none of the three keys. The index holds what the votes say as `soft`: see `soft_label`.
 
 `python -m mer_jax.records DIR` describes a corpus and verifies every byte of it.
 """
@@ -22,7 +23,7 @@ import os
 import shutil
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +31,7 @@ import google_crc32c
 import numpy as np
 
 from mer_jax.errors import UserError, reported
+from mer_jax.frames import CODINGS, Frames, as_they_are
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")
@@ -39,7 +41,8 @@ TEXT_COLUMNS = ("id", "split", "dialogue", "speaker", "session", "label")
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-    """One utterance. `features[m]` is [time, width], float16 or float32; `start` and `end` are seconds in the recording.
+    """One utterance. `features[m]` is [time, width], float16 or float32, or Frames; `start` and `end` are seconds in the
+    recording.
 
     votes: what each rater said, (rater, label); one who chose several labels has several. A label need not be a class.
     """
@@ -52,7 +55,7 @@ class Utterance:
     session: str
     label: str
     sentence: str
-    features: Mapping[str, np.ndarray]
+    features: Mapping[str, Any]
     start: float | None = None
     end: float | None = None
     votes: tuple[tuple[str, str], ...] = ()
@@ -181,6 +184,11 @@ def _to_example(utterance: Utterance) -> bytes:
         features["votes/rater"] = [rater.encode() for rater in raters]
         features["votes/label"] = [label.encode() for label in labels]
     for modality, value in utterance.features.items():
+        if isinstance(value, Frames):
+            features[f"{modality}/data"] = [bytes(frame) for frame in value.data]
+            features[f"{modality}/dtype"] = value.coding.encode()
+            features[f"{modality}/shape"] = [len(value), value.height, value.width, 3]
+            continue
         features[f"{modality}/data"] = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
         features[f"{modality}/dtype"] = value.dtype.name.encode()
         features[f"{modality}/shape"] = [int(n) for n in value.shape]
@@ -190,11 +198,16 @@ def _to_example(utterance: Utterance) -> bytes:
 def _from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
     raw = decode_example(record)
     fields: dict[str, Any] = {name: bytes(raw[name][0]).decode() for name in (*TEXT_COLUMNS, "sentence")}
-    features = {}
+    features: dict[str, Any] = {}
     for modality in modalities:
         if f"{modality}/data" in raw:
-            dtype = np.dtype(bytes(raw[f"{modality}/dtype"][0]).decode()).newbyteorder("<")
-            features[modality] = np.frombuffer(raw[f"{modality}/data"][0], dtype).reshape(raw[f"{modality}/shape"])
+            data, kind = raw[f"{modality}/data"], bytes(raw[f"{modality}/dtype"][0]).decode()
+            if kind in CODINGS:
+                _, height, width, _ = raw[f"{modality}/shape"]
+                features[modality] = Frames(kind, height, width, tuple(data))
+            else:
+                dtype = np.dtype(kind).newbyteorder("<")
+                features[modality] = np.frombuffer(data[0], dtype).reshape(raw[f"{modality}/shape"])
     fields |= {name: raw[name][0] if name in raw else None for name in ("start", "end")}
     votes = zip(
         *([bytes(x).decode() for x in raw.get(f"votes/{part}", ())] for part in ("rater", "label")), strict=True
@@ -447,18 +460,34 @@ def _check(utterance: Utterance, description: Description, specs: dict[str, dict
             raise UserError(f"{where}: modality {modality!r} is not declared")
         if not modality.isidentifier():
             raise UserError(f"{where}: modality {modality!r} is no name; use letters, as in text, audio, visual")
-        if value.ndim != 2 or value.shape[0] == 0 or value.dtype.name not in DTYPES:
+        found = _spec(where, modality, value)
+        spec = specs.setdefault(modality, {**found, "longest": 0})
+        if spec | found != spec:
+            raise UserError(f"{where}: {modality} is {_told(found)}; the utterances before it are {_told(spec)}")
+        spec["longest"] = max(spec["longest"], len(value))
+
+
+def _spec(where: str, modality: str, value: Any) -> dict[str, Any]:
+    """What all utterances of a modality have in common; frames have their size in `pixels`."""
+    if isinstance(value, Frames):
+        if not len(value) or value.coding not in CODINGS:
             raise UserError(
-                f"{where}: {modality} must be [time >= 1, width] of {' or '.join(DTYPES)}, "
-                f"not {list(value.shape)} of {value.dtype}"
+                f"{where}: {modality} must be frames of {', '.join(CODINGS)}, not {len(value)} of {value.coding}"
             )
-        spec = specs.setdefault(modality, {"width": value.shape[1], "dtype": value.dtype.name, "longest": 0})
-        if (value.shape[1], value.dtype.name) != (spec["width"], spec["dtype"]):
-            raise UserError(
-                f"{where}: {modality} is {value.shape[1]} wide of {value.dtype}; "
-                f"the utterances before it are {spec['width']} wide of {spec['dtype']}"
-            )
-        spec["longest"] = max(spec["longest"], value.shape[0])
+        size = [value.height, value.width]
+        return {"width": 3 * value.height * value.width, "dtype": value.coding, "pixels": size}
+    if value.ndim != 2 or value.shape[0] == 0 or value.dtype.name not in DTYPES:
+        raise UserError(
+            f"{where}: {modality} must be [time >= 1, width] of {' or '.join(DTYPES)}, "
+            f"not {list(value.shape)} of {value.dtype}"
+        )
+    return {"width": value.shape[1], "dtype": value.dtype.name}
+
+
+def _told(spec: Mapping[str, Any]) -> str:
+    if "pixels" in spec:
+        return "{} x {} pixels".format(*spec["pixels"]) + f" as {spec['dtype']}"
+    return f"{spec['width']} wide of {spec['dtype']}"
 
 
 # ---- reading ----
@@ -522,6 +551,15 @@ class Corpus:
                 f"{self.where(row)}: {error}. Restore the file from its source or rebuild the corpus."
             ) from None
         return utterance
+
+    def decoded(self, row: int, frames: Frames, view: Callable[[Frames], Any] = as_they_are) -> Any:
+        """`view` of the utterance's frames; raises UserError naming a damaged one."""
+        try:
+            return view(frames)
+        except ValueError as error:
+            raise UserError(
+                f"{self.where(row)}: {error}. Restore the file from its source or rebuild the corpus."
+            ) from None
 
     def where(self, row: int) -> str:
         """How to name a record to a person."""
@@ -593,9 +631,7 @@ def main(argv: list[str] | None = None) -> None:
         corpus = Corpus(folder)
         print(f"{corpus.manifest['name']}: {len(corpus)} utterances, manifest sha256 {corpus.manifest_sha256}")
         for name, spec in corpus.modalities.items():
-            print(
-                f"  {name}: width {spec['width']}, {spec['dtype']}, up to {spec['longest']} steps, {spec['extractor']}"
-            )
+            print(f"  {name}: {_told(spec)}, up to {spec['longest']} steps, {spec['extractor']}")
         for name, split in corpus.manifest["splits"].items():
             print(f"  {name}: {split['count']}  " + "  ".join(f"{k} {v}" for k, v in split["classes"].items()))
         if voted := corpus.manifest.get("voted"):
@@ -603,7 +639,10 @@ def main(argv: list[str] | None = None) -> None:
         nonfinite: Counter[str] = Counter()
         for row in range(len(corpus)):
             for modality, value in corpus[row].features.items():
-                nonfinite[modality] += not np.isfinite(value).all()
+                if isinstance(value, Frames):
+                    corpus.decoded(row, value)
+                else:
+                    nonfinite[modality] += not np.isfinite(value).all()
         for shard in corpus.manifest["shards"]:
             if sha256_of(folder / shard["file"]) != shard["sha256"]:
                 raise UserError(

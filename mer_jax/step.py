@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
-from mer_jax.batch import Batch
+from mer_jax.batch import Batch, where_real
 from mer_jax.losses import weighted_mean
 from mer_jax.metrics import confusion
 
@@ -73,19 +73,21 @@ class Rules(NamedTuple):
 
 
 def standardize(batch: Batch, input_stats: dict[str, Any]) -> Batch:
-    """(x - mean) / scale on the real time steps; padding stays zero."""
-    features = {
-        m: jnp.where(
-            batch.mask[m][..., None], (x - input_stats[m]["mean"][None, None]) / input_stats[m]["scale"][None, None], 0
-        )
-        for m, x in batch.features.items()
-    }
-    return dataclasses.replace(batch, features=features)
+    """(x - mean) / scale along the last axis on the real time steps; padding stays zero."""
+
+    def of(m: str, x: Array) -> Array:
+        mean, scale = (jnp.expand_dims(input_stats[m][name], range(x.ndim - 1)) for name in ("mean", "scale"))
+        return where_real(batch.mask[m], (x.astype(jnp.float32) - mean) / scale)
+
+    return dataclasses.replace(batch, features={m: of(m, x) for m, x in batch.features.items()})
 
 
-def init_state(seed: Array, given: Given, *, init: Callable[..., Any], rules: Callable[[Given], Rules]) -> TrainState:
+def init_state(
+    seed: Array, given: Given, start: Any, *, init: Callable[..., Any], rules: Callable[[Given], Rules]
+) -> TrainState:
+    """start: arrays of the model that are given instead of drawn; see `pure.Pure`."""
     model_key, key = jax.random.split(jax.random.key(seed))
-    params, rest = init(model_key, given.values)
+    params, rest = init(model_key, given.values, start)
     made = rules(given)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

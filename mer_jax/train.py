@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from mer_jax.fleet import Fleet
 from mer_jax.log import by_replica
 from mer_jax.program import Inputs, Program, build, load, steps_per_epoch, together_of
 from mer_jax.protocols import Split
-from mer_jax.records import Corpus
+from mer_jax.records import Corpus, sha256_of
 from mer_jax.replicas import replicas_of
 from mer_jax.statistics import SCORES
 from mer_jax.summary import calibrated, points_of, rated, scored
@@ -48,9 +49,12 @@ def read_json(path: epath.Path) -> Any:
 
 def identity(config: config_lib.Experiment, corpus: Corpus) -> dict[str, Any]:
     """What config.json says of a run: two runs of one workdir must agree in config and data."""
+    data = {"manifest_sha256": corpus.manifest_sha256}
+    if isinstance(config, config_lib.DeepMSIFramesExperiment) and config.backbone.weights:
+        data["weights_sha256"] = sha256_of(Path(config.backbone.weights))
     return {
         "config": config_lib.to_dict(config),
-        "data": {"manifest_sha256": corpus.manifest_sha256},
+        "data": data,
         "versions": versions(),
     }
 
@@ -465,16 +469,22 @@ def show(result: dict[str, Any], workdir: epath.Path) -> None:
     log.console.print(f"metrics.json, predictions.jsonl and the checkpoint are in {workdir}")
 
 
-def score_again(config: config_lib.Experiment, corpus: Corpus, workdir: epath.Path) -> int:
-    """Scores the best models of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
-    if not finished(workdir, identity(config, corpus), allow_config_change=False):
-        raise UserError(f"{workdir} holds no finished run; the same command without --mode=eval finishes it")
-    known = read_json(workdir / "metrics.json")
+def resumed(config: config_lib.Experiment, corpus: Corpus, workdir: epath.Path) -> Run:
+    """A finished run as its last checkpoint has it, with every replica's best model; raises UserError if there is none."""
     whole = assemble(config, corpus, workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     if take_up(whole, checkpoints, fall_back=False) is None:
         raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint: it cannot be scored again")
     checkpoints.close()
+    return whole
+
+
+def score_again(config: config_lib.Experiment, corpus: Corpus, workdir: epath.Path) -> int:
+    """Scores the best models of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
+    if not finished(workdir, identity(config, corpus), allow_config_change=False):
+        raise UserError(f"{workdir} holds no finished run; the same command without --mode=eval finishes it")
+    known = read_json(workdir / "metrics.json")
+    whole = resumed(config, corpus, workdir)
     results, _ = score_parts(whole)
     show(known, workdir)
     before, now = ({r["name"]: r for r in found} for found in (known["replicas"], results))

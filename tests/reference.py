@@ -213,7 +213,7 @@ def deepmsi(p, sample, *, keep, published, vsc=True, threshold=0.6, alpha=0.9):
     if "visual" in x:
         frames = x["visual"]
         if vsc:
-            guide = 0.0
+            guide = p.get("guide", 0.0)
             if pooled:
                 hidden = mlp_block(
                     p["early"]["hidden"],

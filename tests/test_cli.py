@@ -284,11 +284,13 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
         "mer_jax.main",
         "mer_jax.sweep",
         "mer_jax.compare",
+        "mer_jax.kept",
         "mer_jax.records",
         "data_prep.iemocap",
         "data_prep.meld",
         "data_prep.mosi",
         "data_prep.audit",
+        "data_prep.swin",
     ],
 )
 def test_help_explains(run_cli, module):

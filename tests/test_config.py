@@ -8,13 +8,17 @@ from conftest import ROOT
 
 from mer_jax import config as config_lib
 from mer_jax import data, program, protocols, shard, step, sweep
-from mer_jax.config import DeepMSIExperiment, LSGMERExperiment, validate
+from mer_jax import demo as demo_lib
+from mer_jax.batch import Batch
+from mer_jax.config import DeepMSIExperiment, DeepMSIFramesExperiment, LSGMERExperiment, validate
 from mer_jax.errors import UserError
+from mer_jax.records import Corpus
 
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
 SWEEPS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_sweep" in p.read_text())
 PARAMETERS = {
     "lsgmer": 2_257_159, "lsgmer:tiny": 38_439, "lsgmer:iemocap": 2_257_159, "lsgmer:meld": 1_131_783, "lsgmer:emodb": 73_543,
+    "deepmsi_mer_frames": 47_729_897, "deepmsi_mer_frames:published": 47_732_529, "deepmsi_mer_frames:tiny": 457_547,
     "deepmsi_mer": 758_887, "deepmsi_mer:tiny": 27_559, "deepmsi_mer:iemocap": 16_993_383, "deepmsi_mer:meld": 16_993_383,
 }  # fmt: skip
 
@@ -36,6 +40,7 @@ def build_without_reading(config, corpus, replicas):
     pool = data.take_pool(corpus, np.arange(len(corpus)), {m: 128 for m in config.data.modalities})
     fold = protocols.split(corpus, "official", 0).folds[0]
     widths = {m: corpus.modalities[m]["width"] for m in config.data.modalities}
+    widths |= {m: 3 for m in widths if "pixels" in corpus.modalities[m]}
     stats = {m: {"mean": np.zeros(w, np.float32), "scale": np.ones(w, np.float32)} for m, w in widths.items()}
     given = step.Given(stats, np.zeros(len(corpus.labels), np.float32), {})
     trains = np.isin(np.arange(len(corpus)), fold.train)[None]
@@ -44,20 +49,44 @@ def build_without_reading(config, corpus, replicas):
     return program.build(config, corpus, inputs, replicas, mesh), pool
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_every_config_traces_a_step(name, demo):
-    config = validate(load_config(name))
-    config_lib.validate_against(config, demo)
-    compiled, pool = build_without_reading(config, demo, replicas=2)
+@pytest.fixture(scope="module")
+def framed(tmp_path_factory):
+    """Text, audio and drawn frames."""
+    path = tmp_path_factory.mktemp("framed") / "framed"
+    demo_lib.write_demo(path, 0, {"train": 40, "valid": 8, "test": 8}, "frames")
+    return Corpus(path)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n.startswith("deepmsi_mer_frames") and ":t" not in n)) for n in PARAMETERS]
+)  # fmt: skip
+def test_every_config_traces_a_step(name, demo, framed):
+    config = load_config(name)
+    of_frames = isinstance(config, config_lib.DeepMSIFramesExperiment)
+    corpus = framed if of_frames else demo
+    if of_frames:
+        config.data.modalities = ("text", "audio", "visual")
+    config = validate(config)
+    config_lib.validate_against(config, corpus)
+    compiled, pool = build_without_reading(config, corpus, replicas=2)
     state = compiled.like["state"]
     count = sum(int(np.prod(x.shape[1:])) for x in jax.tree.leaves(state.params))
     assert count == PARAMETERS[name]
-    batch = config.train.batch_size
-    rows, weight = jax.ShapeDtypeStruct((batch,), np.int32), jax.ShapeDtypeStruct((2, batch), bool)
-    flat = {m: jax.ShapeDtypeStruct((100, demo.modalities[m]["width"]), np.float16) for m in config.data.modalities}
-    column = {m: jax.ShapeDtypeStruct((len(pool),), np.int32) for m in config.data.modalities}
-    source = data.Resident(flat, column, column, jax.ShapeDtypeStruct((len(pool),), np.int32),
-                           jax.ShapeDtypeStruct(pool.targets.shape, np.float32))  # fmt: skip
+    batch, classes = config.train.batch_size, len(corpus.labels)
+    weight = jax.ShapeDtypeStruct((2, batch), bool)
+    if of_frames:
+        rows, pixels = None, config.frames.size
+        shapes = {m: ((batch, 16, corpus.modalities[m]["width"]), np.float32) for m in ("text", "audio")}
+        shapes["visual"] = ((batch, 16, pixels, pixels, 3), np.uint8)
+        mask = {m: jax.ShapeDtypeStruct((batch, 16), bool) for m in shapes}
+        rest = [((batch,), np.int32), ((batch, classes), np.float32), ((batch,), np.float32)]
+        source = Batch({m: jax.ShapeDtypeStruct(*s) for m, s in shapes.items()}, mask, *(jax.ShapeDtypeStruct(*s) for s in rest))  # fmt: skip
+    else:
+        rows = jax.ShapeDtypeStruct((batch,), np.int32)
+        flat = {m: jax.ShapeDtypeStruct((100, demo.modalities[m]["width"]), np.float16) for m in config.data.modalities}
+        column = {m: jax.ShapeDtypeStruct((len(pool),), np.int32) for m in config.data.modalities}
+        source = data.Resident(flat, column, column, jax.ShapeDtypeStruct((len(pool),), np.int32),
+                               jax.ShapeDtypeStruct(pool.targets.shape, np.float32))  # fmt: skip
     pads = tuple((m, 16) for m in config.data.modalities)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to the power of an integer
         new, terms = jax.eval_shape(lambda s, w, d, r: compiled.train(s, w, d, r, pads), state, weight, source, rows)
@@ -87,11 +116,24 @@ def test_every_config_traces_a_step(name, demo):
         ("data.max_length", "text", "whole numbers"),
         ("optim.learning_rate", float("inf"), "above 0 and finite"),
         ("seed", 5_000_000_000, "below"),
+        ("frames.crop", 0.0, "at least 0.01"),
+        ("frames.size", 255, "a multiple of backbone.patch = 4"),
+        ("backbone.heads", (3, 6, 12), "a number for each stage that divides its width, 96, 192, 384, 768"),
+        ("backbone.heads", (3, 6, 12, 25), "divides its width"),
+        ("backbone.depths", (2, 2, 0, 2), "one or more positive"),
+        ("backbone.stage", 5, "from 1 to 4"),
+        ("backbone.sides", (14, 15), "that do not grow, at most 16"),
+        ("backbone.sides", (14, 12, 10, 8), "one to 3 numbers"),
+        ("backbone.tune", "last:5", "all, none, or last:K with K from 1 to 4"),
+        ("backbone.layer_decay", 0.0, "above 0"),
     ],
 )
 def test_a_bad_value_is_named(field, value, words):
     deepmsi = field in ("model.keep", "model.tcn_widths", "loss.pairs", "model.variant", "model.alpha")
     config = DeepMSIExperiment() if deepmsi else LSGMERExperiment()
+    if field.startswith(("frames.", "backbone.")):
+        config = DeepMSIFramesExperiment()
+        config.data.modalities = ("text", "audio", "visual")
     group, _, name = field.rpartition(".")
     setattr(getattr(config, group) if group else config, name, value)
     with pytest.raises(UserError, match=f"--config.{re.escape(field)}=.*{words}"):
@@ -162,7 +204,15 @@ def test_every_checked_name_exists_and_every_string_is_checked():
     tables = (config_lib.CHOICES, config_lib.AT_LEAST, config_lib.ABOVE_ZERO, config_lib.AT_MOST_ONE)
     checked = set(config_lib.BELOW_ONE).union(*tables)
     assert checked <= flat.keys()
-    free = {"experiment", "data.path", "data.protocol", "replicas.grid", "replicas.points"}
+    free = {
+        "experiment",
+        "data.path",
+        "data.protocol",
+        "replicas.grid",
+        "replicas.points",
+        "backbone.weights",
+        "backbone.tune",
+    }
     assert {k for k, v in flat.items() if isinstance(v, str)} - free == set(config_lib.CHOICES)
     numbers = {k for k, v in flat.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     assert numbers <= checked
@@ -182,3 +232,15 @@ def test_differences():
     old = config_lib.to_dict(LSGMERExperiment(seed=3))
     old["optim"]["clip"] = 5.0
     assert config_lib.differences(old, new) == ["optim.clip: 5.0 -> 1.0", "seed: 3 -> 0"]
+
+
+def test_a_config_comes_back_from_its_json():
+    for name in PARAMETERS:
+        config = validate(load_config(name))
+        found = config_lib.from_dict(config_lib.to_dict(config))
+        assert type(found) is type(config)
+        assert found == config
+    tree = config_lib.to_dict(config)
+    del tree["optim"]["clip"]
+    with pytest.raises(UserError, match=r"of another version of mer_jax: what differs is optim\.clip"):
+        config_lib.from_dict(tree)

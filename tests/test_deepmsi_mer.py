@@ -14,7 +14,7 @@ from mer_jax.pure import pure
 WIDTHS = {"text": 7, "audio": 5, "visual": 6}
 CLASSES = 4
 DEFAULTS = {
-    "tokens": 1, "classes": CLASSES, "variant": "fixed", "vsc": True, "keep": 0.5, "threshold": 0.3, "alpha": 0.9,
+    "tokens": 1, "backbone": None, "classes": CLASSES, "variant": "fixed", "vsc": True, "keep": 0.5, "threshold": 0.3, "alpha": 0.9,
     "early_width": 9, "tcn_widths": (8, 6), "tcn_kernel": 3, "projection": 8, "late_widths": (10, 6), "dropout": 0.3,
     "early_dropout": 0.3, "tcn_dropout": 0.3, "projection_dropout": 0.3, "modality_dropout": 0.0, "temperature": 0.5, "learn_temperature": False,
 }  # fmt: skip
@@ -193,4 +193,4 @@ def test_bfloat16_is_close_and_keeps_float32_outside(variant):
     assert close["logits"].dtype == jnp.float32
     np.testing.assert_allclose(close["logits"], exact["logits"], atol=0.1)
     assert np.abs(close["logits"] - exact["logits"]).max() > 1e-5, "nothing was computed in bfloat16"
-    assert {str(x.dtype) for x in jax.tree.leaves((rest, outputs, trained))} == {"float32", "bool"}
+    assert {str(x.dtype) for x in jax.tree.leaves((rest, outputs, trained))} == {"float32", "bool", "int32"}

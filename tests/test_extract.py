@@ -16,11 +16,13 @@ import wave
 import numpy as np
 import pytest
 from conftest import ROOT, SHARED, user_env
+from PIL import Image
 
 from data_prep import clips, emodb, faces, features, media
 from data_prep.media import Clip
 from mer_jax import protocols
 from mer_jax.errors import UserError
+from mer_jax.frames import as_they_are
 from mer_jax.records import Corpus
 
 needs_av = pytest.mark.skipif(not importlib.util.find_spec("av"), reason="needs pip install -e '.[prep]'")
@@ -870,6 +872,44 @@ class TestClips:
         assert encoder.identity != FrameEncoder(str(models / "vit"), frames=10, device="cpu").identity
         again = run_cli(*arguments, "--out", tmp_path / "out2", module="data_prep.clips")
         assert "no face was found in 15 of 40 frames" in again.stdout, "also when none is computed again"
+
+    @pytest.mark.parametrize("coding", ["jpeg", "png"])
+    def test_the_frames_themselves(self, models, films, tmp_path, run_cli, coding):
+        """Squares from the middle; what a run reads is what Pillow makes of the film's frames; the cache gives the same bytes."""
+        arguments = [
+            films,
+            "--cache",
+            tmp_path / "cache",
+            "--device=cpu",
+            "--text-encoder",
+            models / "bert",
+            "--text-layers=-1",
+            "--frames=5",
+        ]
+        refused = run_cli(*arguments, "--out", tmp_path / "a", "--frame-size=16", module="data_prep.clips")
+        assert refused.returncode == 2
+        assert "--frame-size is of --visual-encoder=jpeg or png" in refused.stderr
+        arguments += ["--visual-encoder", coding, "--frame-size=16"]
+        done = run_cli(*arguments, "--out", tmp_path / "a", module="data_prep.clips")
+        assert done.returncode == 0, done.stderr
+        corpus = Corpus(tmp_path / "a")
+        assert corpus.modalities["visual"] | {"extractor": ""} == {
+            "width": 768, "dtype": coding, "pixels": [16, 16], "longest": 5, "extractor": ""
+        }  # fmt: skip
+        assert "5 frames evenly spread as" in corpus.modalities["visual"]["extractor"]
+        found = next(corpus[i] for i in range(24) if corpus[i].id == "film07").features["visual"]
+        images = media.frames(Clip("film07", films.parent / "film07.mp4"), 30.0, count=5)
+        wanted = [Image.fromarray(image[:, 16:48]).resize((16, 16), Image.Resampling.BICUBIC) for image in images]
+        off = np.abs(as_they_are(found).astype(int) - np.stack([np.asarray(w) for w in wanted]))
+        assert off.max() <= (6 if coding == "jpeg" else 1)
+        again = run_cli(*arguments, "--out", tmp_path / "b", module="data_prep.clips")
+        assert "visual: 24 of 24 utterances are finished already" in again.stderr
+        same = {
+            name
+            for name, content in corpus_bytes(tmp_path / "a").items()
+            if corpus_bytes(tmp_path / "b")[name] == content
+        }
+        assert same >= {name for name in corpus_bytes(tmp_path / "a") if name != "manifest.json"}
 
     def test_parts_of_one_long_recording(self, models, tmp_path, run_cli):
         write_wav(tmp_path / "long.wav", np.concatenate([tone(1.0, p) for p in (120.0, 180.0, 240.0, 300.0)]))

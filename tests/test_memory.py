@@ -47,7 +47,7 @@ def steps(config, corpus, count, devices=1):
     for batch in itertools.islice(whole.inputs.feed.training(order, 0), count):
         terms.append(log.by_replica(whole.fleet.train([0], *batch))[0])
     state = whole.program.init(
-        *jax.tree.map(lambda x: shard.put(x, whole.program.each), (np.uint32(0), whole.inputs.given[0]))
+        *jax.tree.map(lambda x: shard.put(x, whole.program.each), (np.uint32(0), whole.inputs.given[0])), {}
     )
     weight = shard.put(whole.inputs.trains[0][batch[-1]], whole.program.both)
     compiled = whole.program.train.lower(state, weight, *batch[:3]).compile()

@@ -7,6 +7,7 @@ import pytest
 import reference
 from flax import nnx
 
+from mer_jax import weights
 from mer_jax.models import swin
 
 CONFIG = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3], "window_size": 4, "image_size": 64, "patch_size": 4}
@@ -44,8 +45,9 @@ def ours(config, weights):
         {"window_size": 8, "depths": [2, 2, 2], "num_heads": [2, 3, 4]},  # the last stages have one window: no shift
         {"pretrained_window_sizes": [6, 3]},
         {"image_size": 32, "window_size": 8},
+        {"image_size": 64, "window_size": 16, "depths": [2, 2, 2], "num_heads": [2, 3, 4]},  # grids of 16, 8, 4
     ],
-    ids=["", "one window", "pretrained", "small"],
+    ids=["", "one window", "pretrained", "small", "windows larger than the last grids"],
 )
 def test_the_same_as_in_transformers(changes):
     import torch
@@ -78,7 +80,7 @@ def test_a_block_is_its_formula(grid, shifted):
     """Grids that windows of three divide, that they do not, and one smaller than a window."""
     block, p = make_block()
     x = np.random.default_rng(1).normal(size=(2, *grid, 8))
-    found = block(jnp.asarray(x, jnp.float32), window=3, shifted=shifted)
+    found, _ = block(jnp.asarray(x, jnp.float32), window=3, shifted=shifted)
     wanted = [reference.swin_block(frame, p, 2, 3, shifted) for frame in x]
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
@@ -90,7 +92,7 @@ def test_compression_in_a_block_is_its_formula(published, shifted):
     rng = np.random.default_rng(2)
     x, guide = rng.normal(size=(2, 6, 6, 8)), rng.normal(size=(2, 8))
     how = swin.Compression(side=4, threshold=0.6, alpha=0.9, published=published)
-    found = block(
+    found, _ = block(
         jnp.asarray(x, jnp.float32), jnp.asarray(guide, jnp.float32), window=3, shifted=shifted, compression=how, one_mask=published
     )  # fmt: skip
     wanted = [reference.swin_block(a, p, 2, 3, shifted, 4, g, published) for a, g in zip(x, guide, strict=True)]
@@ -158,6 +160,21 @@ def test_frames_do_not_see_each_other():
     assert np.abs(found[0] - wanted[0]).max() > 1e-3
 
 
+@pytest.mark.slow
+def test_half_precision_is_close():
+    """Tokens of length 1 in every feature on the whole (they are normalised): a hundredth of that on average."""
+    model = small(drop_path=0.0)
+    graph, params = nnx.split(model)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 64, 3)), jnp.float32)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    with jax.numpy_dtype_promotion("standard"):  # flax's LayerNorm mixes half and single precision
+        found = jax.jit(lambda p, x: nnx.merge(graph, p)(x))(half, images.astype(jnp.bfloat16))
+    wanted = model(images)
+    assert found.dtype == jnp.bfloat16
+    assert np.abs(found.astype(jnp.float32) - wanted).mean() < 0.02
+    assert np.abs(found.astype(jnp.float32) - wanted).max() < 0.2
+
+
 def test_too_many_compressions_are_refused():
     with pytest.raises(ValueError, match="stage 1 has 2 blocks, every second of which may compress: not 2"):
         small(sides=(7, 6))
@@ -170,3 +187,46 @@ def test_drop_path_leaves_out_whole_frames_and_keeps_the_mean():
     assert (kept == kept[:, :1, :1]).all()
     assert abs(kept.mean() - 1) < 0.05
     assert swin.drop_path(x, 0.25, None) is x
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept_as", ["safetensors", "bin"])
+def test_a_public_checkpoint_becomes_a_file(tmp_path, run_cli, kept_as):
+    """As transformers saves it, and as older checkpoints are: torch's own format, without an image processor."""
+    import torch
+
+    model, folder = theirs(), tmp_path / "swin"
+    model.save_pretrained(folder)
+    if kept_as == "bin":
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    done = run_cli(folder, "--out", tmp_path / "w.npz", module="data_prep.swin")
+    assert done.returncode == 0, done.stderr
+    assert "--config.backbone.depths='(2, 2)'" in done.stdout
+    arrays, arguments = weights.read(tmp_path / "w.npz"), weights.arguments_of(tmp_path / "w.npz")
+    assert arguments["window"] == 4
+    assert arguments["norm_first"] is False
+    from data_prep.swin import renamed
+
+    wanted = renamed({k: v.numpy() for k, v in model.state_dict().items()})
+    assert arrays.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(arrays[name], value, err_msg=name)
+    again = run_cli(folder, "--out", tmp_path / "w.npz", module="data_prep.swin")
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+@pytest.mark.slow
+def test_what_is_no_swin_is_refused(tmp_path, run_cli):
+    transformers = pytest.importorskip("transformers", reason="needs the prep extra")
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32
+    )
+    transformers.ViTModel(config).save_pretrained(tmp_path / "vit")
+    done = run_cli(tmp_path / "vit", "--out", tmp_path / "w.npz", module="data_prep.swin")
+    assert done.returncode == 2
+    assert "is a vit, not a swinv2" in done.stderr
+    done = run_cli(tmp_path / "nothing", "--out", tmp_path / "w.npz", module="data_prep.swin")
+    assert done.returncode == 2
+    assert "neither a local folder nor reachable on the hub" in done.stderr

@@ -1,4 +1,5 @@
-"""One pass over a corpus folder's records, and the little that is kept of it: digests, extremes, means over time."""
+"""One pass over a corpus folder's records, and the little that is kept of it: digests, extremes, means over time. Frames
+are looked at as pictures of 4 x 4 pixels."""
 
 import dataclasses
 import hashlib
@@ -7,6 +8,7 @@ import numpy as np
 
 from data_prep.audit.floor import drawn
 from data_prep.features import Progress
+from mer_jax.frames import Frames, thumbnails
 from mer_jax.protocols import plain
 from mer_jax.records import Corpus, Utterance
 
@@ -96,7 +98,7 @@ def read(corpus: Corpus, floor: bool) -> Reading:
     """One pass; raises UserError where a record is damaged."""
     n = len(corpus)
     reading = Reading(
-        streams={m: Stream(spec["width"], n) for m, spec in corpus.modalities.items()},
+        streams={m: Stream(48 if "pixels" in spec else spec["width"], n) for m, spec in corpus.modalities.items()},
         sentence=np.zeros(n, np.uint64),
         words=np.zeros(n, np.int32),
         moment=np.zeros(n, np.uint64),
@@ -107,7 +109,12 @@ def read(corpus: Corpus, floor: bool) -> Reading:
     kept = drawn(n) & floor
     progress = Progress("reading utterances", n)
     for row in range(n):
-        reading.add(row, corpus[row], bool(kept[row]))
+        utterance = corpus[row]
+        seen = {
+            m: corpus.decoded(row, value, thumbnails) if isinstance(value, Frames) else value
+            for m, value in utterance.features.items()
+        }
+        reading.add(row, dataclasses.replace(utterance, features=seen), bool(kept[row]))
         progress.update(1)
     progress.close()
     return reading

@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import encoders
-from data_prep.audio import Egemaps, SpeechEncoder
 from data_prep.audit import write_and_audit
-from data_prep.clips import STREAMS, Row, check_clips, digest, features_of, refuse_broken, tell_lengths, utterances
+from data_prep.clips import (
+    STREAMS,
+    AnyEncoder,
+    Row,
+    check_clips,
+    digest,
+    features_of,
+    refuse_broken,
+    tell_lengths,
+    utterances,
+)
 from data_prep.media import Checked, Clip
 from data_prep.raw.tree import Traps, Turn
 from data_prep.text import TextEncoder, encoder_of
-from data_prep.visual import FrameEncoder
 from mer_jax import cache
 from mer_jax.errors import UserError
 from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
@@ -29,7 +37,7 @@ CLIP_TRAPS = {
     "clip-over-long": "longer than --longest: cut to their beginning, not dropped",
     "clip-short": f"under {SHORT} s: kept; what an encoder cannot read alone is filled up with silence",
 }
-Chosen = dict[str, TextEncoder | SpeechEncoder | Egemaps | FrameEncoder]
+Chosen = dict[str, AnyEncoder]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +115,7 @@ def convert(
 
 
 def _encoders(arguments: argparse.Namespace) -> tuple[TextEncoder, Chosen]:
+    encoders.refuse_idle(arguments)
     words = encoder_of(arguments)
     chosen: Chosen = {"text": words}
     if arguments.audio_encoder:

@@ -1,20 +1,23 @@
-"""DeepMSI-MER: multimodal semantic information fusion (arXiv 2502.08573), from pre-extracted features.
+"""DeepMSI-MER: multimodal semantic information fusion (arXiv 2502.08573), from pre-extracted features or from frames.
 
-Text and audio guide the compression of the visual sequence, a TCN reads what is left, projection heads bring the
-modalities into one space for the contrastive loss, late fusion classifies. Any non-empty set of the three modalities will do.
+Text and audio guide the compression of the visual sequence (of every frame's tokens, in a Swin V2, where there are frames), a
+TCN reads what is left, projection heads bring the modalities into one space for the contrastive loss, late fusion classifies.
+Any non-empty set of the three modalities will do.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mer_jax.batch import Batch
 from mer_jax.models import vsc
 from mer_jax.models.layers import Number, drop_steps, dropout, hold, masked_mean, number, split_key, unit
+from mer_jax.models.swin import SwinV2
 from mer_jax.models.tcn import TCN
 
 MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads them
@@ -22,12 +25,14 @@ MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads
 
 class Outputs(TypedDict):
     """logits: Float[batch, classes]; projections[m]: Float[batch, dim] of length 1; present[m]: Bool[batch], whether the sample has
-    the modality; temperature of the contrastive loss: Float[]"""
+    the modality; temperature of the contrastive loss: Float[]; kept: where the tokens that VSC kept stood, Int[batch, kept]
+    among the frames (their number where it kept none), or within each frame Int[batch, time, kept]; None without VSC"""
 
     logits: Array
     projections: dict[str, Array]
     present: dict[str, Array]
     temperature: Array
+    kept: Array | None
 
 
 class MLPBlock(nnx.Module):
@@ -79,8 +84,11 @@ class ProjectionHead(nnx.Module):
 
 
 class DeepMSIMER(nnx.Module):
-    """Text, audio and visual features, any of them -> emotion logits and one projection per modality.
+    """Text, audio and visual features, any of them -> emotion logits and one projection per modality. Without text and audio
+    a learned vector guides VSC [ours].
 
+    backbone: arguments of `swin.SwinV2`, which then reads frames, compresses their tokens where it has `sides` and gives their
+    mean (`vsc` and `keep` are of features only); None where visual steps are features.
     widths: features per time step of each modality; tokens: how many tokens lie side by side in a visual step (1: a step is
     a frame's one vector, and VSC works over the frames; more: VSC works inside every frame, whose tokens are then averaged).
     attended: of text and audio, those pooled over time by attention instead of the mean; for one vector it would be the same.
@@ -91,6 +99,7 @@ class DeepMSIMER(nnx.Module):
         *,
         widths: Mapping[str, int],
         tokens: int,
+        backbone: Mapping[str, Any] | None,
         attended: tuple[str, ...],
         classes: int,
         variant: str,
@@ -122,13 +131,19 @@ class DeepMSIMER(nnx.Module):
         )
         guides = sum(widths[m] for m in ("text", "audio") if m in widths)
         sizes = dict(widths)
+        self.backbone = None if backbone is None else SwinV2(**backbone, rngs=rngs)
         if "visual" in widths:
             token = widths["visual"] // tokens
+            guided = token if vsc else 0
+            if self.backbone is not None:
+                token, guided = self.backbone.width, self.backbone.guide_width
             self.early = (
-                EarlyFusion(guides, early_width, token, early_dropout, published=self.published, rngs=rngs)
-                if vsc and guides
+                EarlyFusion(guides, early_width, guided, early_dropout, published=self.published, rngs=rngs)
+                if guided and guides
                 else None
             )
+            alone = bool(guided) and not guides and not self.published
+            self.guide = nnx.Param(jnp.zeros(guided)) if alone else None
             self.tcn = TCN(token, tcn_widths, tcn_kernel, tcn_dropout, he=not self.published, rngs=rngs)
             sizes["visual"] = tcn_widths[-1]
         self.heads = nnx.Dict(
@@ -153,8 +168,9 @@ class DeepMSIMER(nnx.Module):
         real = real | ~real.any()  # the mean of nothing is not a number
         heads, late = keys[: len(self.modalities)], keys[len(self.modalities) :]
         pooled = {m: self._pool(m, batch.features[m], batch.mask[m]) for m in self.modalities if m != "visual"}
+        kept = None
         if "visual" in self.modalities:
-            frames, mask = self._compress(batch, pooled, real, early)
+            frames, mask, kept = self._compress(batch, pooled, real, early)
             pooled["visual"] = self.tcn.last(frames, mask, key=tcn)
         projections = {m: self.heads[m](pooled[m], key=k) for m, k in zip(self.modalities, heads, strict=True)}
         x = jnp.concatenate([projections[m] for m in self.modalities], axis=-1)
@@ -168,6 +184,7 @@ class DeepMSIMER(nnx.Module):
             projections={m: unit(p) for m, p in projections.items()},
             present={m: batch.mask[m].any(1) for m in self.modalities},
             temperature=temperature,
+            kept=kept,
         )
 
     def _pool(
@@ -180,30 +197,38 @@ class DeepMSIMER(nnx.Module):
 
     def _compress(
         self, batch: Batch, pooled: dict[str, Array], real: Array, key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"]]:
-        """The frames that the TCN reads, in order, and which of them are real."""
+    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"], Array | None]:
+        """The frames that the TCN reads, in order, which of them are real, and `kept` of the outputs."""
         x, mask = batch.features["visual"], batch.mask["visual"]
         guide = None
         if self.early is not None:
             guide = self.early(
                 jnp.concatenate([pooled[m] for m in ("text", "audio") if m in pooled], -1), real, key=key
             )
-        if self.tokens == 1:
+        elif self.guide is not None:
+            guide = jnp.broadcast_to(self.guide[...], (len(x), *self.guide.shape))
+        if self.tokens == 1 and self.backbone is None:
             return self._keep(x, mask, guide)
         b, t = mask.shape
-        x = x.reshape(b * t, self.tokens, -1)
-        each = jnp.broadcast_to(mask.reshape(-1)[:, None], x.shape[:2])
         if guide is not None:
             guide = jnp.broadcast_to(guide[:, None], (b, t, guide.shape[-1])).reshape(b * t, -1)
-        x, each = self._keep(x, each, guide)
-        return masked_mean(x, each).reshape(b, t, -1), mask
+        if self.backbone is not None:
+            key = None if key is None else jax.random.fold_in(key, 1)
+            x, kept = self.backbone.look(x.reshape(b * t, *x.shape[2:]), guide, key=key)
+            frames = x.mean(1)
+        else:
+            x = x.reshape(b * t, self.tokens, -1)
+            each = jnp.broadcast_to(mask.reshape(-1)[:, None], x.shape[:2])
+            x, each, kept = self._keep(x, each, guide)
+            frames = masked_mean(x, each)
+        return frames.reshape(b, t, -1), mask, None if kept is None else kept.reshape(b, t, -1)
 
     def _keep(
         self, x: Float[Array, "batch length dim"], mask: Bool[Array, "batch length"], guide: Array | None
-    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"]]:
-        """What VSC leaves of the tokens; all of them without it."""
+    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"], Int[Array, "batch kept"] | None]:
+        """What VSC leaves of the tokens, and where that stood; all of them without it."""
         if not self.vsc:
-            return x, mask
+            return x, mask, None
         threshold, alpha = number(self.threshold, x.dtype), number(self.alpha, x.dtype)
         found = vsc.compress(x, mask, guide, keep=self.keep, threshold=threshold, alpha=alpha, published=self.published)
-        return found.tokens, found.mask
+        return found.tokens, found.mask, found.place

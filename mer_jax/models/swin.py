@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mer_jax.models import vsc
-from mer_jax.models.layers import split_key, unit
+from mer_jax.models.layers import Number, hold, number, split_key, unit
 
 HOTTEST = math.log(100)  # the most that a head multiplies its cosines with, as a logarithm
 NO_PAIR = -1e9
@@ -136,8 +136,8 @@ class Compression(NamedTuple):
     """What VSC does in a block, and its numbers; see `vsc.compress`. side: of the square grid of kept tokens."""
 
     side: int
-    threshold: float
-    alpha: float
+    threshold: float | Float[Array, ""]
+    alpha: float | Float[Array, ""]
     published: bool
 
 
@@ -163,18 +163,19 @@ class Block(nnx.Module):
         compression: Compression | None = None,
         one_mask: bool = False,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "frames kept_height kept_width dim"]:
-        """compression: VSC between attention and MLP; as published without the shortcut around the attention.
-        one_mask: as published, every shifted window is masked as if it were the only one."""
+    ) -> tuple[Float[Array, "frames kept_height kept_width dim"], Int[Array, "frames kept"] | None]:
+        """compression: VSC between attention and MLP; as published without the shortcut around the attention. Returns where
+        the kept tokens stood, too. one_mask: as published, every shifted window is masked as if it were the only one."""
         first, second = split_key(key, 2)
         y = self.attention_norm(self._attend(x, window, shifted, pretrained, one_mask))
         if compression is None or not compression.published:
             y = x + drop_path(y, self.rate, first)
+        place = None
         if compression is not None:
-            y = compress_grid(y, guide, compression)
+            y, place = compress_grid(y, guide, compression)
             if compression.published:
                 y = drop_path(y, self.rate, first)
-        return y + drop_path(self.mlp_norm(self._mlp(y)), self.rate, second)
+        return y + drop_path(self.mlp_norm(self._mlp(y)), self.rate, second), place
 
     def _mlp(self, x: Array) -> Array:
         return self.mlp_out(nnx.gelu(self.mlp_in(x), approximate=False))
@@ -196,15 +197,16 @@ class Block(nnx.Module):
 
 def compress_grid(
     x: Float[Array, "frames height width dim"], guide: Float[Array, "frames dim"] | None, how: Compression
-) -> Float[Array, "frames side side dim"]:
-    """VSC of every frame's tokens down to a square of side * side, in the order that they then have."""
+) -> tuple[Float[Array, "frames side side dim"], Int[Array, "frames kept"]]:
+    """VSC of every frame's tokens down to a square of side * side, in the order that they then have; and where they stood,
+    row by row."""
     n, height, width, _ = x.shape
     tokens = x.reshape(n, height * width, -1)
     found = vsc.compress(
         tokens, jnp.ones(tokens.shape[:2], bool), guide,
         keep=how.side**2 / (height * width), threshold=how.threshold, alpha=how.alpha, published=how.published,
     )  # fmt: skip
-    return found.tokens.reshape(n, how.side, how.side, -1)
+    return found.tokens.reshape(n, how.side, how.side, -1), found.place
 
 
 class PatchMerging(nnx.Module):
@@ -224,12 +226,29 @@ class PatchMerging(nnx.Module):
         return self.reduce(self.norm(x)) if self.norm_first else self.norm(self.reduce(x))
 
 
+def layer_of(path: Sequence[str], depths: Sequence[int]) -> tuple[int, int]:
+    """(stage, layer) of a variable of SwinV2 by its path: layers count from 0, the patches, which are of stage -1; every block
+    is one; merging belongs to the block after it, the last norm to the last block."""
+    if path[0] == "stages":
+        stage, block = int(path[1]), int(path[2])
+    elif path[0] == "merges":
+        stage, block = int(path[1]) + 1, 0
+    elif path[0] == "norm":
+        stage, block = len(depths) - 1, depths[-1] - 1
+    else:
+        return -1, 0
+    return stage, 1 + sum(depths[:stage]) + block
+
+
 class SwinV2(nnx.Module):
     """Images -> tokens: [frames, height, width, 3] -> [frames, height / 2^(stages + 1), …, width * 2^(stages - 1)], normalised.
 
     patch: pixels along a side of a patch. drop_path: rate of the last block, growing evenly from 0. pretrained: per stage the
     window its weights were trained with, if another. sides: grids that VSC leaves in blocks 0, 2, 4 … of stage `stage` (from
-    0), guided by `guide`; empty = no VSC. threshold, alpha, published: see `vsc.compress`.
+    0), guided by `guide`; empty = no VSC. threshold, alpha, published: see `vsc.compress`. rematerialize: blocks are computed
+    again in the backward pass. at_once: so many frames are gone through together, one such group after the other, and again
+    in the backward pass, with the memory of one group; 0 = all frames. Where several devices share the batch a group should
+    divide by their number. still: so many stages drop no path, those that do not learn.
     """
 
     def __init__(
@@ -246,10 +265,12 @@ class SwinV2(nnx.Module):
         norm_first: bool = False,
         stage: int = 2,
         sides: Sequence[int] = (),
-        threshold: float = 0.6,
-        alpha: float = 0.9,
+        threshold: Number = 0.6,
+        alpha: Number = 0.9,
         published: bool = False,
         rematerialize: bool = True,
+        at_once: int = 0,
+        still: int = 0,
         rngs: nnx.Rngs,
     ):
         if sides and len(sides) > -(-depths[stage] // 2):
@@ -257,15 +278,15 @@ class SwinV2(nnx.Module):
                 f"stage {stage} has {depths[stage]} blocks, every second of which may compress: not {len(sides)}"
             )
         self.window, self.pretrained = window, tuple(pretrained) or (0,) * len(depths)
-        self.stage, self.sides, self.rematerialize = stage, tuple(sides), rematerialize
-        self.threshold, self.alpha, self.published = threshold, alpha, published
+        self.stage, self.sides, self.rematerialize, self.at_once = stage, tuple(sides), rematerialize, at_once
+        self.threshold, self.alpha, self.published = hold(threshold), hold(alpha), published
         self.embed = nnx.Conv(3, width, (patch, patch), (patch, patch), padding="VALID", rngs=rngs)
         self.embed_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-        rates = iter(np.linspace(0, drop_path, sum(depths)).tolist())
+        rates = iter(np.linspace(0, drop_path, sum(depths)) * (np.arange(sum(depths)) >= sum(depths[:still])))
         widths = [width * 2**i for i in range(len(depths))]
         self.stages = nnx.List(
             [
-                nnx.List([Block(w, h, mlp, next(rates), rngs=rngs) for _ in range(depth)])
+                nnx.List([Block(w, h, mlp, float(next(rates)), rngs=rngs) for _ in range(depth)])
                 for w, h, depth in zip(widths, heads, depths, strict=True)
             ]
         )
@@ -280,21 +301,53 @@ class SwinV2(nnx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "frames tokens dim"]:
+        return self.look(images, guide, key=key)[0]
+
+    def look(
+        self,
+        images: Float[Array, "frames height width 3"],
+        guide: Float[Array, "frames guide"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "frames tokens dim"], Int[Array, "frames kept"] | None]:
+        """The tokens, and where those that survived VSC stood in its stage's grid, row by row (None without VSC)."""
+        count = -(-len(images) // self.at_once) if self.at_once else 1
+        if count == 1:
+            return self._all(images, guide, key)
+
+        def grouped(x: Array) -> Array:
+            """Drawn through the frames, so that each group lies on all devices; filled up with the last frame."""
+            x = jnp.pad(x, ((0, -len(x) % count), *[(0, 0)] * (x.ndim - 1)), mode="edge")
+            return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+
+        groups = jax.tree.map(grouped, (images, guide))
+        found = jax.lax.map(
+            jax.checkpoint(lambda group: self._all(*group)),
+            (*groups, None if key is None else jax.random.split(key, count)),
+        )
+        return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[: len(images)], found)
+
+    def _all(self, images: Array, guide: Array | None, key: PRNGKeyArray | None) -> tuple[Array, Array | None]:
         keys = iter(split_key(key, sum(map(len, self.stages))))
-        x = self.embed_norm(self.embed(images))
+        x, kept = self.embed_norm(self.embed(images)), None
         for i, blocks in enumerate(self.stages):
             for j, block in enumerate(blocks):
-                x = self._run(i, j, block, x, guide, next(keys))
+                x, place = self._run(i, j, block, x, guide, next(keys))
+                if place is not None:
+                    kept = place if kept is None else jnp.take_along_axis(kept, place, axis=1)
             if i < len(self.merges):
                 x = self.merges[i](x)
-        return self.norm(x.reshape(len(x), -1, x.shape[-1]))
+        return self.norm(x.reshape(len(x), -1, x.shape[-1])), kept
 
-    def _run(self, i: int, j: int, block: Block, x: Array, guide: Array | None, key: PRNGKeyArray | None) -> Array:
+    def _run(
+        self, i: int, j: int, block: Block, x: Array, guide: Array | None, key: PRNGKeyArray | None
+    ) -> tuple[Array, Array | None]:
         compression = None
         if i == self.stage and j % 2 == 0 and j // 2 < len(self.sides):
-            compression = Compression(self.sides[j // 2], self.threshold, self.alpha, self.published)
+            threshold, alpha = number(self.threshold, x.dtype), number(self.alpha, x.dtype)
+            compression = Compression(self.sides[j // 2], threshold, alpha, self.published)
 
-        def run(x: Array, guide: Array | None, key: PRNGKeyArray | None) -> Array:
+        def run(x: Array, guide: Array | None, key: PRNGKeyArray | None) -> tuple[Array, Array | None]:
             return block(
                 x, guide, window=self.window, shifted=j % 2 == 1, pretrained=self.pretrained[i], compression=compression,
                 one_mask=self.published and i == self.stage and bool(self.sides), key=key,

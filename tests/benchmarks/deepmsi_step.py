@@ -95,7 +95,8 @@ def sum_of_products(jaxpr):
     total = 0
     for equation in jaxpr.eqns:
         inner = [getattr(v, "jaxpr", v) for v in equation.params.values() if hasattr(getattr(v, "jaxpr", v), "eqns")]
-        total += sum(sum_of_products(j) for j in inner)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += times * sum(sum_of_products(j) for j in inner)
         if equation.primitive.name == "dot_general":
             (contract, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
@@ -106,7 +107,8 @@ def sum_of_products(jaxpr):
 # ---- the same in PyTorch ----
 
 
-def theirs(batch, precision, keep, fused):
+def torch_head(keep):
+    """(the head as a PyTorch module, its contrastive loss)"""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -184,8 +186,15 @@ def theirs(batch, precision, keep, fused):
         each, count = (F.softplus(below - s) * positive).sum(1), positive.sum(1)
         return (each / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
 
+    return Head(), contrastive
+
+
+def theirs(batch, precision, keep, fused):
+    import torch
+    from torch.nn import functional as F
+
     torch.manual_seed(0)
-    head = Head()
+    head, contrastive = torch_head(keep)
     optimizer = torch.optim.Adam(head.parameters(), lr=5e-5, weight_decay=1e-5, fused=fused)
     inputs = torch.randn(batch, TEXT), torch.randn(batch, AUDIO), torch.randn(batch, FRAMES, VISUAL)
     label = torch.randint(CLASSES, (batch,))

@@ -11,22 +11,27 @@ from pathlib import Path
 STEPS = 200
 
 
-def measure(path, placement):
-    import jax
-    from absl import flags
-
-    from mer_jax import cache, data, log, shard, train
+def measure_lsgmer(path, placement):
     from mer_jax import config as config_lib
     from mer_jax.demo import demo_corpus
     from mer_jax.records import Corpus
 
-    flags.FLAGS.mark_as_parsed()
-    log.console.quiet = True
-    shard.start(cache.folder() / "xla")
     config = config_lib.validate(config_lib.LSGMERExperiment())
     config.data.placement = placement
     corpus = Corpus(path) if path else demo_corpus()
     config.data.modalities = tuple(m for m in config.data.modalities if m in corpus.modalities)
+    return measure(config, corpus)
+
+
+def measure(config, corpus):
+    import jax
+    from absl import flags
+
+    from mer_jax import cache, data, log, shard, train
+
+    flags.FLAGS.mark_as_parsed()
+    log.console.quiet = True
+    shard.start(cache.folder() / "xla")
     whole = train.assemble(config, corpus, Path("unused"))
     whole.fleet.begin()
     inputs = whole.inputs
@@ -57,7 +62,7 @@ def main():
     parser.add_argument("--placement", choices=("resident", "stream"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.placement:
-        print(json.dumps(measure(arguments.corpus, arguments.placement)))
+        print(json.dumps(measure_lsgmer(arguments.corpus, arguments.placement)))
         return
     found = {}
     for placement in ("resident", "stream"):

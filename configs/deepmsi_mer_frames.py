@@ -1,0 +1,52 @@
+"""DeepMSI-MER end to end from frames: a Swin V2 whose third stage compresses tokens, guided by text and audio, then the TCN.
+
+python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:tiny                              drawn frames, minutes on two cores
+python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:swin_t --config.data.path=DIR     our settings, for a GPU
+python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:published --config.data.path=DIR  as the official code computes it
+
+DIR is a corpus with frames: `python -m data_prep.clips … --visual-encoder=jpeg`. With a public checkpoint, of which the last
+two stages learn, and lower layers more slowly:
+
+python -m data_prep.swin microsoft/swinv2-tiny-patch4-window8-256 --out swin_t.npz
+… --config.backbone.weights=swin_t.npz --config.backbone.tune=last:2 --config.backbone.layer_decay=0.8
+"""
+
+from mer_jax import config
+
+
+def get_config(arg: str = "") -> config.DeepMSIFramesExperiment:
+    """arg: "swin_t" or "" = published sizes, our training; "published" = as the official code, with its rates for
+    IEMOCAP (for MELD it has optim.learning_rate=1e-4, and 0.4 for all four dropouts); "tiny" = a backbone for the demo corpus's drawn frames."""
+    arg = arg or "swin_t"
+    experiment = config.DeepMSIFramesExperiment(experiment=f"deepmsi_mer_frames-{arg}")
+    model, loss, optim, train = experiment.model, experiment.loss, experiment.optim, experiment.train
+    frames, backbone = experiment.frames, experiment.backbone
+    experiment.data.modalities, experiment.data.read_threads = ("text", "audio", "visual"), 4
+    if arg in ("published", "swin_t"):
+        model.early_width, model.projection, model.late_widths = 512, 256, (512, 256, 128)
+        model.tcn_widths = (1024, 1024, 1024)
+        train.batch_size, train.eval_batch_size, train.epochs, train.patience = 16, 16, 30, 4
+    if arg == "published":
+        model.variant, model.pool, train.batch_size = "published", "mean", 32
+        model.projection_dropout, model.early_dropout, model.dropout, model.tcn_dropout = 0.2, 0.3, 0.3, 0.3
+        loss.label_smoothing, loss.pairs, loss.per_positive = 0.0, ("visual-text", "visual-audio"), False
+        optim.name, optim.weight_decay, optim.clip, optim.average = "adam", 1e-5, 0.0, 0.0
+        optim.schedule, optim.warmup, optim.learning_rate = "constant", 0.0, 5e-5
+        frames.crop, frames.flip, frames.colour = 1.0, 0.0, 0.0
+    elif arg == "swin_t":
+        backbone.norm_first, train.precision = False, "bfloat16"  # as in public checkpoints
+        optim.learning_rate, optim.weight_decay, optim.average = 3e-4, 0.05, 0.999
+    elif arg == "tiny":
+        experiment.data.path, experiment.data.modalities = "demo:frames", ("visual",)
+        model.early_width = model.projection = 64
+        model.tcn_widths, model.late_widths = (64, 64), (64,)
+        # What a drawn square says depends on its colours, and on what is left and right in it.
+        frames.size, frames.crop, frames.flip, frames.colour = 32, 1.0, 0.0, 0.0
+        backbone.width, backbone.depths, backbone.heads, backbone.window, backbone.mlp = 64, (1, 2), (4, 4), 4, 2
+        backbone.stage, backbone.sides, backbone.drop_path, backbone.rematerialize = 1, (4,), 0.0, False
+        model.dropout = model.tcn_dropout = model.projection_dropout = 0.1
+        loss.label_smoothing, optim.learning_rate = 0.0, 1e-3
+        train.eval_batch_size, train.epochs, train.patience = 64, 20, 0
+    else:
+        raise ValueError(f"configs/deepmsi_mer_frames.py knows the arguments swin_t, published and tiny, not {arg!r}")
+    return experiment

@@ -1,0 +1,415 @@
+"""DeepMSI-MER end to end from frames: what learns, from where it starts, and what VSC kept."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+from flax import nnx
+from PIL import Image
+
+from mer_jax import config as config_lib
+from mer_jax import data, demo, kept, program, train, weights
+from mer_jax.batch import Batch
+from mer_jax.errors import UserError
+from mer_jax.frames import coded
+from mer_jax.models import swin
+from mer_jax.models.deepmsi_mer import DeepMSIMER
+from mer_jax.pure import pure
+from mer_jax.records import Corpus
+
+BACKBONE = {
+    "patch": 4, "width": 8, "depths": (3, 1), "heads": (1, 2), "window": 4, "mlp": 2, "drop_path": 0.0, "norm_first": False,
+    "stage": 1, "sides": (6, 4),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("frames") / "frames"
+    demo.write_demo(path, 0, {"train": 24, "valid": 6, "test": 6}, "frames")
+    return Corpus(path)
+
+
+def experiment(**changes):
+    """A small one; `changes` by field, as `backbone__tune`."""
+    config = config_lib.DeepMSIFramesExperiment()
+    config.data.modalities, config.frames.size, config.train.batch_size = ("text", "visual"), 32, 8
+    config.frames.crop, config.frames.flip, config.frames.colour = 1.0, 0.0, 0.0
+    for name, value in BACKBONE.items():
+        setattr(config.backbone, name, value)
+    model = config.model
+    model.early_width = model.projection = 8
+    model.tcn_widths, model.late_widths = (8,), (8,)
+    model.dropout = model.early_dropout = model.tcn_dropout = model.projection_dropout = 0.0
+    config.optim.name, config.optim.schedule, config.optim.warmup, config.optim.average = "sgd", "constant", 0.0, 0.0
+    config.optim.learning_rate, config.optim.weight_decay, config.optim.clip = 0.1, 0.0, 0.0
+    for name, value in changes.items():
+        group, field = name.split("__")
+        setattr(getattr(config, group), field, value)
+    return config_lib.validate(config)
+
+
+def assembled(corpus, **changes):
+    whole = train.assemble(experiment(**changes), corpus, "unused", jax.devices()[:1])
+    whole.fleet.begin()
+    return whole
+
+
+def flat(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(k.key for k in path): np.asarray(leaf)[0] for path, leaf in leaves}
+
+
+def after_steps(whole, count=1):
+    """(params and other variables before, after) so many steps."""
+
+    def now():
+        state = whole.fleet.saved()["state"]
+        return flat(state.params), flat(state.rest)
+
+    before, feed = now(), whole.inputs.feed
+    order = data.training_order(feed.pool, whole.inputs.rows_of_training(), whole.config.train.batch_size, 0, 1)
+    for item in itertools.islice(feed.training(order, 0), count):
+        whole.fleet.train([0], *item)
+    return before, now()
+
+
+@pytest.mark.slow
+def test_the_published_model_has_its_parameters():
+    """57.83 M in papers.md B2, of which 9.87 M get no gradient (B5.14). 1.12 M of these are the early fusion, which ours has, too;
+    the other 8.75 M are of modules that the official code never calls, and ours has not."""
+    config = config_lib.DeepMSIFramesExperiment()
+    config.model.variant = "published"
+    backbone = program.backbone_arguments(config)
+    arguments = {k: v for k, v in vars(config.model).items() if k != "pool"} | {
+        "backbone": backbone | {"threshold": 0.6, "alpha": 0.9}, "widths": {"text": 1024, "audio": 768, "visual": 3 * 256 * 256},
+        "tokens": 1, "attended": (), "classes": 6, "temperature": 0.5, "learn_temperature": False, "vsc": False,
+        "early_width": 512, "projection": 256, "late_widths": (512, 256, 128), "tcn_widths": (1024,) * 3,
+    }  # fmt: skip
+    model = pure(DeepMSIMER, lambda values: arguments)
+    params, _ = jax.eval_shape(model.init, jax.random.key(0))
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
+    assert abs(count(params["early"]) - 1.12) < 0.005
+    assert abs(count(params) - (57.83 - (9.87 - 1.12))) < 0.015  # of three figures, each rounded to 0.01
+    assert abs(count(params["backbone"]) - (36.3 - (9.87 - 1.12))) < 0.05
+    images = jnp.zeros((2, 3, 256, 256, 3))
+    batch = Batch({"text": jnp.zeros((2, 1, 1024)), "audio": jnp.zeros((2, 1, 768)), "visual": images},
+                  {"text": jnp.ones((2, 1), bool), "audio": jnp.ones((2, 1), bool), "visual": jnp.ones((2, 3), bool)},
+                  jnp.zeros(2, jnp.int32), jnp.zeros((2, 6)), jnp.ones(2))  # fmt: skip
+    outputs, _ = jax.eval_shape(lambda key: model.apply(*model.init(key), batch), jax.random.key(0))
+    assert outputs["kept"].shape == (2, 3, 100)
+    assert outputs["logits"].shape == (2, 6)
+
+
+@pytest.mark.slow
+def test_what_was_kept_is_followed_through_all_compressions():
+    """Of two compressions in a row: a token's own place, found again by a mark that the stage's grid carries."""
+    model = swin.SwinV2(**(BACKBONE | {"stage": 0, "published": True, "rematerialize": False}), rngs=nnx.Rngs(0))
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
+    guide = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8)), jnp.float32)
+    found = np.asarray(model.look(images, guide)[1])
+    x = model.embed_norm(model.embed(images))
+    how = [swin.Compression(side, 0.6, 0.9, True) for side in BACKBONE["sides"]]
+    blocks, run = model.stages[0], {"window": 4, "one_mask": True}
+    x, first = blocks[0](x, guide, shifted=False, compression=how[0], **run)
+    x, none = blocks[1](x, guide, shifted=True, **run)
+    x, second = blocks[2](x, guide, shifted=False, compression=how[1], **run)
+    assert none is None
+    assert found.shape == (2, 16)
+    for n in range(2):
+        survived = [int(first[n][place]) for place in np.asarray(second[n])]
+        assert found[n].tolist() == survived
+        assert len(set(survived)) == 16
+
+
+@pytest.mark.parametrize(
+    ("tune", "learns"),
+    [
+        pytest.param(
+            "all", ("embed", "embed_norm", "stages/0", "merges/0", "stages/1", "norm"), marks=pytest.mark.slow
+        ),
+        ("last:1", ("merges/0", "stages/1", "norm")),
+        pytest.param("none", (), marks=pytest.mark.slow),
+    ],
+)
+def test_only_what_is_tuned_learns(corpus, tune, learns):
+    whole = assembled(corpus, backbone__tune=tune)
+    (params, rest), (new, still) = after_steps(whole)
+    assert any(name.startswith("tcn") for name in params)
+    prefixes = tuple(f"backbone/{part}/" for part in learns)
+    learnt = {n for n in params if n.startswith("backbone")}
+    assert all(n.startswith(prefixes) for n in learnt)
+    assert len({p for p in prefixes if any(n.startswith(p) for n in learnt)}) == len(prefixes)
+    assert len(learnt) + sum(n.startswith("backbone") for n in rest) == len(jax.tree.leaves(params_of(whole)))
+    for name in rest:
+        np.testing.assert_array_equal(rest[name], still[name], err_msg=name)
+    moved = [name for name in params if not np.array_equal(params[name], new[name])]
+    assert set(moved) == set(params)
+
+
+def params_of(whole):
+    """All variables of the backbone."""
+    arguments = program.backbone_arguments(whole.config)
+    return nnx.state(nnx.eval_shape(lambda: swin.SwinV2(**arguments, rngs=nnx.Rngs(0))), nnx.Param)
+
+
+@pytest.mark.slow
+def test_frozen_weights_compute_in_half_precision_and_stay_as_they_are(corpus):
+    with jax.numpy_dtype_promotion("standard"):  # flax's LayerNorm mixes half and single precision
+        whole = assembled(corpus, backbone__tune="none", train__precision="bfloat16")
+        (_, rest), (_, still) = after_steps(whole)
+    for name in rest:
+        assert still[name].dtype == rest[name].dtype
+        np.testing.assert_array_equal(rest[name], still[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_lower_layers_learn_more_slowly(corpus):
+    """SGD: the update is the gradient times rate and factor."""
+
+    def step_of(**changes):
+        (params, _), (new, _) = after_steps(assembled(corpus, **changes))
+        return {name: new[name] - params[name] for name in params}
+
+    plain, apart = step_of(), step_of(backbone__rate=0.5, backbone__layer_decay=0.5)
+    wanted = {
+        "embed": 0.5**5,
+        "stages/0/0": 0.5**4,
+        "stages/0/2": 0.5**2,
+        "merges/0": 0.5,
+        "stages/1/0": 0.5,
+        "norm": 0.5,
+    }
+    for part, factor in wanted.items():
+        names = [name for name in plain if name.startswith(f"backbone/{part}/")]
+        assert names
+        for name in names:
+            np.testing.assert_allclose(apart[name], factor * plain[name], rtol=1e-3, atol=1e-7, err_msg=name)
+    np.testing.assert_allclose(apart["classifier/kernel"], plain["classifier/kernel"], rtol=1e-4, atol=1e-7)
+
+
+def pretrained(path, **changes):
+    """A file as data_prep.swin writes it, of a model drawn here."""
+    arguments = {k: v for k, v in BACKBONE.items() if k not in ("drop_path", "stage", "sides")} | {"pretrained": (4, 3)}
+    model = swin.SwinV2(**arguments, rngs=nnx.Rngs(7))
+    arrays = {"/".join(map(str, p)): np.asarray(v[...]) for p, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    weights.write(path, arrays, {"arguments": arguments | changes})
+    return arrays
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tune", ["all", "last:1"])
+def test_a_run_starts_from_given_weights(corpus, tmp_path, tune):
+    arrays = pretrained(tmp_path / "w.npz")
+    whole = assembled(corpus, backbone__weights=str(tmp_path / "w.npz"), backbone__tune=tune)
+    state = whole.fleet.saved()["state"]
+    found = flat(state.params) | flat(state.rest)
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(found[f"backbone/{name}"], value, err_msg=name)
+    assert {n.removeprefix("backbone/") for n in found if n.startswith("backbone/")} == set(arrays)
+    drawn = flat(assembled(corpus, backbone__tune=tune).fleet.saved()["state"].params)
+    np.testing.assert_array_equal(found["classifier/kernel"], drawn["classifier/kernel"])
+    assert program.backbone_arguments(whole.config)["pretrained"] == (4, 3)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    pretrained(tmp_path / "w.npz")
+    wanted = {name: BACKBONE[name] for name in ("patch", "width", "depths", "heads", "mlp", "norm_first")}
+    weights.check(str(tmp_path / "w.npz"), wanted)
+    with pytest.raises(
+        UserError, match=r"--config.backbone.depths=\(2, 2\): the weights in .* are of a model with \(3, 1\)"
+    ):
+        weights.check(str(tmp_path / "w.npz"), wanted | {"depths": (2, 2)})
+    with pytest.raises(UserError, match="does not exist"):
+        weights.check(str(tmp_path / "none.npz"), wanted)
+    (tmp_path / "w.npz").write_bytes((tmp_path / "w.npz").read_bytes()[:500])
+    with pytest.raises(UserError, match=r"is no file of `python -m data_prep.swin`, or damaged"):
+        weights.check(str(tmp_path / "w.npz"), wanted)
+
+
+@pytest.mark.slow
+def test_pieces_of_a_batch_give_the_same_update(corpus):
+    whole, pieces = (after_steps(assembled(corpus, train__accumulate=n))[1][0] for n in (1, 4))
+    for name in whole:
+        np.testing.assert_allclose(pieces[name], whole[name], atol=2e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_groups_of_frames_give_the_same(corpus):
+    """Tokens, what was kept, and gradients; 7 frames in groups of 3."""
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(7, 32, 32, 3)), jnp.float32)
+    guide = jnp.asarray(np.random.default_rng(1).normal(size=(7, 8)), jnp.float32)
+
+    def run(at_once):
+        sizes = BACKBONE | {"stage": 0, "depths": (1, 1), "sides": (6,), "rematerialize": False, "at_once": at_once}
+        graph, params = nnx.split(swin.SwinV2(**sizes, rngs=nnx.Rngs(0)))
+
+        def total(params):
+            tokens, kept = nnx.merge(graph, params).look(images, guide)
+            return jnp.square(tokens[..., 0]).sum(), (tokens, kept)
+
+        return jax.jit(jax.grad(total, has_aux=True))(params)
+
+    (wanted, (tokens, kept)), (found, (same, also)) = run(0), run(3)
+    np.testing.assert_array_equal(kept, also)
+    np.testing.assert_allclose(same, tokens, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max() + 1e-6), found, wanted)
+
+
+@pytest.mark.slow
+def test_frames_beyond_a_clip_s_end_change_nothing(corpus):
+    """Padding of a batch: other pictures there, the same logits."""
+    whole = assembled(corpus)
+    model, feed = whole.fleet.best(0), whole.inputs.feed
+    apply = program.family_of(whole.config, corpus)[0].apply
+    batch = jax.tree.map(
+        jnp.asarray, data.collate(corpus, feed.pool, np.arange(6), (("text", 12), ("visual", 4)), "refuse", feed.view)
+    )
+    run = jax.jit(lambda b: apply(model.params, model.rest, b)[0]["logits"])
+    visual = batch.features["visual"].astype(jnp.float32)
+    shown = [dataclasses.replace(batch, features=batch.features | {"visual": jnp.where(batch.mask["visual"][..., None, None, None], visual, fill)})
+             for fill in (0.0, 77.0)]  # fmt: skip
+    assert not batch.mask["visual"].all()
+    np.testing.assert_allclose(run(shown[0]), run(shown[1]), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_file_that_lacks_an_array_is_refused(corpus, tmp_path):
+    arrays = pretrained(tmp_path / "w.npz")
+    about = {"arguments": weights.arguments_of(tmp_path / "w.npz")}
+    name = "stages/0/1/mlp_in/kernel"
+    weights.write(tmp_path / "w.npz", {k: v for k, v in arrays.items() if k != name}, about)
+    with pytest.raises(UserError, match=rf"weights: {name} has shape none in the file and \(8, 16\) in the model"):
+        assembled(corpus, backbone__weights=str(tmp_path / "w.npz"))
+    np.save(tmp_path / "w.npy", arrays[name])
+    with pytest.raises(UserError, match=r"is no file of `python -m data_prep\.swin`"):
+        weights.read(tmp_path / "w.npy")
+
+
+@pytest.mark.slow
+def test_eight_devices_are_one(corpus):
+    """From frames: the same params after two steps, whole and in groups of frames."""
+
+    def run(devices, at_once):
+        whole = train.assemble(experiment(backbone__at_once=at_once), corpus, "unused", devices)
+        whole.fleet.begin()
+        return after_steps(whole, 2)[1][0]
+
+    one = run(jax.devices()[:1], 0)
+    for at_once in (0, 16):
+        eight = run(jax.devices(), at_once)
+        for name in one:
+            np.testing.assert_allclose(eight[name], one[name], atol=2e-6, err_msg=f"{name}, {at_once} at once")
+
+
+@pytest.mark.slow
+def test_unstandardised_features_leave_frames_as_they_are(corpus):
+    given = assembled(corpus, data__standardize=False).inputs.given[0].input_stats
+    assert (given["text"]["scale"] == 1).all()
+    np.testing.assert_allclose(given["visual"]["mean"], [123.675, 116.28, 103.53], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_carrying_on_is_bit_for_bit(corpus):
+    """Varied frames, dropout and drop path among them; 3 of 6 steps, then the rest in a new program."""
+    changes = {
+        "frames__crop": 0.6,
+        "frames__flip": 0.5,
+        "frames__colour": 0.2,
+        "model__dropout": 0.3,
+        "backbone__drop_path": 0.3,
+    }
+
+    def steps(whole, start, stop):
+        feed = whole.inputs.feed
+        order = data.training_order(feed.pool, whole.inputs.rows_of_training(), 8, 0, 1)
+        for item in itertools.islice(feed.training(order, start), stop - start):
+            whole.fleet.train([0], *item)
+        return jax.device_get(whole.fleet.saved())
+
+    straight = steps(assembled(corpus, **changes), 0, 6)
+    half = steps(assembled(corpus, **changes), 0, 3)
+    again = assembled(corpus, **changes)
+    again.fleet.load(jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), half, again.fleet.like()))
+    jax.tree.map(np.testing.assert_array_equal, steps(again, 3, 6)["state"].params, straight["state"].params)
+
+
+@pytest.mark.slow
+def test_two_replicas_are_two_runs(corpus):
+    """Seeds 0 and 1 side by side from frames, against one after the other."""
+
+    def run(together):
+        config = experiment()
+        config.replicas.seeds, config.replicas.together = 2, together
+        whole = train.assemble(config_lib.validate(config), corpus, "unused", jax.devices()[:1])
+        whole.fleet.begin()
+        feed = whole.inputs.feed
+        order = data.training_order(feed.pool, whole.inputs.rows_of_training(), 8, 0, 1)
+        for item in itertools.islice(feed.training(order, 0), 3):
+            whole.fleet.train([0, 1], *item)
+        scores = whole.fleet.score([0, 1], "test", 4, best=False)
+        return jax.device_get(whole.fleet.saved()["state"].params), [scores[r]["probabilities"] for r in (0, 1)]
+
+    (params, scores), (wanted, apart) = run(2), run(1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params, wanted)
+    np.testing.assert_allclose(scores, apart, atol=1e-5)
+
+
+# ---- what VSC kept, shown ----
+
+
+@pytest.mark.slow
+def test_the_commands_end_to_end(run_cli, tmp_path, corpus):
+    """A short run on drawn frames, scored again, its picture; and what is refused."""
+    run = [f"--config={ROOT / 'configs' / 'deepmsi_mer_frames.py'}:tiny", f"--workdir={tmp_path / 'run'}",
+           f"--config.data.path={corpus.path}", "--config.train.epochs=2", "--config.train.batch_size=8"]  # fmt: skip
+    done = run_cli(*run)
+    assert done.returncode == 0, done.stderr
+    again = run_cli(*run, "--mode=eval")
+    assert "the same figures as in metrics.json" in again.stdout, again.stderr
+    shown = run_cli(tmp_path / "run", "--out", tmp_path / "kept.png", "--count=2", module="mer_jax.kept")
+    assert shown.returncode == 0, shown.stderr
+    assert "times as many as by chance (95 % interval over 6 clips" in shown.stdout
+    with Image.open(tmp_path / "kept.png") as sheet:
+        assert sheet.size[1] == 2 * (kept.SIDE + 8)
+    for arguments, words in (
+        ([tmp_path, "--out", tmp_path / "k.png"], "holds no finished run"),
+        ([tmp_path / "run", "--out", tmp_path / "k.png", "--replica=3"], "the run has replicas 0 to 0"),
+        ([tmp_path / "run", "--out", tmp_path / "k.jpg"], "--out a .png"),
+    ):
+        refused = run_cli(*arguments, module="mer_jax.kept")
+        assert refused.returncode == 2
+        assert words in refused.stderr
+    features = run_cli(f"--config={ROOT / 'configs' / 'deepmsi_mer_frames.py'}:tiny", "--config.data.path=demo:clutter")
+    assert features.returncode == 2
+    assert "holds visual features, not frames" in features.stderr
+
+
+def test_tokens_in_a_box():
+    square = coded([np.zeros((32, 32, 3), np.uint8)], "uint8")
+    found = kept.tokens_in(np.array([0.25, 0, 0.5, 0.25]), square, 8, 1 / 8)
+    assert np.argwhere(found).tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
+    wide = coded([np.zeros((20, 40, 3), np.uint8)], "uint8")  # the square in the middle is columns 10 to 30
+    assert np.argwhere(kept.tokens_in(np.array([0.0, 0, 0.5, 1]), wide, 4, 1 / 4)).tolist() == [[r, c] for r in range(4) for c in (0, 1)]  # fmt: skip
+
+
+def test_the_share_in_the_region_against_chance():
+    """Two clips: 3 of 4 kept tokens in the region, which has 4 of 16 tokens: 3 times chance."""
+    said = kept.compare(np.array([[3, 4, 4, 16], [3, 4, 4, 16]]))
+    assert "of the kept tokens 75.0% lie in the region, of all tokens 25.0%: 3.00 times as many as by chance" in said
+    assert "3.00 to 3.00" in said
+    assert "of the region's tokens 75.0% are kept, of all 25.0%" in said
+    assert "no token has its middle in a region" in kept.compare(np.array([[0, 4, 0, 16]]))
+
+
+def test_dropped_tokens_are_dim():
+    image = np.full((32, 32, 3), 200, np.uint8)
+    shown = kept.dimmed(image, np.array([0, 5]), 4)
+    side = kept.SIDE // 4
+    assert (shown[:side, :side] == 200).all()
+    assert (shown[side : 2 * side, side : 2 * side] == 200).all()
+    assert shown[:side, side:].max() < 60
