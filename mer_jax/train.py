@@ -170,6 +170,9 @@ def run(
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / "config.json").exists():
         log.write_json(workdir / "config.json", now)
+    log.write_text(
+        workdir / "manifest.json", corpus.text
+    )  # what a model needs to know of its data, when they are elsewhere
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     try:
         start = resume_or_begin(whole, checkpoints)
