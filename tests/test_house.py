@@ -28,7 +28,12 @@ ALLOWED = {
     "data": {"batch", "distributed", "errors", "frames", "records", "shard"},
     "models": {"batch", "models"},
     "step": {"batch", "losses", "metrics"},
-    "evaluate": {"data", "log", "records"},
+    "explain": {"batch", "step"},
+    "evaluate": {"data", "distributed", "explain", "log", "records", "shard", "step"},
+    "transcript": {"errors"},
+    "inputs": {"errors", "records", "transcript"},
+    "predict": {"errors", "inputs", "log", "statistics", "trained"},
+    "trained": {"batch", "cache", "checkpoint", "config", "data", "errors", "explain", "frames", "inputs", "program", "records", "shard", "step"},
     "program": {
         "batch", "config", "data", "errors", "frames", "log", "losses", "models", "optim", "protocols", "pure", "records", "replicas", "shard",
         "step", "weights",
@@ -45,6 +50,8 @@ ALLOWED = {
     "compare": {"errors", "statistics"},
 }  # fmt: skip
 NO_JAX = (
+    "transcript",
+    "inputs",
     "errors",
     "cache",
     "config",
