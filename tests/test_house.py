@@ -48,6 +48,9 @@ ALLOWED = {
     "kept": {"cache", "config", "data", "errors", "frames", "main", "program", "records", "shard", "step", "train"},
     "sweep": {"config", "distributed", "errors", "log", "main", "records", "summary", "train"},
     "compare": {"errors", "statistics"},
+    "card": set(),
+    "rewrite": set(),
+    "export": {"batch", "card", "config", "errors", "inputs", "main", "program", "records", "rewrite", "step", "trained"},
 }  # fmt: skip
 NO_JAX = (
     "transcript",
@@ -63,6 +66,7 @@ NO_JAX = (
     "statistics",
     "compare",
     "weights",
+    "card",
 )
 
 

@@ -217,7 +217,7 @@ class DeepMSIMER(nnx.Module):
                 jnp.concatenate([pooled[m] for m in ("text", "audio") if m in pooled], -1), real, key=key
             )
         elif self.guide is not None:
-            guide = jnp.broadcast_to(self.guide[...], (len(x), *self.guide.shape))
+            guide = jnp.broadcast_to(self.guide[...], (x.shape[0], *self.guide.shape))
         if self.tokens == 1 and self.backbone is None:
             return self._keep(x, mask, guide)
         b, t = mask.shape

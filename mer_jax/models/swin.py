@@ -337,7 +337,7 @@ class SwinV2(nnx.Module):
                     kept = found if kept is None else kept.then(found)
             if i < len(self.merges):
                 x = self.merges[i](x)
-        return self.norm(x.reshape(len(x), -1, x.shape[-1])), kept
+        return self.norm(x.reshape(x.shape[0], -1, x.shape[-1])), kept
 
     def _run(
         self, i: int, j: int, block: Block, x: Array, guide: Array | None, key: PRNGKeyArray | None
