@@ -178,6 +178,8 @@ def write_onnx(path: Path, function: Function, about: Mapping[str, str]) -> None
             rewritten(flat, *shapes), shapes, model_name="mer_jax", opset=OPSET, input_names=onnx_names(modalities),
             output_names=["probabilities"],
         )  # fmt: skip
+    # The converter gives the lengths of all loops' outputs one name, from which runtimes conclude that they are equal.
+    del model.graph.value_info[:]
     onnx.helper.set_model_props(model, dict(about))
     onnx.checker.check_model(model)
     onnx.save(model, path)
@@ -261,7 +263,7 @@ def batches_of(trained: Any, found: list[dict[str, Any]]) -> list[Batch]:
             if size > 1 and j:
                 values[-1] = values[-1][:0]
             longest = max(1, *(len(x) for x in values))
-            steps = (longest, max(1, longest // 2), longest + 3 + j)[i]
+            steps = (longest, longest // 2 + 1, longest + 3)[i] + 2 * j * i
             features[m], mask[m] = np.zeros((size, steps, *shape), dtype), np.zeros((size, steps), bool)
             for row, value in enumerate(values):
                 value = value[:steps]
@@ -280,7 +282,7 @@ def by_stablehlo(path: Path, batches: list[Batch]) -> list[np.ndarray]:
         command = [sys.executable, "-P", "-c", RUN_STABLEHLO, str(path), *map(str, files)]
         done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
         if done.returncode:
-            raise UserError(f"{path.name} cannot be run by itself: {last_line(done.stderr)}")
+            raise RuntimeError(f"it does not run by itself: {last_line(done.stderr)}")
         return [np.load(file.with_suffix(".npy")) for file in files]
 
 
@@ -398,9 +400,10 @@ def export(run: Path, out: Path, formats: list[str], replica: str | None) -> dic
         good = True
         for name in formats:
             path, began = folder / f"model.{name}", time.monotonic()
-            written = write(path, name, trained, number[0], function, told)
-            took = time.monotonic() - began
-            about["checks"][name] = compare(path, name, batches, right, written)
+            with converting(name):
+                arrays = written(path, name, trained, number[0], function, told)
+                took = time.monotonic() - began
+                about["checks"][name] = compare(path, name, batches, right, arrays)
             worst = max(check["difference"] for check in about["checks"][name])
             good &= worst <= MOST
             print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, written in {took:.1f} s; largest difference {worst:.1e}"
@@ -415,37 +418,45 @@ def export(run: Path, out: Path, formats: list[str], replica: str | None) -> dic
     return about
 
 
-def write(
+def written(
     path: Path, name: str, trained: Any, replica: int, function: Function, told: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
-    """One of the files. Returns what must be in it, where that are arrays. Raises UserError if its converter cannot."""
-    try:
-        if name == "stablehlo":
-            write_stablehlo(path, function)
-        elif name == "onnx":
-            write_onnx(path, function, told)
-        else:
-            arrays = arrays_of(trained, replica)
-            write_safetensors(path, arrays, told)
-            return arrays
-    except Exception as error:  # converters raise what they like
-        others = ",".join(other for other in FORMATS if other != name)
-        raise UserError(f"this model cannot be written as {name} ({last_line(str(error)) or type(error).__name__}); leave that out with "
-                        f"--formats={others}") from error  # fmt: skip
+    """Writes one of the files. Returns what must be in it, where that are arrays."""
+    if name == "safetensors":
+        arrays = arrays_of(trained, replica)
+        write_safetensors(path, arrays, told)
+        return arrays
+    if name == "stablehlo":
+        write_stablehlo(path, function)
+    else:
+        write_onnx(path, function, told)
     return {}
 
 
 def compare(
-    path: Path, name: str, batches: list[Batch], right: list[np.ndarray], written: dict[str, np.ndarray]
+    path: Path, name: str, batches: list[Batch], right: list[np.ndarray], arrays: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """How much the file differs from the model, batch by batch."""
     if name == "safetensors":
-        return [{"arrays": len(written), "difference": by_safetensors(path, written)}]
+        return [{"arrays": len(arrays), "difference": by_safetensors(path, arrays)}]
     found = (by_stablehlo if name == "stablehlo" else by_onnx)(path, batches)
     return [
         {"batch": len(p), "time": {m: x.shape[1] for m, x in mask.items()}, "difference": difference(p, q)}
         for (_, mask), p, q in zip(batches, right, found, strict=True)
     ]
+
+
+@contextlib.contextmanager
+def converting(name: str) -> Iterator[None]:
+    """What converters and runtimes raise becomes a UserError."""
+    try:
+        yield
+    except Exception as error:
+        others = ",".join(other for other in FORMATS if other != name)
+        why = last_line(str(error)) or type(error).__name__
+        raise UserError(
+            f"this model cannot be written as {name} ({why}); leave that out: --formats={others}"
+        ) from error
 
 
 def last_line(text: str) -> str:
