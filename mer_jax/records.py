@@ -173,7 +173,8 @@ def decode_example(record: bytes) -> dict[str, list[Any]]:
     return out
 
 
-def _to_example(utterance: Utterance) -> bytes:
+def to_example(utterance: Utterance, more: Mapping[str, Value] | None = None) -> bytes:
+    """The utterance as a record, with `more` features beside its own."""
     features: dict[str, Value] = {name: getattr(utterance, name).encode() for name in (*TEXT_COLUMNS, "sentence")}
     features["turn"] = [int(utterance.turn)]
     for name in ("start", "end"):
@@ -192,10 +193,10 @@ def _to_example(utterance: Utterance) -> bytes:
         features[f"{modality}/data"] = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
         features[f"{modality}/dtype"] = value.dtype.name.encode()
         features[f"{modality}/shape"] = [int(n) for n in value.shape]
-    return encode_example(features)
+    return encode_example(features | dict(more or {}))
 
 
-def _from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
+def from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
     raw = decode_example(record)
     fields: dict[str, Any] = {name: bytes(raw[name][0]).decode() for name in (*TEXT_COLUMNS, "sentence")}
     features: dict[str, Any] = {}
@@ -238,6 +239,21 @@ def _unframe(frame: bytes, size: int) -> bytes:
     if frame[12 + size :] != struct.pack("<I", _masked_crc(record)):
         raise ValueError("its content is damaged (crc32c does not match)")
     return record
+
+
+def write_record(file: BinaryIO, record: bytes) -> None:
+    file.write(_frame(record))
+
+
+def read_record(file: BinaryIO) -> bytes | None:
+    """The next record of a stream, None at its end; raises ValueError saying what is damaged."""
+    head = file.read(12)
+    if not head:
+        return None
+    if len(head) < 12 or head[8:] != struct.pack("<I", _masked_crc(head[:8])):
+        raise ValueError("what comes is no record: its length is damaged or cut short")
+    size = struct.unpack("<Q", head[:8])[0]
+    return _unframe(head + file.read(size + 4), size)
 
 
 def sha256_of(path: Path) -> str:
@@ -283,7 +299,7 @@ class _Shard:
         self.at = 0
 
     def add(self, utterance: Utterance) -> None:
-        frame = _frame(_to_example(utterance))
+        frame = _frame(to_example(utterance))
         self.file.write(frame)
         lengths = [len(utterance.features.get(m, ())) for m in self.modalities]
         text = [getattr(utterance, name) for name in TEXT_COLUMNS]
@@ -543,7 +559,7 @@ class Corpus:
         size = int(self.index["size"][row])
         frame = os.pread(self._files[shard], size + 16, int(self.index["offset"][row]))
         try:
-            utterance = _from_example(_unframe(frame, size), self.modalities)
+            utterance = from_example(_unframe(frame, size), self.modalities)
             if utterance.id != self.index["id"][row]:
                 raise ValueError(f"it holds {utterance.id!r}: the index does not belong to this shard")
         except (ValueError, KeyError, IndexError, TypeError) as error:
