@@ -33,12 +33,15 @@ def read(path: Path) -> list[Line]:
     if kind == ".txt":
         words = " ".join(text.split())
         return [Line(None, None, words)] if words else []
-    rows = text.splitlines()
+    rows = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if kind == ".vtt" and not re.fullmatch(r"WEBVTT([ \t].*)?", rows[0] if rows else ""):
         raise UserError(f"{path}, line 1: a .vtt begins with WEBVTT")
     lines = []
     for number, block in _blocks(rows):
-        if kind == ".vtt" and (number == 1 or block[0].split(maxsplit=1)[0] in ASIDES):
+        if kind == ".vtt" and number == 1:
+            _refuse_times(path, number, block)
+            continue
+        if kind == ".vtt" and block[0].split(maxsplit=1)[0] in ASIDES:
             continue
         if line := _caption(path, number, block, kind):
             lines.append(line)
@@ -83,9 +86,17 @@ def _caption(path: Path, number: int, block: list[str], kind: str) -> Line | Non
     start, end = _seconds(*found.groups()[:4]), _seconds(*found.groups()[4:])
     if end < start:
         raise UserError(f"{path}, line {number + at}: the caption ends at {end:g} s, before it starts at {start:g} s")
+    _refuse_times(path, number + at + 1, block[at + 1 :])
     text = TAG.sub("", " ".join(block[at + 1 :]))
     words = " ".join((html.unescape(text) if kind == ".vtt" else text).split())
     return Line(start, end, words) if words else None
+
+
+def _refuse_times(path: Path, number: int, rows: Sequence[str]) -> None:
+    """`rows`, which begin at line `number`, are of one caption, or of none."""
+    for i, row in enumerate(rows):
+        if "-->" in row:
+            raise UserError(f"{path}, line {number + i}: an empty line is missing before this caption")
 
 
 def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
