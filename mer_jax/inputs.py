@@ -126,7 +126,7 @@ class Extractors:
         """How long a file is; raises UserError if it cannot be read."""
         with self._lock:
             process = self._process or self._start()
-            self._ask(process, {"id": file.name, "file": str(file), "probe": True})
+            self._ask(process, {"id": file.name, "file": str(file), "length": True})
             answer = records.decode_example(self._record(process))
         if error := answer.get("error"):
             raise UserError(bytes(error[0]).decode())

@@ -56,6 +56,7 @@ NO_JAX = (
     "cache",
     "config",
     "frames",
+    "transcript",
     "records",
     "synthetic",
     "protocols",
