@@ -42,7 +42,11 @@ ALLOWED = {
     "main": {"cache", "config", "demo", "distributed", "errors", "log", "protocols", "records", "replicas", "shard", "train", "weights"},
     "kept": {"cache", "config", "data", "errors", "frames", "main", "program", "records", "shard", "step", "train"},
     "sweep": {"config", "distributed", "errors", "log", "main", "records", "summary", "train"},
-    "compare": {"errors", "statistics"},
+    "compare": {"errors", "results", "statistics"},
+    "results": {"errors", "statistics"},
+    "page": set(),
+    "plots": {"page"},
+    "report": {"compare", "config", "errors", "page", "plots", "replicas", "results", "statistics"},
 }  # fmt: skip
 NO_JAX = (
     "errors",
@@ -55,6 +59,10 @@ NO_JAX = (
     "replicas",
     "statistics",
     "compare",
+    "results",
+    "page",
+    "plots",
+    "report",
     "weights",
 )
 
