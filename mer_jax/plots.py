@@ -53,7 +53,7 @@ class Frame:
             x = self.x(value)
             parts.append(f'<text class="pale" x="{x:.1f}" y="{bottom + 15:g}" text-anchor="middle">{value:g}</text>')
         parts.append(
-            f'<text class="pale" x="{WIDTH - RIGHT}" y="{self.height - 6:g}" text-anchor="end">{escaped(across)}</text>'
+            f'<text class="pale" x="{WIDTH - RIGHT}" y="{bottom + (32 if at else 15):g}" text-anchor="end">{escaped(across)}</text>'
         )
         parts.append(f'<text class="pale" x="0" y="12">{escaped(up)}</text>')
         return parts
@@ -145,13 +145,18 @@ def signed(title: str, groups: Sequence[tuple[str, Sequence[tuple[int, str, Numb
             )
             anchor, at = ("end", x - 4) if value < 0 else ("start", x + width + 4)
             parts.append(
-                f'<text class="pale" x="{at:.1f}" y="{y + thick - 2:g}" text-anchor="{anchor}">{value:+.2f}</text>'
+                f'<text class="pale" x="{at:.1f}" y="{y + thick - 2:g}" text-anchor="{anchor}">{signed_number(value)}</text>'
             )
-        y += thick * len(bars) + 9
+            y += thick
+        y += 9
     parts.insert(0, f'<path class="axis" d="M{zero:.1f} 0V{y:g}"/>')
     names = dict((colour, name) for _, bars in groups for colour, name, _ in bars)
     key = _key([_swatch(c, '<rect class="filled" width="30" height="12"/>', name) for c, name in sorted(names.items())])
     return figure(title, parts, y, key)
+
+
+def signed_number(value: Number) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def reliability(title: str, bins: Sequence[tuple[Number, Number, int]], under: str = "") -> str:
@@ -160,7 +165,7 @@ def reliability(title: str, bins: Sequence[tuple[Number, Number, int]], under: s
     drawn = frame.drawn("top probability", "share right", ticks(0, 1), ticks(0, 1))
     drawn.append(f'<path class="rule" d="M{frame.x(0):g} {frame.y(0):g}L{frame.x(1):g} {frame.y(1):g}"/>')
     most = max((count for _, _, count in bins), default=1)
-    points = [(frame.x(sure), frame.y(right), 1.5 + 14 * math.sqrt(count / most)) for sure, right, count in bins]
+    points = [(frame.x(sure), frame.y(right), 1.5 + 10 * math.sqrt(count / most)) for sure, right, count in bins]
     if points:
         drawn.append(
             '<path class="whisker" opacity=".5" d="M' + "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in points) + '"/>'
@@ -176,7 +181,7 @@ def scatter(
     """Points (x, y, label, what is wrong or ""): right ones are dots, wrong ones crosses that say what when pointed at; each
     class's name stands in the middle of its dots, so that the picture can be read without its colours."""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
-    frame = Frame(min(xs), max(xs), min(ys), max(ys), 330)
+    frame = Frame(min(xs), max(xs), min(ys), max(ys), 350)
     drawn = frame.drawn(across, up, [], [])
     names = []
     for number, label in enumerate(labels):
@@ -186,7 +191,7 @@ def scatter(
         # a path of length 0 with round ends is a dot: fourteen bytes instead of sixty
         dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y, wrong in here if not wrong)
         parts = [f'<path class="right" d="{dots}"/>'] if dots else []
-        parts += [f'<path class="wrong" d="M{x - 3:.1f} {y - 3:.1f}l6 6m0-6l-6 6"><title>{escaped(wrong)}</title></path>'
+        parts += [f'<path class="wrong" d="M{x - 2.4:.1f} {y - 2.4:.1f}l4.8 4.8m0-4.8l-4.8 4.8"><title>{escaped(wrong)}</title></path>'
                   for x, y, wrong in here if wrong]  # fmt: skip
         drawn.append(f'<g class="c{number % COLOURS}">{"".join(parts)}</g>')
         names.append((_middle([y for _, y, _ in here]), _middle([x for x, _, _ in here]), label))
@@ -194,7 +199,7 @@ def scatter(
     right = sum(not wrong for *_, wrong in points)
     key = _key([_swatch(i, '<path class="right" d="M8 6h0"/><path class="wrong" d="M20 3l6 6m0-6l-6 6"/>', label)
                 for i, label in enumerate(labels)])  # fmt: skip
-    return figure(title, drawn, frame.height, key, f"{right} of {len(points)} utterances are right")
+    return figure(title, drawn, frame.height, key, f"{right} of {len(points)} utterances are right", "large")
 
 
 def _middle(values: Sequence[Number]) -> float:

@@ -46,7 +46,8 @@ ALLOWED = {
     "results": {"errors", "statistics"},
     "page": set(),
     "plots": {"page"},
-    "report": {"compare", "config", "errors", "page", "plots", "replicas", "results", "statistics"},
+    "sections": {"compare", "config", "errors", "page", "plots", "replicas", "results", "statistics"},
+    "report": {"errors", "page", "results", "sections"},
 }  # fmt: skip
 NO_JAX = (
     "errors",
@@ -62,6 +63,7 @@ NO_JAX = (
     "results",
     "page",
     "plots",
+    "sections",
     "report",
     "weights",
 )
