@@ -173,7 +173,8 @@ def decode_example(record: bytes) -> dict[str, list[Any]]:
     return out
 
 
-def _to_example(utterance: Utterance) -> bytes:
+def to_example(utterance: Utterance, more: Mapping[str, Value] | None = None) -> bytes:
+    """The utterance as a record, with `more` features beside its own."""
     features: dict[str, Value] = {name: getattr(utterance, name).encode() for name in (*TEXT_COLUMNS, "sentence")}
     features["turn"] = [int(utterance.turn)]
     for name in ("start", "end"):
@@ -192,10 +193,10 @@ def _to_example(utterance: Utterance) -> bytes:
         features[f"{modality}/data"] = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
         features[f"{modality}/dtype"] = value.dtype.name.encode()
         features[f"{modality}/shape"] = [int(n) for n in value.shape]
-    return encode_example(features)
+    return encode_example(features | dict(more or {}))
 
 
-def _from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
+def from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
     raw = decode_example(record)
     fields: dict[str, Any] = {name: bytes(raw[name][0]).decode() for name in (*TEXT_COLUMNS, "sentence")}
     features: dict[str, Any] = {}
@@ -238,6 +239,21 @@ def _unframe(frame: bytes, size: int) -> bytes:
     if frame[12 + size :] != struct.pack("<I", _masked_crc(record)):
         raise ValueError("its content is damaged (crc32c does not match)")
     return record
+
+
+def write_record(file: BinaryIO, record: bytes) -> None:
+    file.write(_frame(record))
+
+
+def read_record(file: BinaryIO) -> bytes | None:
+    """The next record of a stream, None at its end; raises ValueError saying what is damaged."""
+    head = file.read(12)
+    if not head:
+        return None
+    if len(head) < 12 or head[8:] != struct.pack("<I", _masked_crc(head[:8])):
+        raise ValueError("what comes is no record: its length is damaged or cut short")
+    size = struct.unpack("<Q", head[:8])[0]
+    return _unframe(head + file.read(size + 4), size)
 
 
 def sha256_of(path: Path) -> str:
@@ -283,7 +299,7 @@ class _Shard:
         self.at = 0
 
     def add(self, utterance: Utterance) -> None:
-        frame = _frame(_to_example(utterance))
+        frame = _frame(to_example(utterance))
         self.file.write(frame)
         lengths = [len(utterance.features.get(m, ())) for m in self.modalities]
         text = [getattr(utterance, name) for name in TEXT_COLUMNS]
@@ -493,7 +509,19 @@ def _told(spec: Mapping[str, Any]) -> str:
 # ---- reading ----
 
 
-class Corpus:
+class Manifest:
+    """What a corpus says of itself. `text` is the file as it was; `where` names it to a person. Raises UserError if it is not
+    a manifest of this version."""
+
+    def __init__(self, text: str, where: str):
+        self.text = text
+        self.manifest = _parse_manifest(text, where)
+        self.manifest_sha256 = hashlib.sha256(text.encode()).hexdigest()
+        self.labels: tuple[str, ...] = tuple(self.manifest["labels"])
+        self.modalities: dict[str, dict[str, Any]] = self.manifest["modalities"]
+
+
+class Corpus(Manifest):
     """A corpus folder opened for random access: `corpus[i]` is utterance i of the index, read and checked.
 
     Opening reads the manifest and the indexes, not the shards. Raises UserError naming file, record or field wherever
@@ -502,9 +530,7 @@ class Corpus:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self.manifest, self.manifest_sha256 = _read_manifest(self.path)
-        self.labels: tuple[str, ...] = tuple(self.manifest["labels"])
-        self.modalities: dict[str, dict[str, Any]] = self.manifest["modalities"]
+        super().__init__(_read_manifest(self.path), str(self.path / "manifest.json"))
         self._files: dict[int, int] = {}
         indexes = [self._read_index(shard) for shard in self.manifest["shards"]]
         self.index: dict[str, np.ndarray] = {
@@ -543,7 +569,7 @@ class Corpus:
         size = int(self.index["size"][row])
         frame = os.pread(self._files[shard], size + 16, int(self.index["offset"][row]))
         try:
-            utterance = _from_example(_unframe(frame, size), self.modalities)
+            utterance = from_example(_unframe(frame, size), self.modalities)
             if utterance.id != self.index["id"][row]:
                 raise ValueError(f"it holds {utterance.id!r}: the index does not belong to this shard")
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -597,28 +623,34 @@ class Corpus:
             )
 
 
-def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
+def _read_manifest(folder: Path) -> str:
     path = folder / "manifest.json"
     if not path.is_file():
         what = "is not a corpus: it has no manifest.json" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {what}. Give a folder made by `python -m data_prep.…`, or leave data.path empty.")
-    raw = path.read_bytes()
     try:
-        manifest = json.loads(raw)
-    except ValueError as error:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid JSON ({error}). Restore it.") from None
+
+
+def _parse_manifest(text: str, where: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where} is not valid JSON ({error}). Restore it.") from None
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path}: schema_version is {version!r}, this mer_jax reads {SCHEMA_VERSION}. Rebuild the corpus."
+            f"{where}: schema_version is {version!r}, this mer_jax reads {SCHEMA_VERSION}. Rebuild the corpus."
         )
     fields = ("name", "labels", "label_space", "label_embeddings", "modalities", "protocol", "splits", "shards")
     for field in fields:
         if not manifest.get(field):
-            raise UserError(f"{path}: field {field!r} is missing or empty. Restore the file.")
+            raise UserError(f"{where}: field {field!r} is missing or empty. Restore the file.")
     for modality, spec in manifest["modalities"].items():
-        _check_tokens(str(path), modality, spec)
-    return manifest, hashlib.sha256(raw).hexdigest()
+        _check_tokens(where, modality, spec)
+    return manifest
 
 
 def main(argv: list[str] | None = None) -> None:
