@@ -1,6 +1,7 @@
 """What a finished run has left in its workdir: read, checked, and told where it is damaged. No JAX."""
 
 import dataclasses
+import datetime
 import json
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -239,13 +240,14 @@ def read_extra(path: epath.Path) -> dict[str, dict[str, Any]]:
             if name == "cost":
                 for i, session in enumerate(value["sessions"]):
                     require(session, f"sessions.{i}", SESSION)
+                    datetime.datetime.fromisoformat(session["began"])
             if name == "explain":
                 require(value["shares"], "shares", ("modalities", "per_class"))
                 for i, mistake in enumerate(value["mistakes"]):
                     require(mistake, f"mistakes.{i}", ("id", "label", "prediction", "probability", "modalities"))  # fmt: skip
             if name == "map" and not len(value["ids"]) == len(value["x"]) == len(value["y"]):
                 raise TypeError("ids, x and y are not of one length")
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(
                 f"{file} is not what this mer_jax writes: {what}. Restore it, or remove it: the page then goes without"

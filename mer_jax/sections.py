@@ -1,5 +1,6 @@
 """The sections of a finished run's report, each as HTML. No JAX."""
 
+import datetime
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -105,8 +106,8 @@ def headline(run: Run) -> str:
         under = f"95 % {between(interval[name])}" if interval else "no interval: no seed finished every fold"
         tiles.append(f'<div><dt>{TITLES[name]}</dt><dd class="value">{percent(point["test"][name])}</dd><dd class="faint">{under}</dd></div>')  # fmt: skip
     dialogues = len(set(run.said.dialogues.tolist()))
-    spread = f"mean ± sample standard deviation over {n} replicas" if n > 1 else "of one replica"
-    text = f"Test scores in percent, {spread}; 95 % intervals by resampling the {dialogues} test dialogues, seeds held fixed."
+    spread = f"mean ± sample standard deviation over {n} replicas" if n > 1 else "one replica"
+    text = f"Test scores in percent, {spread}; 95 % intervals by resampling the {dialogues} test dialogues{', seeds held fixed' * (n > 1)}."
     if dialogues < FEW_DIALOGUES:
         text += f" {dialogues} dialogues are few: the intervals are too narrow."
     if point["values"]:
@@ -131,7 +132,9 @@ def point_rows(run: Run, name: str = "", protocol: bool = False) -> list[list[st
     """One row for each point of a run, and for its ensemble."""
     rows, points = [], run.metrics["points"]
     for point in points:
-        title = ", ".join(filter(None, (breakable(name), breakable(spell(point["values"]))))) or "mean ± sd"
+        title = ", ".join(filter(None, (breakable(name), breakable(spell(point["values"]))))) or (
+            "mean ± sd" if point["replicas"] > 1 else "the replica"
+        )
         if point["chosen"] and len(points) > 1:
             title = f'<span class="chosen">{title}</span> <span class="ok">chosen</span>'
         test, interval = point["test"], point.get("interval")
@@ -287,7 +290,7 @@ def calibration(run: Run) -> str:
     return (
         f"<p>How often a prediction is right that is made with so much probability; the area of a circle is the number of test utterances. On "
         f"the dotted line the model is right as often as it says. Temperature {found['mean']:.2f}{spread}, fitted on the "
-        f"{escaped(run.metrics['protocol']['selects_on'])} part. The figures below are means over the replicas.</p>{plots(figures)}"
+        f"{escaped(run.metrics['protocol']['selects_on'])} part.{' The figures below are means over the replicas.' * (len(run.said.names) > 1)}</p>{plots(figures)}"
     )
 
 
@@ -371,11 +374,12 @@ def mistake(
     if explained:
         shares = ", ".join(f"{name} {signed_number(value)}" for name, value in explained["modalities"].items())
         steps = "; ".join(
-            f"{name} step " + ", ".join(f"{step} ({signed_number(value)})" for step, value in found)
+            f"{name} step " + ", ".join(f"{step} ({100 * share:.0f} %)" for step, share in found)
             for name, found in (explained.get("top_steps") or {}).items()
             if found
         )
-        line += f'<span class="do">Pull towards {escaped(prediction)}: {escaped(shares)}{escaped(f"; most of it at {steps}" if steps else "")}</span>'
+        line += f'<span class="do">Pull towards {escaped(explained["prediction"])}: {escaped(shares)}.'
+        line += f"{escaped(f' Most attention: {steps}.' if steps else '')}</span>"
     return line + "</li>"
 
 
@@ -449,7 +453,7 @@ def cost(run: Run) -> str:
         hours += seconds * session["devices"] / 3600
         memory = session["peak_memory_bytes"]
         rows.append([
-            escaped(session["began"].replace("T", " ").replace("Z", " UTC")), f"{session['from_step']:,} – {session['to_step']:,}", lasted(seconds),
+            escaped(moment(session["began"])), f"{session['from_step']:,} – {session['to_step']:,}", lasted(seconds),
             f"{steps / seconds:.2f}" if seconds else "-", f"{session['devices']} × {escaped(session['kind'])}", str(session["processes"]),
             escaped(", ".join(session["hosts"])), str(session["cpus"]), "-" if memory is None else f"{memory / 2**30:.2f} GiB",
         ])  # fmt: skip
@@ -457,8 +461,12 @@ def cost(run: Run) -> str:
     platforms = sorted({session["platform"] for session in found["sessions"]})
     sessions = "1 session" if len(rows) == 1 else f"{len(rows)} sessions"
     spelled = f"{hours:.2f}" if hours >= 0.1 else f"{hours:.4f}"
-    text = f"{spelled} device-hours on {', '.join(platforms)} in {sessions}: seconds × devices of every session."  # fmt: skip
+    text = f"{spelled} device-hours on {', '.join(platforms)} in {sessions}: seconds × devices of every session, of one that was killed up to its last save."  # fmt: skip
     return f"<p>{escaped(text)}</p>{table('Sessions', columns, rows)}"
+
+
+def moment(text: str) -> str:
+    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def lasted(seconds: float) -> str:

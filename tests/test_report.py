@@ -126,6 +126,8 @@ def test_a_section_without_its_file_says_so(tmp_path, runs):
     assert "does not hold the sentences" in text
     full = said(written(tmp_path, runs[0]))
     assert "left out: " not in full
+    assert "2026-11-22 12:00 UTC" in full
+    assert "audio −0.30. Most attention: text step 3 (41 %), 4 (20 %)." in full
     assert "1.03 device-hours" in full  # 1800 s and 45.5 s on two devices
 
 
@@ -298,6 +300,7 @@ def drop(*path):
         ("map.json", lambda m: m.update(replica="fold 9"), "replica 'fold 9', which is no finished one"),
         ("map.json", lambda m: m["ids"].__setitem__(0, "x"), "has no utterance 'x'"),
         ("cost.json", drop("sessions", 1, "seconds"), "sessions.1.seconds"),
+        ("cost.json", lambda c: c["sessions"][0].update(began="today"), "cost.json .*Invalid isoformat"),
         ("explain.json", drop("mistakes", 0, "label"), "mistakes.0.label"),
         ("robustness.json", drop("floor"), "robustness.json .* 'floor'"),
     ],
