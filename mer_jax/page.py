@@ -65,7 +65,7 @@ pre {{ white-space: pre-wrap; border: 1px solid var(--line); border-radius: .4re
 pre span {{ display: inline-block; max-width: 100%; vertical-align: top; }}
 @media (max-width: 30rem) {{ th, td {{ padding: .2rem .35rem; font-size: .9rem; }} }}
 @media print {{ body {{ max-width: none; padding: 0; font-size: 10pt; }} nav {{ display: none; }} .wide {{ overflow: visible; }} .plots {{ gap: .8rem; }}
-  th, td {{ padding: .1rem .3rem; font-size: 8pt; }} figure.large {{ max-width: 30rem; }}
+  th, td {{ padding: .1rem .2rem; font-size: 7.5pt; }} figure.large {{ max-width: 30rem; }}
   td.cell {{ padding: .1rem; font-size: 7pt; }} .cell, svg {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }} }}
 """
 

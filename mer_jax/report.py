@@ -10,14 +10,13 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from etils import epath
 
 from mer_jax.errors import UserError, reported
 from mer_jax.page import document, escaped, table
 from mer_jax.results import Run, read_run
-from mer_jax.sections import COLUMNS, SECTIONS, differing, flat, point_rows
+from mer_jax.sections import COLUMNS, SECTIONS, differing, made_with, point_rows
 
 
 def comparison(runs: Sequence[Run]) -> str:
@@ -74,7 +73,7 @@ def page(runs: Sequence[Run]) -> str:
     title = f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
     parts = [f"<h1>{escaped(title)}</h1>", "<nav>" + " ".join(f'<a href="#r{i}">{escaped(r.name)}</a>' for i, r in enumerate(runs)) + "</nav>"]  # fmt: skip
     parts.append(f"<h2>Comparison</h2>{comparison(runs)}")
-    parts.append("<h2>Settings that differ</h2>" + differing("Between the runs", {r.name: flat(r) for r in runs}))
+    parts.append("<h2>Settings that differ</h2>" + differing("Between the runs", {r.name: made_with(r) for r in runs}))
     for i, run in enumerate(runs):
         parts += [f'<h2 id="r{i}">{escaped(run.name)}</h2>', links(i), *sections(run, i, 3)]
     return document(title, parts)
@@ -86,10 +85,10 @@ def write(runs: Sequence[epath.PathLike], out: epath.PathLike) -> None:
     out = epath.Path(out)
     try:
         if "://" in str(out):  # object stores show an object when it is whole
-            out.write_text(text)
+            out.write_bytes(text.encode())
             return
         partial = out.with_name(f".{out.name}.partial")
-        partial.write_text(text)
+        partial.write_bytes(text.encode())
         os.replace(partial, out)
     except OSError as error:
         raise UserError(f"--out: {out} cannot be written ({error.strerror})") from None
@@ -109,14 +108,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mer_jax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a finished run")
+    parser.add_argument("runs", type=epath.Path, nargs="+", metavar="RUN", help="workdir of a finished run")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE.html", help="default: RUN/report.html; of several runs ./report.html"
+        "--out", type=epath.Path, metavar="FILE.html", help="default: RUN/report.html; of several runs ./report.html"
     )
     given = parser.parse_args(argv)
     with reported():
-        out = given.out or (given.runs[0] / "report.html" if len(given.runs) == 1 else Path("report.html"))
-        if out.is_dir() or not (out.parent.is_dir() or given.out is None):
+        out = given.out or (given.runs[0] / "report.html" if len(given.runs) == 1 else epath.Path("report.html"))
+        if out.is_dir() or (given.out and "://" not in str(out) and not out.parent.is_dir()):
             raise UserError(f"--out={out}: must be a file in a folder that exists")
         write(given.runs, out)
         print(f"wrote {out}")

@@ -27,6 +27,7 @@ from mer_jax.statistics import (
 from mer_jax.statistics import reliability as reliability_of
 
 MISTAKES = 20
+STEPS = 3  # of each modality, of a mistake
 FILES = {"LSGMERExperiment": "lsgmer", "DeepMSIExperiment": "deepmsi_mer", "DeepMSIFramesExperiment": "deepmsi_mer_frames"}  # fmt: skip
 
 
@@ -315,7 +316,7 @@ def embedding(run: Run) -> str:
     across, up = (f"component {i}" + (f", {100 * s:.0f} %" if s is not None else "") for i, s in enumerate(shares, 1))
     title = f"Test utterances of {found['replica']}"
     return (
-        f"<p>{escaped(found['method'])}. A dot is an utterance that was classified rightly, a cross one that was not; colours and names are "
+        f"<p>{escaped(found['method'][:1].upper() + found['method'][1:])}. A dot is an utterance that was classified rightly, a cross one that was not; colours and names are "
         f"those of the true classes.</p>{plots([scatter(title, run.labels, dots, across, up)])}"
     )
 
@@ -374,7 +375,7 @@ def mistake(
     if explained:
         shares = ", ".join(f"{name} {signed_number(value)}" for name, value in explained["modalities"].items())
         steps = "; ".join(
-            f"{name} step " + ", ".join(f"{step} ({100 * share:.0f} %)" for step, share in found)
+            f"{name} step " + ", ".join(f"{step} ({100 * share:.0f} %)" for step, share in found[:STEPS])
             for name, found in (explained.get("top_steps") or {}).items()
             if found
         )
@@ -416,7 +417,7 @@ def robustness(run: Run) -> str:
         xs = lines[0].x
         lines.append(Line("always the most frequent class", [xs[0], xs[-1]], [floor, floor]))
         figures.append(curves(title, lines, across, "percent"))
-        texts.append(escaped(found["definition"][kind]))
+        texts.append(escaped(f"{kind.capitalize()}: {found['definition'][kind]}"))
     rows = []
     for kind, word in (("missing", "missing"), ("noise", "noise")):
         for name, value in (found.get("retention") or {}).get(kind, {}).items():
@@ -429,6 +430,8 @@ def robustness(run: Run) -> str:
         rows, columns = [row[:2] for row in rows], columns[:2]
     kept = table("Share of the weighted F1 that is retained", columns, rows) if rows else ""
     said = " ".join(texts) + (" Retained: " + escaped(found["definition"]["retention"]) if rows and "retention" in found["definition"] else "")  # fmt: skip
+    if beside and "effective" in found["definition"]:
+        said += f" Points above {escaped(beside)}: {escaped(found['definition']['effective'])}"
     several = " The bands are ± a sample standard deviation over the replicas." if len(found["replicas"]) > 1 else ""
     return f"<p>{said}{several}</p>{plots(figures)}{kept}"
 
@@ -489,6 +492,11 @@ def settings(run: Run) -> str:
 
 def flat(run: Run) -> dict[str, Any]:
     return config_lib.flatten(run.metrics["config"])
+
+
+def made_with(run: Run) -> dict[str, Any]:
+    """Settings and versions."""
+    return flat(run) | {f"version of {name}": version for name, version in run.metrics["versions"].items()}
 
 
 def differing(title: str, columns: Mapping[str, Mapping[str, Any]]) -> str:
