@@ -517,7 +517,7 @@ def spelled(value: Any) -> str:
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return ",".join(value)
     if isinstance(value, list):
-        return "(" + "".join(f"{item}," for item in value).removesuffix("," if len(value) > 1 else "") + ")"
+        return f"({','.join(map(str, value))})"
     return str(value)
 
 

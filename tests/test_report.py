@@ -251,7 +251,7 @@ def test_colours_can_be_told_apart(colours, paper):
 @pytest.mark.parametrize("family", config_lib.FAMILIES)
 def test_the_command_gives_the_same_config(tmp_path, monkeypatch, family):
     config = family(experiment="it's “mine”")
-    config.replicas.folds, config.replicas.points = (0, 2), "optim.learning_rate=1e-4 optim.learning_rate=3e-5"
+    config.replicas.folds, config.replicas.points = (2,), "optim.learning_rate=1e-4 optim.learning_rate=3e-5"
     config.data.max_length, config.data.modalities, config.data.standardize = (48, 1), ("text", "visual"), False
     config.optim.learning_rate, config.loss.imbalance = 3.5e-5, "focal"
     run = write_run(tmp_path / "run")
