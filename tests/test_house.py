@@ -47,7 +47,12 @@ ALLOWED = {
     "main": {"cache", "config", "distributed", "errors", "log", "protocols", "records", "replicas", "shard", "synthetic", "train", "weights"},
     "kept": {"cache", "config", "data", "errors", "frames", "main", "program", "records", "shard", "step", "train"},
     "sweep": {"config", "distributed", "errors", "log", "main", "records", "summary", "train"},
-    "compare": {"errors", "statistics"},
+    "compare": {"errors", "results", "statistics"},
+    "results": {"errors", "statistics"},
+    "page": set(),
+    "plots": {"page"},
+    "sections": {"compare", "config", "errors", "page", "plots", "replicas", "results", "statistics"},
+    "report": {"errors", "page", "results", "sections"},
 }  # fmt: skip
 NO_JAX = (
     "transcript",
@@ -63,6 +68,11 @@ NO_JAX = (
     "replicas",
     "statistics",
     "compare",
+    "results",
+    "page",
+    "plots",
+    "sections",
+    "report",
     "weights",
 )
 
