@@ -44,7 +44,7 @@ ALLOWED = {
         "checkpoint", "config", "data", "distributed", "errors", "evaluate", "fleet", "log", "program", "protocols", "records", "replicas", "shard",
         "statistics", "summary",
     },
-    "main": {"cache", "config", "distributed", "errors", "log", "protocols", "records", "replicas", "shard", "synthetic", "train", "weights"},
+    "main": {"cache", "config", "distributed", "errors", "log", "protocols", "records", "replicas", "report", "shard", "synthetic", "train", "weights"},
     "kept": {"cache", "config", "data", "errors", "frames", "main", "program", "records", "shard", "step", "train"},
     "sweep": {"config", "distributed", "errors", "log", "main", "records", "summary", "train"},
     "compare": {"errors", "results", "statistics"},
