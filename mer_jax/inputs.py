@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class Item:
     error: str = ""
 
 
+@runtime_checkable
 class Reader(Protocol):
     """What is asked of the models that will read the items."""
 
