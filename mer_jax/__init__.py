@@ -1,3 +1,20 @@
-"""Multimodal emotion recognition in JAX."""
+"""Multimodal emotion recognition in JAX.
 
-__version__ = "0.1.0"
+import mer_jax
+model = mer_jax.load("runs/lsgmer")
+for found in model.predict("clip.wav", sentence="I did not expect that."):
+    print(found.prediction, found.probabilities)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mer_jax.trained import Trained
+
+
+def load(run: Any) -> "Trained":
+    """The models of a finished run, from its workdir, to predict with; see `mer_jax.trained.Trained`. Raises UserError, a
+    ValueError, if they cannot be had."""
+    from mer_jax import trained  # JAX starts with the first model, not with the import
+
+    return trained.load(run)

@@ -149,6 +149,31 @@ def _forget_late_reads() -> None:
     logging.getLogger("asyncio").addFilter(lambda record: "async_deserialize" not in record.getMessage())
 
 
+def best_models(folder: epath.PathLike) -> tuple[dict[str, Any], Any]:
+    """Of the newest checkpoint its JSON dict and what was saved as `best`, NumPy arrays; nothing else of it is read. Raises
+    UserError if there is none, or if it is damaged."""
+    folder = epath.Path(folder)
+    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    if not steps:
+        raise UserError(f"{folder} holds no checkpoint: bring back the one of the run")
+    where = folder / str(max(steps))
+    try:
+        info = ocp.JsonCheckpointHandler().restore(where / "info")
+        metadata = ocp.StandardCheckpointHandler().metadata(where / "state")
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), {"best": getattr(metadata, "tree", metadata)["best"]}
+        )
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        restore = ocp.args.PyTreeRestore(item=like, restore_args=how, partial_restore=True)
+        found = ocp.PyTreeCheckpointHandler().restore(where / "state", args=restore)
+    except Exception as error:  # Orbax and TensorStore raise what they like
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"checkpoint {where} is damaged ({why}); bring it back") from None
+    if why := wrong_sums(info["sums"], found):
+        raise UserError(f"checkpoint {where} is damaged: {why}; bring it back")
+    return info["info"], found["best"]
+
+
 def wrong_sums(saved: dict[str, int], state: Any) -> str:
     """What is wrong if an array is not, bit for bit, what was saved; else nothing. Every process asks."""
     now = sums(state)

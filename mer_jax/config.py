@@ -171,6 +171,7 @@ class Train:
         2  # how many of the latest stay on disk; one that turns out damaged is made up for by the one before
     )
     log_steps: int = 20
+    look: bool = True  # at the end see what the model attends to and how its features lie, for the report
     log_reads: bool = False  # every process writes which utterances it took for each step, to WORKDIR/reads
     accumulate: int = 1  # a batch is gone through in so many pieces, for less memory; the update is the whole batch's
     precision: str = "float32"  # the model's products: float32 | bfloat16; parameters, statistics and loss stay float32
@@ -242,7 +243,7 @@ SWEPT = (
 )  # fmt: skip
 
 # Fields that may differ between a run and the command that carries it on: where and how it runs, not what it computes.
-CHANGES_NO_RESULT = ("mesh.", "train.checkpoint_minutes", "train.keep_checkpoints", "train.log_", "data.placement", "data.read_threads",
+CHANGES_NO_RESULT = ("mesh.", "train.checkpoint_minutes", "train.keep_checkpoints", "train.log_", "train.look", "data.placement", "data.read_threads",
                      "data.resident_limit_mb", "replicas.together")  # fmt: skip
 
 FAMILIES = (LSGMERExperiment, DeepMSIExperiment, DeepMSIFramesExperiment)

@@ -231,14 +231,17 @@ def _total_lengths(pool: Pool, rows: np.ndarray) -> np.ndarray:
 
 def pads_of(pool: Pool, rows: np.ndarray) -> Pads:
     """Padded lengths for a batch: the rung of 1, 16, 32, 64 … that holds it, never more than the pool's longest."""
-    return tuple((m, _rung(int(lengths[rows].max()), int(lengths.max()))) for m, lengths in pool.lengths.items())
+    return tuple(
+        (m, max(1, min(rung(int(lengths[rows].max())), int(lengths.max())))) for m, lengths in pool.lengths.items()
+    )
 
 
-def _rung(length: int, longest: int) -> int:
-    rung = SHORTEST_PAD
-    while rung < length:
-        rung *= 2
-    return max(1, min(rung, longest))
+def rung(length: int) -> int:
+    """16, 32, 64 …, the first that is enough."""
+    found = SHORTEST_PAD
+    while found < length:
+        found *= 2
+    return found
 
 
 # ---- from rows to a batch ----

@@ -116,7 +116,7 @@ def gather(whole: Any, corpus: Corpus, config: Any, count: int, replica: int) ->
 
     @jax.jit
     def places(model: step.Model, batch: Any) -> Any:
-        return apply(model.params, model.rest, step.standardize(batch, model.input_stats))[0]["kept"]
+        return apply(model.params, model.rest, step.standardize(batch, model.input_stats))[0]["kept"].place
 
     clips: list[tuple[np.ndarray, np.ndarray]] = []
     counts = []

@@ -1,8 +1,11 @@
 """What a run tells: console, history.jsonl, TensorBoard."""
 
+import datetime
 import json
 import math
 import os
+import platform
+import resource
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -74,6 +77,30 @@ class History:
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
+
+
+class Cost:
+    """cost.json: for every time that the run was at work, on what and how long. A session that is killed is in it up to its
+    last save."""
+
+    def __init__(self, workdir: epath.PathLike, start: int):
+        self._path, self._began = epath.Path(workdir) / "cost.json", time.monotonic()
+        before = json.loads(self._path.read_text())["sessions"] if start and self._path.exists() else []
+        device = jax.devices()[0]
+        self._now = {
+            "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "from_step": start, "devices": jax.device_count(),
+            "kind": device.device_kind, "platform": device.platform, "processes": jax.process_count(),
+            "hosts": sorted(set(distributed.texts(platform.node()))), "cpus": os.cpu_count(),
+        }  # fmt: skip
+        self._before = before
+
+    def write(self, step: int) -> None:
+        """peak_memory_bytes: of the first device where it counts, else of this process."""
+        memory = jax.local_devices()[0].memory_stats() or {}
+        peak = memory.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        seconds = round(time.monotonic() - self._began, 1)
+        now = self._now | {"to_step": step, "seconds": seconds, "peak_memory_bytes": peak}
+        write_json(self._path, {"sessions": [*self._before, now]})
 
 
 class Reads:

@@ -12,10 +12,10 @@ from ml_collections import config_flags
 
 from mer_jax import cache, protocols, weights
 from mer_jax import config as config_lib
-from mer_jax.demo import demo_corpus
 from mer_jax.errors import UserError, reported
 from mer_jax.records import Corpus
 from mer_jax.replicas import replicas_of
+from mer_jax.synthetic import demo_corpus
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The experiment: a file of configs/, e.g. configs/lsgmer.py or configs/lsgmer.py:tiny. "
@@ -59,11 +59,13 @@ def main(_: list[str]) -> None:
         check(experiment, corpus)
         workdir = epath.Path(WORKDIR.value or config_lib.default_workdir(experiment))
         with jax_started(how, workdir):
-            from mer_jax import train
+            from mer_jax import distributed, report, train
 
             if MODE.value == "eval":
                 sys.exit(train.score_again(experiment, corpus, workdir))
             train.run(experiment, corpus, workdir, allow_config_change=CHANGED.value, profile=profile)
+            if distributed.leads():
+                report.write([workdir], workdir / "report.html")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from mer_jax.errors import UserError
 from mer_jax.frames import View
 from mer_jax.models import deepmsi_mer, lsgmer, swin
 from mer_jax.protocols import Fold, Split
-from mer_jax.records import Corpus
+from mer_jax.records import Corpus, Manifest
 
 PARTS = ("train", "valid", "test")
 
@@ -173,7 +173,7 @@ def steps_per_epoch(config: config_lib.Experiment, inputs: Inputs) -> int:
     return -(-len(inputs.rows_of_training()) // config.train.batch_size)
 
 
-def family_of(config: config_lib.Experiment, corpus: Corpus) -> tuple[pure.Pure, Callable[[step.Given], Any]]:
+def family_of(config: config_lib.Experiment, corpus: Manifest) -> tuple[pure.Pure, Callable[[step.Given], Any]]:
     """(the model, given -> (loss, after_update)): the one place where settings become arguments."""
     if isinstance(config, config_lib.LSGMERExperiment):
         return lsgmer_family(config, corpus)
@@ -204,11 +204,11 @@ def shared_settings(config: config_lib.Experiment) -> dict[str, Any]:
     }
 
 
-def widths_of(config: config_lib.Experiment, corpus: Corpus) -> dict[str, int]:
+def widths_of(config: config_lib.Experiment, corpus: Manifest) -> dict[str, int]:
     return {m: corpus.modalities[m]["width"] for m in config.data.modalities}
 
 
-def lsgmer_family(config: config_lib.LSGMERExperiment, corpus: Corpus) -> Any:
+def lsgmer_family(config: config_lib.LSGMERExperiment, corpus: Manifest) -> Any:
     words = np.asarray(corpus.manifest["label_embeddings"], np.float32)
 
     def arguments(values: dict[str, Any]) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def backbone_arguments(config: config_lib.DeepMSIFramesExperiment) -> dict[str, 
     return found | {"published": config.model.variant == "published", "still": max(0, learns.start)}
 
 
-def deepmsi_family(config: config_lib.DeepMSIExperiment, corpus: Corpus) -> Any:
+def deepmsi_family(config: config_lib.DeepMSIExperiment, corpus: Manifest) -> Any:
     visual = corpus.modalities["visual"] if "visual" in config.data.modalities else {"longest": 0}
     tokens = visual.get("tokens", 1)
     backbone = None

@@ -25,7 +25,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -241,11 +241,11 @@ def _unframe(frame: bytes, size: int) -> bytes:
     return record
 
 
-def write_record(file: BinaryIO, record: bytes) -> None:
+def write_record(file: IO[bytes], record: bytes) -> None:
     file.write(_frame(record))
 
 
-def read_record(file: BinaryIO) -> bytes | None:
+def read_record(file: IO[bytes]) -> bytes | None:
     """The next record of a stream, None at its end; raises ValueError saying what is damaged."""
     head = file.read(12)
     if not head:
@@ -509,7 +509,19 @@ def _told(spec: Mapping[str, Any]) -> str:
 # ---- reading ----
 
 
-class Corpus:
+class Manifest:
+    """What a corpus says of itself. `text` is the file as it was; `where` names it to a person. Raises UserError if it is not
+    a manifest of this version."""
+
+    def __init__(self, text: str, where: str):
+        self.text = text
+        self.manifest = _parse_manifest(text, where)
+        self.manifest_sha256 = hashlib.sha256(text.encode()).hexdigest()
+        self.labels: tuple[str, ...] = tuple(self.manifest["labels"])
+        self.modalities: dict[str, dict[str, Any]] = self.manifest["modalities"]
+
+
+class Corpus(Manifest):
     """A corpus folder opened for random access: `corpus[i]` is utterance i of the index, read and checked.
 
     Opening reads the manifest and the indexes, not the shards. Raises UserError naming file, record or field wherever
@@ -518,9 +530,7 @@ class Corpus:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self.manifest, self.manifest_sha256 = _read_manifest(self.path)
-        self.labels: tuple[str, ...] = tuple(self.manifest["labels"])
-        self.modalities: dict[str, dict[str, Any]] = self.manifest["modalities"]
+        super().__init__(_read_manifest(self.path), str(self.path / "manifest.json"))
         self._files: dict[int, int] = {}
         indexes = [self._read_index(shard) for shard in self.manifest["shards"]]
         self.index: dict[str, np.ndarray] = {
@@ -613,28 +623,34 @@ class Corpus:
             )
 
 
-def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
+def _read_manifest(folder: Path) -> str:
     path = folder / "manifest.json"
     if not path.is_file():
         what = "is not a corpus: it has no manifest.json" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {what}. Give a folder made by `python -m data_prep.…`, or leave data.path empty.")
-    raw = path.read_bytes()
     try:
-        manifest = json.loads(raw)
-    except ValueError as error:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid JSON ({error}). Restore it.") from None
+
+
+def _parse_manifest(text: str, where: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where} is not valid JSON ({error}). Restore it.") from None
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path}: schema_version is {version!r}, this mer_jax reads {SCHEMA_VERSION}. Rebuild the corpus."
+            f"{where}: schema_version is {version!r}, this mer_jax reads {SCHEMA_VERSION}. Rebuild the corpus."
         )
     fields = ("name", "labels", "label_space", "label_embeddings", "modalities", "protocol", "splits", "shards")
     for field in fields:
         if not manifest.get(field):
-            raise UserError(f"{path}: field {field!r} is missing or empty. Restore the file.")
+            raise UserError(f"{where}: field {field!r} is missing or empty. Restore the file.")
     for modality, spec in manifest["modalities"].items():
-        _check_tokens(str(path), modality, spec)
-    return manifest, hashlib.sha256(raw).hexdigest()
+        _check_tokens(where, modality, spec)
+    return manifest
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,10 +19,10 @@ from rich.markup import escape
 from mer_jax import checkpoint, data, distributed, log, protocols, shard, summary
 from mer_jax import config as config_lib
 from mer_jax.errors import UserError
-from mer_jax.evaluate import write_predictions
+from mer_jax.evaluate import LOOKED, map_of, reasons_of, seen_by, worst, write_predictions
 from mer_jax.fleet import Fleet
 from mer_jax.log import by_replica
-from mer_jax.program import Inputs, Program, build, load, steps_per_epoch, together_of
+from mer_jax.program import Inputs, Program, build, family_of, load, steps_per_epoch, together_of
 from mer_jax.protocols import Split
 from mer_jax.records import Corpus, sha256_of
 from mer_jax.replicas import replicas_of
@@ -170,9 +170,13 @@ def run(
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / "config.json").exists():
         log.write_json(workdir / "config.json", now)
+    log.write_text(
+        workdir / "manifest.json", corpus.text
+    )  # what a model needs to know of its data, when they are elsewhere
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     try:
         start = resume_or_begin(whole, checkpoints)
+        cost = log.Cost(workdir, start)
         log.write_json(workdir / "config.json", now)  # a change that cannot carry on has left the old one
         if start == 0:
             params = whole.fleet.params()
@@ -182,10 +186,10 @@ def run(
             )
             log.write_json(workdir / "split.json", protocols.to_json(corpus, whole.split, leaks))
         tell_start(whole)
-        loop(whole, checkpoints, start, notice, log.Profile(workdir, profile))
+        loop(whole, checkpoints, start, notice, log.Profile(workdir, profile), cost)
     finally:
         checkpoints.close()
-    result = finish(whole, leaks)  # a notice that comes now is too late to stop for
+    result = finish(whole, leaks, cost)  # a notice that comes now is too late to stop for
     distributed.meet("finished")
     notice.close()
     return result
@@ -256,7 +260,12 @@ def data_of(whole: Run) -> dict[str, Any]:
 
 
 def loop(
-    whole: Run, checkpoints: checkpoint.Checkpoints, start: int, notice: distributed.Notice, profile: log.Profile
+    whole: Run,
+    checkpoints: checkpoint.Checkpoints,
+    start: int,
+    notice: distributed.Notice,
+    profile: log.Profile,
+    cost: log.Cost,
 ) -> None:
     """Updates until the last epoch or until no replica is left that trains; one evaluation and one checkpoint an epoch.
 
@@ -286,6 +295,7 @@ def loop(
         info = {"replicas": [{"name": replica.name, **dataclasses.asdict(s)} for replica, s in standings],
                 "data": data_seen, "config": config_lib.to_dict(whole.config), "labels": whole.corpus.labels}  # fmt: skip
         checkpoints.save(at, fleet.saved(), info)
+        cost.write(at)
         saved_at, saved_time = at, time.monotonic()
 
     def due(at: int) -> bool:
@@ -400,12 +410,13 @@ def tell(
 # ---- the end ----
 
 
-def finish(whole: Run, leaks: list[Any]) -> dict[str, Any]:
-    """Scores valid and test with the best models, writes predictions and metrics.json, shows the table."""
+def finish(whole: Run, leaks: list[Any], cost: log.Cost) -> dict[str, Any]:
+    """Scores valid and test with the best models, writes predictions, what there is to see of them and metrics.json, shows
+    the table."""
     results, tests = score_parts(whole)
     config, corpus, pool = whole.config, whole.corpus, whole.inputs.feed.pool
     entries = [(whole.fleet.replicas[r].name, *found) for r, found in tests.items()]
-    write_predictions(whole.workdir / "predictions.jsonl", corpus, pool, entries)
+    write_predictions(whole.workdir / "predictions.jsonl", corpus, pool, entries, whole.inputs.sentences)
     by = "test" if whole.split.selects_on_test else "validation"
     points = points_of(corpus, pool, whole.fleet.replicas, results, tests, config.train.select)
     chosen = next(point for point in points if point["chosen"])
@@ -434,9 +445,26 @@ def finish(whole: Run, leaks: list[Any]) -> dict[str, Any]:
     }  # fmt: skip
     if (bayes := corpus.manifest.get("bayes_accuracy")) is not None:
         result["data"]["bayes_accuracy"] = bayes["+".join(sorted(config.data.modalities))]
+    if config.train.look:
+        first = next(r for r in tests if whole.fleet.replicas[r].values == chosen["values"])
+        look(whole, first, *tests[first])
+    cost.write(whole.config.train.epochs * steps_per_epoch(config, whole.inputs))
     log.write_json(whole.workdir / "metrics.json", result)
     show(result, whole.workdir)
     return result
+
+
+def look(whole: Run, r: int, rows: np.ndarray, probabilities: np.ndarray) -> None:
+    """Writes map.json and explain.json of replica r, whose test part are these rows of the pool."""
+    inputs, fleet = whole.inputs, whole.fleet
+    apply = family_of(whole.config, whole.corpus)[0].apply
+    wrong = worst(probabilities, inputs.feed.pool.labels[rows])
+    some = np.union1d(np.linspace(0, len(rows) - 1, min(len(rows), LOOKED)).astype(int), wrong)
+    seen = seen_by(apply, fleet.best(r), inputs.feed, rows[some], whole.config.train.eval_batch_size)
+    name, settings = fleet.replicas[r].name, (whole.corpus, inputs.feed.pool)
+    log.write_json(whole.workdir / "map.json", map_of(*settings, rows[some], seen) | {"replica": name})
+    reasons = reasons_of(*settings, rows, probabilities, some, seen, wrong, inputs.sentences)
+    log.write_json(whole.workdir / "explain.json", reasons | {"replica": name})
 
 
 def score_parts(whole: Run) -> tuple[list[dict[str, Any]], dict[int, tuple[np.ndarray, np.ndarray]]]:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-from mer_jax.demo import VERSION
 from mer_jax.records import Corpus, Description, Utterance, write_corpus
+from mer_jax.synthetic import VERSION
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # real corpora, where someone has put them
@@ -48,7 +48,7 @@ def cache_home(tmp_path_factory):
 def demo_folder(cache_home):
     path = cache_home / "mer_jax" / f"demo-v{VERSION}-seed0"
     # In a process of its own: here every call is checked by jaxtyping, which makes writing slow.
-    script = f"from mer_jax.demo import write_demo; from pathlib import Path; write_demo(Path({str(path)!r}))"
+    script = f"from mer_jax.synthetic import write_demo; from pathlib import Path; write_demo(Path({str(path)!r}))"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
     return path
 

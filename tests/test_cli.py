@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT, small_description, small_utterances
 from test_records import damage_flipped_bit, damage_missing_index, damage_truncated, damage_version
 
-from mer_jax.demo import MODALITIES
 from mer_jax.records import Corpus, dataclasses, write_corpus
+from mer_jax.synthetic import MODALITIES
 
 CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
 
@@ -307,7 +307,7 @@ def test_the_demo_corpus_is_made_on_first_use(run_cli, tmp_path, monkeypatch):
     from conftest import user_env
 
     done = subprocess.run(
-        [sys.executable, "-c", "from mer_jax.demo import demo_corpus; print(len(demo_corpus()))"],
+        [sys.executable, "-c", "from mer_jax.synthetic import demo_corpus; print(len(demo_corpus()))"],
         env=user_env(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

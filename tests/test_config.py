@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from mer_jax import config as config_lib
 from mer_jax import data, program, protocols, shard, step, sweep
-from mer_jax import demo as demo_lib
+from mer_jax import synthetic as demo_lib
 from mer_jax.batch import Batch
 from mer_jax.config import DeepMSIExperiment, DeepMSIFramesExperiment, LSGMERExperiment, validate
 from mer_jax.errors import UserError

@@ -10,7 +10,7 @@ from conftest import small_description
 from PIL import Image
 
 from mer_jax import config as config_lib
-from mer_jax import data, demo, frames, records, shard, step
+from mer_jax import data, frames, records, shard, step, synthetic
 from mer_jax.errors import UserError
 from mer_jax.frames import Frames, View, as_they_are, coded
 from mer_jax.records import Corpus, Utterance, write_corpus
@@ -260,11 +260,11 @@ def test_what_reads_frames_and_what_does_not(framed):
 
 def test_the_drawn_square_says_what_the_cue_says():
     """The cue can be read off the square again, where `region` says."""
-    spec, rng = demo.VARIANTS["frames"]["visual"], np.random.default_rng(0)
-    squares = demo.patterns().reshape(demo.CUE, -1)
+    spec, rng = synthetic.VARIANTS["frames"]["visual"], np.random.default_rng(0)
+    squares = synthetic.patterns().reshape(synthetic.CUE, -1)
     for _ in range(5):
-        cue = rng.normal(size=demo.CUE)
-        shown, boxes = demo.draw(cue, spec, rng)
+        cue = rng.normal(size=synthetic.CUE)
+        shown, boxes = synthetic.draw(cue, spec, rng)
         for image, box in zip(as_they_are(shown), boxes, strict=True):
             left, top, right, bottom = (box.astype(float) * spec.pixels).astype(int)
             inner = image[top:bottom, left:right].astype(float)

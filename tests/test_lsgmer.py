@@ -92,7 +92,9 @@ def test_attention_with_label_queries_is_the_formula():
     def split(x):
         return jnp.asarray(x, jnp.float32).reshape(1, len(x), HEADS, WIDTH // HEADS)
 
-    found = layers.attention(split(query), split(memory), split(memory), jnp.ones((1, 9), bool))
+    real = jnp.arange(9)[None] < 9
+    found, weight = layers.attention(split(query), split(memory), split(memory), real)
+    np.testing.assert_allclose(weight.sum(-1), 1, atol=1e-6)
     np.testing.assert_allclose(np.asarray(found).reshape(CLASSES, WIDTH), wanted, atol=1e-5)
 
 

@@ -13,9 +13,9 @@ from conftest import small_description, small_utterances
 from mer_jax import config as config_lib
 from mer_jax import data, log, shard, train
 from mer_jax.checkpoint import Checkpoints
-from mer_jax.demo import write_demo
 from mer_jax.errors import UserError
 from mer_jax.records import Corpus, write_corpus
+from mer_jax.synthetic import write_demo
 
 
 @pytest.fixture

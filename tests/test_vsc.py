@@ -41,14 +41,42 @@ def test_vsc_is_the_formula(published, guided):
         assert found.mask[i].tolist() == [n < keep for n in range(6)]
         np.testing.assert_allclose(found.tokens[i, :keep], wanted, atol=1e-5)
         np.testing.assert_array_equal(found.tokens[i, keep:], 0)
-        merged += (np.abs(wanted - sample[np.asarray(found.place[i, :keep])]).max(1) > 1e-6).sum()
+        merged += (np.abs(wanted - sample[np.asarray(found.kept.place[i, :keep])]).max(1) > 1e-6).sum()
     assert published or merged > 3, "nothing was merged: the test shows nothing"
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_what_became_of_each_token(published):
+    """A kept token went into itself, a merged one into the kept one that it is most like, a dropped one nowhere."""
+    x, mask, guide = make()
+    found = compress(x, mask, guide, published=published)
+    kept, none, merged = found.kept, found.tokens.shape[1], 0
+    for i, length in enumerate(LENGTHS):
+        place = [p for p in kept.place[i].tolist() if p < LENGTH]
+        for t, into in enumerate(kept.into[i].tolist()):
+            if t in place:
+                assert place[into] == t
+            elif published or t >= length:
+                assert into == none
+            else:
+                like = [reference.cosine(np.asarray(x[i, t]), np.asarray(x[i, p])) for p in place]
+                assert into == (int(np.argmax(like)) if max(like) > SETTINGS["threshold"] else none)
+                merged += into < none
+    assert published or merged
+
+
+def test_two_compressions_one_after_the_other():
+    first = vsc.Kept(jnp.array([[0, 2, 3]]), jnp.array([[0, 0, 1, 2, 3]]))  # 1 into 0, 4 nowhere
+    second = vsc.Kept(jnp.array([[1, 2]]), jnp.array([[2, 0, 1]]))  # the first goes nowhere
+    both = first.then(second)
+    assert both.place.tolist() == [[2, 3]]
+    assert both.into.tolist() == [[2, 2, 0, 1, 2]]
 
 
 def test_kept_tokens_stay_in_order_only_when_fixed():
     x, mask, guide = make()
-    assert (np.diff(compress(x, mask, guide).place[0]) > 0).all()
-    assert not (np.diff(compress(x, mask, guide, published=True).place[0]) > 0).all()
+    assert (np.diff(compress(x, mask, guide).kept.place[0]) > 0).all()
+    assert not (np.diff(compress(x, mask, guide, published=True).kept.place[0]) > 0).all()
 
 
 def test_tokens_that_share_a_target_are_both_merged():
@@ -59,7 +87,8 @@ def test_tokens_that_share_a_target_are_both_merged():
     x = jnp.asarray(np.stack([kept, a, b, far])[None], jnp.float32)
     r = jnp.asarray(np.stack([kept, far])[None], jnp.float32)
     dropped = jnp.array([[False, True, True, False]])
-    found = vsc.merge(r, jnp.ones((1, 2), bool), x, dropped, threshold=0.6, alpha=0.9)
+    found, into = vsc.merge(r, jnp.ones((1, 2), bool), x, dropped, threshold=0.6, alpha=0.9)
+    assert into.tolist() == [[2, 0, 0, 2]]
     theta = [reference.softmax(np.array([reference.cosine(n, kept), reference.cosine(n, far)]))[0] for n in (a, b)]
     mean = (theta[0] * a + theta[1] * b) / sum(theta)
     np.testing.assert_allclose(found[0], [0.9 * kept + 0.1 * mean, far], atol=1e-6)
@@ -89,7 +118,7 @@ def test_the_score_weighs_by_one():
     found = compress(x, mask, guide, threshold=1.0)
     for i, length in enumerate(LENGTHS):
         keep = -(-length // 2)
-        np.testing.assert_allclose(found.tokens[i, :keep], x[i][found.place[i, :keep]], rtol=1e-6)
+        np.testing.assert_allclose(found.tokens[i, :keep], x[i][found.kept.place[i, :keep]], rtol=1e-6)
 
 
 def test_everything_kept_is_the_input():

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mer_jax.batch import Batch
 from mer_jax.models import vsc
@@ -25,14 +25,17 @@ MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads
 
 class Outputs(TypedDict):
     """logits: Float[batch, classes]; projections[m]: Float[batch, dim] of length 1; present[m]: Bool[batch], whether the sample has
-    the modality; temperature of the contrastive loss: Float[]; kept: where the tokens that VSC kept stood, Int[batch, kept]
-    among the frames (their number where it kept none), or within each frame Int[batch, time, kept]; None without VSC"""
+    the modality; temperature of the contrastive loss: Float[]; feature: what is classified, Float[batch, dim]; attention[m]: of
+    the pooling over the time steps, Float[batch, time]; kept: what VSC made of the frames, vsc.Kept of [batch, …], or of each
+    frame's tokens, of [batch, time, …]; None without VSC"""
 
     logits: Array
     projections: dict[str, Array]
     present: dict[str, Array]
     temperature: Array
-    kept: Array | None
+    feature: Array
+    attention: dict[str, Array]
+    kept: vsc.Kept | None
 
 
 class MLPBlock(nnx.Module):
@@ -167,7 +170,10 @@ class DeepMSIMER(nnx.Module):
         real = batch.weight > 0
         real = real | ~real.any()  # the mean of nothing is not a number
         heads, late = keys[: len(self.modalities)], keys[len(self.modalities) :]
-        pooled = {m: self._pool(m, batch.features[m], batch.mask[m]) for m in self.modalities if m != "visual"}
+        attention = {m: self._attend(m, batch.features[m], batch.mask[m]) for m in self.queries}
+        pooled = {
+            m: self._pool(batch.features[m], batch.mask[m], attention.get(m)) for m in self.modalities if m != "visual"
+        }
         kept = None
         if "visual" in self.modalities:
             frames, mask, kept = self._compress(batch, pooled, real, early)
@@ -184,20 +190,25 @@ class DeepMSIMER(nnx.Module):
             projections={m: unit(p) for m, p in projections.items()},
             present={m: batch.mask[m].any(1) for m in self.modalities},
             temperature=temperature,
+            feature=x,
+            attention=attention,
             kept=kept,
         )
 
-    def _pool(
+    def _attend(
         self, modality: str, x: Float[Array, "batch time feat"], mask: Bool[Array, "batch time"]
-    ) -> Float[Array, "batch feat"]:
-        if modality not in self.queries:
-            return masked_mean(x, mask)
+    ) -> Float[Array, "batch time"]:
         score = jnp.where(mask, self.queries[modality](x)[..., 0], -1e9)
-        return jnp.einsum("bt,btf->bf", jnp.where(mask, nnx.softmax(score, axis=1), 0), x)
+        return jnp.where(mask, nnx.softmax(score, axis=1), 0)
+
+    def _pool(
+        self, x: Float[Array, "batch time feat"], mask: Bool[Array, "batch time"], attention: Array | None
+    ) -> Float[Array, "batch feat"]:
+        return masked_mean(x, mask) if attention is None else jnp.einsum("bt,btf->bf", attention, x)
 
     def _compress(
         self, batch: Batch, pooled: dict[str, Array], real: Array, key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"], Array | None]:
+    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"], vsc.Kept | None]:
         """The frames that the TCN reads, in order, which of them are real, and `kept` of the outputs."""
         x, mask = batch.features["visual"], batch.mask["visual"]
         guide = None
@@ -221,14 +232,14 @@ class DeepMSIMER(nnx.Module):
             each = jnp.broadcast_to(mask.reshape(-1)[:, None], x.shape[:2])
             x, each, kept = self._keep(x, each, guide)
             frames = masked_mean(x, each)
-        return frames.reshape(b, t, -1), mask, None if kept is None else kept.reshape(b, t, -1)
+        return frames.reshape(b, t, -1), mask, jax.tree.map(lambda x: x.reshape(b, t, -1), kept)
 
     def _keep(
         self, x: Float[Array, "batch length dim"], mask: Bool[Array, "batch length"], guide: Array | None
-    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"], Int[Array, "batch kept"] | None]:
-        """What VSC leaves of the tokens, and where that stood; all of them without it."""
+    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"], vsc.Kept | None]:
+        """What VSC leaves of the tokens, and what became of each; all of them without it."""
         if not self.vsc:
             return x, mask, None
         threshold, alpha = number(self.threshold, x.dtype), number(self.alpha, x.dtype)
         found = vsc.compress(x, mask, guide, keep=self.keep, threshold=threshold, alpha=alpha, published=self.published)
-        return found.tokens, found.mask, found.place
+        return found.tokens, found.mask, found.kept

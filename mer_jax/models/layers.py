@@ -95,12 +95,14 @@ def attention(
     key: Float[Array, "batch time heads dim"],
     value: Float[Array, "batch time heads dim"],
     mask: Bool[Array, "batch time"],
-) -> Float[Array, "batch queries heads dim"]:
-    """Scaled dot-product attention, softmax(q k / sqrt(dim)) v, over the real time steps; zero where there is none."""
+) -> tuple[Float[Array, "batch queries heads dim"], Float[Array, "batch heads queries time"]]:
+    """Scaled dot-product attention, softmax(q k / sqrt(dim)) v, over the real time steps, and its weights; both are zero
+    where there is none."""
     score = jnp.einsum("bqhd,bthd->bhqt", query, key) * query.shape[-1] ** -0.5
     real = einops.rearrange(mask, "b t -> b 1 1 t")
     weight = jax.nn.softmax(jnp.where(real, score, jnp.finfo(score.dtype).min), axis=-1)
-    return jnp.einsum("bhqt,bthd->bqhd", jnp.where(real, weight, 0), value)
+    weight = jnp.where(real, weight, 0)
+    return jnp.einsum("bhqt,bthd->bqhd", weight, value), weight
 
 
 class MultiHeadAttention(nnx.Module):
@@ -115,12 +117,14 @@ class MultiHeadAttention(nnx.Module):
         query: Float[Array, "batch queries dim"],
         memory: Float[Array, "batch time dim"],
         mask: Bool[Array, "batch time"],
-    ) -> Float[Array, "batch queries dim"]:
+    ) -> tuple[Float[Array, "batch queries dim"], Float[Array, "batch heads queries time"]]:
+        """The result, and the weights of the time steps."""
         q, k, v = (
             einops.rearrange(x, "b t (h d) -> b t h d", h=self.heads)
             for x in (self.query(query), self.key(memory), self.value(memory))
         )
-        return self.out(einops.rearrange(attention(q, k, v, mask), "b q h d -> b q (h d)"))
+        found, weight = attention(q, k, v, mask)
+        return self.out(einops.rearrange(found, "b q h d -> b q (h d)")), weight
 
 
 class TransformerLayer(nnx.Module):
@@ -139,7 +143,7 @@ class TransformerLayer(nnx.Module):
     ) -> Float[Array, "batch time dim"]:
         first, second = split_key(key, 2)
         y = self.attention_norm(x)
-        x = x + dropout(self.attention(y, y, mask), self.dropout, first)
+        x = x + dropout(self.attention(y, y, mask)[0], self.dropout, first)
         y = self.mlp_out(nnx.gelu(self.mlp_in(self.mlp_norm(x))))
         return x + dropout(y, self.dropout, second)
 

@@ -30,11 +30,15 @@ from mer_jax.models.layers import (
 
 
 class Outputs(TypedDict):
-    """logits: Float[batch, classes]; similarity: cos(H, L), Float[batch, classes]; fused: H, Float[batch, (classes,) dim]"""
+    """logits: Float[batch, classes]; similarity: cos(H, L), Float[batch, classes]; fused: H, Float[batch, (classes,) dim];
+    feature: what is classified, Float[batch, dim], with `rows` the mean over them; attention[m]: of each label over the
+    time steps, mean of the heads, Float[batch, classes, time]; none without LSE"""
 
     logits: Array
     similarity: Array
     fused: Array
+    feature: Array
+    attention: dict[str, Array]
 
 
 class Branch(nnx.Module):
@@ -70,16 +74,18 @@ class Branch(nnx.Module):
         labels: Float[Array, "classes dim"],
         *,
         key: PRNGKeyArray | None,
-    ) -> Float[Array, "batch rows dim"]:
+    ) -> tuple[Float[Array, "batch rows dim"], Float[Array, "batch rows time"] | None]:
+        """The enhanced feature, and what the labels attended to."""
         first, second = split_key(key, 2)
         projected = self.norm(self.project(dropout(x, self.input_dropout, first)))
         h0 = masked_mean(projected, mask)[:, None]
         h1 = self.encoder(projected, mask, key=second)
         if self.lse is None:
-            return masked_mean(h1, mask)[:, None]
+            return masked_mean(h1, mask)[:, None], None
         queries = jnp.broadcast_to(labels, (x.shape[0], *labels.shape))
-        h2 = self.lse(queries, h1, mask)  # H_2 = Attention(L, H_1, H_1)
-        return (nnx.sigmoid(h2) * h0 if self.gate else h0) + h2  # H = w * H_0 + H_2, w = sigmoid(H_2)
+        h2, attended = self.lse(queries, h1, mask)  # H_2 = Attention(L, H_1, H_1)
+        # H = w * H_0 + H_2, w = sigmoid(H_2)
+        return (nnx.sigmoid(h2) * h0 if self.gate else h0) + h2, attended.mean(1)
 
 
 class LSGMER(nnx.Module):
@@ -149,10 +155,12 @@ class LSGMER(nnx.Module):
         *keys, first, last = split_key(key, len(self.modalities) + 2)
         labels = self.labels[...]
         mask = drop_steps(batch.mask, self.time_dropout, self.modality_dropout, first)
-        rows = [
-            self.branches[m](batch.features[m], mask[m], labels, key=k)
+        enhanced = {
+            m: self.branches[m](batch.features[m], mask[m], labels, key=k)
             for m, k in zip(self.modalities, keys, strict=True)
-        ]
+        }
+        rows = [h for h, _ in enhanced.values()]
+        attention = {m: attended for m, (_, attended) in enhanced.items() if attended is not None}
         if self.reduce != "rows":
             rows = [self._reduce(h, labels)[:, None] for h in rows]
         fused = self._fuse(rows)  # [batch, classes or 1, dim]
@@ -164,8 +172,13 @@ class LSGMER(nnx.Module):
                 logits=logits[..., 0] + self.row_bias[...][None],
                 similarity=jnp.einsum("bcc->bc", similarity),
                 fused=fused,
+                feature=fused.mean(1),
+                attention=attention,
             )
-        return Outputs(logits=logits[:, 0], similarity=similarity[:, 0], fused=fused[:, 0])
+        fused = fused[:, 0]
+        return Outputs(
+            logits=logits[:, 0], similarity=similarity[:, 0], fused=fused, feature=fused, attention=attention
+        )
 
     def _reduce(
         self, h: Float[Array, "batch classes dim"], labels: Float[Array, "labels dim"]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mer_jax.models import vsc
 from mer_jax.models.layers import Number, hold, number, split_key, unit
@@ -163,19 +163,19 @@ class Block(nnx.Module):
         compression: Compression | None = None,
         one_mask: bool = False,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "frames kept_height kept_width dim"], Int[Array, "frames kept"] | None]:
-        """compression: VSC between attention and MLP; as published without the shortcut around the attention. Returns where
-        the kept tokens stood, too. one_mask: as published, every shifted window is masked as if it were the only one."""
+    ) -> tuple[Float[Array, "frames kept_height kept_width dim"], vsc.Kept | None]:
+        """compression: VSC between attention and MLP; as published without the shortcut around the attention. Returns what
+        became of the tokens, too. one_mask: as published, every shifted window is masked as if it were the only one."""
         first, second = split_key(key, 2)
         y = self.attention_norm(self._attend(x, window, shifted, pretrained, one_mask))
         if compression is None or not compression.published:
             y = x + drop_path(y, self.rate, first)
-        place = None
+        kept = None
         if compression is not None:
-            y, place = compress_grid(y, guide, compression)
+            y, kept = compress_grid(y, guide, compression)
             if compression.published:
                 y = drop_path(y, self.rate, first)
-        return y + drop_path(self.mlp_norm(self._mlp(y)), self.rate, second), place
+        return y + drop_path(self.mlp_norm(self._mlp(y)), self.rate, second), kept
 
     def _mlp(self, x: Array) -> Array:
         return self.mlp_out(nnx.gelu(self.mlp_in(x), approximate=False))
@@ -197,16 +197,16 @@ class Block(nnx.Module):
 
 def compress_grid(
     x: Float[Array, "frames height width dim"], guide: Float[Array, "frames dim"] | None, how: Compression
-) -> tuple[Float[Array, "frames side side dim"], Int[Array, "frames kept"]]:
-    """VSC of every frame's tokens down to a square of side * side, in the order that they then have; and where they stood,
-    row by row."""
+) -> tuple[Float[Array, "frames side side dim"], vsc.Kept]:
+    """VSC of every frame's tokens, row by row, down to a square of side * side, in the order that they then have; and what
+    became of each."""
     n, height, width, _ = x.shape
     tokens = x.reshape(n, height * width, -1)
     found = vsc.compress(
         tokens, jnp.ones(tokens.shape[:2], bool), guide,
         keep=how.side**2 / (height * width), threshold=how.threshold, alpha=how.alpha, published=how.published,
     )  # fmt: skip
-    return found.tokens.reshape(n, how.side, how.side, -1), found.place
+    return found.tokens.reshape(n, how.side, how.side, -1), found.kept
 
 
 class PatchMerging(nnx.Module):
@@ -309,8 +309,8 @@ class SwinV2(nnx.Module):
         guide: Float[Array, "frames guide"] | None = None,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "frames tokens dim"], Int[Array, "frames kept"] | None]:
-        """The tokens, and where those that survived VSC stood in its stage's grid, row by row (None without VSC)."""
+    ) -> tuple[Float[Array, "frames tokens dim"], vsc.Kept | None]:
+        """The tokens, and what became of those of VSC's stage, row by row (None without VSC)."""
         count = -(-len(images) // self.at_once) if self.at_once else 1
         if count == 1:
             return self._all(images, guide, key)
@@ -327,27 +327,27 @@ class SwinV2(nnx.Module):
         )
         return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[: len(images)], found)
 
-    def _all(self, images: Array, guide: Array | None, key: PRNGKeyArray | None) -> tuple[Array, Array | None]:
+    def _all(self, images: Array, guide: Array | None, key: PRNGKeyArray | None) -> tuple[Array, vsc.Kept | None]:
         keys = iter(split_key(key, sum(map(len, self.stages))))
         x, kept = self.embed_norm(self.embed(images)), None
         for i, blocks in enumerate(self.stages):
             for j, block in enumerate(blocks):
-                x, place = self._run(i, j, block, x, guide, next(keys))
-                if place is not None:
-                    kept = place if kept is None else jnp.take_along_axis(kept, place, axis=1)
+                x, found = self._run(i, j, block, x, guide, next(keys))
+                if found is not None:
+                    kept = found if kept is None else kept.then(found)
             if i < len(self.merges):
                 x = self.merges[i](x)
         return self.norm(x.reshape(len(x), -1, x.shape[-1])), kept
 
     def _run(
         self, i: int, j: int, block: Block, x: Array, guide: Array | None, key: PRNGKeyArray | None
-    ) -> tuple[Array, Array | None]:
+    ) -> tuple[Array, vsc.Kept | None]:
         compression = None
         if i == self.stage and j % 2 == 0 and j // 2 < len(self.sides):
             threshold, alpha = number(self.threshold, x.dtype), number(self.alpha, x.dtype)
             compression = Compression(self.sides[j // 2], threshold, alpha, self.published)
 
-        def run(x: Array, guide: Array | None, key: PRNGKeyArray | None) -> tuple[Array, Array | None]:
+        def run(x: Array, guide: Array | None, key: PRNGKeyArray | None) -> tuple[Array, vsc.Kept | None]:
             return block(
                 x, guide, window=self.window, shifted=j % 2 == 1, pretrained=self.pretrained[i], compression=compression,
                 one_mask=self.published and i == self.stage and bool(self.sides), key=key,

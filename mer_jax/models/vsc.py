@@ -11,12 +11,26 @@ from jaxtyping import Array, Bool, Float, Int
 from mer_jax.models.layers import masked_mean, unit
 
 
+class Kept(NamedTuple):
+    """place: where each kept token stood, the input's length where there is none; into: which of the kept tokens each token
+    is, or was merged into (most of it), their number where it was dropped."""
+
+    place: Int[Array, "*batch kept"]
+    into: Int[Array, "*batch length"]
+
+    def then(self, later: "Kept") -> "Kept":
+        """Of two compressions, one after the other."""
+        none = jnp.full((*later.into.shape[:-1], 1), later.place.shape[-1], later.into.dtype)
+        into = jnp.take_along_axis(jnp.concatenate([later.into, none], -1), self.into, axis=-1)
+        return Kept(jnp.take_along_axis(self.place, later.place, axis=-1), into)
+
+
 class Compressed(NamedTuple):
-    """tokens: the kept ones; mask: which of them are real; place: where each stood, the input's length where none is."""
+    """tokens: those that are left; mask: which of them are real; kept: see `Kept`."""
 
     tokens: Float[Array, "batch kept dim"]
     mask: Bool[Array, "batch kept"]
-    place: Int[Array, "batch kept"]
+    kept: Kept
 
 
 def guided_scores(
@@ -58,13 +72,15 @@ def compress(
         place = jnp.sort(place, axis=1)
     chosen = jax.nn.one_hot(place, length, dtype=x.dtype)  # an exact product: its gradient needs no scatter
     kept = jnp.einsum("bkl,bld->bkd", chosen, x, precision="highest")
+    itself = jnp.argmax(chosen, axis=1).astype(jnp.int32)
+    is_kept = chosen.sum(1) > 0
     if published:
-        return Compressed(kept, real, place)
-    dropped = mask & (chosen.sum(1) == 0)
-    kept = merge(kept, real, x, dropped, threshold=threshold, alpha=alpha)
+        return Compressed(kept, real, Kept(place, jnp.where(is_kept, itself, most)))
+    kept, into = merge(kept, real, x, mask & ~is_kept, threshold=threshold, alpha=alpha)
+    into = jnp.where(is_kept, itself, into)
     score = jnp.einsum("bkl,bl->bk", chosen.astype(jnp.float32), score, precision="highest")
     weight = (1 + score - jax.lax.stop_gradient(score)).astype(kept.dtype)
-    return Compressed(kept * weight[..., None], real, place)
+    return Compressed(kept * weight[..., None], real, Kept(place, into))
 
 
 def merge(
@@ -75,12 +91,14 @@ def merge(
     *,
     threshold: float | Float[Array, ""],
     alpha: float | Float[Array, ""],
-) -> Float[Array, "batch kept dim"]:
+) -> tuple[Float[Array, "batch kept dim"], Int[Array, "batch length"]]:
     """R_j <- alpha R_j + (1 - alpha) sum_i theta_ij N_i / sum_i theta_ij over the dropped tokens N_i with
-    cos(N_i, R_j) > threshold, theta_i the softmax of that cosine over the kept tokens; R_j stays where there is none."""
+    cos(N_i, R_j) > threshold, theta_i the softmax of that cosine over the kept tokens; R_j stays where there is none. Besides, where most of each N_i
+    went; the number of kept tokens if nowhere."""
     cosine = jnp.einsum("bld,bkd->blk", unit(x), unit(kept))
     theta = jax.nn.softmax(jnp.where(real[:, None], cosine, -1e9), axis=-1)
     theta = jnp.where((cosine > threshold) & dropped[..., None] & real[:, None], theta, 0)
     total = theta.sum(1)[..., None]
     mean = jnp.einsum("blk,bld->bkd", theta, x) / jnp.where(total > 0, total, 1)
-    return jnp.where(total > 0, alpha * kept + (1 - alpha) * mean, kept)
+    into = jnp.where(theta.any(-1), jnp.argmax(theta, axis=-1), kept.shape[1]).astype(jnp.int32)
+    return jnp.where(total > 0, alpha * kept + (1 - alpha) * mean, kept), into

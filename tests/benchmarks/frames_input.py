@@ -68,8 +68,8 @@ def main():
     sys.path.append(str(Path(__file__).parents[2]))
     from configs.deepmsi_mer_frames import get_config
     from mer_jax import config as config_lib
-    from mer_jax.demo import demo_corpus
     from mer_jax.frames import View
+    from mer_jax.synthetic import demo_corpus
 
     with tempfile.TemporaryDirectory() as folder:
         corpus = corpus_of(Path(folder) / "c")

@@ -11,8 +11,8 @@ import numpy as np
 from absl import flags
 
 from mer_jax import data, shard
-from mer_jax.demo import demo_corpus
 from mer_jax.records import Corpus
+from mer_jax.synthetic import demo_corpus
 
 BATCH = 32
 

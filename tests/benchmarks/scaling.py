@@ -22,8 +22,8 @@ def worker(how, batch):
 
     from mer_jax import cache, data, distributed, log, shard, train
     from mer_jax import config as config_lib
-    from mer_jax.demo import demo_corpus
     from mer_jax.main import parse_distributed
+    from mer_jax.synthetic import demo_corpus
 
     distributed.start(parse_distributed(how), 60, epath.Path("/tmp/scaling"))
     shard.start(cache.folder() / "xla")

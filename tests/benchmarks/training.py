@@ -13,8 +13,8 @@ STEPS = 200
 
 def measure_lsgmer(path, placement):
     from mer_jax import config as config_lib
-    from mer_jax.demo import demo_corpus
     from mer_jax.records import Corpus
+    from mer_jax.synthetic import demo_corpus
 
     config = config_lib.validate(config_lib.LSGMERExperiment())
     config.data.placement = placement

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mer_jax import demo as demo_lib
+from mer_jax import synthetic as demo_lib
 from mer_jax.records import Corpus
 
 

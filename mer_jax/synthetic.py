@@ -29,7 +29,7 @@ from mer_jax.errors import UserError
 from mer_jax.frames import Frames, coded
 from mer_jax.records import Corpus, Description, Utterance, write_corpus
 
-VERSION = 2  # of the bytes on disk
+VERSION = 3  # of the bytes on disk
 DRAW = 1  # of the random numbers: features and labels change with it
 LABELS = ("neutral", "joy", "surprise", "anger", "sadness", "disgust", "fear")
 PRIOR = np.array([4710, 1743, 1205, 1109, 683, 271, 268]) / 9989  # MELD's training counts
@@ -222,13 +222,13 @@ def write_demo(out: Path, seed: int = 0, counts: dict[str, int] = COUNTS, varian
             name=f"demo-{variant}" if variant else "demo",
             labels=LABELS,
             extractors=dict.fromkeys(
-                [*MODALITIES, *["region"] * bool(specs["visual"].pixels)], "mer_jax.demo generator"
+                [*MODALITIES, *["region"] * bool(specs["visual"].pixels)], "mer_jax.synthetic generator"
             ),
             label_words=LABELS,
             label_embeddings=words,
             label_space="text",
             protocol={"name": "official", "description": "generated split; no speaker or dialogue is in two parts"},
-            provenance={"tool": "mer_jax.demo", "version": VERSION, "seed": seed}
+            provenance={"tool": "mer_jax.synthetic", "version": VERSION, "seed": seed}
             | ({"variant": variant} if variant else {}),
             licence="synthetic; no rights reserved",
             bayes_accuracy=bayes_accuracies(specs, means, rng),
