@@ -124,7 +124,7 @@ def damaged(run, tmp_path, change):
 def other_version(copy):
     text = json.loads((copy / "config.json").read_text())
     text["versions"]["mer_jax"] = "0.3.0"
-    del text["config"]["train"]["look"]
+    del text["config"]["train"]["patience"]
     (copy / "config.json").write_text(json.dumps(text))
 
 
