@@ -11,7 +11,7 @@ from data_prep.features import THREADS, pool, pooling_in_words
 from data_prep.media import Clip
 from mer_jax.errors import UserError
 
-EGEMAPS = "egemaps"
+EGEMAPS, DESCRIPTORS = "egemaps", "openSMILE eGeMAPSv02 low-level descriptors"
 TOGETHER = 16  # clips saved to the cache at a time
 BATCH_SECONDS = 160  # of sound, padding included, that go through the speech encoder at a time
 SHORTEST = {"speech": 0.03, EGEMAPS: 0.06}  # seconds; shorter clips are filled up with silence to give one frame
@@ -26,7 +26,7 @@ class SpeechEncoder:
     length only.
     """
 
-    together = TOGETHER
+    together, shortest = TOGETHER, SHORTEST["speech"]
 
     def __init__(
         self, name: str, layers: tuple[int, ...] = (-1,), *, pooling: str = "tokens", every: int = 1,
@@ -54,7 +54,11 @@ class SpeechEncoder:
 
     def prepare(self, clip: Clip) -> np.ndarray:
         """Float32[samples], as the model's feature extractor normalises them."""
-        return self._normalised(filled(media.samples(clip, self.rate, self.longest), SHORTEST["speech"] * self.rate))
+        return self.ready(media.samples(clip, self.rate, self.longest))
+
+    def ready(self, samples: np.ndarray) -> np.ndarray:
+        """What `prepare` makes of samples that are decoded already."""
+        return self._normalised(filled(samples, self.shortest * self.rate))
 
     def encode(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
         found: list[Any] = [None] * len(prepared)
@@ -102,7 +106,7 @@ class SpeechEncoder:
 class Egemaps:
     """eGeMAPS v02 low-level descriptors of openSMILE (free for research): Float16[time, 25], 100 steps a second."""
 
-    together = 4 * TOGETHER
+    together, shortest, rate = 4 * TOGETHER, SHORTEST[EGEMAPS], EGEMAPS_RATE
 
     def __init__(self, *, pooling: str = "tokens", every: int = 1, longest: float = 30.0):
         try:
@@ -113,13 +117,17 @@ class Egemaps:
         self._smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.LowLevelDescriptors)
         self.pooling, self.every, self.longest = pooling, every, longest
         self.identity = {
-            "name": "openSMILE eGeMAPSv02 low-level descriptors", "rate": EGEMAPS_RATE, "pooling": pooling, "every": every,
+            "name": DESCRIPTORS, "rate": EGEMAPS_RATE, "pooling": pooling, "every": every,
             "longest": longest, "opensmile": opensmile.__version__, "av": decoder,
         }  # fmt: skip
         self.extractor = f"{self.identity['name']} at 16 kHz, {pooling_in_words(pooling, every)}"
 
     def prepare(self, clip: Clip) -> np.ndarray:
-        return filled(media.samples(clip, EGEMAPS_RATE, self.longest), SHORTEST[EGEMAPS] * EGEMAPS_RATE)
+        return self.ready(media.samples(clip, self.rate, self.longest))
+
+    def ready(self, samples: np.ndarray) -> np.ndarray:
+        """What `prepare` makes of samples that are decoded already."""
+        return filled(samples, self.shortest * self.rate)
 
     def encode(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
         with ThreadPoolExecutor(THREADS) as threads:

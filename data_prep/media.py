@@ -9,9 +9,9 @@ import functools
 import hashlib
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -47,11 +47,7 @@ class Checked:
 def check(clip: Clip, streams: tuple[str, ...]) -> Checked:
     """Reads all of the clip's packets, decoding none; `streams` are those it must have, of audio and video. A file of many parts is
     read for the first of them."""
-    if isinstance(clip.source, Path) and clip.source.is_file():
-        stat = clip.source.stat()
-        sha256, whole = _read_once(clip.name, clip.source, streams, stat.st_mtime_ns, stat.st_size)
-    else:
-        sha256, whole = _read(clip, streams)
+    sha256, whole = _once(_read, clip, streams)
     if clip.start >= whole or (clip.end or 0.0) > whole + SLACK:
         raise UserError(f"{clip.name}: {clip.start} to {clip.end} s is asked for, it is {whole:.2f} s long")
     part = "" if clip.end is None else f" {clip.start!r} {clip.end!r}"
@@ -60,14 +56,55 @@ def check(clip: Clip, streams: tuple[str, ...]) -> Checked:
     return Checked(sha256, hashlib.sha256((sha256 + part).encode()).hexdigest(), seconds)
 
 
+@dataclasses.dataclass(frozen=True)
+class Probed:
+    """What there is of a whole recording: seconds; `rate` samples of sound a second, 0 if it has no sound; whether it has `pictures`."""
+
+    seconds: float
+    rate: int
+    pictures: bool
+
+
+def probe(clip: Clip, streams: tuple[str, ...]) -> Probed:
+    """Of the recording that the clip is a part of; raises UserError for one that `check` refuses, but for streams that it lacks. A file
+    of many parts is read for the first of them."""
+    return _once(_probe, clip, streams)
+
+
+def _probe(clip: Clip, streams: tuple[str, ...]) -> Probed:
+    _refuse_empty(clip)
+    with _opened(clip) as container:
+        there = {kind: stream for kind in ("audio", "video") if (stream := _first(container, kind))}
+        rate = there["audio"].rate if "audio" in there else 0
+    if not there:
+        raise UserError(f"{clip.name} has neither sound nor pictures")
+    wanted = tuple(kind for kind in streams if kind in there) or tuple(there)
+    return Probed(_whole(clip, wanted), rate, "video" in there)
+
+
+Read = TypeVar("Read")
+
+
+def _once(read: Callable[..., Read], clip: Clip, *arguments: Any) -> Read:
+    """`read(clip, *arguments)`, which looks at the whole recording; of a file it is kept for the other parts of it."""
+    if isinstance(clip.source, Path) and clip.source.is_file():
+        stat = clip.source.stat()
+        return _kept(read, Clip(clip.name, clip.source), arguments, stat.st_mtime_ns, stat.st_size)
+    return read(clip, *arguments)
+
+
 @functools.lru_cache(maxsize=64)
-def _read_once(name: str, path: Path, streams: tuple[str, ...], changed: int, size: int) -> tuple[str, float]:
-    return _read(Clip(name, path), streams)
+def _kept(read: Callable[..., Any], clip: Clip, arguments: tuple[Any, ...], changed: int, size: int) -> Any:
+    return read(clip, *arguments)
 
 
 def _read(clip: Clip, streams: tuple[str, ...]) -> tuple[str, float]:
     """(sha256, seconds) of the whole recording."""
-    sha256 = _sha256(clip)
+    return _sha256(clip), _whole(clip, streams)
+
+
+def _whole(clip: Clip, streams: tuple[str, ...]) -> float:
+    """Its seconds; raises UserError unless it has these streams, none of them cut short."""
     _refuse_short_wav(clip)
     with _opened(clip) as container:
         wanted = [_stream(container, clip, kind) for kind in streams]
@@ -81,7 +118,17 @@ def _read(clip: Clip, streams: tuple[str, ...]) -> tuple[str, float]:
                 raise UserError(
                     f"{clip.name}: {kind} ends after {last - first:.2f} s, its header says {told:.2f} s: it is truncated or damaged"
                 )
-        return sha256, max((last for _, last in span.values()), default=0.0) - _origin(container)
+        return max((last for _, last in span.values()), default=0.0) - _origin(container)
+
+
+def _shown(clip: Clip) -> tuple[float, float]:
+    """When the recording's first picture appears and the last one ends, in seconds."""
+    with _opened(clip) as container:
+        stream = _stream(container, clip, "video")
+        span = _span(container, stream)
+        if stream not in span:
+            raise UserError(f"{clip.name}: its video stream is empty")
+        return span[stream]
 
 
 def samples(clip: Clip, rate: int, longest: float) -> np.ndarray:
@@ -116,12 +163,7 @@ def samples(clip: Clip, rate: int, longest: float) -> np.ndarray:
 def frames(clip: Clip, longest: float, *, count: int = 15, per_second: float | None = None) -> list[np.ndarray]:
     """The frames shown in the middles of `count` equal parts of the clip, or of parts of 1/`per_second` seconds:
     UInt8[height, width, 3], RGB. A clip of fewer frames gives some of them several times."""
-    with _opened(clip) as container:
-        stream = _stream(container, clip, "video")
-        span = _span(container, stream)
-        if stream not in span:
-            raise UserError(f"{clip.name}: its video stream is empty")
-        first, last = span[stream]
+    first, last = _once(_shown, clip)
     with _opened(clip) as container:
         stream = _stream(container, clip, "video")
         _seek(container, stream, clip)
@@ -166,15 +208,15 @@ def library() -> str:
 
 
 def _sha256(clip: Clip) -> str:
-    if isinstance(clip.source, bytes):
-        size, digest = len(clip.source), hashlib.sha256(clip.source).hexdigest()
-    elif not clip.source.is_file():
+    _refuse_empty(clip)
+    return hashlib.sha256(clip.source).hexdigest() if isinstance(clip.source, bytes) else sha256_of(clip.source)
+
+
+def _refuse_empty(clip: Clip) -> None:
+    if isinstance(clip.source, Path) and not clip.source.is_file():
         raise UserError(f"{clip.name} does not exist (looked for {clip.source})")
-    else:
-        size, digest = clip.source.stat().st_size, sha256_of(clip.source)
-    if not size:
+    if not (len(clip.source) if isinstance(clip.source, bytes) else clip.source.stat().st_size):
         raise UserError(f"{clip.name} is empty")
-    return digest
 
 
 def _refuse_short_wav(clip: Clip) -> None:
@@ -207,10 +249,18 @@ def _opened(clip: Clip) -> Iterator[Any]:
 
 
 def _stream(container: Any, clip: Clip, kind: str) -> Any:
-    found = getattr(container.streams, kind)
-    if not found:
+    found = _first(container, kind)
+    if found is None:
         raise UserError(f"{clip.name} has no {kind} stream")
-    return found[0]
+    return found
+
+
+def _first(container: Any, kind: str) -> Any:
+    """The container's first stream of a kind; the cover of an album is no film."""
+    import av.stream
+
+    cover = av.stream.Disposition.attached_pic
+    return next((s for s in getattr(container.streams, kind) if not s.disposition & cover), None)
 
 
 def _span(container: Any, *streams: Any) -> dict[Any, tuple[float, float]]:

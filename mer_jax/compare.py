@@ -6,7 +6,6 @@
 import argparse
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import rich.console
 import rich.table
 
 from mer_jax.errors import UserError, reported
+from mer_jax.results import damaged, other_version, prediction, read_lines, read_metrics
 from mer_jax.statistics import by_dialogue, mcnemar, mean_sd, overall, paired_bootstrap
 
 TITLES = {"weighted_f1": "weighted F1", "macro_f1": "macro F1", "accuracy": "accuracy", "uar": "UAR"}
@@ -58,7 +58,7 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """A finished run's replicas at the chosen point. Raises UserError if it is none, is damaged, or no seed has all folds."""
-    metrics = _read_metrics(folder)
+    metrics = read_metrics(folder)
     try:
         labels = tuple(str(name) for name in metrics["labels"])
         data, protocol = metrics["data"], metrics["protocol"]
@@ -72,26 +72,11 @@ def read_run(folder: Path) -> Run:
         chosen = {at for at, point in enumerate(metrics["points"]) if point["chosen"]}
         replicas = {r["name"]: (r["seed"], r["fold"], r["status"], r["point"] in chosen) for r in metrics["replicas"]}
     except (KeyError, TypeError) as error:
-        what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(
-            f"{folder / 'metrics.json'} is not what this mer_jax writes of a finished run: {what}. "
-            "Restore it, or run it again in a new workdir."
-        ) from None
+        raise other_version(folder / "metrics.json", error) from None
     seeds, left_out = _complete_seeds(folder, [r[:3] for r in replicas.values() if r[3]])
     wanted = {name: r[0] for name, r in replicas.items() if r[3] and r[0] in seeds}
     rows = _read_predictions(folder / "predictions.jsonl", labels, wanted, set(replicas))
     return Run(path=folder, labels=labels, left_out=left_out, **about, **_aligned(folder, labels, rows))
-
-
-def _read_metrics(folder: Path) -> Any:
-    for name in ("metrics.json", "predictions.jsonl"):
-        if not (folder / name).is_file():
-            what = f"is not a finished run: it has no {name}" if folder.is_dir() else "does not exist"
-            raise UserError(f"{folder} {what}. Give the workdir of a run that has ended.")
-    try:
-        return json.loads((folder / "metrics.json").read_bytes())
-    except ValueError as error:
-        raise UserError(f"{folder / 'metrics.json'} is not valid JSON ({error}). Restore it.") from None
 
 
 def _complete_seeds(folder: Path, replicas: list[tuple[int, str, str]]) -> tuple[list[int], tuple[str, ...]]:
@@ -114,38 +99,18 @@ def _read_predictions(
 ) -> dict[int, dict[str, dict[str, Any]]]:
     """Per seed and utterance id the lines of the wanted replicas (name -> seed)."""
     rows: dict[int, dict[str, dict[str, Any]]] = {seed: {} for seed in wanted.values()}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in read_lines(path):
         try:
-            row = _parsed(line, labels, known)
+            row = prediction(line, labels, known)
             if row["replica"] not in wanted:
                 continue
             seed = wanted[row["replica"]]
             if row["id"] in rows[seed]:
                 raise ValueError(f"utterance {row['id']!r} occurs a second time for seed {seed}")
         except ValueError as error:
-            raise UserError(f"{path}, line {number} is damaged: {error}. Restore the file.") from None
+            raise damaged(path, number, error) from None
         rows[seed][row["id"]] = row
     return rows
-
-
-def _parsed(line: bytes, labels: tuple[str, ...], known: set[str]) -> dict[str, Any]:
-    """One prediction; raises ValueError saying what is wrong with it."""
-    row = json.loads(line)
-    for field in ("replica", "id", "dialogue", "label", "prediction"):
-        if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            raise ValueError(f"it has no text field {field!r}")
-    if row["replica"] not in known:
-        raise ValueError(f"metrics.json has no replica {row['replica']!r}")
-    for field in ("label", "prediction"):
-        if row[field] not in labels:
-            raise ValueError(f"{field} {row[field]!r} is none of {', '.join(labels)}")
-    found = row.get("probabilities")
-    if not isinstance(found, dict) or found.keys() != set(labels):
-        raise ValueError("its probabilities are not one per label")
-    values = [found[name] for name in labels]
-    if not all(isinstance(v, int | float) and v >= 0 for v in values) or not math.isclose(sum(values), 1, abs_tol=1e-3):
-        raise ValueError("its probabilities do not sum to 1")
-    return row | {"probabilities": values}
 
 
 def _aligned(folder: Path, labels: tuple[str, ...], rows: dict[int, dict[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from mer_jax import step
 from mer_jax.batch import Batch, where_real
 
-STEPS = 32  # points of the path from the mean to the input
+STEPS = 32  # points of the way that integrated gradients go
 
 
 class Explanation(NamedTuple):
@@ -23,8 +23,9 @@ class Explanation(NamedTuple):
     shapley[m]: Float[batch, classes], the exact Shapley value of modality m (Shapley 1953) in the game whose worth is the
     logits with only some modalities there; over the modalities they sum to `logits` less the logits without any.
     evidence[m]: Float[batch, time], integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) of the predicted class's
-    logit, summed over the features of a time step, from the training part's mean (0 when standardised); over all time steps
-    they sum to that logit less the one of the mean, as nearly as `STEPS` points of the path and VSC's choices allow.
+    logit, summed over the features of a time step. The way begins at the training part's mean, for LSGMER where all steps are
+    the utterance's own mean (ours); over all time steps of all modalities they sum to the logit less the one where the way
+    begins, as nearly as `STEPS` points of it and VSC's choices allow.
     attention[m]: of LSGMER's labels over the time steps, Float[batch, classes, time], of DeepMSI-MER's pooling Float[batch,
     time]; rows sum to one where there is something real.
     kept: what VSC made of the frames or of their tokens, `models.vsc.Kept`; None without it.
@@ -81,6 +82,12 @@ def by_modality(apply: Callable[..., Any], model: step.Model, batch: Batch) -> t
     return outputs, {m: found[i] for i, m in enumerate(names)}
 
 
+def own_mean(x: Float[Array, "batch time *feat"], mask: Bool[Array, "batch time"]) -> Float[Array, "batch time *feat"]:
+    """Every real time step becomes the mean of them."""
+    mean = x.sum(1, keepdims=True) / jnp.maximum(jnp.expand_dims(mask.sum(1), range(1, x.ndim)), 1).astype(x.dtype)
+    return where_real(mask, jnp.broadcast_to(mean, x.shape))
+
+
 def explain(apply: Callable[..., Any], model: step.Model, batch: Batch) -> Explanation:
     """Everything; a forward pass for every set of modalities, and a gradient for each of `STEPS` points."""
     outputs, values = by_modality(apply, model, batch)
@@ -91,11 +98,16 @@ def explain(apply: Callable[..., Any], model: step.Model, batch: Batch) -> Expla
         at = dataclasses.replace(batch, features=features)
         return (apply(model.params, model.rest, at)[0]["logits"] * predicted).sum()
 
+    start = jax.tree.map(jnp.zeros_like, batch.features)
+    if "kept" not in outputs:  # LSGMER normalises each step: near zero its gradients are those of nothing
+        start = {m: own_mean(x, batch.mask[m]) for m, x in batch.features.items()}
+    way = jax.tree.map(jnp.subtract, batch.features, start)
+
     def along(total: dict[str, Array], share: Float[Array, ""]) -> tuple[dict[str, Array], None]:
-        slope = jax.grad(logit)({m: share * x for m, x in batch.features.items()})
+        slope = jax.grad(logit)(jax.tree.map(lambda a, d: a + share * d, start, way))
         return jax.tree.map(jnp.add, total, slope), None
 
-    zero = jax.tree.map(jnp.zeros_like, batch.features)
-    total, _ = jax.lax.scan(along, zero, (jnp.arange(STEPS, dtype=jnp.float32) + 0.5) / STEPS)
-    evidence = {m: (x * total[m] / STEPS).sum(range(2, x.ndim)) for m, x in batch.features.items()}
+    shares = (jnp.arange(STEPS, dtype=jnp.float32) + 0.5) / STEPS
+    total, _ = jax.lax.scan(along, jax.tree.map(jnp.zeros_like, way), shares)
+    evidence = {m: (x * total[m] / STEPS).sum(range(2, x.ndim)) for m, x in way.items()}
     return Explanation(outputs["logits"], values, evidence, outputs["attention"], outputs.get("kept"))

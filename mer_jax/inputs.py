@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class Item:
     error: str = ""
 
 
+@runtime_checkable
 class Reader(Protocol):
     """What is asked of the models that will read the items."""
 
@@ -126,7 +127,7 @@ class Extractors:
         """How long a file is; raises UserError if it cannot be read."""
         with self._lock:
             process = self._process or self._start()
-            self._ask(process, {"id": file.name, "file": str(file), "probe": True})
+            self._ask(process, {"id": file.name, "file": str(file), "length": True})
             answer = records.decode_example(self._record(process))
         if error := answer.get("error"):
             raise UserError(bytes(error[0]).decode())
@@ -366,7 +367,7 @@ def _windows(
     step = hop or window
     for i in range(max(0, math.ceil(round((whole - window) / step, 6))) + 1):
         start, end = i * step, min(i * step + window, whole)
-        said = None if lines is None else transcript.spoken(lines, start, end)
+        said = None if lines is None else transcript.spoken(lines, start, end, window)
         yield {"id": f"{name}@{start:g}", "file": str(file), "sentence": said, "start": start, "end": end}
 
 

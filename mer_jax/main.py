@@ -59,11 +59,13 @@ def main(_: list[str]) -> None:
         check(experiment, corpus)
         workdir = epath.Path(WORKDIR.value or config_lib.default_workdir(experiment))
         with jax_started(how, workdir):
-            from mer_jax import train
+            from mer_jax import distributed, report, train
 
             if MODE.value == "eval":
                 sys.exit(train.score_again(experiment, corpus, workdir))
             train.run(experiment, corpus, workdir, allow_config_change=CHANGED.value, profile=profile)
+            if distributed.leads():
+                report.write([workdir], workdir / "report.html")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -241,11 +241,11 @@ def _unframe(frame: bytes, size: int) -> bytes:
     return record
 
 
-def write_record(file: BinaryIO, record: bytes) -> None:
+def write_record(file: IO[bytes], record: bytes) -> None:
     file.write(_frame(record))
 
 
-def read_record(file: BinaryIO) -> bytes | None:
+def read_record(file: IO[bytes]) -> bytes | None:
     """The next record of a stream, None at its end; raises ValueError saying what is damaged."""
     head = file.read(12)
     if not head:

@@ -1,7 +1,7 @@
 """What a confusion matrix and a table of probabilities say: scores, calibration, intervals, paired tests. No JAX."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ def overall(matrices: Num[np.ndarray, "*lead classes classes"]) -> dict[str, Flo
     """
     hit = np.diagonal(matrices, axis1=-2, axis2=-1)
     support, predicted = matrices.sum(-1), matrices.sum(-2)
-    recall, f1 = _ratio(hit, support), _ratio(2 * hit, support + predicted)
+    recall, f1 = _ratio(hit, support), class_f1(matrices)
     total = support.sum(-1)
     return {
         "accuracy": _ratio(hit.sum(-1), total),
@@ -30,6 +30,12 @@ def overall(matrices: Num[np.ndarray, "*lead classes classes"]) -> dict[str, Flo
         "weighted_f1": _ratio((f1 * support).sum(-1), total),
         "macro_f1": _ratio(f1.sum(-1), (support + predicted > 0).sum(-1)),
     }
+
+
+def class_f1(matrices: Num[np.ndarray, "*lead classes classes"]) -> Float[np.ndarray, "*lead classes"]:
+    """The F1 of every class, as in `overall`."""
+    hit = np.diagonal(matrices, axis1=-2, axis2=-1)
+    return _ratio(2 * hit, matrices.sum(-1) + matrices.sum(-2))
 
 
 def _ratio(part: Any, whole: Any) -> np.ndarray:
@@ -41,7 +47,7 @@ def scores(matrix: Int[np.ndarray, "classes classes"], names: Sequence[str]) -> 
     """Everything printed of a split, as fractions: the scores of `overall`, `per_class` by name, `confusion`."""
     matrix = np.asarray(matrix, np.int64)
     hit, support, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
-    precision, recall, f1 = _ratio(hit, predicted), _ratio(hit, support), _ratio(2 * hit, support + predicted)
+    precision, recall, f1 = _ratio(hit, predicted), _ratio(hit, support), class_f1(matrix)
     return {
         **{name: float(value) for name, value in overall(matrix).items()},
         "per_class": {
@@ -60,6 +66,16 @@ def mean_sd(values: Sequence[float]) -> dict[str, float | None]:
     }
 
 
+def percent(found: Mapping[str, float | None]) -> str:
+    """`58.9 ± 1.1`"""
+    mean, sd = found["mean"], found["sd"]
+    return "-" if mean is None else f"{100 * mean:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+
+
+def between(interval: Mapping[str, float]) -> str:
+    return f"{100 * interval['low']:.1f}–{100 * interval['high']:.1f}"
+
+
 # ---- calibration ----
 
 
@@ -75,7 +91,7 @@ def calibration(
     """
     p, row = probabilities.astype(np.float64), np.arange(len(labels))
     top = p.max(1)
-    bin_of = np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)
+    bin_of = _bins(top, bins)
     gap = np.bincount(bin_of, (p.argmax(1) == labels) - top, minlength=bins)
     target = np.eye(p.shape[1])[labels]
     return {
@@ -83,6 +99,20 @@ def calibration(
         "nll": float(-np.log(np.maximum(p[row, labels], FLOOR)).mean()),
         "brier": float(((p - target) ** 2).sum(1).mean()),
     }
+
+
+def _bins(top: np.ndarray, bins: int) -> np.ndarray:
+    return np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)
+
+
+def reliability(
+    probabilities: Float[np.ndarray, "rows classes"], labels: Int[np.ndarray, "rows"], bins: int = 15
+) -> list[tuple[float, float, int]]:
+    """Of each of the bins of `calibration` that has rows: mean top probability, share of right predictions, rows."""
+    top, right = probabilities.max(1), probabilities.argmax(1) == labels
+    bin_of = _bins(top, bins)
+    count, sure, good = (np.bincount(bin_of, w, minlength=bins) for w in (np.ones(len(top)), top, right))
+    return [(float(s / n), float(g / n), int(n)) for n, s, g in zip(count, sure, good, strict=True) if n]
 
 
 def against_raters(
@@ -175,6 +205,15 @@ def bootstrap(
     return {name: _interval(values) for name, values in means.items()}
 
 
+def bootstrap_classes(
+    members: Num[np.ndarray, "members dialogues classes classes"], samples: int = 2000, seed: int = 0
+) -> list[dict[str, float]]:
+    """As `bootstrap`, on the same resamples, of every class's F1."""
+    chunks = _resampled_chunks(members, samples, np.random.default_rng(seed))
+    means = np.concatenate([class_f1(chunk).mean(1) for chunk in chunks])
+    return [_interval(values) for values in means.T]
+
+
 def paired_bootstrap(
     a: Num[np.ndarray, "members_a dialogues classes classes"],
     b: Num[np.ndarray, "members_b dialogues classes classes"],
@@ -206,19 +245,20 @@ def paired_bootstrap(
 
 def _resampled(members: np.ndarray, samples: int, seed: int) -> dict[str, np.ndarray]:
     """The scores [samples, members] of every member on the same resamples of the dialogues."""
-    chunks = list(_resampled_chunks(members, samples, np.random.default_rng(seed)))
+    chunks = [overall(chunk) for chunk in _resampled_chunks(members, samples, np.random.default_rng(seed))]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in SCORES}
 
 
-def _resampled_chunks(members: np.ndarray, samples: int, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
-    """A resample says how often each dialogue was drawn; its confusion matrices are that row times all the dialogues'."""
+def _resampled_chunks(members: np.ndarray, samples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """The members' confusion matrices [samples, members, classes, classes] on resamples of the dialogues. A resample says how
+    often each dialogue was drawn; its matrices are that row times all the dialogues'."""
     count, dialogues, classes, _ = members.shape
     flat = np.moveaxis(members, 1, 0).reshape(dialogues, -1).astype(np.float64)
     rows = max(1, int(CHUNK_BYTES / (16 * (dialogues + flat.shape[1]))))
     for start in range(0, samples, rows):
         size = min(rows, samples - start)
         drawn = rng.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=size)
-        yield overall((drawn.astype(np.float64) @ flat).reshape(size, count, classes, classes))
+        yield (drawn.astype(np.float64) @ flat).reshape(size, count, classes, classes)
 
 
 def _interval(values: np.ndarray) -> dict[str, float]:

@@ -15,11 +15,13 @@ from mer_jax.replicas import Replica, spell
 from mer_jax.statistics import (
     SCORES,
     against_raters,
+    between,
     bootstrap,
     by_dialogue,
     calibration,
     fit_temperature,
     mean_sd,
+    percent,
     scores,
     tempered,
 )
@@ -128,17 +130,6 @@ def _over_seeds(corpus: Corpus, pool: Pool, members: list[tuple[np.ndarray, np.n
 
 
 # ---- on the console ----
-
-
-def percent(found: dict[str, Any]) -> str:
-    """`58.9 ± 1.1`"""
-    if found["mean"] is None:
-        return "-"
-    return f"{100 * found['mean']:.1f}" + ("" if found["sd"] is None else f" ± {100 * found['sd']:.1f}")
-
-
-def between(interval: dict[str, float]) -> str:
-    return f"{100 * interval['low']:.1f}–{100 * interval['high']:.1f}"
 
 
 def show(result: dict[str, Any]) -> None:

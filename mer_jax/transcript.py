@@ -1,16 +1,23 @@
-"""What is said in a clip, from a file beside it."""
+"""Transcripts: text files and captions -> what is said when. No JAX."""
 
+import dataclasses
+import html
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from mer_jax.errors import UserError
 
-TIMES = re.compile(r"(?:(\d+):)?(\d+):(\d+)[.,](\d+)\s*-->\s*(?:(\d+):)?(\d+):(\d+)[.,](\d+)")
+SUFFIXES = (".txt", ".srt", ".vtt")
+STAMP = r"(?:(\d+):)?([0-5]?\d):([0-5]?\d)[.,](\d{1,3})"
+TIMES = re.compile(rf"{STAMP}[ \t]*-->[ \t]*{STAMP}(?:[ \t].*)?")  # settings of where it is shown may follow
+TAG = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}")  # <i>, <v Anna>, <00:01.500>, {\an8}
+ASIDES = ("NOTE", "STYLE", "REGION")  # blocks of a .vtt that are no captions
 
 
-class Line(NamedTuple):
-    """start, end: seconds; None where the file has no times."""
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What is said from `start` to `end`, in seconds; of a plain text it is not known when."""
 
     start: float | None
     end: float | None
@@ -18,25 +25,104 @@ class Line(NamedTuple):
 
 
 def read(path: Path) -> list[Line]:
-    """The lines of an .srt or .vtt; of a .txt all of it as one. Raises UserError."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not text in UTF-8 ({error})") from None
-    if path.suffix.lower() == ".txt":
-        return [Line(None, None, " ".join(text.split()))]
+    """The lines of a .srt or .vtt; a .txt is one line without times, all of it. Raises UserError naming file and line."""
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise UserError(f"{path} is no transcript that can be read here: give {', '.join(SUFFIXES)}")
+    text = _text(path)
+    if kind == ".txt":
+        words = " ".join(text.split())
+        return [Line(None, None, words)] if words else []
+    rows = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if kind == ".vtt" and not re.fullmatch(r"WEBVTT([ \t].*)?", rows[0] if rows else ""):
+        raise UserError(f"{path}, line 1: a .vtt begins with WEBVTT")
     lines = []
-    for block in re.split(r"\n\s*\n", text):
-        found = TIMES.search(block)
-        if found:
-            numbers = [float(x or 0) for x in found.groups()]
-            start, end = (60 * (60 * h + m) + s + float(f"0.{int(f):03d}") for h, m, s, f in (numbers[:4], numbers[4:]))
-            said = " ".join(re.sub(r"<[^>]*>", "", block[found.end() :]).split())
-            lines.append(Line(start, end, said))
+    for number, block in _blocks(rows):
+        if kind == ".vtt" and number == 1:
+            _refuse_times(path, number, block)
+            continue
+        if kind == ".vtt" and block[0].split(maxsplit=1)[0] in ASIDES:
+            continue
+        if line := _caption(path, number, block, kind):
+            lines.append(line)
     return lines
 
 
-def spoken(lines: list[Line], start: float, end: float) -> str:
-    """The lines whose middle lies in the window."""
-    timed = [(line.start, line.end, line.text) for line in lines if line.start is not None and line.end is not None]
-    return " ".join(text for a, b, text in timed if start <= (a + b) / 2 < end)
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{path} is UTF-16: save it as UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = raw[: error.start].count(b"\n") + 1, raw[error.start]
+        raise UserError(
+            f"{path}, line {line}: the byte {byte:#04x} is not UTF-8, the file may be Windows-1252 or Latin-1: save it as UTF-8"
+        ) from None
+
+
+def _blocks(rows: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """What stands between empty lines, with the number of its first line."""
+    block: list[str] = []
+    for number, row in enumerate([*rows, ""], 1):
+        if row.strip():
+            block.append(row.strip())
+        elif block:
+            yield number - len(block), block
+            block = []
+
+
+def _caption(path: Path, number: int, block: list[str], kind: str) -> Line | None:
+    """None if nothing is said in it. Its times are in its first line, or in the second, after a number or name."""
+    at = 0 if "-->" in block[0] else 1
+    if len(block) <= at or not (found := TIMES.fullmatch(block[at])):
+        what = block[min(at, len(block) - 1)]
+        raise UserError(
+            f"{path}, line {number + min(at, len(block) - 1)}: a caption's times are wanted, as 00:00:01,000 --> 00:00:02,500, not {what!r}"
+        )
+    start, end = _seconds(*found.groups()[:4]), _seconds(*found.groups()[4:])
+    if end < start:
+        raise UserError(f"{path}, line {number + at}: the caption ends at {end:g} s, before it starts at {start:g} s")
+    _refuse_times(path, number + at + 1, block[at + 1 :])
+    text = TAG.sub("", " ".join(block[at + 1 :]))
+    words = " ".join((html.unescape(text) if kind == ".vtt" else text).split())
+    return Line(start, end, words) if words else None
+
+
+def _refuse_times(path: Path, number: int, rows: Sequence[str]) -> None:
+    """`rows`, which begin at line `number`, are of one caption, or of none."""
+    for i, row in enumerate(rows):
+        if "-->" in row:
+            raise UserError(f"{path}, line {number + i}: an empty line is missing before this caption")
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
+    return 3600 * int(hours or 0) + 60 * int(minutes) + int(seconds) + float(f"0.{fraction}")
+
+
+def spoken(lines: Sequence[Line], start: float = 0.0, end: float | None = None, window: float | None = None) -> str:
+    """What is said from `start` to `end`, or to the end of all.
+
+    A line counts for the window that holds its middle; of one that is longer than a window, the words, which are taken to follow each
+    other evenly. So windows of one length that lie side by side share out every word once. Where the last of them is
+    shorter than the others, give the length of these, `window`, for it, too. Raises UserError for a part of a text without times.
+    """
+    limit = float("inf") if end is None else end
+    size = limit - start if window is None else window
+    found: list[str] = []
+    for line in lines:
+        if line.start is None or line.end is None:
+            if start > 0 or end is not None:
+                raise UserError(
+                    "a transcript without times does not tell what is said in a part of a clip: give a .srt or .vtt"
+                )
+            found.append(line.text)
+            continue
+        length, words = line.end - line.start, line.text.split()
+        parts = [line.text] if length <= size else words
+        middles = (line.start + (i + 0.5) * length / len(parts) for i in range(len(parts)))
+        found += [part for part, middle in zip(parts, middles, strict=True) if start <= middle < limit]
+    return " ".join(found)
