@@ -88,7 +88,8 @@ def function_of(trained: Any, replica: int) -> Function:
     if isinstance(config, DeepMSIFramesExperiment):
         config.backbone.at_once, config.backbone.rematerialize = 0, False
     apply = program.family_of(config, trained.manifest)[0].apply
-    model = jax.device_get(trained.model(replica))
+    # On one device, whatever the models lie on; not NumPy's, which would be computed with, and written, while tracing.
+    model = jax.tree.map(jnp.asarray, jax.device_get(trained.model(replica)))
     temperature, most = np.float32(trained.temperature(replica)), most_of(trained)
 
     def call(features: dict[str, Any], mask: dict[str, Any]) -> Any:

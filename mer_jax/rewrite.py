@@ -1,5 +1,6 @@
 """A JAX function written again with fewer primitives, for converters that do not know them all."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +18,8 @@ CALLS = (
 
 def rewritten(function: Callable[..., Any], *shapes: jax.ShapeDtypeStruct) -> Callable[..., list[Any]]:
     """The function of arrays of these shapes, which may be symbolic, without calls of other functions (they are written out),
-    without loops that run backwards (they run forwards over what is reversed) and without padding (it is concatenated).
-    Returns a list of arrays; gradients of it need not be those of the function."""
+    without loops that run backwards (they run forwards over what is reversed) and without padding (it is concatenated); what
+    depends on no input is computed now. Returns a list of arrays; gradients of it need not be those of the function."""
     closed = jax.make_jaxpr(function)(*shapes)
     return lambda *inputs: _run(closed.jaxpr, closed.consts, inputs)
 
@@ -48,7 +49,10 @@ def _outputs(equation: core.JaxprEqn, given: list[Any]) -> Sequence[Any]:
         return [*found[:carried], *(_reversed(x) for x in found[carried:])]
     if name == "pad":
         return [_padded(given[0], given[1], params["padding_config"])]
-    found = equation.primitive.bind(*given, **params)
+    # A broadcast is larger than what it is of, and may be as long as an input.
+    known = given and name != "broadcast_in_dim" and not any(isinstance(x, jax.core.Tracer) for x in given)
+    with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+        found = equation.primitive.bind(*given, **params)
     return found if equation.primitive.multiple_results else [found]
 
 
