@@ -217,7 +217,7 @@ def _checks(about: Mapping[str, Any]) -> Iterator[str]:
     if checks["precision_of_training"] != "float32":
         yield ""
         yield f"It was trained and scored in {checks['precision_of_training']} and is exported in float32, which is what the files are compared"
-        yield f"with; the model as trained gives probabilities that differ by up to {checks['float32_function_against_model']:.1e}."
+        yield f"with; the model as trained gives probabilities that differ by up to {checks['float32_against_trained']:.1e}."
 
 
 def _files(about: Mapping[str, Any], files: Mapping[str, tuple[int, str]]) -> Iterator[str]:

@@ -311,16 +311,20 @@ def by_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> float:
 
 
 def truth(trained: Any, replica: int, function: Function, batches: list[Batch]) -> tuple[list[np.ndarray], float]:
-    """(what the files are compared with, by how much the exported function differs from the model as it was trained). The
-    model itself gives the former, unless it works in bfloat16: then it is the same model in float32."""
+    """(what the files are compared with, by how much that differs from the model as it was trained): what the model itself
+    gives, unless it works in bfloat16; then it is the same model in float32."""
     import jax
 
-    forward, call = trained.forward(replica), jax.jit(function.call)
-    with jax.default_matmul_precision("highest"):
-        of_model = [np.asarray(jax.jit(forward)(*batch)) for batch in batches]
-        of_call = [np.asarray(call(*batch)) for batch in batches]
-    apart = max(difference(a, b) for a, b in zip(of_model, of_call, strict=True))
-    return of_call if trained.config.train.precision == "bfloat16" else of_model, apart
+    def found(call: Callable[[dict[str, Any], dict[str, Any]], Any]) -> list[np.ndarray]:
+        compiled = jax.jit(call)
+        with jax.default_matmul_precision("highest"):
+            return [np.asarray(compiled(*batch)) for batch in batches]
+
+    of_model = found(trained.forward(replica))
+    if trained.config.train.precision == "float32":
+        return of_model, 0.0
+    of_call = found(function.call)
+    return of_call, max(difference(a, b) for a, b in zip(of_model, of_call, strict=True))
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -397,7 +401,7 @@ def export(run: Path, out: Path, formats: list[str], replica: str | None) -> dic
     right, apart = truth(trained, number[0], function, batches)
     with made_whole(out) as folder:
         about["checks"] = {"inputs": whence, "allowed": MOST, "precision_of_training": trained.config.train.precision,
-                           "float32_function_against_model": apart}  # fmt: skip
+                           "float32_against_trained": apart}  # fmt: skip
         good = True
         for name in formats:
             path, began = folder / f"model.{name}", time.monotonic()

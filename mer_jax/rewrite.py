@@ -60,13 +60,13 @@ def _reversed(x: Any) -> Any:
     return jax.lax.rev(x, (0,))
 
 
-def _padded(x: Any, fill: Any, how: Sequence[tuple[int, int, int]]) -> Any:
-    """how: per axis what is put before, behind and between."""
+def _padded(x: Any, fill: Any, how: Sequence[Any]) -> Any:
+    """how: per axis how many are put before, behind and between."""
     for axis, (before, behind, between) in enumerate(how):
         if between or min(before, behind) < 0:
             raise NotImplementedError("padding between elements, or with less than none")
 
-        def some(count: int, x: Any = x, axis: int = axis) -> list[Any]:
+        def some(count: Any, x: Any = x, axis: int = axis) -> list[Any]:
             shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
             return [jax.lax.broadcast_in_dim(fill, shape, ())] if count else []
 
