@@ -472,8 +472,11 @@ def last_line(text: str) -> str:
 def made_whole(out: Path) -> Iterator[Path]:
     """A folder to write into that becomes `out` when all is well; if it was removed, or something failed, there is nothing."""
     refuse_filled(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out={out} cannot be made: {error}") from None
     try:
         partial.chmod(0o755)
         yield partial

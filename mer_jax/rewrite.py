@@ -7,13 +7,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-CALLS = (
-    "jit",
-    "pjit",
-    "checkpoint",
-    "remat",
-    "remat2",
-)  # whose params have the function as `jaxpr`; others as `call_jaxpr`
+# Primitives whose params have the function that they call as `jaxpr`; others have it as `call_jaxpr`.
+CALLS = ("jit", "pjit", "checkpoint", "remat", "remat2")
 
 
 def rewritten(function: Callable[..., Any], *shapes: jax.ShapeDtypeStruct) -> Callable[..., list[Any]]:

@@ -50,6 +50,10 @@ def test_a_folder_appears_when_all_is_well_and_not_otherwise(tmp_path):
     with export.made_whole(out) as folder:
         folder.rmdir()
     assert list(out.parent.iterdir()) == []
+    with pytest.raises(UserError, match="not empty"), export.made_whole(tmp_path / "late"):
+        (tmp_path / "late" / "theirs").mkdir(parents=True)
+    with pytest.raises(UserError, match="cannot be made"), export.made_whole(tmp_path / "late" / "theirs" / "\0"):
+        pass
     out.mkdir()
     with export.made_whole(out) as folder:
         (folder / "whole").write_text("")
@@ -213,6 +217,7 @@ def test_arrays_are_the_models_and_say_what_they_are_of(made):
         about = file.metadata()
         for m, stats in model.input_stats.items():
             np.testing.assert_array_equal(file.get_tensor(f"input_stats/{m}/mean"), stats["mean"])
+        assert file.get_tensor("temperature") == np.float32(trained.temperature(trained.which(None)[0]))
         arrays = {name for name in file.keys() if name.startswith("params/")}  # noqa: SIM118 - no dict
         assert len(arrays) == len(jax.tree.leaves(model.params))
     assert json.loads(about["labels"]) == list(trained.labels)
