@@ -39,7 +39,10 @@ ALLOWED = {
         "checkpoint", "config", "data", "distributed", "errors", "evaluate", "fleet", "log", "program", "protocols", "records", "replicas", "shard",
         "statistics", "summary",
     },
-    "main": {"cache", "config", "demo", "distributed", "errors", "log", "protocols", "records", "replicas", "shard", "train", "weights"},
+    "robustness": {"batch", "config", "data", "distributed", "errors", "log", "program", "records", "statistics", "step", "train"},
+    "main": {
+        "cache", "config", "demo", "distributed", "errors", "log", "protocols", "records", "replicas", "robustness", "shard", "train", "weights",
+    },
     "kept": {"cache", "config", "data", "errors", "frames", "main", "program", "records", "shard", "step", "train"},
     "sweep": {"config", "distributed", "errors", "log", "main", "records", "summary", "train"},
     "compare": {"errors", "statistics"},
