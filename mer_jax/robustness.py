@@ -249,27 +249,30 @@ def effective(of: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, flo
     return {score: float((mine - theirs).mean()) for score, (mine, theirs) in falls.items()}
 
 
+class Tested(NamedTuple):
+    """A replica's test part: predicted classes Int[conditions, utterances], true ones, draws and which modalities there are, both
+    [utterances, modalities]."""
+
+    predicted: np.ndarray
+    gold: np.ndarray
+    drawn: np.ndarray
+    has: np.ndarray
+
+
 def curves(
-    modalities: Sequence[str],
-    listed: Sequence[Condition],
-    found: Sequence[Int[np.ndarray, "conditions utterances"]],
-    gold: Sequence[np.ndarray],
-    drawn: Sequence[np.ndarray],
-    has: Sequence[np.ndarray],
-    classes: int,
+    modalities: Sequence[str], listed: Sequence[Condition], tested: Sequence[Tested], classes: int
 ) -> dict[str, Any]:
-    """`clean`, `present`, `missing` and `noise` of the file. Of each replica, in order: its predictions under the `listed`
-    conditions, true classes, draws, and which modalities the utterances have."""
+    """`clean`, `present`, `missing` and `noise` of the file; `listed` are the conditions of the predictions."""
     count, at = len(modalities), {condition: i for i, condition in enumerate(listed)}
-    zero = (0.0,) * count
+    whole, zero = (False,) * count, (0.0,) * count
 
     def score(rows: Sequence[np.ndarray]) -> np.ndarray:
         """rows: of each replica the condition of each utterance."""
-        return np.stack([confusion(g, f[c, np.arange(len(g))], classes)
-                         for g, f, c in zip(gold, found, rows, strict=True)])  # fmt: skip
+        return np.stack([confusion(of.gold, of.predicted[c, np.arange(len(c))], classes)
+                         for of, c in zip(tested, rows, strict=True)])  # fmt: skip
 
     def under(condition: Condition) -> np.ndarray:
-        return score([np.full(len(g), at[condition]) for g in gold])
+        return score([np.full(len(of.gold), at[condition]) for of in tested])
 
     def without(gone: Sequence[np.ndarray]) -> np.ndarray:
         return score([np.array([at[Condition(tuple(row), zero)] for row in rows.tolist()], int) for rows in gone])
@@ -277,32 +280,36 @@ def curves(
     def point(confusions: np.ndarray) -> dict[str, Any]:
         return {name: over_replicas(values) for name, values in overall(confusions).items()}
 
-    clean = Condition((False,) * count, zero)
     present = {"+".join(sorted(m for m, gone in zip(modalities, c.hidden, strict=True) if not gone)): point(under(c))
                for c in listed if not any(c.sigma)}  # fmt: skip
     missing: Curves = {}
     if count > 1:
-        of_replicas = [losses(modalities, d, h) for d, h in zip(drawn, has, strict=True)]
-        for name in of_replicas[0]:
-            points = [without([gone[name][i] for gone in of_replicas]) for i in range(len(RATES))]
-            alone = [h.sum(1) == h[:, modalities.index(name)] if name != "all" else np.zeros(len(h), bool) for h in has]
-            missing[name] = {"rates": list(RATES), **curve(np.stack(points, axis=1)),
-                             "left_with_nothing": int(sum(a.sum() for a in alone))}  # fmt: skip
+        gone = [losses(modalities, of.drawn, of.has) for of in tested]
+        for name in gone[0]:
+            points = [without([each[name][i] for each in gone]) for i in range(len(RATES))]
+            nothing = 0 if name == "all" else sum(int((gone_to_nothing(of.has, modalities.index(name))).sum()) for of in tested)  # fmt: skip
+            missing[name] = {"rates": list(RATES), **curve(np.stack(points, axis=1)), "left_with_nothing": nothing}
     noises: Curves = {}
     for name, members in noisy(modalities).items():
-        strengths = [Condition(clean.hidden, tuple(s * (m in members) for m in modalities)) for s in SIGMAS]
+        strengths = [Condition(whole, tuple(s * (m in members) for m in modalities)) for s in SIGMAS]
         noises[name] = {"sigmas": list(SIGMAS), **curve(np.stack([under(c) for c in strengths], axis=1))}
-    return {"clean": point(under(clean)), "present": present, "missing": missing, "noise": noises}
+    return {"clean": point(under(Condition(whole, zero))), "present": present, "missing": missing, "noise": noises}
+
+
+def gone_to_nothing(has: Bool[np.ndarray, "utterances modalities"], i: int) -> Bool[np.ndarray, "utterances"]:
+    """Which utterances have modality i and no other."""
+    return has[:, i] & (has.sum(1) == 1)
 
 
 # ---- the command ----
 
 
 def measure(
-    config: config_lib.Experiment, corpus: Corpus, workdir: epath.Path, beside: str | None = None
+    config: config_lib.Experiment, corpus: Corpus, workdir: epath.PathLike, beside: epath.PathLike | None = None
 ) -> dict[str, Any]:
     """Writes and shows the robustness of a finished run; returns what the file holds. Raises UserError if the run is not
     finished, or the one beside it cannot be compared with."""
+    workdir = epath.Path(workdir)
     if not train.finished(workdir, train.identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=robustness finishes it")
     known = train.read_json(workdir / "metrics.json")
@@ -323,16 +330,18 @@ def measure(
     found = predictions(whole, which, listed)
     took = time.monotonic() - began
     folds = [whole.inputs.folds[whole.fleet.replicas[r].fold] for r in which]
+
+    def tested(r: int) -> Tested:
+        rows = whole.inputs.folds[whole.fleet.replicas[r].fold].test
+        has = np.stack([pool.lengths[m][rows] > 0 for m in modalities], axis=1)
+        return Tested(found[r], pool.labels[rows], draws(modalities, pool.rows[rows]), has)
+
     result: dict[str, Any] = about | {
         "modalities": list(modalities),
         "replicas": [whole.fleet.replicas[r].name for r in which],
         "utterances": sum(len(fold.test) for fold in folds),
         "definition": DEFINITION,
-        **curves(
-            modalities, listed, [found[r] for r in which], [pool.labels[fold.test] for fold in folds],
-            [draws(modalities, pool.rows[fold.test]) for fold in folds],
-            [np.stack([pool.lengths[m][fold.test] > 0 for m in modalities], axis=1) for fold in folds], len(corpus.labels),
-        ),
+        **curves(modalities, listed, [tested(r) for r in which], len(corpus.labels)),
         "floor": floor([(pool.labels[fold.train], pool.labels[fold.test]) for fold in folds], len(corpus.labels)),
     }  # fmt: skip
     result["retention"] = {kind: {m: retention(of) for m, of in result[kind].items()} for kind in ("missing", "noise")}
