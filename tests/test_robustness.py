@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, small_description, small_utterances
+from etils import epath
 from test_cli import snapshot
 from test_replicas import experiment
 
@@ -205,8 +206,6 @@ def test_the_floor_says_what_training_saw_most():
 
 
 def test_a_run_beside_must_be_measured_and_of_the_same_utterances(tmp_path):
-    from etils import epath
-
     about = {"name": "n", "protocol": "p", "manifest_sha256": "m", "split_sha256": "s", "seed": 0}
     folder, here = epath.Path(tmp_path), epath.Path("here")
     with pytest.raises(UserError, match=rf"--workdir={tmp_path} --mode=robustness"):
@@ -264,24 +263,23 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
     utterances = [dataclasses.replace(u, features={"text": u.features["text"]}) if i % 7 == 0 else u
                   for i, u in enumerate(small_utterances(120))]  # fmt: skip
     write_corpus(tmp_path / "corpus", utterances, small_description())
-    corpus, texts = Corpus(tmp_path / "corpus"), []
-    for together in (6, 1):
-        config = experiment(together=together)
-        train.run(config, corpus, tmp_path / "run")
-        robustness.measure(config, corpus, tmp_path / "run")
-        texts.append((tmp_path / "run" / robustness.FILE).read_text())
-    assert texts[0] == texts[1]
-    result = json.loads(texts[0])
-    of_itself = robustness.measure(config, corpus, tmp_path / "run", tmp_path / "run").pop("effective")
+    corpus, run = Corpus(tmp_path / "corpus"), epath.Path(tmp_path / "run")
+    train.run(experiment(together=6), corpus, run)
+    result = json.loads(json.dumps(robustness.measure(experiment(together=6), corpus, run)))
+    config = experiment(together=1)
+    alone = robustness.measure(config, corpus, run, beside=run)
+    of_itself = alone.pop("effective")
     assert {v for kind in ("missing", "noise") for of in of_itself[kind].values() for v in of.values()} == {0.0}
-    known = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert result.pop("effective") is None
+    assert alone == result
+    known = json.loads((run / "metrics.json").read_text())
     assert result["replicas"] == [r["name"] for r in known["replicas"]]
     assert result["utterances"] == 240
     assert result["missing"]["text"]["left_with_nothing"] == 2 * 18
     for score in SCORES:
         assert result["clean"][score] == pytest.approx([known["test"][score][k] for k in ("mean", "sd")], abs=1e-6)
         assert result["missing"]["text"]["pooled"][score][0] == pytest.approx(known["points"][0]["pooled"][score])
-    whole = train.resumed(config, corpus, tmp_path / "run")
+    whole = train.resumed(config, corpus, run)
     apply, pool = program.family_of(config, corpus)[0].apply, whole.inputs.feed.pool
     predict = jax.jit(lambda model, batch: apply(model.params, model.rest, batch)[0]["logits"].argmax(-1))
     wanted = {"missing": [], "noise": []}
