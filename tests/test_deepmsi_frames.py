@@ -126,14 +126,13 @@ def test_what_was_kept_is_followed_through_all_compressions():
         assert len(set(survived)) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tune", "learns"),
     [
-        pytest.param(
-            "all", ("embed", "embed_norm", "stages/0", "merges/0", "stages/1", "norm"), marks=pytest.mark.slow
-        ),
+        ("all", ("embed", "embed_norm", "stages/0", "merges/0", "stages/1", "norm")),
         ("last:1", ("merges/0", "stages/1", "norm")),
-        pytest.param("none", (), marks=pytest.mark.slow),
+        ("none", ()),
     ],
 )
 def test_only_what_is_tuned_learns(corpus, tune, learns):

@@ -82,6 +82,7 @@ def explained(request):
     return made.apply, model, batch, found
 
 
+@pytest.mark.slow
 def test_modalities_sum_to_the_difference_of_logits(explained):
     apply, model, batch, found = explained
     nothing = explain.without(
@@ -93,6 +94,7 @@ def test_modalities_sum_to_the_difference_of_logits(explained):
     assert np.abs(found.shapley["audio"][:3]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_rows_of_attention_sum_to_one(explained):
     _, _, batch, found = explained
     for m, weight in found.attention.items():
@@ -101,6 +103,7 @@ def test_rows_of_attention_sum_to_one(explained):
         assert not jnp.where(batch.mask[m][:, None] if weight.ndim > 2 else batch.mask[m], 0, weight).any()
 
 
+@pytest.mark.slow
 def test_evidence_lies_on_real_steps_and_sums_up(explained):
     apply, model, batch, found = explained
     standard = step.standardize(batch, model.input_stats)
