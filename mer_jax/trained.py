@@ -40,7 +40,7 @@ class Attribution:
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """probabilities: by class name, temperature-scaled; empty, and `prediction` too, where `error` says what is wrong with
-    the input. label: as the input has it, often empty. start, end: seconds in the file."""
+    the input. label: as the input has it, often empty. start, end: seconds in the file. words: see `inputs.Item`."""
 
     id: str
     prediction: str
@@ -51,6 +51,7 @@ class Prediction:
     end: float | None = None
     notes: tuple[str, ...] = ()
     error: str = ""
+    words: tuple[str, ...] = ()
     attribution: Attribution | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -191,7 +192,9 @@ class Trained:
             yield done[i] if i in done else self._prediction(item, None, None)
 
     def _prediction(self, item: Item, p: Any, why: Attribution | None) -> Prediction:
-        about = {name: getattr(item, name) for name in ("id", "label", "sentence", "start", "end", "notes", "error")}
+        about = {
+            name: getattr(item, name) for name in ("id", "label", "sentence", "start", "end", "notes", "error", "words")
+        }
         if p is None:
             return Prediction(prediction="", probabilities={}, **about)
         return Prediction(

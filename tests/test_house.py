@@ -32,6 +32,8 @@ ALLOWED = {
     "evaluate": {"data", "distributed", "explain", "log", "records", "shard", "step"},
     "transcript": {"errors"},
     "inputs": {"errors", "records", "transcript"},
+    "shown": set(),
+    "demo": {"errors", "inputs", "predict", "shown"},
     "predict": {"errors", "inputs", "log", "statistics", "trained"},
     "trained": {"batch", "cache", "checkpoint", "config", "data", "errors", "explain", "frames", "inputs", "program", "records", "shard", "step"},
     "program": {
@@ -58,6 +60,7 @@ ALLOWED = {
 NO_JAX = (
     "transcript",
     "inputs",
+    "shown",
     "errors",
     "cache",
     "config",
