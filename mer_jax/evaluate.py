@@ -142,8 +142,9 @@ def reasons_of(
         top = {}
         for m, weight in seen["attention"][at].items():
             mine = (weight[predicted[at]] if weight.ndim > 1 else weight)[: pool.lengths[m][row]]
-            first = np.argsort(-mine, kind="stable")[:TOP]
-            top[m] = [[int(t), round(float(mine[t]), 4)] for t in first]
+            if len(mine) > 1:
+                first = np.argsort(-mine, kind="stable")[:TOP]
+                top[m] = [[int(t), round(float(mine[t]), 4)] for t in first]
         kept, frames = seen["kept"][at], {}
         if kept is not None and kept.place.ndim == 1:  # of frames, not of the tokens in each
             frames = {"frames": frames_of(kept, int(pool.lengths["visual"][row]))}

@@ -28,7 +28,8 @@ PATIENCE = 1.0  # seconds to wait for more items before those at hand are classi
 @dataclasses.dataclass(frozen=True)
 class Attribution:
     """Why one utterance was classified so: see `explain.Explanation`; here of this utterance alone, without padding, and
-    `shapley` of the predicted class."""
+    `shapley` of the predicted class. kept: which frames VSC kept, Int[kept], or which tokens of each frame, Int[time, kept];
+    into: in which of the kept ones each frame or token ended, as many as there are where it was dropped; None without VSC."""
 
     shapley: dict[str, float]
     evidence: dict[str, np.ndarray]
@@ -279,13 +280,17 @@ def windows(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
 
 def _attribution(found: explain.Explanation, row: int, item: Item, predicted: int) -> Attribution:
     length = {m: len(x) for m, x in item.features.items()}
-    kept = found.kept
+    kept = into = None
+    if found.kept is not None and "visual" in length:
+        kept, into = (x[row][: length["visual"]] for x in found.kept)
+        if kept.ndim == 1:  # of the clip's frames
+            kept = found.kept.place[row][found.kept.place[row] < length["visual"]]
     return Attribution(
         shapley={m: float(x[row, predicted]) for m, x in found.shapley.items()},
         evidence={m: x[row, : length[m]] for m, x in found.evidence.items() if m in length},
         attention={m: x[row][..., : length[m]] for m, x in found.attention.items() if m in length},
-        kept=None if kept is None else kept.place[row],
-        into=None if kept is None else kept.into[row],
+        kept=kept,
+        into=into,
     )
 
 
