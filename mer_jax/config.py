@@ -285,10 +285,12 @@ def to_dict(config: Experiment) -> dict[str, Any]:
 
 
 def from_dict(tree: dict[str, Any]) -> Experiment:
-    """The experiment whose `to_dict` this is; raises UserError if no family has these fields."""
+    """The experiment whose `to_dict` this is; raises UserError if no family has these fields. One that changes no result may be
+    missing, as in runs of earlier versions."""
     names = flatten(tree).keys()
     for family in FAMILIES:
-        if flatten(to_dict(family())).keys() == names:
+        known = flatten(to_dict(family())).keys()
+        if names <= known and all(name.startswith(CHANGES_NO_RESULT) for name in known - names):
             found = family()
             for name, value in tree.items():
                 group = getattr(found, name)

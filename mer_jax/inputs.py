@@ -369,7 +369,7 @@ def _windows(
     step = hop or window
     for i in range(max(0, math.ceil(round((whole - window) / step, 6))) + 1):
         start, end = i * step, min(i * step + window, whole)
-        said = None if lines is None else transcript.spoken(lines, start, end)
+        said = None if lines is None else transcript.spoken(lines, start, end, window)
         yield {"id": f"{name}@{start:g}", "file": str(file), "sentence": said, "start": start, "end": end}
 
 

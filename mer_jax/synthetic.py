@@ -21,6 +21,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -208,12 +209,22 @@ def generate(
             turn += 1
 
 
+def codebook(seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Of the demo corpus of `seed`: the mean cue of each class [classes, CUE] and the basis that cues and marker are written
+    in [width, width], by modality."""
+    return codebook_of(MODALITIES, np.random.default_rng([DRAW, seed, 0]))
+
+
+def codebook_of(specs: dict[str, Modality], rng: np.random.Generator) -> Any:
+    means = {m: class_means(spec, rng) for m, spec in specs.items()}
+    return means, {m: np.linalg.qr(rng.normal(size=(spec.width, spec.width)))[0] for m, spec in specs.items()}
+
+
 def write_demo(out: Path, seed: int = 0, counts: dict[str, int] = COUNTS, variant: str = "") -> None:
     """Writes the demo corpus of `seed`: the same bytes every time on one kind of machine."""
     specs = VARIANTS[variant]
     rng = np.random.default_rng([DRAW, seed, 0])
-    means = {m: class_means(spec, rng) for m, spec in specs.items()}
-    bases = {m: np.linalg.qr(rng.normal(size=(spec.width, spec.width)))[0] for m, spec in specs.items()}
+    means, bases = codebook_of(specs, rng)
     words = means["text"] @ bases["text"][:CUE] + 0.3 * rng.normal(size=(len(LABELS), specs["text"].width))
     write_corpus(
         out,

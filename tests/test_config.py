@@ -244,3 +244,12 @@ def test_a_config_comes_back_from_its_json():
     del tree["optim"]["clip"]
     with pytest.raises(UserError, match=r"of another version of mer_jax: what differs is optim\.clip"):
         config_lib.from_dict(tree)
+
+
+def test_a_field_that_changes_no_result_may_be_of_a_later_version():
+    tree = config_lib.to_dict(config_lib.LSGMERExperiment())
+    del tree["train"]["look"]
+    assert config_lib.from_dict(tree).train.look
+    del tree["train"]["patience"]
+    with pytest.raises(UserError, match=r"train\.patience"):
+        config_lib.from_dict(tree)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from browser import BROWSER
 from conftest import ROOT, free_ports, user_env
-from test_extract import needs_prep, tone, write_table, write_wav
+from test_extract import needs_prep, tone, write_movie, write_table, write_wav
 
-from mer_jax import demo, shown
+import mer_jax
+from mer_jax import demo, inputs, shown
 from mer_jax.errors import UserError
 
 needs_browser = pytest.mark.skipif(
@@ -168,6 +169,48 @@ def trained(tmp_path_factory, cache_home):
         done = subprocess.run(command, cwd=ROOT, env=user_env(cache_home), capture_output=True, text=True, timeout=170)
         assert done.returncode == 0, done.stderr
     return folder / "run"
+
+
+@pytest.mark.slow
+@needs_prep
+def test_clips_captions_windows_and_sentences_from_python(trained, tmp_path):
+    """One process of encoders answers all of it; what cannot be used is told, and the others are there all the same."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    write_movie(clips / "a.mp4", tone(1.5, 120.0))
+    captions = (
+        "1\n00:00:00,000 --> 00:00:00,900\nI am so glad,\n\n2\n00:00:01,000 --> 00:00:01,400\n<i>wonderful!</i>\n"
+    )
+    (clips / "a.srt").write_text(captions)
+    write_wav(clips / "b.wav", tone(0.6, 270.0))
+    (clips / "c.wav").write_bytes(b"no clip at all" * 99)
+    write_wav(clips / "d.wav", 0 * tone(0.6), rate=44100)
+    (tmp_path / "said.txt").write_text("I am so glad, wonderful!\n\nLeave me alone.\n")
+    rows = [
+        {"id": "x", "file": "clips/b.wav", "sentence": "Leave me alone."},
+        {"id": "y", "file": "", "sentence": "Oh."},
+    ]
+    table = write_table(tmp_path / "t.csv", rows)
+    model = mer_jax.load(trained)
+    with inputs.Extractors(model) as extractors:
+        found = {p.id: p for p in model.predict([clips, tmp_path / "said.txt", table], extractors=extractors)}
+        parts = list(model.predict(clips / "a.mp4", window=1.0, extractors=extractors, attribution=True))
+        again = list(model.predict([clips / "b.wav"], sentence="Leave me alone.", extractors=extractors))
+        (clips / "b.txt").write_text("Leave me alone.")
+        with pytest.raises(UserError, match=r"b\.txt has no times"):
+            list(model.predict(clips / "b.wav", window=1.0, extractors=extractors))
+    assert list(found) == ["a.mp4", "b.wav", "c.wav", "d.wav", "said.txt:1", "said.txt:3", "x", "y"]
+    assert found["a.mp4"].sentence == "I am so glad, wonderful!"
+    assert "c.wav cannot be decoded" in found["c.wav"].error
+    assert [name for name, p in found.items() if p.error] == ["c.wav"]
+    notes = " ".join(found["d.wav"].notes)
+    assert "resampled from 44100 Hz" in notes
+    assert "silence" in notes
+    assert "predicted without text" in notes
+    assert found["said.txt:3"].notes == ("predicted without audio",)
+    assert found["x"].probabilities == pytest.approx(again[0].probabilities, abs=1e-4)
+    assert [(p.start, p.end, p.sentence) for p in parts] == [(0, 1, "I am so glad,"), (1, 1.5, "wonderful!")]
+    assert len(parts[0].words) == len(parts[0].attribution.evidence["text"])
 
 
 class Served:

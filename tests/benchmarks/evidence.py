@@ -1,0 +1,63 @@
+"""How often the time step that tells the class is ranked first, by what `Trained.predict(…, attribution=True)` calls evidence.
+
+RUN is a finished run on the demo corpus (which it was trained on, of seed 0). Utterances are drawn like the demo's, but in every
+modality exactly one time step, anywhere, holds the class's cue: the planted one. `--at-least 0.9` exits with 1 if a modality
+has it first in fewer cases.
+"""
+
+import argparse
+import json
+import sys
+
+import numpy as np
+
+import mer_jax
+from mer_jax import synthetic
+from mer_jax.inputs import Item
+
+
+def plant(spec, mean, basis, rng):
+    """A sequence of three scenes in which one step is replaced by the one that tells; and where."""
+    total, cue = int(rng.integers(spec.longest // 2, spec.longest + 1)), synthetic.CUE
+    lengths = np.diff([0, *sorted(rng.choice(np.arange(1, total), 2, replace=False)), total])
+    steps = np.concatenate([np.repeat(0.5 * rng.normal(size=(1, spec.width)), n, 0) for n in lengths])
+    steps[:, : cue + 1] = 0
+    at = int(rng.integers(total))
+    steps[at] = 0.5 * rng.normal(size=spec.width)
+    steps[at, :cue], steps[at, cue] = mean + 0.5 * rng.normal(size=cue), 4.0
+    steps[:, cue + 1 :] += 0.3 * rng.normal(size=spec.width - cue - 1) + 0.2 * rng.normal(
+        size=(total, spec.width - cue - 1)
+    )
+    return (steps @ basis).astype(np.float16), at
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--count", type=int, default=512, metavar="N", help="utterances; default: %(default)s")
+    parser.add_argument("--at-least", type=float, default=0.0, metavar="SHARE")
+    given = parser.parse_args()
+    model = mer_jax.load(given.run)
+    if not model.manifest.manifest["name"].startswith("demo"):
+        sys.exit(f"{given.run} is no run on the demo corpus")
+    means, bases = synthetic.codebook(0)
+    rng = np.random.default_rng(5)
+    items, planted = [], {}
+    for i in range(given.count):
+        label, features = int(rng.integers(len(synthetic.LABELS))), {}
+        for m in model.modalities:
+            features[m], planted[i, m] = plant(synthetic.MODALITIES[m], means[m][label], bases[m], rng)
+        items.append(Item(str(i), features, label=synthetic.LABELS[label]))
+    first = dict.fromkeys(model.modalities, 0)
+    right = 0
+    for i, found in enumerate(model.predict(iter(items), attribution=True)):
+        right += found.prediction == found.label
+        for m in first:
+            first[m] += int(found.attribution.evidence[m].argmax()) == planted[i, m]
+    share = {m: round(n / given.count, 3) for m, n in first.items()}
+    print(json.dumps({"utterances": given.count, "classified_right": right / given.count, "planted_step_first": share}))
+    sys.exit(min(share.values()) < given.at_least)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Explanations obey their axioms."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mer_jax import config as config_lib
+from mer_jax import evaluate, explain, program, step
+from mer_jax.batch import Batch
+from mer_jax.models import vsc
+from mer_jax.records import Manifest
+
+RNG = np.random.default_rng(0)
+LABELS = ["a", "b", "c"]
+WIDTHS = {"text": 5, "audio": 4, "visual": 6}
+
+
+def test_shapley_weights_are_the_mean_over_all_orders():
+    for count in (1, 2, 3, 4):
+        worth = {tuple(s): RNG.normal() for s in explain.subsets(count).tolist()}
+        wanted = np.zeros(count)
+        for order in itertools.permutations(range(count)):
+            there = [False] * count
+            for i in order:
+                before = worth[tuple(there)]
+                there[i] = True
+                wanted[i] += (worth[tuple(there)] - before) / math.factorial(count)
+        found = explain.shapley_weights(count) @ np.array([worth[tuple(s)] for s in explain.subsets(count).tolist()])
+        np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+def manifest(modalities):
+    import json
+
+    specs = {m: {"width": WIDTHS[m], "dtype": "float32", "longest": 7, "extractor": "drawn"} for m in modalities}
+    return Manifest(json.dumps({
+        "schema_version": 1, "name": "drawn", "labels": LABELS, "label_space": "text", "label_embeddings": np.eye(3, 5).tolist(),
+        "modalities": specs, "protocol": {"name": "official"}, "splits": {"train": {}}, "shards": [{}],
+    }), "drawn")  # fmt: skip
+
+
+def batch_of(modalities, time=7):
+    lengths = {m: np.array([7, 3, 1, 0 if m == "audio" else 5]) for m in modalities}
+    mask = {m: np.arange(time)[None] < n[:, None] for m, n in lengths.items()}
+    features = {
+        m: np.where(mask[m][..., None], RNG.normal(1, 2, (4, time, WIDTHS[m])), 0).astype(np.float32)
+        for m in modalities
+    }
+    return jax.tree.map(
+        jnp.asarray, Batch(features, mask, np.zeros(4, np.int32), np.zeros((4, 3), np.float32), np.ones(4, np.float32))
+    )
+
+
+def small(family):
+    if family == "lsgmer":
+        found = config_lib.LSGMERExperiment()
+        found.model.width, found.model.heads = 8, 2
+    else:
+        found = config_lib.DeepMSIExperiment()
+        found.data.modalities = ("text", "audio", "visual")
+        found.model.early_width = found.model.projection = 8
+        found.model.tcn_widths, found.model.late_widths = (8,), (8,)
+    return config_lib.validate(found)
+
+
+@pytest.fixture(scope="module", params=["lsgmer", "deepmsi_mer"])
+def explained(request):
+    """(a drawn model's function, the model, a batch, its explanation)"""
+    config = small(request.param)
+    made = program.family_of(config, manifest(config.data.modalities))[0]
+    params, rest = jax.jit(made.init)(jax.random.key(1))
+    stats = {
+        m: {"mean": np.full(WIDTHS[m], 0.5, np.float32), "scale": np.full(WIDTHS[m], 2, np.float32)}
+        for m in config.data.modalities
+    }
+    model, batch = step.Model(params, rest, stats), batch_of(config.data.modalities)
+    found = jax.jit(lambda m, b: explain.explain(made.apply, m, b))(model, batch)
+    return made.apply, model, batch, found
+
+
+@pytest.mark.slow
+def test_modalities_sum_to_the_difference_of_logits(explained):
+    apply, model, batch, found = explained
+    nothing = explain.without(
+        step.standardize(batch, model.input_stats), {m: jnp.zeros((1, 1), bool) for m in batch.mask}
+    )
+    alone = apply(model.params, model.rest, nothing)[0]["logits"]
+    np.testing.assert_allclose(sum(found.shapley.values()), found.logits - alone, atol=1e-5)
+    np.testing.assert_allclose(found.shapley["audio"][3], 0, atol=1e-6)  # it has none: a player who adds nothing
+    assert np.abs(found.shapley["audio"][:3]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_rows_of_attention_sum_to_one(explained):
+    _, _, batch, found = explained
+    for m, weight in found.attention.items():
+        there = np.asarray(batch.mask[m].any(1))
+        np.testing.assert_allclose(np.asarray(weight.sum(-1))[there], 1, atol=1e-5)
+        assert not jnp.where(batch.mask[m][:, None] if weight.ndim > 2 else batch.mask[m], 0, weight).any()
+
+
+@pytest.mark.slow
+def test_evidence_lies_on_real_steps_and_sums_up(explained):
+    apply, model, batch, found = explained
+    standard = step.standardize(batch, model.input_stats)
+    start = {m: jnp.zeros_like(x) for m, x in standard.features.items()}
+    if found.kept is None:
+        start = {m: explain.own_mean(x, batch.mask[m]) for m, x in standard.features.items()}
+    at = Batch(start, batch.mask, batch.label, batch.target, batch.weight)
+    before, predicted = apply(model.params, model.rest, at)[0]["logits"], np.asarray(found.logits).argmax(1)
+    wanted = (found.logits - before)[np.arange(4), predicted]
+    total = sum(x.sum(1) for x in found.evidence.values())
+    if found.kept is None:  # VSC's choices are jumps, over which no integral of a gradient can go
+        np.testing.assert_allclose(total, wanted, atol=0.02 * np.abs(wanted).max())
+    for m, x in found.evidence.items():
+        assert not jnp.where(batch.mask[m], 0, x).any()
+        assert np.abs(np.asarray(x)[:3]).max() > 1e-4
+
+
+def test_evidence_of_a_linear_model_is_exact():
+    weight = RNG.normal(size=(5, 3)).astype(np.float32)
+
+    def apply(params, rest, batch):
+        return {"logits": jnp.einsum("btf,fc->bc", batch.features["text"], weight), "attention": {}, "kept": None}, rest
+
+    batch = batch_of(["text"])
+    stats = {"text": {"mean": np.zeros(5, np.float32), "scale": np.ones(5, np.float32)}}
+    found = explain.explain(apply, step.Model({}, {}, stats), batch)
+    predicted = np.asarray(found.logits).argmax(1)
+    wanted = np.einsum("btf,fb->bt", batch.features["text"], weight[:, predicted])
+    np.testing.assert_allclose(found.evidence["text"], wanted, atol=1e-4)
+
+
+def test_own_mean_is_of_the_real_steps():
+    batch = batch_of(["text"])
+    x, mask = batch.features["text"], batch.mask["text"]
+    found = np.asarray(explain.own_mean(x, mask))
+    np.testing.assert_allclose(found[1, :3], np.tile(x[1, :3].mean(0), (3, 1)), atol=1e-6)
+    assert not found[1, 3:].any()
+
+
+def test_what_vsc_made_of_the_frames_in_words():
+    kept = vsc.Kept(
+        np.array([1, 4, 7]), np.array([3, 0, 0, 1, 1, 3, 3])
+    )  # two kept of five real frames; 7 stands for none
+    assert evaluate.frames_of(kept, 5) == {"kept": [1, 4], "merged": [[2, 1], [3, 4]], "dropped": [0]}

@@ -1,0 +1,210 @@
+"""A finished run is loaded and predicts: from the package and from the command."""
+
+import csv
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, small_description, small_utterances
+
+import mer_jax
+from mer_jax import inputs, predict, trained
+from mer_jax.errors import UserError
+from mer_jax.records import Corpus, write_corpus
+from mer_jax.statistics import tempered
+
+CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, cache_home, demo_folder):
+    """The workdir of a run on a small corpus."""
+    import subprocess
+
+    from conftest import user_env
+
+    folder = tmp_path_factory.mktemp("trained")
+    write_corpus(folder / "small", small_utterances(240), small_description(), shard_records=50)
+    done = subprocess.run(
+        [sys.executable, "-m", "mer_jax.main", CONFIG, f"--workdir={folder / 'run'}", f"--config.data.path={folder / 'small'}",
+         "--config.train.batch_size=16", "--config.replicas.seeds=2"],
+        cwd=ROOT, env=user_env(cache_home), capture_output=True, text=True, timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (folder / "run" / "report.html").stat().st_size > 10_000
+    return folder / "run"
+
+
+def known(run, replica=0):
+    """The run's own test: probabilities by id, temperature-scaled as predictions are."""
+    metrics = json.loads((run / "metrics.json").read_text())["replicas"][replica]
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    mine = [row for row in rows if row["replica"] == metrics["name"]]
+    p = tempered(np.array([list(row["probabilities"].values()) for row in mine]), metrics["calibration"]["temperature"])
+    return {row["id"]: values for row, values in zip(mine, p, strict=True)}, metrics
+
+
+@pytest.mark.slow
+def test_three_lines_give_the_figures_of_the_runs_own_test(run):
+    model = mer_jax.load(run)
+    wanted, metrics = known(run)
+    found = {p.id: p for p in model.predict(run.parent / "small", attribution=True, batch_size=16)}
+    assert len(found) == 240
+    for name, p in wanted.items():
+        np.testing.assert_allclose(list(found[name].probabilities.values()), p, atol=2e-5)
+    right = [found[name].prediction == found[name].label for name in wanted]
+    assert np.mean(right) == pytest.approx(metrics["test"]["accuracy"])
+    corpus = Corpus(run.parent / "small")
+    for row in range(0, 240, 17):
+        one = found[str(corpus.index["id"][row])]
+        length = corpus.index["length/text"][row]
+        assert one.attribution.evidence["text"].shape == (length,)
+        assert one.attribution.attention["text"].shape == (3, length)
+        np.testing.assert_allclose(one.attribution.attention["text"].sum(-1), 1, atol=1e-5)
+        told = json.loads(json.dumps(one.to_json()))["attribution"]
+        assert set(told["shapley"]) == {"text", "audio"}
+        assert one.sentence.startswith("Sentence “")
+    both = {p.id: p for p in model.predict(run.parent / "small", replica="all")}
+    name = next(iter(wanted))
+    mean = (wanted[name] + known(run, 1)[0][name]) / 2
+    np.testing.assert_allclose(list(both[name].probabilities.values()), mean, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_bad_items_among_good_ones(run):
+    model = mer_jax.load(run)
+    text = np.ones((3, 6), np.float32)
+    items = [
+        inputs.Item("good", {"text": text, "audio": np.ones((1, 4))}),
+        inputs.Item("wide", {"text": np.ones((3, 7))}),
+        inputs.Item("nan", {"text": text * np.nan}),
+        inputs.Item("nothing", {}),
+        inputs.Item("half", {"text": text}),
+        inputs.Item("long", {"text": np.ones((200, 6)), "audio": np.ones((1, 4))}),
+    ]
+    found = list(model.predict(iter(items)))
+    assert [p.id for p in found] == [item.id for item in items]
+    assert [bool(p.error) for p in found] == [False, True, True, True, False, False]
+    assert "[time, 6]" in found[1].error
+    assert found[4].notes == ("predicted without audio",)
+    assert "first 128 of which are read" in found[5].notes[0]
+    (alone,) = model.predict({"text": text, "audio": np.ones((1, 4))})
+    np.testing.assert_allclose(list(alone.probabilities.values()), list(found[0].probabilities.values()), atol=1e-6)
+    with pytest.raises(UserError, match="replica 9"):
+        next(model.predict(items, replica=9))
+
+
+@pytest.mark.slow
+def test_the_command_writes_tables_and_scores(run, run_cli, tmp_path):
+    out = tmp_path / "p.csv"
+    done = run_cli(run, run.parent / "small", "--only-test", "--out", out, module="mer_jax.predict")
+    assert done.returncode == 0, done.stderr
+    with open(out) as file:
+        rows = list(csv.DictReader(file))
+    wanted, metrics = known(run)
+    assert {row["id"] for row in rows} == wanted.keys()
+    assert f"accuracy {metrics['test']['accuracy']:.4f}" in done.stderr
+    shard = next((run.parent / "small").glob("test-*.tfrecord"))
+    lines = run_cli(run, shard, module="mer_jax.predict")
+    assert lines.returncode == 0, lines.stderr
+    shown = [json.loads(line) for line in lines.stdout.splitlines()]
+    assert len(shown) == 50
+    for one in shown[:5]:
+        np.testing.assert_allclose(list(one["probabilities"].values()), wanted[one["id"]], atol=2e-5)
+
+
+def damaged(run, tmp_path, change):
+    shutil.copytree(run, tmp_path / "copy")
+    change(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def other_version(copy):
+    text = json.loads((copy / "config.json").read_text())
+    text["versions"]["mer_jax"] = "0.3.0"
+    del text["config"]["train"]["patience"]
+    (copy / "config.json").write_text(json.dumps(text))
+
+
+def flipped(copy):
+    newest = max((p for p in (copy / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    for path in (newest / "state").rglob("d/*"):
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+
+
+BROKEN = [
+    (lambda copy: (copy / "metrics.json").unlink(), "unfinished run"),
+    (lambda copy: (copy / "config.json").unlink(), "holds no run"),
+    (lambda copy: (copy / "config.json").write_text("{"), "not valid JSON"),
+    (other_version, "written by mer_jax 0.3.0"),
+    (lambda copy: (copy / "manifest.json").write_text((copy / "manifest.json").read_text().replace('"small"', '"other"')), "not the manifest"),
+    (lambda copy: shutil.rmtree(copy / "checkpoints"), "holds no checkpoint"),
+    (flipped, "is damaged"),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("change", "message"), BROKEN)
+def test_a_run_that_cannot_be_loaded_says_why(run, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        mer_jax.load(damaged(run, tmp_path, change))
+
+
+@pytest.mark.slow
+def test_features_of_another_extractor_are_refused(run, tmp_path):
+    write_corpus(
+        tmp_path / "other", small_utterances(12), small_description(extractors={"text": "random", "audio": "else"})
+    )
+    model = mer_jax.load(run)
+    with pytest.raises(UserError, match="made by 'else'"):
+        next(model.predict(tmp_path / "other"))
+    assert len(list(model.predict(tmp_path / "other", any_extractor=True))) == 12
+    with pytest.raises(UserError, match="random"):  # an extractor that nobody can run
+        list(model.predict(text_of(tmp_path)))
+
+
+def text_of(folder):
+    path = folder / "said.txt"
+    path.write_text("One.\nTwo.\n")
+    return path
+
+
+REFUSED = [
+    (["--out", "x.xml"], "must end in .jsonl or .csv"),
+    (["--out", "x.csv", "--attribution"], "no columns"),
+    (["--hop", "1"], "--window"),
+    (["--sentence", "a", "--transcript", "README.md"], "not both"),
+    (["--batch-size", "0"], "at least 1"),
+    (["nowhere.wav"], "does not exist"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), REFUSED)
+def test_what_the_command_refuses_before_it_loads(more, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("x")
+    with pytest.raises(SystemExit) as left:
+        predict.main([str(tmp_path / "run"), *(["README.md"] if "nowhere.wav" not in more else []), *more])
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_such_run():
+    with pytest.raises(UserError, match="does not exist"):
+        mer_jax.load("/nowhere/run")
+
+
+def test_windows_do_not_wait_for_more_than_there_is():
+    def slow():
+        for i in range(5):
+            if i == 2:
+                import time
+
+                time.sleep(trained.PATIENCE + 0.1)
+            yield inputs.Item(str(i))
+
+    assert [[item.id for item in w] for w in trained.windows(slow(), 4)] == [["0", "1", "2"], ["3", "4"]]
