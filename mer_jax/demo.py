@@ -5,8 +5,8 @@
 
 The page shows the probability of every class, what each modality, word and time step adds to the decision, and of a clip how it
 goes on over time. It needs `pip install -e ".[demo,prep]"` and a run whose corpus was made of clips or sentences by this project's
-own encoders (`python -m data_prep.clips`, …): they encode what is given as they did the corpus. Nothing leaves the machine, nobody
-else reaches the page, and what was uploaded is deleted at the end.
+own encoders (`python -m data_prep.clips`, …): they encode what is given as they did the corpus. Nothing leaves the machine; nobody
+else reaches the page, unless --host lets them; what was uploaded is deleted at the end.
 """
 
 import argparse
