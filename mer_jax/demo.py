@@ -67,9 +67,9 @@ def serve(given: argparse.Namespace) -> None:
         answers = Answers(model, extractors, given.replica)
         answers.whole(TRIAL, None)  # starts the encoders, and compiles
         over = ending()
-        with served(page(gradio, answers, bool(given.asr)), gradio.themes.Base, given.host, given.port):
-            where = f"[{given.host}]" if ":" in given.host else given.host
-            print(f"the page is at http://{where}:{given.port}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        host = f"[{given.host}]" if ":" in given.host else given.host
+        with served(page(gradio, answers, bool(given.asr)), gradio.themes.Base, host, given.port):
+            print(f"the page is at http://{host}:{given.port}; Ctrl-C ends it", file=sys.stderr, flush=True)
             over.wait()
 
 
