@@ -5,8 +5,8 @@
 
 The page shows the probability of every class, what each modality, word and time step adds to the decision, and of a clip how it
 goes on over time. It needs `pip install -e ".[demo,prep]"` and a run whose corpus was made of clips or sentences by this project's
-own encoders (`python -m data_prep.clips`, …): they encode what is given as they did the corpus. Nothing leaves the machine, nobody
-else reaches the page, and what was uploaded is deleted at the end.
+own encoders (`python -m data_prep.clips`, …): they encode what is given as they did the corpus. Nothing leaves the machine; nobody
+else reaches the page, unless --host lets them; what was uploaded is deleted at the end.
 """
 
 import argparse
@@ -67,9 +67,9 @@ def serve(given: argparse.Namespace) -> None:
         answers = Answers(model, extractors, given.replica)
         answers.whole(TRIAL, None)  # starts the encoders, and compiles
         over = ending()
-        with served(page(gradio, answers, bool(given.asr)), gradio.themes.Base, given.host, given.port):
-            where = f"[{given.host}]" if ":" in given.host else given.host
-            print(f"the page is at http://{where}:{given.port}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        host = f"[{given.host}]" if ":" in given.host else given.host
+        with served(page(gradio, answers, bool(given.asr)), gradio.themes.Base, host, given.port):
+            print(f"the page is at http://{host}:{given.port}; Ctrl-C ends it", file=sys.stderr, flush=True)
             over.wait()
 
 
