@@ -63,7 +63,7 @@ class Prediction:
         )
         if self.attribution is not None:
             values = {k: v for k, v in vars(self.attribution).items() if v is not None}
-            found["attribution"] = jax.tree.map(lambda x: np.round(x, 4).tolist(), values)
+            found["attribution"] = jax.tree.map(lambda x: np.round(np.float64(x), 4).tolist(), values)
         return found
 
 
