@@ -141,6 +141,16 @@ def flipped(copy):
         path.write_bytes(raw)
 
 
+def other_sum(copy):
+    """Of one array, as if a bit of it had changed and the file still were readable."""
+    newest = max((p for p in (copy / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    path = newest / "info" / "metadata"
+    text = json.loads(path.read_text())
+    name = next(name for name in text["sums"] if name.startswith("best/params"))
+    text["sums"][name] ^= 1
+    path.write_text(json.dumps(text))
+
+
 BROKEN = [
     (lambda copy: (copy / "metrics.json").unlink(), "unfinished run"),
     (lambda copy: (copy / "config.json").unlink(), "holds no run"),
@@ -149,6 +159,7 @@ BROKEN = [
     (lambda copy: (copy / "manifest.json").write_text((copy / "manifest.json").read_text().replace('"small"', '"other"')), "not the manifest"),
     (lambda copy: shutil.rmtree(copy / "checkpoints"), "holds no checkpoint"),
     (flipped, "is damaged"),
+    (other_sum, "is not what was saved"),
 ]  # fmt: skip
 
 
