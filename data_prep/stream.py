@@ -7,7 +7,8 @@ Requests are lines of JSON on stdin: {"id": …, "file": … or null, "sentence"
 may be absent, null, for sentences alone; `start` and `end` tell a part of it. {"id": …, "file": …, "length": true} asks for nothing but its length.
 
 Answers are TFRecords on stdout, one a request, in order: tf.train.Example as in a corpus (mer_jax/records.py), with a label of "" and
-the split `test`. Beside it are `notes` (what was done to the clip, why a modality is missing) and `seconds`, the length of the whole file.
+the split `test`. Beside it are `notes` (what was done to the clip, why a modality is missing), `words` (the piece of the sentence that each time step of
+text stands for, if its encoder tells) and `seconds`, the length of the whole file.
 An input that cannot be used has only `id` and `error`, and the stream goes on. Before all answers comes one Example with `hello`, JSON of the
 modalities' extractors and of notes; or with `error`, and the command ends with 1.
 
@@ -208,16 +209,18 @@ class Features:
             self._transcribe(ready)
         features: list[dict[str, Any]] = [{} for _ in batch]
         notes: list[list[str]] = [list(ready.notes) for ready in batch]
+        words: list[list[str]] = [[] for _ in batch]
         for modality, encoder in self.encoders.items():
             at = [i for i, ready in enumerate(batch) if modality in ready.prepared and not ready.error]
             prepared = [batch[i].prepared[modality] for i in at]
             if isinstance(encoder, TextEncoder) and at:
                 for i, length in zip(at, encoder.lengths(prepared), strict=True):
                     notes[i] += [f"the sentence has {length} tokens: cut to {encoder.limit}"] * (length > encoder.limit)
+                    words[i] = encoder.pieces(batch[i].prepared[modality])
             restored = getattr(encoder, "restored", lambda found: found)
             for i, found in zip(at, encoder.encode(prepared) if at else [], strict=True):
                 features[i][modality] = restored(found)
-        return [_answer(*each) for each in zip(batch, features, notes, strict=True)]
+        return [_answer(*each) for each in zip(batch, features, notes, words, strict=True)]
 
     def _transcribe(self, ready: Ready) -> None:
         if ready.sound is None or self.recogniser is None or ready.error:
@@ -251,11 +254,12 @@ def _limits(modality: str, length: float, longest: float) -> list[str]:
     return [f"longer than {longest:g} s: {modality} is cut to its beginning"] if length > longest else []
 
 
-def _answer(ready: Ready, features: Mapping[str, Any], notes: Sequence[str]) -> bytes:
+def _answer(ready: Ready, features: Mapping[str, Any], notes: Sequence[str], words: Sequence[str]) -> bytes:
     request = ready.request
     if ready.error:
         return encode_example({"id": request.id.encode(), "error": ready.error.encode(errors="backslashreplace")})
     more: dict[str, Value] = {"notes": [note.encode() for note in notes]} if notes else {}
+    more |= {"words": [word.encode() for word in words]} if words else {}
     more |= {} if ready.seconds is None else {"seconds": [float(ready.seconds)]}
     utterance = Utterance(
         id=request.id, split="test", dialogue="", turn=0, speaker="", session="", label="", sentence=ready.sentence,

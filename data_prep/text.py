@@ -114,6 +114,18 @@ class TextEncoder:
         """How many tokens each has; those beyond the `limit` are cut off."""
         return [len(ids) for ids in self.tokenizer(list(sentences)).input_ids]
 
+    def pieces(self, sentence: str) -> list[str]:
+        """What of the sentence each of its tokens stands for, with the space before it; nothing for special tokens. Empty if the
+        tokenizer cannot tell, or if the states are pooled."""
+        if not self.tokenizer.is_fast or self.pooling != "tokens":
+            return []
+        tokens = self.tokenizer(sentence, truncation=True, max_length=self.limit, return_offsets_mapping=True)
+        found, at = [], 0
+        for _, end in tokens.offset_mapping:
+            found.append(sentence[at:end])
+            at = max(at, end)
+        return found
+
     def prepare(self, sentence: str) -> str:
         return sentence
 

@@ -61,14 +61,15 @@ def worst(
 def seen_by(
     apply: Callable[..., Any], model: step.Model, feed: Feed, rows: np.ndarray, batch_size: int
 ) -> dict[str, Any]:
-    """Of these rows of the pool (sorted): the features that are classified, `shapley` of every modality, `attention`; see
-    `explain.by_modality`."""
+    """Of these rows of the pool (sorted): the features that are classified, `shapley` of every modality, `attention`, `kept`; see
+    `explain.Explanation`."""
     everywhere = shard.replicated(feed.mesh)
 
     @functools.partial(jax.jit, static_argnums=3, out_shardings=everywhere)
     def look(model: step.Model, source: Any, places: Any, pads: data.Pads) -> Any:
         outputs, shapley = explain.by_modality(apply, model, data.fetch(source, places, pads))
-        return {"feature": outputs["feature"], "shapley": shapley, "attention": outputs["attention"]}
+        kept = outputs.get("kept")
+        return {"feature": outputs["feature"], "shapley": shapley, "attention": outputs["attention"], "kept": kept}
 
     found: dict[int, Any] = {}
     for source, places, pads, here in feed.evaluation([rows], batch_size, 1):
@@ -81,6 +82,7 @@ def seen_by(
         "feature": np.stack([one["feature"] for one in members]),
         "shapley": {m: np.stack([one["shapley"][m] for one in members]) for m in members[0]["shapley"]},
         "attention": [one["attention"] for one in members],
+        "kept": [one["kept"] for one in members],
     }
 
 
@@ -98,6 +100,17 @@ def map_of(corpus: Corpus, pool: Pool, rows: np.ndarray, seen: dict[str, Any]) -
         "ids": corpus.index["id"][pool.rows[rows]].tolist(),
         "x": np.round(at[:, 0], 4).tolist(),
         "y": np.round(at[:, 1], 4).tolist(),
+    }
+
+
+def frames_of(kept: Any, length: int) -> dict[str, Any]:
+    """Which of a clip's frames VSC kept, which it merged into which of those ([frame, into]), which it dropped."""
+    place = kept.place[kept.place < length].tolist()
+    into = [place[k] if k < len(place) else None for k in kept.into[:length].tolist()]
+    return {
+        "kept": sorted(place),
+        "merged": [[t, at] for t, at in enumerate(into) if at is not None and at != t],
+        "dropped": [t for t, at in enumerate(into) if at is None],
     }
 
 
@@ -129,13 +142,17 @@ def reasons_of(
         top = {}
         for m, weight in seen["attention"][at].items():
             mine = (weight[predicted[at]] if weight.ndim > 1 else weight)[: pool.lengths[m][row]]
-            first = np.argsort(-mine, kind="stable")[:TOP]
-            top[m] = [[int(t), round(float(mine[t]), 4)] for t in first]
+            if len(mine) > 1:
+                first = np.argsort(-mine, kind="stable")[:TOP]
+                top[m] = [[int(t), round(float(mine[t]), 4)] for t in first]
+        kept, frames = seen["kept"][at], {}
+        if kept is not None and kept.place.ndim == 1:  # of frames, not of the tokens in each
+            frames = {"frames": frames_of(kept, int(pool.lengths["visual"][row]))}
         index = corpus.index
         mistakes.append({
             "id": str(index["id"][pool.rows[row]]), "label": str(index["label"][pool.rows[row]]),
             "prediction": corpus.labels[predicted[at]], "probability": round(float(probabilities[i].max()), 4),
-            "sentence": sentences[row], "modalities": {m: round(float(x[at]), 4) for m, x in value.items()}, "top_steps": top,
+            "sentence": sentences[row], "modalities": {m: round(float(x[at]), 4) for m, x in value.items()}, "top_steps": top, **frames,
         })  # fmt: skip
     return {
         "utterances_used": len(some),

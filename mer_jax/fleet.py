@@ -78,32 +78,46 @@ class Fleet:
     def score(self, which: Collection[int], part: str, batch_size: int, *, best: bool) -> dict[int, dict[str, Any]]:
         """Of every replica in `which`: the confusion matrix, the loss (mean cross entropy in nats) and the probabilities
         [utterances, classes] of its fold's `part`, by the current or the best model; the other replicas are left out."""
+        members = [r for _, group in self._with(which) for r in group]
+        parts = {r: getattr(self._inputs.folds[self.replicas[r].fold], part) for r in members}
+        pending = [
+            (group, rows, self._program.score(model, source, at, pads))
+            for group, rows, model, source, at, pads in self.batches(which, part, batch_size, best=best)
+        ]
+        classes = len(self._inputs.feed.corpus.labels)
+        found: dict[int, dict[str, Any]] = {
+            r: {"confusion": 0, "loss": 0.0, "probabilities": np.zeros((len(rows), classes), np.float32)}
+            for r, rows in parts.items()
+        }
+        for group, rows, outputs in pending:
+            values = distributed.fetch(outputs)
+            if self._program.together == 1:
+                values = jax.tree.map(lambda x: x[None], values)
+            for k, r in enumerate(group):
+                real = rows[k] >= 0
+                found[r]["confusion"] += values["confusion"][k]
+                found[r]["loss"] += float(values["nll"][k]) / len(parts[r])
+                at = np.searchsorted(parts[r], rows[k][real])  # the rows of a fold's part are sorted
+                found[r]["probabilities"][at] = values["probabilities"][k][real]
+        return {r: result for r, result in found.items() if r in which}
+
+    def batches(
+        self, which: Collection[int], part: str, batch_size: int, *, best: bool
+    ) -> Iterator[tuple[tuple[int, ...], np.ndarray, step.Model, Any, Any, Pads]]:
+        """Every batch of `part` with every group that has a replica in `which`, each read once: (the group, its utterances
+        [replicas, batch] with -1 where none is, model, source, places, pads), the last four as the program takes them."""
         groups = list(self._with(which))
-        members = [r for _, group in groups for r in group]
-        parts = [getattr(self._inputs.folds[self.replicas[r].fold], part) for r in members]
+        parts = [getattr(self._inputs.folds[self.replicas[r].fold], part) for _, group in groups for r in group]
         models = [self._best[i] if best else self._states[i].model() for i, _ in groups]
-        pending = []
         for source, places, pads, rows in self._inputs.feed.evaluation(parts, batch_size, self._distinct):
             first = 0
             for (_, group), model in zip(groups, models, strict=True):
                 here = slice(first, first := first + len(group))
-                at = shard.put(self._alone(places[here]), self._program.both)
-                pending.append((here, rows[here], self._program.score(model, source, at, pads)))
-        classes = len(self._inputs.feed.corpus.labels)
-        found: list[dict[str, Any]] = [
-            {"confusion": 0, "loss": 0.0, "probabilities": np.zeros((len(rows), classes), np.float32)} for rows in parts
-        ]
-        for here, rows, outputs in pending:
-            values = distributed.fetch(outputs)
-            if self._program.together == 1:
-                values = jax.tree.map(lambda x: x[None], values)
-            for k, member in enumerate(range(here.start, here.stop)):
-                real = rows[k] >= 0
-                found[member]["confusion"] += values["confusion"][k]
-                found[member]["loss"] += float(values["nll"][k]) / len(parts[member])
-                at = np.searchsorted(parts[member], rows[k][real])  # the rows of a fold's part are sorted
-                found[member]["probabilities"][at] = values["probabilities"][k][real]
-        return {r: result for r, result in zip(members, found, strict=True) if r in which}
+                yield group, rows[here], model, source, self.laid(places[here]), pads
+
+    def laid(self, values: np.ndarray) -> Any:
+        """[replicas, batch] of a group, on the devices as the program takes it."""
+        return shard.put(self._alone(values), self._program.both)
 
     def best(self, r: int) -> step.Model:
         """The best model of replica r."""

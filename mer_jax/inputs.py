@@ -50,7 +50,8 @@ AHEAD = 16  # requests on their way to the encoders
 @dataclasses.dataclass(frozen=True)
 class Item:
     """One utterance to classify. features[m]: Float[time, feat], or frames; `error` says why there are none. label: where the
-    input knows it. start, end: seconds in the file; notes: what was done to it, for people."""
+    input knows it. start, end: seconds in the file; notes: what was done to it, for people.
+    words: the sentence in pieces, one for each time step of text, where its encoder tells; empty for the encoder's own marks."""
 
     id: str
     features: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -60,6 +61,7 @@ class Item:
     end: float | None = None
     notes: tuple[str, ...] = ()
     error: str = ""
+    words: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -179,8 +181,8 @@ class Extractors:
         if "error" in raw:
             return Item(id=bytes(raw["id"][0]).decode(), error=bytes(raw["error"][0]).decode())
         found = records.from_example(record, self._model.modalities)
-        notes = tuple(bytes(note).decode() for note in raw.get("notes", ()))
-        return Item(found.id, found.features, found.sentence, "", found.start, found.end, notes)
+        notes, words = (tuple(bytes(one).decode() for one in raw.get(name, ())) for name in ("notes", "words"))
+        return Item(found.id, found.features, found.sentence, "", found.start, found.end, notes, "", words)
 
     def _ask(self, process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
         assert process.stdin is not None

@@ -26,7 +26,13 @@ WORKDIR = flags.DEFINE_string(
     "folder resumes an unfinished run."
 )  # fmt: skip
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval"], "train: train, then score. eval: score a finished workdir again."
+    "mode", "train", ["train", "eval", "robustness"], "train: train, then score. eval: score a finished workdir again. "
+    "robustness: how its test score falls when modalities go missing or features get noisy."
+)  # fmt: skip
+BESIDE = flags.DEFINE_string(
+    "beside",
+    None,
+    "With --mode=robustness: the workdir of another run of the same corpus and split, whose fall this run's is set beside.",
 )
 CHANGED = flags.DEFINE_bool(
     "allow_config_change", False, "Resume a workdir although the config is not the one it began with."
@@ -53,17 +59,22 @@ TIMEOUT = flags.DEFINE_integer(
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # JAX lists the backends it did not find
     with reported():
+        if BESIDE.value and MODE.value != "robustness":
+            raise UserError("--beside is of --mode=robustness")
         experiment = config_lib.validate(CONFIG.value)
         how, profile = parse_distributed(DISTRIBUTED.value), parse_profile(PROFILE.value)
         corpus = open_corpus(experiment)
         check(experiment, corpus)
         workdir = epath.Path(WORKDIR.value or config_lib.default_workdir(experiment))
         with jax_started(how, workdir):
-            from mer_jax import distributed, report, train
+            from mer_jax import distributed, report, robustness, train
 
             if MODE.value == "eval":
                 sys.exit(train.score_again(experiment, corpus, workdir))
-            train.run(experiment, corpus, workdir, allow_config_change=CHANGED.value, profile=profile)
+            if MODE.value == "robustness":
+                robustness.measure(experiment, corpus, workdir, BESIDE.value)
+            else:
+                train.run(experiment, corpus, workdir, allow_config_change=CHANGED.value, profile=profile)
             if distributed.leads():
                 report.write([workdir], workdir / "report.html")
 

@@ -26,6 +26,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from mer_jax.errors import UserError, reported
+from mer_jax.inputs import Encoding
 
 SPOKEN = 2.0  # seconds between two lines of progress on a terminal; ten times that elsewhere
 
@@ -69,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
         "--any-extractor", action="store_true", help="take features although they were made by another extractor"
     )
     out.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: %(default)s")
+    add_encoders(out)
+    return out
+
+
+def add_encoders(out: argparse.ArgumentParser) -> None:
+    """The flags that `encoding_of` reads."""
     for what in ("audio", "visual", "text"):
         out.add_argument(
             f"--{what}-encoder",
@@ -83,7 +90,10 @@ def parser() -> argparse.ArgumentParser:
         help="speech recogniser of transformers for clips without text, by name or path",
     )
     out.add_argument("--device", default="auto", help="of PyTorch, for the encoders; default: %(default)s")
-    return out
+
+
+def encoding_of(given: argparse.Namespace) -> Encoding:
+    return Encoding(given.audio_encoder, given.visual_encoder, given.text_encoder, given.device, given.asr)
 
 
 def seconds(text: str) -> float:
@@ -100,17 +110,15 @@ def predict(given: argparse.Namespace) -> int:
     """Writes the predictions; returns the exit code."""
     refuse(given)
     from mer_jax import log, trained  # JAX, after what can be refused without it
-    from mer_jax.inputs import Encoding
 
     log.console.stderr = True  # stdout is for the predictions
     model = trained.load(given.run)
     replica = given.replica
     only = tested(model, replica) if given.only_test else None
-    encoding = Encoding(given.audio_encoder, given.visual_encoder, given.text_encoder, given.device, given.asr)
     found = model.predict(
         given.inputs, sentence=given.sentence, replica=replica, attribution=given.attribution, batch_size=given.batch_size,
         transcript_file=given.transcript, window=given.window, hop=given.hop, only=only, any_extractor=given.any_extractor,
-        encoding=encoding,
+        encoding=encoding_of(given),
     )  # fmt: skip
     tally = Tally(model.labels)
     with sink(given.out, model.labels) as write:

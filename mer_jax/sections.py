@@ -380,8 +380,20 @@ def mistake(
             if found
         )
         line += f'<span class="do">Pull towards {escaped(explained["prediction"])}: {escaped(shares)}.'
-        line += f"{escaped(f' Most attention: {steps}.' if steps else '')}</span>"
+        line += f"{escaped(f' Most attention: {steps}.' if steps else '')}{escaped(compressed(explained.get('frames')))}</span>"
     return line + "</li>"
+
+
+def compressed(frames: Mapping[str, Any] | None) -> str:
+    """What VSC made of a clip's frames, in a sentence."""
+    if not frames:
+        return ""
+    told = [f"frames {', '.join(map(str, frames['kept']))} were kept"]
+    if frames["merged"]:
+        told.append(", ".join(f"{frame} merged into {into}" for frame, into in frames["merged"]))
+    if frames["dropped"]:
+        told.append(f"{', '.join(map(str, frames['dropped']))} dropped")
+    return f" Of the picture {'; '.join(told)}."
 
 
 def modalities(run: Run) -> str:

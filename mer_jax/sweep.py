@@ -39,7 +39,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     with reported():
         if MODE.value != "train":
-            raise UserError("--mode=eval scores one run: python -m mer_jax.main with that run's --workdir")
+            raise UserError(f"--mode={MODE.value} is of one run: python -m mer_jax.main with that run's --workdir")
         if SWEEP.value is None:
             raise UserError("--sweep is missing, as in --sweep=configs/lsgmer_ablations.py; for folds, seeds and values of one "
                             "experiment use python -m mer_jax.main with --config.replicas.…")  # fmt: skip

@@ -28,7 +28,8 @@ PATIENCE = 1.0  # seconds to wait for more items before those at hand are classi
 @dataclasses.dataclass(frozen=True)
 class Attribution:
     """Why one utterance was classified so: see `explain.Explanation`; here of this utterance alone, without padding, and
-    `shapley` of the predicted class."""
+    `shapley` of the predicted class. kept: which frames VSC kept, Int[kept], or which tokens of each frame, Int[time, kept];
+    into: in which of the kept ones each frame or token ended, as many as there are where it was dropped; None without VSC."""
 
     shapley: dict[str, float]
     evidence: dict[str, np.ndarray]
@@ -40,7 +41,7 @@ class Attribution:
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """probabilities: by class name, temperature-scaled; empty, and `prediction` too, where `error` says what is wrong with
-    the input. label: as the input has it, often empty. start, end: seconds in the file."""
+    the input. label: as the input has it, often empty. start, end: seconds in the file. words: see `inputs.Item`."""
 
     id: str
     prediction: str
@@ -51,6 +52,7 @@ class Prediction:
     end: float | None = None
     notes: tuple[str, ...] = ()
     error: str = ""
+    words: tuple[str, ...] = ()
     attribution: Attribution | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -61,7 +63,7 @@ class Prediction:
         )
         if self.attribution is not None:
             values = {k: v for k, v in vars(self.attribution).items() if v is not None}
-            found["attribution"] = jax.tree.map(lambda x: np.round(x, 4).tolist(), values)
+            found["attribution"] = jax.tree.map(lambda x: np.round(np.float64(x), 4).tolist(), values)
         return found
 
 
@@ -191,7 +193,9 @@ class Trained:
             yield done[i] if i in done else self._prediction(item, None, None)
 
     def _prediction(self, item: Item, p: Any, why: Attribution | None) -> Prediction:
-        about = {name: getattr(item, name) for name in ("id", "label", "sentence", "start", "end", "notes", "error")}
+        about = {
+            name: getattr(item, name) for name in ("id", "label", "sentence", "start", "end", "notes", "error", "words")
+        }
         if p is None:
             return Prediction(prediction="", probabilities={}, **about)
         return Prediction(
@@ -276,13 +280,17 @@ def windows(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
 
 def _attribution(found: explain.Explanation, row: int, item: Item, predicted: int) -> Attribution:
     length = {m: len(x) for m, x in item.features.items()}
-    kept = found.kept
+    kept = into = None
+    if found.kept is not None and "visual" in length:
+        kept, into = (x[row][: length["visual"]] for x in found.kept)
+        if kept.ndim == 1:  # of the clip's frames
+            kept = found.kept.place[row][found.kept.place[row] < length["visual"]]
     return Attribution(
         shapley={m: float(x[row, predicted]) for m, x in found.shapley.items()},
         evidence={m: x[row, : length[m]] for m, x in found.evidence.items() if m in length},
         attention={m: x[row][..., : length[m]] for m, x in found.attention.items() if m in length},
-        kept=None if kept is None else kept.place[row],
-        into=None if kept is None else kept.into[row],
+        kept=kept,
+        into=into,
     )
 
 

@@ -12,8 +12,8 @@ from flax import nnx
 from PIL import Image
 
 from mer_jax import config as config_lib
-from mer_jax import data, kept, program, synthetic, train, weights
-from mer_jax.batch import Batch
+from mer_jax import data, kept, program, step, synthetic, train, weights
+from mer_jax.batch import Batch, where_real
 from mer_jax.errors import UserError
 from mer_jax.frames import coded
 from mer_jax.models import swin
@@ -126,14 +126,13 @@ def test_what_was_kept_is_followed_through_all_compressions():
         assert len(set(survived)) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tune", "learns"),
     [
-        pytest.param(
-            "all", ("embed", "embed_norm", "stages/0", "merges/0", "stages/1", "norm"), marks=pytest.mark.slow
-        ),
+        ("all", ("embed", "embed_norm", "stages/0", "merges/0", "stages/1", "norm")),
         ("last:1", ("merges/0", "stages/1", "norm")),
-        pytest.param("none", (), marks=pytest.mark.slow),
+        ("none", ()),
     ],
 )
 def test_only_what_is_tuned_learns(corpus, tune, learns):
@@ -275,6 +274,28 @@ def test_frames_beyond_a_clip_s_end_change_nothing(corpus):
              for fill in (0.0, 77.0)]  # fmt: skip
     assert not batch.mask["visual"].all()
     np.testing.assert_allclose(run(shown[0]), run(shown[1]), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_frames_dropped_while_training_are_frames_that_are_missing(corpus):
+    """The setting arrives from the config, and what is hidden leaves no trace of its pixels or as a guide."""
+    whole = assembled(corpus, model__modality_dropout=0.9)
+    model, feed = whole.fleet.best(0), whole.inputs.feed
+    dropping, still = (
+        program.family_of(experiment(model__modality_dropout=rate), corpus)[0].apply for rate in (0.9, 0.0)
+    )
+    batch = jax.tree.map(
+        jnp.asarray, data.collate(corpus, feed.pool, np.arange(12), (("text", 12), ("visual", 4)), "refuse", feed.view)
+    )
+    batch = step.standardize(batch, model.input_stats)
+    found, _ = jax.jit(dropping)(model.params, model.rest, batch, jax.random.key(0))
+    gone = {m: ~np.asarray(x) for m, x in found["present"].items()}
+    assert (sum(x.astype(int) for x in gone.values()) <= 1).all()
+    assert all(x.any() for x in gone.values())
+    mask = {m: x & ~gone[m][:, None] for m, x in batch.mask.items()}
+    features = {m: where_real(mask[m], x) for m, x in batch.features.items()}
+    wanted, _ = jax.jit(still)(model.params, model.rest, dataclasses.replace(batch, features=features, mask=mask))
+    np.testing.assert_allclose(found["logits"], wanted["logits"], atol=1e-5)
 
 
 @pytest.mark.slow

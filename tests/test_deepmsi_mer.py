@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -160,6 +161,27 @@ def test_a_sample_without_a_modality_is_finite():
     value, gradient = jax.jit(jax.value_and_grad(lambda p: jnp.square(apply(p, batch)[0]["logits"]).sum()))(params)
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+@pytest.mark.slow
+def test_a_modality_dropped_while_training_is_one_that_is_missing():
+    """For the logits and for the contrastive loss."""
+    off = dict.fromkeys(("dropout", "early_dropout", "tcn_dropout", "projection_dropout"), 0.0)
+    apply, params = make(modality_dropout=0.9, **off)
+    still, _ = make(**off)
+    apply, still = jax.jit(apply), jax.jit(still)
+    batch = make_batch(lengths=LENGTHS * 5)
+    found, _ = apply(params, batch, jax.random.key(0))
+    gone = {m: ~np.asarray(found["present"][m]) for m in WIDTHS}
+    assert all(x.any() for x in gone.values())
+    assert sum(x.astype(int) for x in gone.values()).max() == 1
+    mask = {m: x & ~gone[m][:, None] for m, x in batch.mask.items()}
+    features = {m: jnp.where(mask[m][..., None], x, 0) for m, x in batch.features.items()}
+    wanted, _ = still(params, dataclasses.replace(batch, features=features, mask=mask), jax.random.key(1))
+    np.testing.assert_allclose(found["logits"], wanted["logits"], atol=1e-5)
+    for m in WIDTHS:
+        np.testing.assert_allclose(found["projections"][m], wanted["projections"][m], atol=1e-5)
+        np.testing.assert_array_equal(found["present"][m], wanted["present"][m])
 
 
 def test_dropout_needs_a_key_and_follows_it():

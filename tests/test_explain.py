@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mer_jax import config as config_lib
-from mer_jax import explain, program, step
+from mer_jax import evaluate, explain, program, step
 from mer_jax.batch import Batch
+from mer_jax.models import vsc
 from mer_jax.records import Manifest
 
 RNG = np.random.default_rng(0)
@@ -81,6 +82,7 @@ def explained(request):
     return made.apply, model, batch, found
 
 
+@pytest.mark.slow
 def test_modalities_sum_to_the_difference_of_logits(explained):
     apply, model, batch, found = explained
     nothing = explain.without(
@@ -92,6 +94,7 @@ def test_modalities_sum_to_the_difference_of_logits(explained):
     assert np.abs(found.shapley["audio"][:3]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_rows_of_attention_sum_to_one(explained):
     _, _, batch, found = explained
     for m, weight in found.attention.items():
@@ -100,6 +103,7 @@ def test_rows_of_attention_sum_to_one(explained):
         assert not jnp.where(batch.mask[m][:, None] if weight.ndim > 2 else batch.mask[m], 0, weight).any()
 
 
+@pytest.mark.slow
 def test_evidence_lies_on_real_steps_and_sums_up(explained):
     apply, model, batch, found = explained
     standard = step.standardize(batch, model.input_stats)
@@ -137,3 +141,10 @@ def test_own_mean_is_of_the_real_steps():
     found = np.asarray(explain.own_mean(x, mask))
     np.testing.assert_allclose(found[1, :3], np.tile(x[1, :3].mean(0), (3, 1)), atol=1e-6)
     assert not found[1, 3:].any()
+
+
+def test_what_vsc_made_of_the_frames_in_words():
+    kept = vsc.Kept(
+        np.array([1, 4, 7]), np.array([3, 0, 0, 1, 1, 3, 3])
+    )  # two kept of five real frames; 7 stands for none
+    assert evaluate.frames_of(kept, 5) == {"kept": [1, 4], "merged": [[2, 1], [3, 4]], "dropped": [0]}

@@ -32,6 +32,8 @@ ALLOWED = {
     "evaluate": {"data", "distributed", "explain", "log", "records", "shard", "step"},
     "transcript": {"errors"},
     "inputs": {"errors", "records", "transcript"},
+    "shown": set(),
+    "demo": {"errors", "inputs", "predict", "shown"},
     "predict": {"errors", "inputs", "log", "statistics", "trained"},
     "trained": {"batch", "cache", "checkpoint", "config", "data", "errors", "explain", "frames", "inputs", "program", "records", "shard", "step"},
     "program": {
@@ -44,7 +46,8 @@ ALLOWED = {
         "checkpoint", "config", "data", "distributed", "errors", "evaluate", "fleet", "log", "program", "protocols", "records", "replicas", "shard",
         "statistics", "summary",
     },
-    "main": {"cache", "config", "distributed", "errors", "log", "protocols", "records", "replicas", "report", "shard", "synthetic", "train", "weights"},
+    "robustness": {"batch", "config", "data", "distributed", "errors", "log", "program", "records", "statistics", "step", "train"},
+    "main": {"cache", "config", "distributed", "errors", "log", "protocols", "records", "replicas", "report", "robustness", "shard", "synthetic", "train", "weights"},
     "kept": {"cache", "config", "data", "errors", "frames", "main", "program", "records", "shard", "step", "train"},
     "sweep": {"config", "distributed", "errors", "log", "main", "records", "summary", "train"},
     "card": set(),
@@ -60,6 +63,7 @@ ALLOWED = {
 NO_JAX = (
     "transcript",
     "inputs",
+    "shown",
     "errors",
     "cache",
     "config",

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 
@@ -143,6 +144,52 @@ def test_a_missing_modality_is_finite_with_its_gradient(encoder):
     value, gradient = jax.jit(jax.value_and_grad(total))(params)
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+def test_dropping_steps_and_modalities():
+    """A step with its rate, never all of a sequence; one modality with its rate, each as often, never the only one."""
+    count = 3000
+    mask = {"a": np.ones((count, 4), bool), "b": np.ones((count, 2), bool), "c": np.ones((count, 1), bool)}
+    mask["a"][:, 3] = False
+    mask["b"][:1000] = mask["c"][:500] = False
+    mask = jax.tree.map(jnp.asarray, mask)
+    drop = jax.jit(layers.drop_steps, static_argnums=(1, 2))
+    found = {m: np.asarray(x) for m, x in drop(mask, 0.0, 0.3, jax.random.key(0)).items()}
+    for m, x in mask.items():
+        changed = (found[m] != x).any(1)
+        assert not found[m][changed].any(), "a modality goes as a whole"
+    hidden = np.stack([(np.asarray(mask[m]) & ~found[m]).any(1) for m in "abc"], axis=1)
+    assert not hidden[:500].any(), "its only one stays"
+    assert hidden.sum(1).max() == 1
+    assert abs(hidden[1000:].any(1).mean() - 0.3) < 0.04
+    assert np.abs(hidden[1000:].mean(0) - 0.1).max() < 0.03
+    assert np.abs(hidden[500:1000].mean(0) - [0.15, 0, 0.15]).max() < 0.06
+    found = drop(mask, 0.5, 0.0, jax.random.key(1))
+    assert all((found[m].any(1) == x.any(1)).all() for m, x in mask.items())
+    share = float(found["b"][1000:].mean())
+    assert abs(share - 0.75) < 0.02, (
+        "a quarter has both steps, half has one, and a quarter would have none and keeps both"
+    )
+    assert drop(mask, 0.5, 0.5, None).keys() == mask.keys()
+    for m, x in drop(mask, 0.5, 0.5, None).items():
+        np.testing.assert_array_equal(x, mask[m])
+
+
+def test_a_modality_dropped_while_training_is_one_that_is_missing():
+    apply, params = make(dropout=0.0, input_dropout=0.0, encoder_dropout=0.0, time_dropout=0.0, modality_dropout=0.9)
+    batch = make_batch([{"text": 4, "audio": 2}] * 12)
+    apply = jax.jit(apply)
+    found = np.asarray(apply(params, batch, jax.random.key(0))["logits"])
+
+    def lacking(*gone):
+        features = {m: jnp.zeros_like(x) if m in gone else x for m, x in batch.features.items()}
+        mask = {m: jnp.zeros_like(x) if m in gone else x for m, x in batch.mask.items()}
+        return apply(params, dataclasses.replace(batch, features=features, mask=mask))["logits"]
+
+    ways = np.stack([lacking(*gone) for gone in ((), ("text",), ("audio",))])
+    near = np.abs(ways - found[None]).max(2) < 1e-5
+    assert (near.sum(0) == 1).all()
+    assert near[1:].any(1).all(), "each was dropped somewhere"
 
 
 @pytest.mark.parametrize("switch", FEW_FAST, ids=str)

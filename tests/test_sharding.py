@@ -148,7 +148,7 @@ def collectives(config, corpus):
     whole = train.assemble(config_lib.validate(config), corpus, "unused")
     order = data.training_order(whole.inputs.feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 1)
     source, places, pads, rows = next(whole.inputs.feed.training(order, 0))
-    shapes = jax.eval_shape(whole.program.init, np.uint32(0), whole.inputs.given[0])
+    shapes = jax.eval_shape(whole.program.init, np.uint32(0), whole.inputs.given[0], {})
     state = jax.tree.map(
         lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), shapes, whole.program.layout["state"]
     )

@@ -149,6 +149,7 @@ def test_what_a_gradient_reaches(published):
     assert bool((by_guide != 0).any()) is not published
 
 
+@pytest.mark.slow
 def test_frames_do_not_see_each_other():
     model = small(sides=(6,))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 64, 64, 3)), jnp.float32)

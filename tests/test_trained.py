@@ -75,21 +75,26 @@ def test_three_lines_give_the_figures_of_the_runs_own_test(run):
 @pytest.mark.slow
 def test_bad_items_among_good_ones(run):
     model = mer_jax.load(run)
-    text = np.ones((3, 6), np.float32)
+    text, long = (
+        np.ones((3, 6), np.float32),
+        np.random.default_rng(0).normal(size=(200, 6)) + np.arange(200)[:, None] / 20,
+    )
     items = [
         inputs.Item("good", {"text": text, "audio": np.ones((1, 4))}),
         inputs.Item("wide", {"text": np.ones((3, 7))}),
         inputs.Item("nan", {"text": text * np.nan}),
         inputs.Item("nothing", {}),
         inputs.Item("half", {"text": text}),
-        inputs.Item("long", {"text": np.ones((200, 6)), "audio": np.ones((1, 4))}),
+        inputs.Item("long", {"text": long, "audio": np.ones((1, 4))}),
+        inputs.Item("cut", {"text": long[:128], "audio": np.ones((1, 4))}),
     ]
     found = list(model.predict(iter(items)))
     assert [p.id for p in found] == [item.id for item in items]
-    assert [bool(p.error) for p in found] == [False, True, True, True, False, False]
+    assert [bool(p.error) for p in found] == [False, True, True, True, False, False, False]
     assert "[time, 6]" in found[1].error
     assert found[4].notes == ("predicted without audio",)
     assert "first 128 of which are read" in found[5].notes[0]
+    assert found[5].probabilities == pytest.approx(found[6].probabilities, abs=1e-6)
     (alone,) = model.predict({"text": text, "audio": np.ones((1, 4))})
     np.testing.assert_allclose(list(alone.probabilities.values()), list(found[0].probabilities.values()), atol=1e-6)
     with pytest.raises(UserError, match="replica 9"):
@@ -136,6 +141,16 @@ def flipped(copy):
         path.write_bytes(raw)
 
 
+def other_sum(copy):
+    """Of one array, as if a bit of it had changed and the file still were readable."""
+    newest = max((p for p in (copy / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    path = newest / "info" / "metadata"
+    text = json.loads(path.read_text())
+    name = next(name for name in text["sums"] if name.startswith("best/params"))
+    text["sums"][name] ^= 1
+    path.write_text(json.dumps(text))
+
+
 BROKEN = [
     (lambda copy: (copy / "metrics.json").unlink(), "unfinished run"),
     (lambda copy: (copy / "config.json").unlink(), "holds no run"),
@@ -144,6 +159,7 @@ BROKEN = [
     (lambda copy: (copy / "manifest.json").write_text((copy / "manifest.json").read_text().replace('"small"', '"other"')), "not the manifest"),
     (lambda copy: shutil.rmtree(copy / "checkpoints"), "holds no checkpoint"),
     (flipped, "is damaged"),
+    (other_sum, "is not what was saved"),
 ]  # fmt: skip
 
 

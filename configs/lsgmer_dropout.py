@@ -1,0 +1,15 @@
+"""What hiding a modality while training is worth: rows for `python -m mer_jax.sweep`.
+
+python -m mer_jax.sweep --config=configs/lsgmer.py --sweep=configs/lsgmer_dropout.py --workdir=RUNS --config.replicas.seeds=3
+
+How each row bears missing modalities and noise; the row without dropout first, and the others beside it:
+
+python -m mer_jax.main --config=configs/lsgmer.py --workdir=RUNS/modality-dropout-0 --mode=robustness --config.replicas.seeds=3
+python -m mer_jax.main --config=configs/lsgmer.py --workdir=RUNS/modality-dropout-0-3 --mode=robustness --config.replicas.seeds=3 \
+    --config.model.modality_dropout=0.3 --beside=RUNS/modality-dropout-0
+"""
+
+
+def get_sweep() -> dict[str, dict[str, object]]:
+    """Row name -> {field of the experiment: value}."""
+    return {f"modality dropout {rate:g}": {"model.modality_dropout": rate} for rate in (0.0, 0.15, 0.3)}

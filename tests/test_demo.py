@@ -1,0 +1,323 @@
+"""The page: what it refuses, what it shows, and the real server in a real browser."""
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from browser import BROWSER
+from conftest import ROOT, free_ports, user_env
+from test_extract import needs_prep, tone, write_movie, write_table, write_wav
+
+import mer_jax
+from mer_jax import demo, inputs, shown
+from mer_jax.errors import UserError
+
+needs_browser = pytest.mark.skipif(
+    not (BROWSER and all(map(importlib.util.find_spec, ("gradio", "playwright")))),
+    reason="needs pip install -e '.[demo,test]' and Chromium",
+)
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
+
+
+# ---- what is refused ----
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        demo.main(["run", *arguments])
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def gradio_is_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))
+
+
+@pytest.fixture(autouse=True)
+def own_surroundings(monkeypatch):
+    for name in ("NO_PROXY", "no_proxy", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")
+
+
+def test_without_gradio_the_command_that_installs_it_is_told(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert "pip install -e '.[demo]'" in refused(capsys)
+
+
+@pytest.mark.parametrize("port", ["0", "65536"])
+def test_a_port_that_cannot_be_is_named(capsys, gradio_is_there, port):
+    assert f"--port={port}: must be from 1 to 65535" in refused(capsys, "--port", port)
+
+
+def test_an_address_in_use_is_named(capsys, gradio_is_there):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"--port={port}: cannot listen there (Address already in use)" in refused(capsys, "--port", port)
+    assert "--host=192.0.2.1 --port=7860: cannot listen there" in refused(capsys, "--host=192.0.2.1")
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
+def test_that_others_reach_it_is_warned_of(capsys, host, warned):
+    demo.refuse(demo.parser().parse_args(["run", "--host", host, "--port", str(free_ports(1)[0])]))
+    assert ("can upload files" in capsys.readouterr().err) == warned
+    assert os.environ["NO_PROXY"] == host, "Gradio asks its server whether it is up, and not by way of a proxy"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((" \n", None, None), "Nothing to go by"),
+        (("Oh.", "a.wav", "b.wav"), "take one of them away"),
+        (("a" * 2001, None, None), "2001 letters; 2000 are the most"),
+    ],
+)
+def test_what_cannot_be_used_is_told(given, words):
+    with pytest.raises(UserError, match=words):
+        demo.refuse_input(*given)
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it(name):
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        over = demo.ending()
+        assert not over.is_set()
+        os.kill(os.getpid(), name)
+        assert over.wait(5)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+# ---- what is shown ----
+
+
+def prediction(**changes):
+    why = types.SimpleNamespace(
+        shapley={"audio": -0.5, "text": 1.5, "visual": 0.0},
+        evidence={"text": np.array([0.1, 0.6, 0.3, -0.4, 0.0]), "audio": np.array([0.2, -0.7])},
+    )
+    fields = {
+        "prediction": "joy", "probabilities": {"anger": 0.25, "joy": 0.75}, "sentence": "So <good>.", "notes": ("silence: <none>",),
+        "words": ("", "So", " <go", "od>.", ""), "attribution": why, "error": "", "start": 0.0, "end": 1.5,
+    }  # fmt: skip
+    return types.SimpleNamespace(**fields | changes)
+
+
+def test_a_prediction_with_its_reasons():
+    page = shown.whole(prediction())
+    assert page.index("75.0 %") < page.index("25.0 %"), "the likeliest first"
+    for words in (
+        "“So &lt;good&gt;.”",
+        "Silence: &lt;none&gt;.",
+        "+1.50</td><td>75 %",
+        "-0.50</td><td>25 %",
+        "not given",
+    ):
+        assert words in page
+    assert "<go" not in page
+    assert "2 time steps; the most is added by number 1" in page
+    assert "What decided" not in shown.whole(prediction(attribution=None))
+    assert "5 time steps" in shown.whole(prediction(words=()))
+
+
+def test_words_are_the_sums_of_their_tokens():
+    pieces, evidence = ["", "Un", "heard", " of", "!", "", " é", "", ""], np.arange(1.0, 10.0)
+    wanted = [("", 1), ("Unheard", 5), ("of!", 15), ("é", 15), ("", 9)]
+    assert shown.joined(pieces, evidence) == wanted
+    assert shown.joined(pieces, evidence[:3]) == wanted[:2], "a sentence that the model reads in part"
+
+
+def test_a_timeline():
+    wrong = prediction(start=1.5, end=2.0, probabilities={}, prediction="", error="<cut> short")
+    page = shown.timeline([prediction(), wrong], ["anger", "joy"])
+    assert '<th scope="col">0–1.5 s</th><th scope="col">1.5–2 s</th>' in page
+    assert page.count("–</td>") == 2
+    assert "1.5–2 s: &lt;cut&gt; short" in page
+
+
+# ---- the server ----
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, cache_home):
+    """A run on clips and sentences, made by the commands that a user would type."""
+    folder = tmp_path_factory.mktemp("demo")
+    rows = []
+    for i in range(12):
+        write_wav(folder / f"{i}.wav", tone(0.6, 120.0 + 150 * (i % 2)))
+        said = ("I am so glad, wonderful!", "Leave me alone.")[i % 2]
+        split = ("train", "valid", "test")[max(0, i // 2 - 3)]
+        rows.append({"file": f"{i}.wav", "label": ("joy", "anger")[i % 2], "sentence": said, "split": split})
+    table = write_table(folder / "t.csv", rows)
+    for module, *arguments in (
+        ("data_prep.clips", table, "--out", folder / "corpus", "--audio-encoder=egemaps", "--audio-every=10"),
+        ("mer_jax.main", "--config=configs/lsgmer.py:tiny", f"--config.data.path={folder / 'corpus'}", "--config.train.batch_size=8",
+         "--config.train.epochs=1", f"--workdir={folder / 'run'}"),
+    ):  # fmt: skip
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        done = subprocess.run(command, cwd=ROOT, env=user_env(cache_home), capture_output=True, text=True, timeout=170)
+        assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.mark.slow
+@needs_prep
+def test_clips_captions_windows_and_sentences_from_python(trained, tmp_path):
+    """One process of encoders answers all of it; what cannot be used is told, and the others are there all the same."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    write_movie(clips / "a.mp4", tone(1.5, 120.0))
+    captions = (
+        "1\n00:00:00,000 --> 00:00:00,900\nI am so glad,\n\n2\n00:00:01,000 --> 00:00:01,400\n<i>wonderful!</i>\n"
+    )
+    (clips / "a.srt").write_text(captions)
+    write_wav(clips / "b.wav", tone(0.6, 270.0))
+    (clips / "c.wav").write_bytes(b"no clip at all" * 99)
+    write_wav(clips / "d.wav", 0 * tone(0.6), rate=44100)
+    (tmp_path / "said.txt").write_text("I am so glad, wonderful!\n\nLeave me alone.\n")
+    rows = [
+        {"id": "x", "file": "clips/b.wav", "sentence": "Leave me alone."},
+        {"id": "y", "file": "", "sentence": "Oh."},
+    ]
+    table = write_table(tmp_path / "t.csv", rows)
+    model = mer_jax.load(trained)
+    with inputs.Extractors(model) as extractors:
+        found = {p.id: p for p in model.predict([clips, tmp_path / "said.txt", table], extractors=extractors)}
+        parts = list(model.predict(clips / "a.mp4", window=1.0, extractors=extractors, attribution=True))
+        again = list(model.predict([clips / "b.wav"], sentence="Leave me alone.", extractors=extractors))
+        (clips / "b.txt").write_text("Leave me alone.")
+        with pytest.raises(UserError, match=r"b\.txt has no times"):
+            list(model.predict(clips / "b.wav", window=1.0, extractors=extractors))
+    assert list(found) == ["a.mp4", "b.wav", "c.wav", "d.wav", "said.txt:1", "said.txt:3", "x", "y"]
+    assert found["a.mp4"].sentence == "I am so glad, wonderful!"
+    assert "c.wav cannot be decoded" in found["c.wav"].error
+    assert [name for name, p in found.items() if p.error] == ["c.wav"]
+    notes = " ".join(found["d.wav"].notes)
+    assert "resampled from 44100 Hz" in notes
+    assert "silence" in notes
+    assert "predicted without text" in notes
+    assert found["said.txt:3"].notes == ("predicted without audio",)
+    assert found["x"].probabilities == pytest.approx(again[0].probabilities, abs=1e-4)
+    assert [(p.start, p.end, p.sentence) for p in parts] == [(0, 1, "I am so glad,"), (1, 1.5, "wonderful!")]
+    assert len(parts[0].words) == len(parts[0].attribution.evidence["text"])
+
+
+class Served:
+    """The command's process, once the page is up."""
+
+    def __init__(self, run, env, log):
+        self.log, self.port = log, free_ports(1)[0]
+        with open(log, "w") as file:
+            command = [sys.executable, "-m", "mer_jax.demo", str(run), f"--port={self.port}"]
+            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file)
+
+    def wait(self, words):
+        while words not in self.log.read_text():
+            with pytest.raises(subprocess.TimeoutExpired):
+                self.process.wait(0.1)
+
+    def end(self, name):
+        self.process.send_signal(name)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def served(trained, cache_home, tmp_path):
+    (tmp_path / "tmp").mkdir()
+    found = Served(trained, user_env(cache_home) | {"TMPDIR": str(tmp_path / "tmp")}, tmp_path / "log")
+    yield found
+    found.process.kill()
+    found.process.wait()
+
+
+@pytest.mark.slow
+@needs_prep
+@needs_browser
+class TestServer:
+    def test_in_a_browser(self, served, tmp_path):
+        from playwright.sync_api import sync_playwright
+
+        broken = tmp_path / "broken.wav"
+        broken.write_bytes(b"no clip at all" * 99)
+        silent = write_wav(tmp_path / "silent.wav", 0 * tone(0.6))
+        clip = write_wav(tmp_path / "clip.wav", tone(1.5, 130.0))
+        served.wait("the page is at")
+        asked, wrong = [], []
+        with sync_playwright() as driver, driver.chromium.launch(executable_path=BROWSER, args=FLAGS) as browser:
+            for width, scheme in ((360, "dark"), (1280, "light")):
+                context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+                page = context.new_page()
+                page.on("request", lambda request: asked.append(request.url))
+                page.on("pageerror", lambda error: wrong.append(str(error)))
+                page.goto(f"http://127.0.0.1:{served.port}/")
+                page.wait_for_selector("#told .faint")
+                assert "What is it?" in page.inner_text("body")
+                if width == 360:
+                    self.a_sentence(page)
+                else:
+                    for file, words in ((broken, "broken.wav cannot be decoded"), (silent, "nothing to hear")):
+                        self.upload(page, file)
+                        page.wait_for_selector(f"#told [role=alert]:has-text('{words}')", timeout=60_000)
+                        assert str(tmp_path) not in page.inner_text("#told")
+                        assert list((tmp_path / "tmp").rglob(file.name)), "uploads are where the test looks for them"
+                    self.a_clip(page, clip)
+                assert page.evaluate("document.documentElement.scrollWidth") == width
+                assert "Traceback" not in page.content()
+        assert served.end(signal.SIGTERM) == 0
+        assert len(asked) > 10
+        assert {url.split("/")[2] for url in asked if url.startswith("http")} == {f"127.0.0.1:{served.port}"}
+        assert not wrong
+        assert served.log.read_text().splitlines() == [
+            "loading the models and their encoders …",
+            f"the page is at http://127.0.0.1:{served.port}; Ctrl-C ends it",
+        ]
+        assert not list((tmp_path / "tmp").rglob("*.wav")), "what was uploaded is gone"
+
+    def a_sentence(self, page):
+        said = "I am unbelievably glad & <b>${1 + 1}</b>"
+        page.get_by_label("What is said").fill(said)
+        page.get_by_role("button", name="What is it?").click()
+        page.wait_for_selector("#told h2", timeout=60_000)
+        assert page.inner_text("#told h2") in ("joy", "anger")
+        words = [span.inner_text() for span in page.query_selector_all("#told .words span")]
+        assert words == ["[mark]", *said.split(), "[mark]"]
+        assert page.inner_text("#told tr:has-text('not given')").startswith("audio")
+
+    def upload(self, page, file):
+        if page.get_by_label("Clear").count():
+            page.get_by_label("Clear").last.click()
+        page.set_input_files("input[type=file]", file)
+        page.get_by_text(file.name).wait_for()
+        page.get_by_role("button", name="What is it?").click()
+
+    def a_clip(self, page, clip):
+        page.get_by_label("What is said").fill("Leave me alone.")
+        page.get_by_label("Over time").check()
+        page.locator("input[type=number]").fill("1")
+        page.locator("input[type=number]").press("Tab")
+        self.upload(page, clip)
+        page.wait_for_selector("#told .wide", timeout=60_000)
+        assert [cell.inner_text() for cell in page.query_selector_all("#told .wide th[scope=col]")] == [
+            "0–1 s",
+            "1–1.5 s",
+        ]
+        assert page.query_selector_all("#told rect")
+        assert "not given" not in page.inner_text("#told")
+
+    def test_what_keeps_the_encoders_from_starting_ends_the_command(self, trained, run_cli):
+        arguments = (trained, f"--port={free_ports(1)[0]}", "--audio-encoder=facebook/wav2vec2-base")
+        done = run_cli(*arguments, module="mer_jax.demo")
+        assert done.returncode == 2
+        assert "error: --audio-encoder=facebook/wav2vec2-base: this run's audio features are" in done.stderr
+        assert "Traceback" not in done.stderr
