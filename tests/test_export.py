@@ -87,18 +87,24 @@ def test_rewriting_changes_no_result():
     assert not any(equation.params.get("reverse") for equation in found if equation.primitive.name == "scan")
 
 
+@pytest.mark.slow
 def test_first_steps_of_any_sequence():
+    from mer_jax import inference
+
     x = jnp.arange(6).reshape(1, 3, 2)
-    np.testing.assert_array_equal(export.first(x, 2), x[:, :2])
-    np.testing.assert_array_equal(export.first(x, 5)[:, 3:], 0)
-    np.testing.assert_array_equal(export.first(x, 5)[:, :3], x)
+    np.testing.assert_array_equal(inference.first(x, 2), x[:, :2])
+    np.testing.assert_array_equal(inference.first(x, 5)[:, 3:], 0)
+    np.testing.assert_array_equal(inference.first(x, 5)[:, :3], x)
 
 
+@pytest.mark.slow
 def test_what_differs_is_seen():
+    from mer_jax import agreement
+
     p = np.full((2, 3), 1 / 3)
-    assert export.difference(p, p) == 0
-    assert export.difference(p, p + np.array([0, 0.25, 0])) == pytest.approx(0.25)
-    assert export.difference(p, p[:1]) == export.difference(p, p * np.nan) == np.inf
+    assert agreement.difference(p, p) == 0
+    assert agreement.difference(p, p + np.array([0, 0.25, 0])) == pytest.approx(0.25)
+    assert agreement.difference(p, p[:1]) == agreement.difference(p, p * np.nan) == np.inf
 
 
 # ---- real runs ----
@@ -172,6 +178,8 @@ def drawn(trained):
 def test_onnx_runtime_and_plain_jax_give_the_models_probabilities(made):
     import onnxruntime
 
+    from mer_jax import agreement
+
     trained = mer_jax.load(made.run)
     batches = list(drawn(trained))
     wanted = [np.asarray(jax.jit(trained.forward(trained.which(None)[0]))(*batch)) for batch in batches]
@@ -182,7 +190,7 @@ def test_onnx_runtime_and_plain_jax_give_the_models_probabilities(made):
     for (features, mask), p in zip(batches, wanted, strict=True):
         found = session.run(None, {**features, **{f"{m}_mask": x for m, x in mask.items()}})[0]
         np.testing.assert_allclose(found, p, atol=1e-5)
-    for found, p in zip(export.by_stablehlo(made.folder / "model.stablehlo", batches), wanted, strict=True):
+    for found, p in zip(agreement.by_stablehlo(made.folder / "model.stablehlo", batches), wanted, strict=True):
         np.testing.assert_allclose(found, p, atol=1e-5)
 
 
