@@ -111,7 +111,8 @@ def test_what_was_kept_is_followed_through_all_compressions():
     model = swin.SwinV2(**(BACKBONE | {"stage": 0, "published": True, "rematerialize": False}), rngs=nnx.Rngs(0))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
     guide = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8)), jnp.float32)
-    found = np.asarray(model.look(images, guide)[1].place)
+    kept = jax.tree.map(np.asarray, model.look(images, guide)[1])
+    found = kept.place
     x = model.embed_norm(model.embed(images))
     how = [swin.Compression(side, 0.6, 0.9, True) for side in BACKBONE["sides"]]
     blocks, run = model.stages[0], {"window": 4, "one_mask": True}
@@ -121,9 +122,10 @@ def test_what_was_kept_is_followed_through_all_compressions():
     assert none is None
     assert found.shape == (2, 16)
     for n in range(2):
-        survived = [int(first[n][place]) for place in np.asarray(second[n])]
+        survived = [int(first.place[n][place]) for place in np.asarray(second.place[n])]
         assert found[n].tolist() == survived
         assert len(set(survived)) == 16
+        assert kept.into[n].tolist() == [survived.index(t) if t in survived else 16 for t in range(64)]
 
 
 @pytest.mark.slow
