@@ -37,7 +37,7 @@ def test_what_the_command_refuses(tmp_path, capsys, monkeypatch):
     assert "must be some of" in fails(capsys, tmp_path, "--out", out, "--formats", ",")
     assert not out.exists()
     (out / "mine").mkdir(parents=True)
-    assert "not empty" in fails(capsys, tmp_path, "--out", out)
+    assert "not empty" in fails(capsys, tmp_path, "--out", out, "--formats", "stablehlo")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     told = fails(capsys, tmp_path, "--out", tmp_path / "other", "--formats", "safetensors")
     assert "pip install 'mer_jax[export]'" in told
