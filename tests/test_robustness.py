@@ -243,6 +243,7 @@ def test_the_command(run_cli, tmp_path, small_corpus):
     assert done.returncode == 0, done.stderr
     after = snapshot(tmp_path / "run")
     text = after.pop(robustness.FILE)
+    assert before.pop("report.html") != after.pop("report.html"), "the curves are in it"
     assert after == before
     result, metrics = json.loads(text), json.loads(before["metrics.json"])
     for curve in (*result["missing"].values(), *result["noise"].values()):

@@ -133,4 +133,4 @@ def test_a_guide_finds_what_it_points_at():
     x, mask, _ = make((12,))
     for t in (0, 5, 11):
         found = compress(x, mask, 100 * x[:, t], keep=1 / 12)
-        assert found.place.tolist() == [[t]]
+        assert found.kept.place.tolist() == [[t]]
