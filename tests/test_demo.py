@@ -298,7 +298,7 @@ class TestServer:
         if page.get_by_label("Clear").count():
             page.get_by_label("Clear").last.click()
         page.set_input_files("input[type=file]", file)
-        page.get_by_text(file.name).wait_for()
+        page.get_by_label(file.name, exact=True).wait_for()  # its row, which is there once the upload is over
         page.get_by_role("button", name="What is it?").click()
 
     def a_clip(self, page, clip):
