@@ -157,6 +157,7 @@ def best_models(folder: epath.PathLike) -> tuple[dict[str, Any], Any]:
     if not steps:
         raise UserError(f"{folder} holds no checkpoint: bring back the one of the run")
     where = folder / str(max(steps))
+    _forget_late_reads()
     try:
         info = ocp.JsonCheckpointHandler().restore(where / "info")
         metadata = ocp.StandardCheckpointHandler().metadata(where / "state")
