@@ -305,6 +305,12 @@ def from_dict(tree: dict[str, Any]) -> Experiment:
     raise UserError(f"the config is of another version of mer_jax: what differs is {other}")
 
 
+def limits(settings: Data) -> dict[str, int]:
+    """How many time steps of each modality are read, at most."""
+    each = settings.max_length * (len(settings.modalities) // len(settings.max_length))
+    return dict(zip(settings.modalities, each, strict=True))
+
+
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'a': {'b': 1}} -> {'a.b': 1}."""
     out = {}

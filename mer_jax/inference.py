@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mer_jax import batch, program, step
-from mer_jax.config import DeepMSIExperiment, DeepMSIFramesExperiment
+from mer_jax import program
+from mer_jax.config import DeepMSIExperiment, DeepMSIFramesExperiment, limits
+from mer_jax.trained import scaled, unlabelled
 
 Batch = tuple[dict[str, Any], dict[str, Any]]  # features and mask, by modality
 
@@ -37,20 +38,14 @@ def function_of(trained: Any, replica: int) -> Function:
     def call(features: dict[str, Any], mask: dict[str, Any]) -> Any:
         features = {m: first(x, most[m]) if m in most else x for m, x in features.items()}
         mask = {m: first(x, most[m]) if m in most else x for m, x in mask.items()}
-        size = next(iter(mask.values())).shape[0]
-        target = jnp.zeros((size, len(trained.labels)))
-        given = batch.Batch(features, mask, jnp.zeros((size,), jnp.int32), target, jnp.ones((size,)))
-        logits = apply(model.params, model.rest, step.standardize(given, model.input_stats))[0]["logits"]
-        return jax.nn.softmax(logits / temperature, axis=-1)
+        return scaled(apply, model, temperature, unlabelled(features, mask, len(trained.labels)))
 
     return Function(call, shapes_of(trained), most)
 
 
 def longest_of(trained: Any) -> dict[str, int]:
     """The time steps of the longest sequences that the run used."""
-    settings = trained.config.data
-    limits = settings.max_length * (len(settings.modalities) // len(settings.max_length))
-    return {m: min(n, trained.modalities[m]["longest"]) for m, n in zip(settings.modalities, limits, strict=True)}
+    return {m: min(n, trained.modalities[m]["longest"]) for m, n in limits(trained.config.data).items()}
 
 
 def most_of(trained: Any) -> dict[str, int]:

@@ -105,9 +105,8 @@ def gather(whole: Any, corpus: Corpus, config: Any, count: int, replica: int) ->
     """(clips to draw, counts for `compare`, side of the grid) of the test part of the replica's fold."""
     import jax
 
-    from mer_jax import data, program, shard, step
+    from mer_jax import data, shard, step
 
-    apply = program.family_of(config, corpus)[0].apply
     side = config_lib.compressed_grid(config)
     token = config.backbone.patch * 2 ** (config.backbone.stage - 1) / config.frames.size
     view = View(**vars(config.frames))
@@ -116,7 +115,9 @@ def gather(whole: Any, corpus: Corpus, config: Any, count: int, replica: int) ->
 
     @jax.jit
     def places(model: step.Model, batch: Any) -> Any:
-        return apply(model.params, model.rest, step.standardize(batch, model.input_stats))[0]["kept"].place
+        return whole.program.apply(model.params, model.rest, step.standardize(batch, model.input_stats))[0][
+            "kept"
+        ].place
 
     clips: list[tuple[np.ndarray, np.ndarray]] = []
     counts = []

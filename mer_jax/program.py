@@ -49,9 +49,8 @@ class Inputs:
 def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.sharding.Mesh) -> Inputs:
     """Reads every utterance of the split once: refuses bad records, measures the statistics, keeps what lives on the device."""
     settings = config.data
-    limits = settings.max_length * (len(settings.modalities) // len(settings.max_length))
     rows = np.unique(np.concatenate([getattr(fold, part) for fold in split.folds for part in PARTS]))
-    lengths = dict(zip(settings.modalities, limits, strict=True))
+    lengths = config_lib.limits(settings)
     pool = data.take_pool(corpus, rows, lengths, soft=settings.soft_labels)
     folds = tuple(
         Fold(fold.name, *(np.searchsorted(rows, getattr(fold, part)) for part in PARTS)) for fold in split.folds
@@ -151,7 +150,7 @@ class Program:
 
     init(seed, given, start) -> state, `start` the same for all; train(state, weight, source, places, pads) -> (state, terms), which consumes the state;
     score(model, source, places, pads) -> what step.eval_step returns; keep(best, model, better) -> model, which consumes
-    best; model(state) -> a copy of what scoring needs. start: NumPy arrays of the model that are given, not drawn. like: shapes and shardings of the states and best models of all
+    best; model(state) -> a copy of what scoring needs. apply: of `pure.Pure`, the model as it is evaluated. start: NumPy arrays of the model that are given, not drawn. like: shapes and shardings of the states and best models of all
     replicas, along a leading axis.
     """
 
@@ -160,6 +159,7 @@ class Program:
     score: Callable[..., dict[str, Any]]
     keep: Callable[..., step.Model]
     model: Callable[..., step.Model]
+    apply: Callable[..., Any]
     like: dict[str, Any]
     layout: dict[str, Any]
     start: Any
@@ -389,6 +389,7 @@ def build(
         score=jax.jit(score, static_argnums=3, in_shardings=(lies["best"], None, both), out_shardings=each),
         keep=jax.jit(of_all(step.keep_best), donate_argnums=0, out_shardings=lies["best"]),
         model=jax.jit(lambda state: jax.tree.map(jax.numpy.copy, state.model()), out_shardings=lies["best"]),
+        apply=model.apply,
         like=like,
         layout=lies,
         start=start,

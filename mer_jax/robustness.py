@@ -40,7 +40,7 @@ from etils import epath
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mer_jax import config as config_lib
-from mer_jax import data, distributed, log, program, step, train
+from mer_jax import data, distributed, log, step, train
 from mer_jax.batch import Batch, where_real
 from mer_jax.errors import UserError
 from mer_jax.records import Corpus
@@ -157,8 +157,7 @@ def disturbed(
 def predictor(whole: train.Run) -> Callable[..., Any]:
     """predict(model, source, places, rows, hidden, sigma, pads) -> the predicted classes Int[(replicas,) conditions, batch] of the
     replicas that share a call; hidden and sigma hold one value for each condition. Compiled once for each padded length."""
-    apply = program.family_of(whole.config, whole.corpus)[0].apply
-    together, each = whole.program.together, whole.program.each
+    apply, together, each = whole.program.apply, whole.program.together, whole.program.each
 
     def predict(model: step.Model, source: Any, places: Any, rows: Any, hidden: Any, sigma: Any, pads: Any) -> Any:
         def one(model: step.Model, places: Any, rows: Any) -> Any:

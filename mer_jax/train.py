@@ -22,7 +22,7 @@ from mer_jax.errors import UserError
 from mer_jax.evaluate import LOOKED, map_of, reasons_of, seen_by, worst, write_predictions
 from mer_jax.fleet import Fleet
 from mer_jax.log import by_replica
-from mer_jax.program import Inputs, Program, build, family_of, load, steps_per_epoch, together_of
+from mer_jax.program import Inputs, Program, build, load, steps_per_epoch, together_of
 from mer_jax.protocols import Split
 from mer_jax.records import Corpus, sha256_of
 from mer_jax.replicas import replicas_of
@@ -457,10 +457,9 @@ def finish(whole: Run, leaks: list[Any], cost: log.Cost) -> dict[str, Any]:
 def look(whole: Run, r: int, rows: np.ndarray, probabilities: np.ndarray) -> None:
     """Writes map.json and explain.json of replica r, whose test part are these rows of the pool."""
     inputs, fleet = whole.inputs, whole.fleet
-    apply = family_of(whole.config, whole.corpus)[0].apply
     wrong = worst(probabilities, inputs.feed.pool.labels[rows])
     some = np.union1d(np.linspace(0, len(rows) - 1, min(len(rows), LOOKED)).astype(int), wrong)
-    seen = seen_by(apply, fleet.best(r), inputs.feed, rows[some], whole.config.train.eval_batch_size)
+    seen = seen_by(whole.program.apply, fleet.best(r), inputs.feed, rows[some], whole.config.train.eval_batch_size)
     name, settings = fleet.replicas[r].name, (whole.corpus, inputs.feed.pool)
     log.write_json(whole.workdir / "map.json", map_of(*settings, rows[some], seen) | {"replica": name})
     reasons = reasons_of(*settings, rows, probabilities, some, seen, wrong, inputs.sentences)

@@ -67,6 +67,18 @@ class Prediction:
         return found
 
 
+def unlabelled(features: dict[str, Any], mask: dict[str, Any], classes: int) -> Batch:
+    """A batch of utterances whose labels are not known."""
+    size = next(iter(mask.values())).shape[0]  # len() takes no symbol
+    return Batch(features, mask, jnp.zeros((size,), jnp.int32), jnp.zeros((size, classes)), jnp.ones((size,)))
+
+
+def scaled(apply: Callable[..., Any], model: step.Model, temperature: Any, batch: Batch) -> Any:
+    """Temperature-scaled probabilities, Float[batch, classes]. The batch is as it was read, not standardised."""
+    logits = apply(model.params, model.rest, step.standardize(batch, model.input_stats))[0]["logits"]
+    return jax.nn.softmax(logits / temperature, axis=-1)
+
+
 class Trained:
     """The best models of a finished run, one for every replica that finished.
 
@@ -86,6 +98,8 @@ class Trained:
         self.modalities = {m: manifest.modalities[m] for m in config.data.modalities}
         self.replicas = [replica["name"] for replica in metrics["replicas"]]
         self._best = best
+        self._limits = config_lib.limits(config.data)
+        self._view = View(**vars(config.frames)) if isinstance(config, config_lib.DeepMSIFramesExperiment) else None
         self._mesh = shard.make_mesh()
         self._apply = program.family_of(config, manifest)[0].apply
 
@@ -125,19 +139,13 @@ class Trained:
         model, temperature = self.model(replica), self.temperature(replica)
 
         def probabilities(features: dict[str, Any], mask: dict[str, Any]) -> Any:
-            size, classes = len(next(iter(mask.values()))), len(self.labels)
-            batch = Batch(features, mask, jnp.zeros(size, jnp.int32), jnp.zeros((size, classes)), jnp.ones(size))
-            return self._scaled(model, jnp.float32(temperature), batch)
+            return scaled(self._apply, model, jnp.float32(temperature), unlabelled(features, mask, len(self.labels)))
 
         return probabilities
 
-    def _scaled(self, model: step.Model, temperature: Any, batch: Batch) -> Any:
-        logits = self._apply(model.params, model.rest, step.standardize(batch, model.input_stats))[0]["logits"]
-        return jax.nn.softmax(logits / temperature, axis=-1)
-
     @functools.cached_property
     def _compiled(self) -> Callable[..., Any]:
-        return jax.jit(self._scaled)
+        return jax.jit(functools.partial(scaled, self._apply))
 
     @functools.cached_property
     def _explained(self) -> Callable[..., Any]:
@@ -178,7 +186,7 @@ class Trained:
         running = []
         for at in range(0, len(good), batch_size):
             members = good[at : at + batch_size]
-            batch = shard.put(self._batch([window[i] for i in members], batch_size), shard.along_data(self._mesh))
+            batch = shard.put(self._batch([window[i] for i in members]), shard.along_data(self._mesh))
             found = [self._compiled(self.model(r), np.float32(self.temperature(r)), batch) for r in replicas]
             why = self._explained(self.model(replicas[0]), batch) if attribution else None
             running.append((members, found, why))
@@ -210,8 +218,8 @@ class Trained:
         if item.error:
             return item
         settings, notes, features = self.config.data, list(item.notes), {}
-        limits = settings.max_length * (len(settings.modalities) // len(settings.max_length))
-        for (m, spec), limit in zip(self.modalities.items(), limits, strict=True):
+        for m, limit in self._limits.items():
+            spec = self.modalities[m]
             value = item.features.get(m)
             if value is None or not len(value):
                 continue
@@ -239,14 +247,13 @@ class Trained:
             )
         if missing := [m for m in self.modalities if m not in features]:
             notes.append(f"predicted without {' and '.join(missing)}")
-        view = View(**vars(self.config.frames)) if isinstance(self.config, config_lib.DeepMSIFramesExperiment) else None
         try:
-            seen = {m: view.of(x) if view and isinstance(x, Frames) else x for m, x in features.items()}
+            seen = {m: self._view.of(x) if self._view and isinstance(x, Frames) else x for m, x in features.items()}
         except ValueError as error:
             return dataclasses.replace(item, error=str(error))
         return dataclasses.replace(item, features=seen, notes=tuple(notes))
 
-    def _batch(self, items: Sequence[Item], batch_size: int) -> Batch:
+    def _batch(self, items: Sequence[Item]) -> Batch:
         """As many rows as the next power of two, of items and of nothing; NumPy arrays."""
         rows = self._mesh.shape["data"]
         while rows < len(items):

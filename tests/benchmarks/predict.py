@@ -34,7 +34,7 @@ def one(run, corpus):
     seconds = time.perf_counter() - began
     # The model's own step: 64 utterances padded as above, already on the device.
     items = [model.checked(item) for _, item in zip(range(64), items_of(corpus, model), strict=False)]
-    batch = shard.put(model._batch(items, 64), shard.along_data(model._mesh))
+    batch = shard.put(model._batch(items), shard.along_data(model._mesh))
     arguments = (model.model(0), np.float32(1), batch)
     jax.block_until_ready(model._compiled(*arguments))
     began, steps = time.perf_counter(), 0
