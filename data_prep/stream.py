@@ -5,6 +5,7 @@
 
 Requests are lines of JSON on stdin: {"id": …, "file": … or null, "sentence": … or null, "start": seconds or null, "end": … or null}. `file`
 may be absent, null, for sentences alone; `start` and `end` tell a part of it. {"id": …, "file": …, "length": true} asks for nothing but its length.
+{"id": …, "error": …} is of an input that who asks found wrong already; it is answered in its turn.
 
 Answers are TFRecords on stdout, one a request, in order: tf.train.Example as in a corpus (mer_jax/records.py), with a label of "" and
 the split `test`. Beside it are `notes` (what was done to the clip, why a modality is missing), `words` (the piece of the sentence that each time step of
@@ -55,6 +56,7 @@ class Request:
     start: float | None = None
     end: float | None = None
     length: bool = False
+    error: str = ""
 
 
 @dataclasses.dataclass
@@ -77,7 +79,8 @@ def parse(line: bytes) -> Request:
     except ValueError as error:
         raise UserError(f"a request is no line of JSON ({error})") from None
     kinds: dict[str, tuple[type, ...]] = {
-        "id": (str,), "file": (str,), "sentence": (str,), "start": (int, float), "end": (int, float), "length": (bool,)
+        "id": (str,), "file": (str,), "sentence": (str,), "start": (int, float), "end": (int, float), "length": (bool,),
+        "error": (str,),
     }  # fmt: skip
     if not isinstance(fields, dict) or "id" not in fields:
         raise UserError("a request is an object with an id")
@@ -110,7 +113,9 @@ class Features:
             request = parse(line)
         except UserError as error:
             return Ready(Request(_id(line)), error=str(error))
-        ready = Ready(request)
+        ready = Ready(request, error=request.error)
+        if ready.error:
+            return ready
         try:
             self._sentence(ready)
             self._clip(ready)
@@ -176,7 +181,7 @@ class Features:
             if samples is None or encoder.rate != self.recogniser.rate:  # type: ignore[union-attr]
                 samples = media.samples(clip, self.recogniser.rate, longest)
                 loudest = _loudest(clip, samples)
-                ready.notes += _limits("text", length, longest) if encoder is None else []
+            ready.notes += _limits("text", length, longest)
             if loudest > SILENCE:
                 ready.sound = samples
             else:

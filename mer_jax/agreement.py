@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from mer_jax.errors import UserError
-from mer_jax.inference import Batch, Function, feature_shape, longest_of, onnx_names
+from mer_jax.inference import Batch, Function, longest_of, onnx_names
 from mer_jax.inputs import Item
 from mer_jax.main import open_corpus
 
@@ -50,7 +50,7 @@ def utterances(trained: Any, count: int) -> tuple[list[dict[str, Any]], str]:
     rng = np.random.default_rng(0)
 
     def drawn(m: str) -> np.ndarray:
-        shape, dtype = feature_shape(trained, m)
+        shape, dtype = trained.step_of(m)
         steps = int(rng.integers(1, longest_of(trained)[m] + 1))
         if dtype == np.uint8:
             return rng.integers(0, 256, (steps, *shape)).astype(np.uint8)
@@ -67,7 +67,7 @@ def batches_of(trained: Any, found: list[dict[str, Any]]) -> list[Batch]:
     for i, size in enumerate(BATCHES_OF_FRAMES if framed else BATCHES):
         features, mask = {}, {}
         for j, m in enumerate(trained.modalities):
-            shape, dtype = feature_shape(trained, m)
+            shape, dtype = trained.step_of(m)
             values = [x.get(m, np.zeros((0, *shape), dtype)) for x in found[-size:]]
             if size > 1 and j:
                 values[-1] = values[-1][:0]

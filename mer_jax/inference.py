@@ -61,20 +61,11 @@ def first(x: Any, count: int) -> Any:
     return jnp.concatenate([x, nothing], axis=1)[:, :count]
 
 
-def feature_shape(trained: Any, modality: str) -> tuple[tuple[int, ...], Any]:
-    """(shape of a time step, dtype)"""
-    spec = trained.modalities[modality]
-    if "pixels" in spec:
-        size = trained.config.frames.size
-        return (size, size, 3), np.uint8
-    return (spec["width"],), np.float32
-
-
 def shapes_of(trained: Any) -> Batch:
     size, *times = jax.export.symbolic_shape(", ".join(["batch", *(f"time_{m}" for m in trained.modalities)]))
     features, mask = {}, {}
     for m, steps in zip(trained.modalities, times, strict=True):
-        shape, dtype = feature_shape(trained, m)
+        shape, dtype = trained.step_of(m)
         features[m] = jax.ShapeDtypeStruct((size, steps, *shape), dtype)
         mask[m] = jax.ShapeDtypeStruct((size, steps), np.bool_)
     return features, mask

@@ -7,6 +7,7 @@ run's corpus was made with, and refuses others; a pack goes through `python -m d
 import contextlib
 import csv
 import dataclasses
+import io
 import json
 import math
 import os
@@ -44,6 +45,8 @@ MEDIA = (
 )
 PACKS = (".pkl", ".pickle", ".npz", ".npy", ".h5", ".hdf5", ".parquet")
 TRANSCRIPTS = (".srt", ".vtt", ".txt")
+# A folder is a "corpus", if it has a manifest.json, or a "folder" of clips.
+KINDS = {"clip": MEDIA, "pack": PACKS, "table": (".csv",), "list of sentences": (".txt",), "shard": (".tfrecord",)}
 AHEAD = 16  # requests on their way to the encoders
 
 
@@ -205,6 +208,46 @@ class Extractors:
             process.wait()
 
 
+def kind_of(path: Path) -> str:
+    """What a path is: one of `KINDS`. Raises UserError if it is nothing that can be read."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return "corpus" if (path / "manifest.json").exists() else "folder"
+    found = next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), None)
+    if found is None:
+        raise UserError(
+            f"{path}: what to do with a {suffix or 'file without an ending'} is not known; clips end in {', '.join(MEDIA)}, "
+            f"packs in {', '.join(PACKS)}, tables in .csv, sentences in .txt, shards of a corpus in .tfrecord"
+        )
+    return found
+
+
+def refuse_idle(
+    inputs: Sequence[Any], sentence: str | None, told: Path | None, window: float, hop: float, only: bool, pack: bool
+) -> None:
+    """Raises UserError for a path that cannot be read, and for what is asked for and of no use with these inputs."""
+    paths = [Path(one) for one in inputs if isinstance(one, str | os.PathLike)]
+    kinds = {path: kind_of(path) for path in paths}
+    if sentence is not None and told is not None:
+        raise UserError("a sentence (--sentence) or a transcript, not both")
+    if (sentence is not None or told is not None) and (len(inputs) > 1 or list(kinds.values()) != ["clip"]):
+        raise UserError("a sentence (--sentence) or transcript is of one clip; give that alone")
+    if sentence is not None and window:
+        raise UserError("a sentence is of a whole clip, not of its windows: give an .srt or .vtt, or --asr")
+    if hop and not window:
+        raise UserError("--hop is from one --window to the next: give that, too")
+    if window and (whole := next((path for path in paths if kinds[path] not in ("clip", "folder")), None)):
+        raise UserError(f"--window cuts clips, and folders of them; {whole} is a {kinds[whole]}")
+    if only and (other := next((path for path in paths if kinds[path] not in ("corpus", "shard", "pack")), None)):
+        raise UserError(f"only some utterances (--only-test) are taken of a corpus; {other} is a {kinds[other]}")
+    if pack and "pack" not in kinds.values():
+        raise UserError("--labels, --layout and --mapping are of a pack; there is none")
+    if told is not None and not told.exists():
+        raise UserError(f"{told} does not exist")
+
+
 def items_of(
     inputs: Any,
     model: Reader,
@@ -215,6 +258,7 @@ def items_of(
     hop: float = 0.0,
     only: Iterable[str] | None = None,
     any_extractor: bool = False,
+    pack: Sequence[str] = (),
     encoding: Encoding = Encoding(),
     extractors: Extractors | None = None,
 ) -> Iterator[Item]:
@@ -223,7 +267,8 @@ def items_of(
     A path is a corpus folder; a .tfrecord of one; a pack; a clip, with what is said in it in a file of the same name (.srt,
     .vtt, .txt) or in `transcript_file`; a .txt without a clip, a sentence a line; a .csv with the columns `file`, `sentence`
     (one may be missing), `id`, `start`, `end`; a folder of clips. window, hop: seconds; a clip becomes windows that begin every
-    hop (the window's length if 0). only: ids of a corpus. any_extractor: features need not be made as the run's were.
+    hop (the window's length if 0). only: ids of a corpus. any_extractor: features need not be made as the run's were. pack: more
+    arguments of `python -m data_prep.import_pack`, through which packs go.
     Raises UserError.
     """
     if isinstance(inputs, Mapping):
@@ -231,6 +276,8 @@ def items_of(
         return
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
+    if isinstance(inputs, Sequence):  # what comes one after the other is not known yet
+        refuse_idle(inputs, sentence, transcript_file, window, hop, only is not None, bool(pack))
     mine = extractors or Extractors(model, encoding)
     wanted = None if only is None else set(only)
     try:
@@ -242,15 +289,13 @@ def items_of(
                 yield Item("0", {m: np.asarray(x) for m, x in one.items()})
                 continue
             path = Path(one)
-            if not path.exists():
-                raise UserError(f"{path} does not exist")
-            suffix = path.suffix.lower()
-            if (path.is_dir() and (path / "manifest.json").exists()) or suffix == ".tfrecord":
+            kind = kind_of(path)
+            if kind in ("corpus", "shard"):
                 yield from of_corpus(path, model, wanted, any_extractor)
-            elif suffix in PACKS:
-                yield from of_pack(path, model, wanted, any_extractor)
+            elif kind == "pack":
+                yield from of_pack(path, model, wanted, any_extractor, pack)
             else:
-                for requests in requests_of(path, mine, sentence, transcript_file, window, hop):
+                for requests in requests_of(path, kind, mine, sentence, transcript_file, window, hop):
                     yield from mine.items(requests)
     finally:
         if extractors is None:
@@ -264,10 +309,14 @@ def of_corpus(path: Path, model: Reader, wanted: set[str] | None, any_extractor:
     """A corpus's utterances, or those of one of its shards."""
     corpus = Corpus(path if path.is_dir() else path.parent)
     for m, spec in model.modalities.items():
-        have = corpus.modalities.get(m)
-        if have is not None and have["extractor"] != spec["extractor"] and not any_extractor:
+        if m not in corpus.modalities or any_extractor:
+            continue
+        have, want = corpus.modalities[m]["extractor"], spec["extractor"]
+        if have == want:
+            have, want = (weights_of(manifest, m) for manifest in (corpus.manifest, model.manifest.manifest))
+        if have and want and have != want:
             raise UserError(
-                f"{corpus.path}: its {m} features were made by {have['extractor']!r}, the run's by {spec['extractor']!r}: the model "
+                f"{corpus.path}: its {m} features were made by {have!r}, the run's by {want!r}: the model "
                 "would not understand them. Make them alike, or force it with --any-extractor"
             )
     rows = np.arange(len(corpus))
@@ -290,11 +339,19 @@ def of_corpus(path: Path, model: Reader, wanted: set[str] | None, any_extractor:
         yield Item(found.id, features, found.sentence, found.label, found.start, found.end)
 
 
-def of_pack(path: Path, model: Reader, wanted: set[str] | None, any_extractor: bool) -> Iterator[Item]:
-    """A feature pack's utterances, through the import, whose own messages go to stderr."""
+def weights_of(manifest: Mapping[str, Any], modality: str) -> str:
+    """The sha256 of the modality's encoder; nothing where the manifest does not say."""
+    sha256 = manifest.get("provenance", {}).get(f"{modality}_encoder", {}).get("weights_sha256")
+    return f"weights of sha256 {sha256}" if sha256 else ""
+
+
+def of_pack(
+    path: Path, model: Reader, wanted: set[str] | None, any_extractor: bool, how: Sequence[str]
+) -> Iterator[Item]:
+    """A feature pack's utterances, through the import, whose own messages go to stderr; it reads a pack whole."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "corpus"
-        command = [sys.executable, "-m", "data_prep.import_pack", str(path), "--out", str(out)]
+        command = [sys.executable, "-m", "data_prep.import_pack", str(path), "--out", str(out), *how]
         done = subprocess.run(command, stdout=sys.stderr)
         if done.returncode or not out.exists():
             raise UserError(f"{path} could not be imported; what `python -m data_prep.import_pack` says is above")
@@ -305,10 +362,10 @@ def of_pack(path: Path, model: Reader, wanted: set[str] | None, any_extractor: b
 
 
 def requests_of(
-    path: Path, extractors: Extractors, sentence: str | None, told: Path | None, window: float, hop: float
+    path: Path, kind: str, extractors: Extractors, sentence: str | None, told: Path | None, window: float, hop: float
 ) -> Iterator[Iterable[dict[str, Any]]]:
     """What the encoders are asked for one path; of windows clip by clip, since it takes an answer to know how many there are."""
-    if path.is_dir():
+    if kind == "folder":
         files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in MEDIA]
         if not files:
             raise UserError(f"{path} holds neither a corpus (no manifest.json) nor a clip ({', '.join(MEDIA)})")
@@ -317,23 +374,14 @@ def requests_of(
                 yield list(_windows(file, str(file.relative_to(path)), extractors, None, window, hop))
         else:
             yield (_whole(file, str(file.relative_to(path)), None, None) for file in files)
-    elif path.suffix.lower() in MEDIA:
-        if window and sentence is not None:
-            raise UserError("a sentence is of a whole clip, not of its windows: give an .srt or .vtt, or --asr")
+    elif kind == "clip":
         yield (
             list(_windows(path, path.name, extractors, told, window, hop))
             if window
             else [_whole(path, path.name, sentence, told)]
         )
-    elif path.suffix.lower() == ".csv":
-        yield _of_table(path)
-    elif path.suffix.lower() == ".txt":
-        yield _of_sentences(path)
     else:
-        raise UserError(
-            f"{path}: what to do with a {path.suffix or 'file without an ending'} is not known; clips end in {', '.join(MEDIA)}, "
-            f"packs in {', '.join(PACKS)}, tables in .csv, sentences in .txt"
-        )
+        yield _of_table(path) if kind == "table" else _of_sentences(path)
 
 
 def _beside(file: Path, told: Path | None) -> Path | None:
@@ -341,10 +389,18 @@ def _beside(file: Path, told: Path | None) -> Path | None:
     return told or next((p for p in map(file.with_suffix, TRANSCRIPTS) if p.is_file()), None)
 
 
+def _wrong(name: str, error: UserError) -> dict[str, Any]:
+    """Is answered with its error, and the others go on."""
+    return {"id": name, "error": str(error)}
+
+
 def _whole(file: Path, name: str, sentence: str | None, told: Path | None) -> dict[str, Any]:
     path = _beside(file, told)
     if sentence is None and path is not None:
-        sentence = " ".join(line.text for line in transcript.read(path))
+        try:
+            sentence = " ".join(line.text for line in transcript.read(path))
+        except UserError as error:
+            return _wrong(name, error)
     return {"id": name, "file": str(file), "sentence": sentence, "start": None, "end": None}
 
 
@@ -352,33 +408,28 @@ def _windows(
     file: Path, name: str, extractors: Extractors, told: Path | None, window: float, hop: float
 ) -> Iterator[dict[str, Any]]:
     path = _beside(file, told)
-    lines = None if path is None else transcript.read(path)
-    if lines is not None and any(line.start is None for line in lines):
-        raise UserError(f"{path} has no times: windows need .srt or .vtt, or no transcript and --asr")
     try:
+        lines = None if path is None else transcript.read(path)
+        if lines is not None and any(line.start is None for line in lines):
+            raise UserError(f"{path} has no times: windows need .srt or .vtt, or no transcript and --asr")
         whole = extractors.seconds(file)
-    except UserError:
-        yield {
-            "id": name,
-            "file": str(file),
-            "sentence": None,
-            "start": None,
-            "end": None,
-        }  # its answer says what is wrong
+    except UserError as error:
+        yield _wrong(name, error)
         return
-    step = hop or window
-    for i in range(max(0, math.ceil(round((whole - window) / step, 6))) + 1):
-        start, end = i * step, min(i * step + window, whole)
+    for start, end in spans(whole, window, hop or window):
         said = None if lines is None else transcript.spoken(lines, start, end, window)
         yield {"id": f"{name}@{start:g}", "file": str(file), "sentence": said, "start": start, "end": end}
 
 
+def spans(whole: float, window: float, step: float) -> Iterator[tuple[float, float]]:
+    """Start and end of the windows, the last of which reaches the end of what is `whole` seconds long, or is the last that begins in it."""
+    for i in range(max(0, math.ceil(round((whole - window) / step, 6))) + 1):
+        if i == 0 or i * step < round(whole, 6):
+            yield i * step, min(i * step + window, whole)
+
+
 def _of_sentences(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8 ({error})") from None
-    lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(i, line.strip()) for i, line in enumerate(transcript.text_of(path).splitlines(), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} holds no sentence")
     for i, line in lines:
@@ -386,23 +437,28 @@ def _of_sentences(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _of_table(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        columns: Sequence[str] = table.fieldnames or ()
-        if not {"file", "sentence"} & set(columns):
-            raise UserError(
-                f"{path}: it needs the column file or sentence, or both, and has {', '.join(columns) or 'nothing'}"
-            )
-        for record in table:
-            where = f"{path}, line {table.line_num}"
-            if None in record or None in record.values():
-                raise UserError(f"{where}: it has another number of fields than the header")
-            times = {}
-            for column in ("start", "end"):
-                try:
-                    times[column] = float(record[column]) if record.get(column) else None
-                except ValueError:
-                    raise UserError(f"{where}: {column} is {record[column]!r}, not a number") from None
-            clip = str(path.parent / record["file"]) if record.get("file") else None
-            name = record.get("id") or record.get("file") or f"{path.name}:{table.line_num}"
-            yield {"id": name, "file": clip, "sentence": record.get("sentence"), **times}
+    table = csv.DictReader(io.StringIO(transcript.text_of(path), newline=""))
+    columns: Sequence[str] = table.fieldnames or ()
+    if not {"file", "sentence"} & set(columns):
+        raise UserError(
+            f"{path}: it needs the column file or sentence, or both, and has {', '.join(columns) or 'nothing'}"
+        )
+    for record in table:
+        name = record.get("id") or record.get("file") or f"{path.name}:{table.line_num}"
+        try:
+            yield _of_row(path, f"{path}, line {table.line_num}", name, record)
+        except UserError as error:
+            yield _wrong(name, error)
+
+
+def _of_row(path: Path, where: str, name: str, record: dict[Any, Any]) -> dict[str, Any]:
+    if None in record or None in record.values():
+        raise UserError(f"{where}: it has another number of fields than the header")
+    times = {}
+    for column in ("start", "end"):
+        try:
+            times[column] = float(record[column]) if record.get(column) else None
+        except ValueError:
+            raise UserError(f"{where}: {column} is {record[column]!r}, not a number") from None
+    clip = str(path.parent / record["file"]) if record.get("file") else None
+    return {"id": name, "file": clip, "sentence": record.get("sentence"), **times}

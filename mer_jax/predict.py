@@ -9,13 +9,15 @@ An INPUT is a corpus folder, one of its .tfrecord shards, a feature pack, a clip
 line, or a .csv with the columns `file`, `sentence` (one may be missing), `id`, `start`, `end`. Clips are encoded as the run's
 corpus was (needs `pip install -e ".[prep]"`); the encoders are those of its manifest, checked to the sha256 of their weights.
 Probabilities are temperature-scaled on the run's validation part. Exit code 1 if any input could not be used; the others are
-there all the same.
+there all the same. Memory does not grow with the inputs, but that a pack is read whole.
 """
 
 import argparse
 import contextlib
 import csv
 import json
+import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -26,8 +28,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from mer_jax.errors import UserError, reported
-from mer_jax.inputs import Encoding
+from mer_jax.inputs import Encoding, refuse_idle
 
+PACK = ("labels", "layout", "mapping")
 SPOKEN = 2.0  # seconds between two lines of progress on a terminal; ten times that elsewhere
 
 
@@ -69,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--any-extractor", action="store_true", help="take features although they were made by another extractor"
     )
+    for name, what in zip(PACK, ("A,B,…", "NAME", "FILE"), strict=True):
+        out.add_argument(f"--{name}", metavar=what, help="of a pack, as of python -m data_prep.import_pack")
     out.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: %(default)s")
     add_encoders(out)
     return out
@@ -118,7 +123,7 @@ def predict(given: argparse.Namespace) -> int:
     found = model.predict(
         given.inputs, sentence=given.sentence, replica=replica, attribution=given.attribution, batch_size=given.batch_size,
         transcript_file=given.transcript, window=given.window, hop=given.hop, only=only, any_extractor=given.any_extractor,
-        encoding=encoding_of(given),
+        pack=of_pack(given), encoding=encoding_of(given),
     )  # fmt: skip
     tally = Tally(model.labels)
     with sink(given.out, model.labels) as write:
@@ -135,17 +140,16 @@ def refuse(given: argparse.Namespace) -> None:
         raise UserError(f"--out={given.out}: must end in .jsonl or .csv, in a folder that exists")
     if given.attribution and given.out is not None and given.out.suffix == ".csv":
         raise UserError("--attribution has sequences, for which a .csv has no columns: give a .jsonl")
-    if given.hop and not given.window:
-        raise UserError("--hop is from one --window to the next: give that, too")
-    if (given.sentence or given.transcript) and len(given.inputs) > 1:
-        raise UserError("--sentence and --transcript are of one clip; here are several inputs")
-    if given.sentence and given.transcript:
-        raise UserError("--sentence or --transcript, not both")
     if given.batch_size < 1:
         raise UserError(f"--batch-size={given.batch_size}: must be at least 1")
-    for path in [*given.inputs, *([given.transcript] if given.transcript else [])]:
-        if not path.exists():
-            raise UserError(f"{path} does not exist")
+    refuse_idle(
+        given.inputs, given.sentence, given.transcript, given.window, given.hop, given.only_test, bool(of_pack(given))
+    )
+
+
+def of_pack(given: argparse.Namespace) -> list[str]:
+    """What `python -m data_prep.import_pack` is told."""
+    return [f"--{name}={value}" for name in PACK if (value := getattr(given, name))]
 
 
 def tested(model: Any, replica: str | None) -> list[str]:
@@ -164,12 +168,20 @@ def tested(model: Any, replica: str | None) -> list[str]:
 def sink(path: Path | None, labels: Iterable[str]) -> Iterator[Any]:
     """A function that writes a prediction: a JSON line, or a row of a table; a file appears under its name when it is whole."""
     if path is None:
-        yield lambda found: print(json.dumps(found.to_json(), ensure_ascii=False), flush=True)
+        yield tell
         return
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "w", encoding="utf-8", newline="") as file:
         yield table(file, list(labels)) if path.suffix == ".csv" else lines(file)
     partial.replace(path)
+
+
+def tell(found: Any) -> None:
+    try:
+        print(json.dumps(found.to_json(), ensure_ascii=False), flush=True)
+    except BrokenPipeError:  # who read has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def lines(file: TextIO) -> Any:

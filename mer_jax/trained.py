@@ -103,6 +103,15 @@ class Trained:
         self._mesh = shard.make_mesh()
         self._apply = program.family_of(config, manifest)[0].apply
 
+    def step_of(self, modality: str) -> tuple[tuple[int, ...], Any]:
+        """(shape, dtype) of a time step as the models read it."""
+        spec = self.modalities[modality]
+        return (
+            ((self._view.size, self._view.size, 3), np.uint8)
+            if "pixels" in spec and self._view
+            else ((spec["width"],), np.float32)
+        )
+
     def chosen(self) -> list[int]:
         """The finished replicas of the point that validation chose."""
         values = next(point["values"] for point in self.metrics["points"] if point["chosen"])
@@ -259,11 +268,11 @@ class Trained:
         while rows < len(items):
             rows *= 2
         features, mask = {}, {}
-        for m, spec in self.modalities.items():
+        for m in self.modalities:
             values = [item.features.get(m, ()) for item in items]
             steps = data.rung(max(map(len, values)))
-            shape = next((v.shape[1:] for v in values if len(v)), (spec["width"],))
-            features[m] = np.zeros((rows, steps, *shape), np.uint8 if "pixels" in spec else np.float32)
+            shape, dtype = self.step_of(m)
+            features[m] = np.zeros((rows, steps, *shape), dtype)
             mask[m] = np.zeros((rows, steps), bool)
             for i, value in enumerate(values):
                 if len(value):
@@ -292,6 +301,7 @@ def _attribution(found: explain.Explanation, row: int, item: Item, predicted: in
         kept, into = (x[row][: length["visual"]] for x in found.kept)
         if kept.ndim == 1:  # of the clip's frames
             kept = found.kept.place[row][found.kept.place[row] < length["visual"]]
+            into = np.minimum(into, len(kept))  # what is dropped, whatever the clip was padded to
     return Attribution(
         shapley={m: float(x[row, predicted]) for m, x in found.shapley.items()},
         evidence={m: x[row, : length[m]] for m, x in found.evidence.items() if m in length},

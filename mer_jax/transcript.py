@@ -29,7 +29,7 @@ def read(path: Path) -> list[Line]:
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise UserError(f"{path} is no transcript that can be read here: give {', '.join(SUFFIXES)}")
-    text = _text(path)
+    text = text_of(path)
     if kind == ".txt":
         words = " ".join(text.split())
         return [Line(None, None, words)] if words else []
@@ -48,7 +48,8 @@ def read(path: Path) -> list[Line]:
     return lines
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Of a file in UTF-8; raises UserError naming the line of what is none."""
     try:
         raw = path.read_bytes()
     except OSError as error:

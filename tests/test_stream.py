@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -72,6 +73,7 @@ def test_more_beside_an_utterance():
         (b'{"id": "a", "start": -1}', "start is -1, which cannot be"),
         (b'{"id": "a", "start": 2, "end": 2}', "it starts at 2 s and ends at 2 s"),
         (b'{"id": "a", "sentence": "\\ud800"}', "half a character"),
+        (b'{"id": "a", "error": 3}', "error is 3, which is no str"),
     ],
 )
 def test_what_is_no_request_is_told(line, words):
@@ -244,6 +246,22 @@ def test_what_is_done_to_a_clip_is_told(hear, tmp_path):
     np.testing.assert_allclose(beyond[0]["start"] + beyond[0]["end"], [0.1, 2.0], rtol=1e-6)
     length = hear(file=plain, length=True)[0]
     assert (length["seconds"], "audio/data" in length) == ([0.5], False)
+
+
+@needs_av
+def test_what_is_not_transcribed_is_told(tmp_path, monkeypatch):
+    """The sound of the audio encoder serves the recogniser, too, and so it is cut as for that."""
+    monkeypatch.setattr(stream, "Egemaps", Louder)
+    recogniser = types.SimpleNamespace(rate=16000, name="toy")
+    made = stream.Features({"audio": Louder(), "text": None}, recogniser)
+    path = write_wav(tmp_path / "a.wav", tone(3.0))
+    ready = made.prepare(json.dumps({"id": "a", "file": str(path)}).encode())
+    assert (len(ready.sound), ready.error) == (16000, "")
+    assert ready.notes == [f"longer than 1 s: {m} is cut to its beginning" for m in ("audio", "text")]
+
+
+def test_what_is_wrong_already_is_answered_in_its_turn(hear):
+    assert hear(error="a.srt, line 3 is …")[1] == ["a.srt, line 3 is …"]
 
 
 @needs_av

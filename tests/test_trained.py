@@ -2,6 +2,7 @@
 
 import csv
 import json
+import runpy
 import shutil
 import sys
 
@@ -10,9 +11,10 @@ import pytest
 from conftest import ROOT, small_description, small_utterances
 
 import mer_jax
-from mer_jax import inputs, predict, trained
+from mer_jax import data, explain, inputs, predict, trained
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus, write_corpus
+from mer_jax.models import vsc
+from mer_jax.records import Corpus, Manifest, write_corpus
 from mer_jax.statistics import tempered
 
 CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
@@ -193,7 +195,8 @@ REFUSED = [
     (["--out", "x.xml"], "must end in .jsonl or .csv"),
     (["--out", "x.csv", "--attribution"], "no columns"),
     (["--hop", "1"], "--window"),
-    (["--sentence", "a", "--transcript", "README.md"], "not both"),
+    (["--sentence", "a"], "is of one clip"),
+    (["--labels", "a,b"], "are of a pack"),
     (["--batch-size", "0"], "at least 1"),
     (["nowhere.wav"], "does not exist"),
 ]
@@ -202,9 +205,9 @@ REFUSED = [
 @pytest.mark.parametrize(("more", "message"), REFUSED)
 def test_what_the_command_refuses_before_it_loads(more, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text("x")
+    (tmp_path / "said.txt").write_text("x")
     with pytest.raises(SystemExit) as left:
-        predict.main([str(tmp_path / "run"), *(["README.md"] if "nowhere.wav" not in more else []), *more])
+        predict.main([str(tmp_path / "run"), *(["said.txt"] if "nowhere.wav" not in more else []), *more])
     assert left.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -212,6 +215,42 @@ def test_what_the_command_refuses_before_it_loads(more, message, capsys, tmp_pat
 def test_no_such_run():
     with pytest.raises(UserError, match="does not exist"):
         mer_jax.load("/nowhere/run")
+
+
+def test_a_batch_without_pictures_has_their_shape():
+    specs = {
+        "text": {"width": 6, "dtype": "float16", "longest": 7, "extractor": "drawn"},
+        "visual": {
+            "width": 3,
+            "dtype": "uint8",
+            "longest": 4,
+            "extractor": "drawn",
+            "pixels": [40, 40],
+            "coding": "jpeg",
+        },
+    }
+    manifest = Manifest(json.dumps({
+        "schema_version": 1, "name": "drawn", "labels": ["a", "b"], "label_space": "text", "label_embeddings": np.eye(2, 6).tolist(),
+        "modalities": specs, "protocol": {"name": "official"}, "splits": {"train": {}}, "shards": [{}],
+    }), "drawn")  # fmt: skip
+    config = runpy.run_path(str(ROOT / "configs" / "deepmsi_mer_frames.py"))["get_config"]("tiny")
+    config.data.modalities, config.data.max_length, config.frames.size = ("text", "visual"), (9, 9), 48
+    model = trained.Trained(config, manifest, {"replicas": []}, None)
+    words = {"text": np.ones((3, 6), np.float32)}
+    pictures = words | {"visual": np.ones((2, 48, 48, 3), np.uint8)}
+    for items, steps in (([inputs.Item("a", words)], 1), ([inputs.Item("a", words), inputs.Item("b", pictures)], 2)):
+        batch = model._batch(items)
+        assert batch.features["visual"].shape[1:] == (data.rung(steps), 48, 48, 3)
+        assert batch.features["visual"].dtype == np.uint8
+        assert batch.mask["visual"].sum() == steps * (len(items) - 1)
+
+
+def test_what_vsc_dropped_is_the_number_of_what_it_kept_however_long_the_padding():
+    # Three of five frames, padded to eight.
+    kept = vsc.Kept(np.array([[1, 3, 4, 8, 8, 8]]), np.array([[6, 0, 6, 1, 2, 6, 6, 6]]))
+    found = explain.Explanation(np.zeros((1, 2)), {"visual": np.zeros((1, 2))}, {"visual": np.ones((1, 8))}, {}, kept)
+    one = trained._attribution(found, 0, inputs.Item("a", {"visual": np.ones((5, 3))}), 0)
+    assert (one.kept.tolist(), one.into.tolist()) == ([1, 3, 4], [3, 0, 3, 1, 2])
 
 
 def test_windows_do_not_wait_for_more_than_there_is():

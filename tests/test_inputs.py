@@ -1,0 +1,187 @@
+"""What is asked for and what is given, before anything is encoded."""
+
+import csv
+import json
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from conftest import ROOT, small_description, small_utterances, user_env
+from test_extract import needs_prep
+
+from mer_jax import inputs
+from mer_jax.errors import UserError
+from mer_jax.records import Corpus, Manifest, write_corpus
+
+
+class Lengths(inputs.Extractors):
+    """Stands for the encoders: every clip is ten seconds long, but the one that cannot be read."""
+
+    def __init__(self):
+        pass
+
+    def seconds(self, file):
+        if file.stem == "broken":
+            raise UserError(f"{file} cannot be decoded")
+        return 10.0
+
+
+def requests(path, window=0.0, hop=0.0, sentence=None):
+    found = inputs.requests_of(path, inputs.kind_of(path), Lengths(), sentence, None, window, hop)
+    return [request for some in found for request in some]
+
+
+@pytest.fixture
+def clips(tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("a.wav", "b.wav", "broken.wav", "c.wav"):
+        (folder / name).touch()
+    (folder / "b.srt").write_bytes("1\n00:00:00,000 --> 00:00:01,000\nJa, schön.\n".encode("latin-1"))
+    (folder / "c.txt").write_text("No times.")
+    return folder
+
+
+def test_one_bad_transcript_costs_one_clip(clips):
+    found = requests(clips)
+    assert [request["id"] for request in found] == ["a.wav", "b.wav", "broken.wav", "c.wav"]
+    assert [request.get("error", "") != "" for request in found] == [False, True, False, False]
+    assert "b.srt, line 3: the byte 0xf6 is not UTF-8" in found[1]["error"]
+    assert found[3]["sentence"] == "No times."
+    windows = requests(clips, window=5.0)
+    assert [request["id"] for request in windows] == ["a.wav@0", "a.wav@5", "b.wav", "broken.wav", "c.wav"]
+    for request, words in zip(windows[2:], ("not UTF-8", "cannot be decoded", "c.txt has no times"), strict=True):
+        assert words in request["error"]
+
+
+def test_one_bad_row_costs_one_row(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,sentence,start\na,Oh.,\nb,Oh.,soon\nc,Oh.\nd,Oh.,1\n")
+    found = requests(path)
+    assert [(request["id"], "error" in request) for request in found] == [("a", False), ("b", True), ("c", True), ("d", False)]  # fmt: skip
+    assert "t.csv, line 3: start is 'soon', not a number" in found[1]["error"]
+    assert "line 4: it has another number of fields" in found[2]["error"]
+    path.write_bytes(b"id,sentence\na,sch\xf6n\n")
+    with pytest.raises(UserError, match=r"t\.csv, line 2: the byte 0xf6 is not UTF-8"):
+        requests(path)
+    path.write_text("id,words\na,b\n")
+    with pytest.raises(UserError, match="it needs the column file or sentence"):
+        requests(path)
+
+
+@pytest.mark.parametrize(
+    ("whole", "window", "step", "wanted"),
+    [
+        (10, 5, 5, [(0, 5), (5, 10)]),
+        (11, 5, 5, [(0, 5), (5, 10), (10, 11)]),
+        (10, 4, 2, [(0, 4), (2, 6), (4, 8), (6, 10)]),
+        (3, 5, 5, [(0, 3)]),
+        (10, 2, 5, [(0, 2), (5, 7)]),
+        (9, 2, 5, [(0, 2), (5, 7)]),
+        (60, 3, 20, [(0, 3), (20, 23), (40, 43)]),
+        (10.0000001, 5, 5, [(0, 5), (5, 10)]),
+    ],
+)
+def test_windows_cover_a_clip_and_none_lies_beyond_it(whole, window, step, wanted):
+    assert list(inputs.spans(float(whole), float(window), float(step))) == wanted
+
+
+def test_what_would_be_of_no_use_is_refused(clips, tmp_path):
+    for name in ("t.csv", "s.txt", "x.tfrecord", "p.pkl", "x.xyz", "c.srt"):
+        (tmp_path / name).touch()
+    table, said, shard, pack, told = (tmp_path / name for name in ("t.csv", "s.txt", "x.tfrecord", "p.pkl", "c.srt"))
+    none = {"sentence": None, "told": None, "window": 0.0, "hop": 0.0, "only": False, "pack": False}
+    refused = [
+        ([clips], {"sentence": "Hi"}, "is of one clip"),
+        ([clips], {"told": told}, "is of one clip"),
+        ([table], {"sentence": "Hi"}, "is of one clip"),
+        ([clips / "a.wav", clips / "c.wav"], {"sentence": "x"}, "is of one clip"),
+        ([clips / "a.wav"], {"sentence": "x", "told": told}, "not both"),
+        ([clips / "a.wav"], {"sentence": "x", "window": 1.0}, "not of its windows"),
+        ([clips / "a.wav"], {"told": tmp_path / "none.srt"}, "none.srt does not exist"),
+        ([clips, table], {"window": 5.0}, "t.csv is a table"),
+        ([said], {"window": 5.0}, "s.txt is a list of sentences"),
+        ([clips], {"hop": 5.0}, "give that, too"),
+        ([shard, clips], {"only": True}, "clips is a folder"),
+        ([shard], {"pack": True}, "are of a pack"),
+        ([tmp_path / "x.xyz"], {}, "x.xyz: what to do with a .xyz"),
+        ([tmp_path / "none"], {}, "none does not exist"),
+    ]
+    for paths, more, words in refused:
+        with pytest.raises(UserError, match=words):
+            inputs.refuse_idle(paths, **(none | more))
+    for paths, more in (
+        ([clips, said, pack, shard, table], {}),
+        ([clips / "a.wav"], {"sentence": "Hi"}),
+        ([clips / "a.wav"], {"told": told, "window": 2.0, "hop": 1.0}),
+        ([clips, clips / "a.wav"], {"window": 2.0}),
+        ([shard, pack], {"only": True, "pack": True}),
+    ):
+        inputs.refuse_idle(paths, **(none | more))
+
+
+def test_weights_tell_encoders_of_one_name_apart(tmp_path):
+    """The extractor's name holds the last part of a path; a fine-tuned model in another folder has the same."""
+
+    def description(sha256):
+        made = {"audio_encoder": {"name": "hubert", "weights_sha256": sha256}} if sha256 else {}
+        return small_description(provenance={"tool": "tests"} | made)
+
+    for name, sha256 in (("then", "12"), ("tuned", "34"), ("untold", "")):
+        write_corpus(tmp_path / name, small_utterances(12), description(sha256), shard_records=10)
+    manifest = Manifest((tmp_path / "then" / "manifest.json").read_text(), "then")
+    model = types.SimpleNamespace(manifest=manifest, modalities=dict(manifest.modalities), where="run")
+    assert len(list(inputs.of_corpus(tmp_path / "then", model, None, False))) == 12
+    assert len(list(inputs.of_corpus(tmp_path / "untold", model, None, False))) == 12
+    assert len(list(inputs.of_corpus(tmp_path / "tuned", model, None, True))) == 12
+    with pytest.raises(UserError, match="audio features were made by 'weights of sha256 34', the run's by 'weights of sha256 12'"):  # fmt: skip
+        list(inputs.of_corpus(tmp_path / "tuned", model, None, False))
+
+
+@pytest.mark.slow
+@needs_prep
+def test_a_pack_is_predicted_as_its_corpus_is(tmp_path, cache_home):
+    """The pack that a run was trained on, whose labels are numbers: by the flags that its import was given."""
+    rng, rows = np.random.default_rng(0), []
+    for i in range(60):
+        label = i % 3
+        text = (rng.normal(size=6) + 2 * np.eye(6)[label]).tolist()
+        part = ("train", "train", "train", "valid", "test")[i // 3 % 5]
+        rows.append({"id": f"u{i}", "dialogue": f"d{i // 4}", "split": part, "label": label, "text": text})
+    pack = tmp_path / "pack.npz"
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    np.savez(pack, **columns)
+
+    def command(module, *arguments):
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, env=user_env(cache_home), capture_output=True, text=True,
+            timeout=170,
+        )  # fmt: skip
+
+    labels = "--labels=calm,glad,cross"
+    made = command("data_prep.import_pack", pack, "--out", tmp_path / "corpus", labels)
+    assert made.returncode == 0, made.stderr
+    trained = command(
+        "mer_jax.main", "--config=configs/lsgmer.py:tiny", f"--config.data.path={tmp_path / 'corpus'}", "--config.train.batch_size=8",
+        "--config.data.modalities=('text',)", "--config.train.epochs=2", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    unnamed = command("mer_jax.predict", tmp_path / "run", pack)
+    assert (unnamed.returncode, "say which is which with --labels" in unnamed.stderr) == (2, True)
+    out = tmp_path / "p.csv"
+    done = command("mer_jax.predict", tmp_path / "run", pack, labels, "--only-test", "--out", out)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert f"accuracy {metrics['replicas'][0]['test']['accuracy']:.4f}" in done.stderr
+    with open(out) as file:
+        assert len(list(csv.DictReader(file))) == len(Corpus(tmp_path / "corpus").rows("test"))
+    reader = subprocess.Popen(
+        [sys.executable, "-m", "mer_jax.predict", str(tmp_path / "run"), str(tmp_path / "corpus"), "--batch-size=1"], cwd=ROOT,
+        env=user_env(cache_home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with reader.stderr:
+        reader.stdout.close()  # as `head` does, when it has enough
+        assert "Traceback" not in reader.stderr.read()
+        assert reader.wait(60) == 141
