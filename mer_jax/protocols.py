@@ -17,7 +17,7 @@ DRAWN = "valid is whole dialogues, about a tenth of the rest, drawn by the seed;
 MIXED = "train and test have utterances of the same dialogues"
 PROTOCOLS = {  # name: (may stand without :k, least k or 0 for none, description, why it is leaky)
     "official": (True, 0, "train, valid and test are as written in the records", ""),
-    "dialoguernn": (True, 0, "test is the last session; {valid}", ""),
+    "dialoguernn": (True, 0, "test is the last session, {last}; {valid}", ""),
     "loso": (True, 2, "test is {each} in turn; {valid}", ""),
     "speaker": (True, 2, "test is {each} in turn, the others in those dialogues stay in train; {valid}", ""),
     "kfold_dialogue": (False, 3, "of {k} random groups of dialogues, test is each in turn, valid the next, train the others", ""),
@@ -81,6 +81,7 @@ def split(corpus: Corpus, protocol: str, seed: int) -> Split:
         folds = [Fold(name, *(corpus.rows(part) for part in SPLITS))]
     elif name == "dialoguernn":
         folds, words["valid"] = _dialoguernn(corpus, protocol, seed)
+        words["last"] = folds[0].name
     elif name in LEFT_OUT:
         folds = _leave_out(corpus, protocol, seed, LEFT_OUT[name], int(k or 0))
         words["each"] = f"each of {k} groups of {LEFT_OUT[name]}s" if k else f"each {LEFT_OUT[name]}"
@@ -106,7 +107,8 @@ def refuse_retest(corpus: Corpus, split: Split, modalities: Sequence[str]) -> No
 
 def _dialoguernn(corpus: Corpus, protocol: str, seed: int) -> tuple[list[Fold], str]:
     names, session = _values(corpus, protocol, "session")
-    last, test = str(names[-1]), session == len(names) - 1
+    at = max(range(len(names)), key=lambda i: in_order(str(names[i])))
+    last, test = str(names[at]), session == at
     written = corpus.index["split"]
     if np.array_equal(test, written == "test") and set(SPLITS) <= set(written.tolist()):
         return [_fold(last, valid=written == "valid", test=test)], "train and valid are as written in the records"
@@ -194,6 +196,11 @@ def _with_drawn_valid(corpus: Corpus, protocol: str, seed: int, names: list[str]
     return folds
 
 
+def in_order(name: str) -> list[tuple[int, int, str]]:
+    """A key that sorts Ses2 before Ses10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
 def plain(sentence: str) -> str:
     """A sentence without case, quotes, punctuation and superfluous spaces."""
     sentence = APOSTROPHES.sub("", unicodedata.normalize("NFC", sentence).casefold())
@@ -203,7 +210,8 @@ def plain(sentence: str) -> str:
 def leakage(corpus: Corpus, fold: Fold, sentences: Mapping[int, str]) -> Leaks:
     """What two parts share, by pair (as "train-test") and kind; `sentences` maps positions in the corpus to text.
 
-    shared: distinct values found in both; utterances: those of the second part whose value occurs in the first.
+    shared: distinct values found in both; utterances: those of the second part whose value occurs in the first; unknown: those of
+    the second part that have no value, of which neither can be said.
     """
     values = {kind: corpus.index[kind].tolist() for kind in KINDS if kind != "sentence"}
     values["sentence"] = [plain(sentences[row]) if row in sentences else "" for row in range(len(corpus))]
@@ -215,9 +223,10 @@ def leakage(corpus: Corpus, fold: Fold, sentences: Mapping[int, str]) -> Leaks:
             first, second = (code[getattr(fold, part)] for part in pair.split("-"))
             seen = np.zeros(len(numbers), bool)
             seen[first] = True
-            seen[0] &= kind != "sentence"  # empty sentences never count
+            seen[0] = False  # what is not known is not shared
             found = second[seen[second]]
-            leaks[pair][kind] = {"shared": len(np.unique(found)), "utterances": len(found)}
+            unknown = int(np.count_nonzero(second == 0))
+            leaks[pair][kind] = {"shared": len(np.unique(found)), "utterances": len(found), "unknown": unknown}
     return leaks
 
 
@@ -227,16 +236,27 @@ def leak_lines(split: Split, leaks: Sequence[Leaks]) -> list[str]:
     for pair in PAIRS:
         first, second = pair.split("-")
         total = sum(len(getattr(fold, second)) for fold in split.folds)
-        counts = {kind: sum(leak[pair][kind]["utterances"] for leak in leaks) for kind in KINDS}
+        counts, unknown = (
+            {kind: sum(leak[pair][kind][what] for leak in leaks) for kind in KINDS}
+            for what in ("utterances", "unknown")
+        )
         shared = [f"{kind}s of {100 * n / total:.1f} % ({n:,})" for kind, n in counts.items() if n]
-        unshared = ", ".join(f"no {kind}" for kind, n in counts.items() if not n)
+        unshared = ", ".join(f"no {kind}" for kind, n in counts.items() if not n and unknown[kind] < total)
         if split.selects_on_test and pair == "valid-test":
             lines.append("valid and test are the same utterances: the test part chooses the epoch")
         elif shared:
             shared[0] = shared[0].replace("%", f"% of the {second} utterances")
             lines.append(f"{first} and {second} share: {', '.join(shared)}{unshared and f'; {unshared}'}")
         else:
-            lines.append(f"{first} and {second} share nothing: {unshared}")
+            lines.append(
+                f"{first} and {second} share nothing: {unshared}"
+                if unshared
+                else f"what {first} and {second} share is not known"
+            )
+        if pair == "train-test" and (
+            told := [f"{kind}s of {n:,}" for kind, n in unknown.items() if n and kind != "sentence"]
+        ):
+            lines.append(f"not known, and so not counted: the {', '.join(told)} of {total:,} test utterances")
     return lines
 
 

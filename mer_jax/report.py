@@ -27,8 +27,14 @@ def comparison(runs: Sequence[Run]) -> str:
         ("split", lambda run: (run.metrics["protocol"]["title"], run.metrics["protocol"]["split_sha256"])),
     ):
         found = {run.name: key(run) for run in runs}
-        if len(set(found.values())) > 1:
-            said = "; ".join(f"{name}: {of} ({sha[:12]}…)" for name, (of, sha) in found.items())
+        said = "; ".join(f"{name}: {of} ({sha[:12]}…)" for name, (of, sha) in found.items())
+        if len(set(found.values())) == 1:
+            continue
+        if what == "data" and len({run.metrics["protocol"]["split_sha256"] for run in runs}) == 1:
+            parts.append(
+                f'<p class="note">The runs have not the same data: {escaped(said)}. They are of the same utterances, in the same parts.</p>'
+            )
+        else:
             parts.append(
                 f'<p class="alarm" role="note"><strong>Not comparable: the runs have not the same {what}.</strong> {escaped(said)}. '
                 "A difference between their scores may be one between their test utterances.</p>"

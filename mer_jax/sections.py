@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from mer_jax import config as config_lib
-from mer_jax.compare import FEW_DIALOGUES, TITLES
+from mer_jax.compare import TITLES
 from mer_jax.errors import UserError
 from mer_jax.page import breakable, escaped, plots, table
 from mer_jax.plots import Line, curves, intervals, reliability, scatter, signed, signed_number
 from mer_jax.replicas import spell
 from mer_jax.results import Run
 from mer_jax.statistics import (
+    FEW_DIALOGUES,
     between,
     bootstrap_classes,
     by_dialogue,
@@ -99,17 +100,26 @@ def counts(run: Run) -> str:
 # ---- scores ----
 
 
+def why_none(run: Run) -> str:
+    """There is no interval."""
+    return (
+        "all test utterances are of one dialogue"
+        if len(set(run.said.dialogues.tolist())) < 2
+        else "no seed finished every fold"
+    )
+
+
 def headline(run: Run) -> str:
     point = run.chosen
     n, interval = point["replicas"], point.get("interval")
     tiles = []
     for name in TITLES:
-        under = f"95 % {between(interval[name])}" if interval else "no interval: no seed finished every fold"
+        under = f"95 % {between(interval[name])}" if interval else f"no interval: {why_none(run)}"
         tiles.append(f'<div><dt>{TITLES[name]}</dt><dd class="value">{percent(point["test"][name])}</dd><dd class="faint">{under}</dd></div>')  # fmt: skip
     dialogues = len(set(run.said.dialogues.tolist()))
     spread = f"mean ± sample standard deviation over {n} replicas" if n > 1 else "one replica"
     text = f"Test scores in percent, {spread}; 95 % intervals by resampling the {dialogues} test dialogues{', seeds held fixed' * (n > 1)}."
-    if dialogues < FEW_DIALOGUES:
+    if 1 < dialogues < FEW_DIALOGUES:
         text += f" {dialogues} dialogues are few: the intervals are too narrow."
     if point["values"]:
         text += f" Of the point that validation chose: {spell(point['values'])}."
@@ -263,7 +273,7 @@ def per_class(run: Run) -> str:
         how = f"F1: mean over {len(seeds)} seeds" if len(seeds) > 1 else "F1"
         text = f"{how}, with its 95 % interval by resampling the {matrices.shape[1]} test dialogues"
     else:
-        text = "No seed finished every fold: the F1 is that of all test parts together, without an interval"
+        text = f"Without an interval, for {why_none(run)}; the F1 is that of all test parts together"
     together = "; precision, recall and support are of all replicas together" if run.chosen["replicas"] > 1 else ""
     columns = ["class", "precision", "recall", "F1", "95 %", "support"]
     shown = table("Classes, percent", columns, rows)
@@ -349,7 +359,7 @@ def mistakes(run: Run) -> str:
     by = f"the mean probability of {int(times.max())} replicas" if times.max() > 1 else "the model"
     which = f"; these are the {len(order)} of the largest probability" if len(order) < len(wrong) else ""
     share = f"{len(wrong):,} of {len(said.ids):,} test utterances are wrong by {by}{which}"
-    parts = [f"<p>{share}.</p><ol>{''.join(items)}</ol>"]
+    parts = [f"<p>{share}. Steps and frames are counted from 1.</p><ol>{''.join(items)}</ol>"]
     if not any(said.sentences):
         parts.append(
             '<p class="faint">predictions.jsonl does not hold the sentences: it was written by an older version, or the corpus has none.</p>'
@@ -375,7 +385,7 @@ def mistake(
     if explained:
         shares = ", ".join(f"{name} {signed_number(value)}" for name, value in explained["modalities"].items())
         steps = "; ".join(
-            f"{name} step " + ", ".join(f"{step} ({100 * share:.0f} %)" for step, share in found[:STEPS])
+            f"{name} step " + ", ".join(f"{step + 1} ({100 * share:.0f} %)" for step, share in found[:STEPS])
             for name, found in (explained.get("top_steps") or {}).items()
             if found
         )
@@ -385,14 +395,14 @@ def mistake(
 
 
 def compressed(frames: Mapping[str, Any] | None) -> str:
-    """What VSC made of a clip's frames, in a sentence."""
+    """What VSC made of a clip's frames, counted from 1, in a sentence."""
     if not frames:
         return ""
-    told = [f"frames {', '.join(map(str, frames['kept']))} were kept"]
+    told = [f"frames {', '.join(str(t + 1) for t in frames['kept'])} were kept"]
     if frames["merged"]:
-        told.append(", ".join(f"{frame} merged into {into}" for frame, into in frames["merged"]))
+        told.append(", ".join(f"{frame + 1} merged into {into + 1}" for frame, into in frames["merged"]))
     if frames["dropped"]:
-        told.append(f"{', '.join(map(str, frames['dropped']))} dropped")
+        told.append(f"{', '.join(str(t + 1) for t in frames['dropped'])} dropped")
     return f" Of the picture {'; '.join(told)}."
 
 

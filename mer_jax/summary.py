@@ -13,6 +13,7 @@ from mer_jax.data import Pool
 from mer_jax.records import Corpus
 from mer_jax.replicas import Replica, spell
 from mer_jax.statistics import (
+    FEW_DIALOGUES,
     SCORES,
     against_raters,
     between,
@@ -104,7 +105,8 @@ def _whole_seeds(
 
 
 def _over_seeds(corpus: Corpus, pool: Pool, members: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """`interval` and, of several seeds, `ensemble`; nothing where no seed is whole."""
+    """`dialogues`, how many there are; `interval`, where that is more than one; and, of several seeds, `ensemble`. Nothing where no seed
+    is whole."""
     if not members:
         return {}
     labels = corpus.labels
@@ -114,14 +116,16 @@ def _over_seeds(corpus: Corpus, pool: Pool, members: list[tuple[np.ndarray, np.n
     def counts(probabilities: np.ndarray) -> np.ndarray:
         return by_dialogue(gold, probabilities.argmax(-1), dialogues, len(labels))[1]
 
-    out: dict[str, Any] = {"interval": bootstrap(np.stack([counts(p) for _, p in members]))}
+    out: dict[str, Any] = {"dialogues": len(np.unique(dialogues))}
+    if interval := bootstrap(np.stack([counts(p) for _, p in members])):
+        out["interval"] = interval
     if len(members) > 1:
         mean = np.mean([p for _, p in members], axis=0)
         found = counts(mean)
         whole, interval = scores(found.sum(0), labels), bootstrap(found[None])
         out["ensemble"] = {
             "members": len(members),
-            **{score: {"value": whole[score], **interval[score]} for score in SCORES},
+            **{score: {"value": whole[score], **interval.get(score, {})} for score in SCORES},
             "per_class": whole["per_class"],
             "confusion": whole["confusion"],
             "calibration": calibration(mean, gold),
@@ -140,8 +144,9 @@ def show(result: dict[str, Any]) -> None:
     title = f"test of {result['data']['name']}, protocol {result['protocol']['title']}"
     if len(replicas) == 1:
         log.show_scores(f"{title}, {result['protocol']['selection']}, at step {done[0]['step']}", done[0]["test"])
-        spelled = "  ".join(f"{name} {between(chosen['interval'][name])}" for name in SCORES)
-        log.console.print(f"95 % over dialogues, in percent: {spelled}")
+        if "interval" in chosen:
+            spelled = "  ".join(f"{name} {between(chosen['interval'][name])}" for name in SCORES)
+            log.console.print(f"95 % over dialogues, in percent: {spelled}")
     else:
         _show_points(title, points)
         if others := [p["test"]["weighted_f1"]["mean"] for p in points if not p["chosen"] and p["replicas"]]:
@@ -151,6 +156,8 @@ def show(result: dict[str, Any]) -> None:
         log.show_scores(
             "all test parts together" + (" at the chosen point" if len(points) > 1 else ""), chosen["pooled"]
         )
+    if "dialogues" in chosen:
+        log.console.print(few(chosen["dialogues"]), end="")
     before, after = chosen["calibration"]["test"], chosen["calibration"]["test_scaled"]
     log.console.print("calibration: " + ", ".join(
         f"{name.upper() if name != 'brier' else 'Brier'} {before[name]['mean']:.3f} -> {after[name]['mean']:.3f}" for name in CALIBRATION
@@ -162,6 +169,13 @@ def show(result: dict[str, Any]) -> None:
     for replica in replicas:
         if replica["status"] == "diverged":
             log.console.print(f"left out, diverged: {escape(replica['name'])}")
+
+
+def few(dialogues: int) -> str:
+    """What is to be said of intervals that so many dialogues give; nothing where they are enough."""
+    if dialogues < 2:
+        return "no interval: all test utterances are of one dialogue\n"
+    return f"{dialogues} test dialogues are few: the intervals are too narrow\n" if dialogues < FEW_DIALOGUES else ""
 
 
 def _show_points(title: str, points: Sequence[dict[str, Any]]) -> None:

@@ -56,7 +56,7 @@ def main(_: list[str]) -> None:
 
 
 def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, workdir: epath.Path) -> None:
-    from mer_jax import distributed, log, train
+    from mer_jax import distributed, log, report, train
     from mer_jax.summary import markdown
 
     found: dict[str, dict[str, Any]] = {}  # rows that have finished
@@ -65,6 +65,8 @@ def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, work
         log.console.print(f"\n[bold]{number} of {len(experiments)}: {row}[/bold]")
         try:
             found[row] = train.run(experiment, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
+            if distributed.leads():
+                report.write([workdir / slug(row)], workdir / slug(row) / "report.html")
         except UserError as error:  # a row that diverges must not cost the others
             if distributed.several():  # who knows whether the other processes are at the same row
                 raise
@@ -75,7 +77,11 @@ def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, work
             {row: {name: result[name] for name in ("protocol", "points")} for row, result in found.items()},
         )
     log.write_text(workdir / "sweep.md", markdown(found))
-    log.console.out(f"\n{markdown(found)}\n{workdir}/sweep.json holds what every row found, sweep.md this table")
+    if found and distributed.leads():
+        report.write([workdir / slug(row) for row in found], workdir / "report.html")
+    log.console.out(
+        f"\n{markdown(found)}\n{workdir}/sweep.json holds what every row found, sweep.md this table, report.html shows it"
+    )
     if failed:
         raise UserError(f"{len(failed)} of {len(experiments)} rows failed:\n  " + "\n  ".join(failed))
 
@@ -88,13 +94,17 @@ def read_rows(path: str, only: list[str] | None) -> dict[str, dict[str, Any]]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        rows = module.get_sweep() if hasattr(module, "get_sweep") else None
     except Exception as error:
         raise UserError(f"{path} does not load: {type(error).__name__}: {error}") from None
-    if not hasattr(module, "get_sweep"):
+    if rows is None:
         raise UserError(f"{path} has no get_sweep()")
-    rows = module.get_sweep()
-    if not (isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values())):
-        raise UserError(f"{path}: get_sweep() must return {{row: {{field: value}}}} with at least one row")
+    if not (
+        isinstance(rows, dict) and rows and all(isinstance(k, str) and isinstance(v, dict) for k, v in rows.items())
+    ):
+        raise UserError(
+            f"{path}: get_sweep() must return {{row: {{field: value}}}} with at least one row, each named by a string"
+        )
     if len({slug(name) for name in rows}) < len(rows):
         raise UserError(f"{path}: two rows would share a folder, for their names differ in punctuation only")
     for name in only or ():

@@ -241,6 +241,17 @@ def test_streaming_trains_to_the_same_numbers_as_resident(run_cli, tmp_path, sma
     assert one == pytest.approx(other, rel=1e-5)
 
 
+def test_a_device_without_memory_for_a_step_is_told_and_other_errors_are_not_hidden():
+    from mer_jax import main
+
+    full = main.out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"))
+    assert isinstance(full, main.UserError)
+    assert "Out of memory allocating 9 bytes.)" in str(full)
+    assert "--config.train.accumulate" in str(full)
+    other = RuntimeError("INTERNAL: something")
+    assert main.out_of_memory(other) is other
+
+
 @pytest.mark.slow
 def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_corpus):
     sweep = tmp_path / "rows.py"
@@ -265,6 +276,8 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
     assert (
         f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}" in (tmp_path / "w" / "sweep.md").read_text()
     )
+    for page in (tmp_path / "w" / "report.html", tmp_path / "w" / "no-gate" / "report.html"):
+        assert "no-gate on small" in page.read_text()
     again = run_cli(*flags, module="mer_jax.sweep")
     assert again.returncode == 0
     assert again.stdout.count("is finished") == 1

@@ -215,8 +215,7 @@ def test_no_seed_with_all_folds_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "other", "manifest": "m2"}, "not the same data:\n.*a: small .manifest sha256 m1.\n.*b: other .manifest sha256 m2"),
-        ({"split": "s2"}, "not the same split:\n.*a: official .sha256 s1.\n.*b: official .sha256 s2"),
+        ({"split": "s2"}, "not the same split:\n.*a: small, official .sha256 s1.\n.*b: small, official .sha256 s2"),
         ({"labels": ("calm", "cross", "glad")}, "not the same labels:\n.*a: calm, glad, cross\n.*b: calm, cross, glad"),
         ({"dialogues": 23}, r"not the same test utterances \(such as 'ü230'\):\n.*a: 240 utterances, 10 of them alone\n.*b: 230 utterances, 0 of"),
     ],
@@ -226,6 +225,15 @@ def test_runs_on_something_else_are_refused(pair, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         compared(pair[0], b)
     assert compared(b, b)["scores"]["accuracy"]["p"] == 1
+
+
+def test_runs_on_other_features_are_compared_and_it_is_told(pair, tmp_path, capsys):
+    b = write_run(tmp_path / "b", skill=0.9, name="other", manifest="m2")
+    compare.main([str(pair[0]), str(b)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The corpora are two, small (manifest sha256 m1…) and other (manifest sha256 m2…)" in said
+    compare.main([str(pair[0]), str(pair[1])])
+    assert "The corpora are two" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("field", "other"), [("label", "glad"), ("dialogue", "d7")])

@@ -175,6 +175,8 @@ def test_a_sweep_cannot_change_what_its_rows_share(field):
         ("def get_sweep(", "SyntaxError"),
         ("x = 1", "has no get_sweep"),
         ("def get_sweep():\n    return ['a']", "must return"),
+        ("def get_sweep():\n    return {0.1: {}}", "each named by a string"),
+        ("def get_sweep():\n    return {'a': {'x': nothing}}", "NameError: name 'nothing' is not defined"),
         ("def get_sweep():\n    return {'a 1e-3': {}, 'a 1e+3': {}}", "share a folder"),
     ],
 )

@@ -49,7 +49,7 @@ ALLOWED = {
     "robustness": {"batch", "config", "data", "distributed", "errors", "log", "records", "statistics", "step", "train"},
     "main": {"cache", "config", "distributed", "errors", "log", "protocols", "records", "replicas", "report", "robustness", "shard", "synthetic", "train", "weights"},
     "kept": {"cache", "config", "data", "errors", "frames", "main", "records", "shard", "step", "train"},
-    "sweep": {"config", "distributed", "errors", "log", "main", "records", "summary", "train"},
+    "sweep": {"report", "config", "distributed", "errors", "log", "main", "records", "summary", "train"},
     "card": set(),
     "rewrite": set(),
     "inference": {"config", "program", "trained"},

@@ -338,8 +338,10 @@ def test_leakage_counts_what_sets_say(corpus, protocol):
     line = rng.integers(-20, 150, len(corpus))
     sentences = {row: spelled(int(line[row]), row % 4) for row in range(len(corpus)) if row % 10}
     line[::10] = -1  # not in the mapping
-    known = {kind: corpus.index[kind] for kind in KINDS if kind != "sentence"} | {"sentence": line}
     made = split(corpus, protocol, seed=0)
+    corpus.index["speaker"][5::7] = ""  # nobody knows who speaks
+    known = {kind: corpus.index[kind] for kind in KINDS if kind != "sentence"} | {"sentence": line}
+    empty = {kind: values == "" for kind, values in known.items() if kind != "sentence"} | {"sentence": line < 0}
     seen = set()
     for fold in made.folds:
         leaks = leakage(corpus, fold, sentences)
@@ -348,8 +350,9 @@ def test_leakage_counts_what_sets_say(corpus, protocol):
             first, second = (getattr(fold, part) for part in pair.split("-"))
             for kind in KINDS:
                 ours, theirs = (known[kind][rows].tolist() for rows in (first, second))
-                both = {value for value in set(ours) & set(theirs) if kind != "sentence" or value >= 0}
-                want = {"shared": len(both), "utterances": sum(value in both for value in theirs)}
+                both = {value for value in set(ours) & set(theirs) if (value >= 0 if kind == "sentence" else value)}
+                unknown = int(empty[kind][second].sum())
+                want = {"shared": len(both), "utterances": sum(value in both for value in theirs), "unknown": unknown}
                 assert leaks[pair][kind] == want, (fold.name, pair, kind)
                 seen.add((kind, want["shared"] > 0))
     assert ("sentence", True) in seen
@@ -369,8 +372,8 @@ def rows(*numbers):
 
 
 def leaks_of(**utterances):
-    none = {kind: {"shared": 0, "utterances": 0} for kind in KINDS}
-    some = none | {kind: {"shared": 1, "utterances": n} for kind, n in utterances.items()}
+    none = {kind: {"shared": 0, "utterances": 0, "unknown": 0} for kind in KINDS}
+    some = none | {kind: {"shared": 1, "utterances": n, "unknown": 0} for kind, n in utterances.items()}
     return {"train-test": some, "valid-test": none, "train-valid": none}
 
 
@@ -384,6 +387,35 @@ def test_leak_lines_speak_of_all_folds_together():
         f"train and valid {nothing}",
     ]
     assert leak_lines(made, [leaks_of(), leaks_of()])[0] == f"train and test {nothing}"
+
+
+def test_leak_lines_do_not_speak_of_what_is_not_known(corpus):
+    made = split(corpus, "official", seed=0)
+    (fold,) = made.folds
+    row = np.arange(len(corpus))
+    tested = np.isin(row, fold.test)
+    corpus.index["session"] = np.full(len(corpus), "")
+    corpus.index["speaker"] = np.where(np.isin(row, fold.test[:3]), "", np.where(tested, "one", "other"))
+    corpus.index["dialogue"] = np.where(tested, "one", "other")
+    lines = leak_lines(made, [leakage(corpus, fold, {})])
+    assert lines[0] == "train and test share nothing: no dialogue, no speaker"
+    total = len(fold.test)
+    assert (
+        lines[1] == f"not known, and so not counted: the speakers of 3, sessions of {total} of {total} test utterances"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "last"),
+    [(("1", "2", "10"), "10"), (("Ses01", "Ses2", "Ses10"), "Ses10"), (("a", "b"), "b"), (("9", "b"), "b")],
+)
+def test_the_last_session_is_the_one_of_the_largest_number(corpus, names, last):
+    dialogue = np.unique(corpus.index["dialogue"], return_inverse=True)[1]
+    corpus.index["session"] = np.array(names)[dialogue % len(names)]
+    made = split(corpus, "dialoguernn", seed=0)
+    assert made.folds[0].name == last
+    assert f"the last session, {last};" in made.description
+    assert set(corpus.index["session"][made.folds[0].test]) == {last}
 
 
 def test_leak_lines_say_that_the_test_part_chooses(corpus):

@@ -107,6 +107,13 @@ def test_runs_of_other_data_or_another_split_are_not_comparable(tmp_path, runs):
     assert [e.get("scope") for e in comparison.iter("th")] == ["col"] * 9 + ["row"] * 2
 
 
+def test_runs_on_other_features_of_the_same_utterances_are_comparable(tmp_path, runs):
+    other = write_run(tmp_path / "other", seeds=1, utterances=72, split="t" * 64, manifest="o" * 64, skill=1.0)
+    tree = written(tmp_path, runs[1], other)
+    assert not of_class(tree, "alarm")
+    assert any("have not the same data" in said(e) and "same utterances" in said(e) for e in of_class(tree, "note"))
+
+
 def test_the_points_of_a_sweep_are_rows_and_the_chosen_one_is_marked(tmp_path, runs):
     tables = {e.find("caption").text: e for e in written(tmp_path, runs[0]).iter("table")}
     rows = [said(e) for e in tables["Test scores, percent"].iter("tr")][1:]
@@ -127,7 +134,7 @@ def test_a_section_without_its_file_says_so(tmp_path, runs):
     full = said(written(tmp_path, runs[0]))
     assert "left out: " not in full
     assert "2026-11-22 12:00 UTC" in full
-    assert "audio −0.30. Most attention: text step 3 (41 %), 4 (20 %)." in full
+    assert "audio −0.30. Most attention: text step 4 (41 %), 5 (20 %)." in full
     assert "1.03 device-hours" in full  # 1800 s and 45.5 s on two devices
 
 
@@ -202,7 +209,7 @@ def test_the_seeds_that_finished_every_fold_are_what_the_intervals_are_of(runs):
 def test_without_a_whole_seed_there_is_no_interval(tmp_path):
     run = write_run(tmp_path / "run", seeds=1, folds=2, diverged=((0, 1, 0),))
     text = said(written(tmp_path, run))
-    assert "No seed finished every fold" in text
+    assert "no seed finished every fold" in text
     assert "Left out, diverged: fold 2, seed 0" in text
 
 

@@ -8,7 +8,7 @@ from conftest import ROOT
 from scipy import optimize, special, stats
 from sklearn.metrics import brier_score_loss, confusion_matrix, f1_score, log_loss
 
-from mer_jax import statistics
+from mer_jax import statistics, summary
 
 
 def random_predictions(rows=300, classes=4, seed=0, sharpness=1.0):
@@ -164,6 +164,14 @@ def test_bootstrap_is_a_slow_loop_over_resampled_rows():
     slow = slow_weighted_f1(gold, predictions, dialogue, samples=60, seed=3)
     found = statistics.bootstrap(matrices, samples=60, seed=3)["weighted_f1"]
     assert found == pytest.approx(dict(zip(("low", "high"), np.percentile(slow, (2.5, 97.5)), strict=True)))
+
+
+def test_one_dialogue_gives_no_interval():
+    one = random_members()[3].sum(1, keepdims=True)
+    assert (statistics.bootstrap(one), statistics.bootstrap_classes(one)) == ({}, [])
+    assert statistics.between({"value": 0.5}) == "-"
+    assert summary.few(1) == "no interval: all test utterances are of one dialogue\n"
+    assert (summary.few(19), summary.few(20)) == ("19 test dialogues are few: the intervals are too narrow\n", "")
 
 
 def test_paired_bootstrap_is_a_slow_loop_over_resampled_rows():
