@@ -8,11 +8,20 @@ FAMILIES = {
     "DeepMSIExperiment": "DeepMSI-MER (arXiv 2502.08573): guided compression of the visual sequence, a TCN, contrastive fusion",
     "DeepMSIFramesExperiment": "DeepMSI-MER (arXiv 2502.08573) from frames: a Swin V2 that compresses tokens, a TCN, contrastive fusion",
 }
+SELECTED = {"validation": "validation part", "test": "test part itself, so that `after` is too good"}
 SCORES = {
     "weighted_f1": "weighted F1",
     "macro_f1": "macro F1",
     "accuracy": "accuracy (WA)",
     "uar": "mean recall (UA, UAR)",
+}
+LICENCES = {  # of encoders whose name leaves no doubt
+    "sentence-transformers/all-MiniLM-L6-v2": "Apache-2.0",
+    "openSMILE eGeMAPSv02 low-level descriptors": "openSMILE's: research and education, nothing commercial",
+    "facebook/wav2vec2-base": "Apache-2.0",
+    "facebook/hubert-base-ls960": "Apache-2.0",
+    "FacebookAI/roberta-base": "MIT",
+    "FacebookAI/roberta-large": "MIT",
 }
 USE = """\
 ## What it is for, and what not
@@ -104,7 +113,7 @@ def _modalities(trained: Any) -> Iterator[str]:
             step = f"a frame of {trained.config.frames.size} x {trained.config.frames.size} pixels"
         weights = f", weights sha256 `{encoder['weights_sha256']}`" if encoder.get("weights_sha256") else ""
         named = f"{encoder['name']}{weights}" if encoder.get("name") else "not stated"
-        licence = spec.get("licence") or encoder.get("licence") or "not stated"
+        licence = spec.get("licence") or encoder.get("licence") or LICENCES.get(encoder.get("name"), "not stated")
         yield "| " + " | ".join(str(x).replace("|", "\\|") for x in (m, step, spec["extractor"], named, licence)) + " |"
 
 
@@ -135,7 +144,7 @@ def _scores(trained: Any, replica: int) -> Iterator[str]:
     calibration = mine["calibration"]
     yield ""
     yield f"The exported probabilities are temperature-scaled: logits are divided by {calibration['temperature']:.4f}, fitted on the "
-    yield "validation part. Calibration on the test part, before and after:"
+    yield f"{SELECTED[metrics['protocol']['selects_on']]}. Calibration on the test part, before and after:"
     yield ""
     yield "| | before | after |"
     yield "|---|---|---|"

@@ -90,8 +90,9 @@ def map_of(corpus: Corpus, pool: Pool, rows: np.ndarray, seen: dict[str, Any]) -
     """Where the utterances lie along the two directions in which their features differ most."""
     x = seen["feature"].astype(np.float64)
     x -= x.mean(0)
+    x = np.pad(x, ((0, max(0, 2 - len(x))), (0, 0)))  # a single utterance lies in the middle
     _, size, directions = np.linalg.svd(x, full_matrices=False)
-    at = x @ directions[:2].T
+    at = x[: len(rows)] @ directions[:2].T
     at *= np.where(at[np.abs(at).argmax(0), [0, 1]] < 0, -1, 1)  # the sign of a direction is arbitrary
     explained = np.square(size[:2]) / max(np.square(size).sum(), 1e-12)
     return {

@@ -96,7 +96,7 @@ def coded(images: Sequence[UInt8[np.ndarray, "height width 3"]], coding: str, qu
 @dataclasses.dataclass(frozen=True)
 class View:
     """How a model sees frames: [size, size] pixels, the largest square in the middle. While training a square of at least
-    the share `crop` of its area, anywhere; mirrored with probability `flip`; brightness, contrast and saturation each
+    the share `crop` of its area, anywhere, unless that is 1; mirrored with probability `flip`; brightness, contrast and saturation each
     multiplied by 1 - `colour` to 1 + `colour`."""
 
     size: int
@@ -110,8 +110,9 @@ class View:
         side = float(whole)
         mirrored, matrix = False, None
         if rng is not None:
-            side = whole * np.sqrt(rng.uniform(self.crop, 1))
-            left, top = rng.uniform(0, frames.width - side), rng.uniform(0, frames.height - side)
+            if self.crop < 1:
+                side = whole * np.sqrt(rng.uniform(self.crop, 1))
+                left, top = rng.uniform(0, frames.width - side), rng.uniform(0, frames.height - side)
             mirrored = bool(rng.random() < self.flip)
             if self.colour:
                 matrix = colours(*rng.uniform(1 - self.colour, 1 + self.colour, 3))

@@ -436,15 +436,16 @@ def refuse_too_big(saved: dict[str, Any], together: int, inputs: Inputs, mesh: j
     )
     source = sum(x.nbytes for x in jax.tree.leaves(inputs.feed.source))
     joined = whole if together < count else 0  # a checkpoint is one tree: saving makes it of the groups
-    need = whole + joined + 2 * params * together / count + source
+    gradients = 2 * params * together / count
+    need = whole + joined + gradients + source
     parameters = sum(x.size for x in jax.tree.leaves(saved["state"].params)) / count
     has = memory_bytes(mesh)
     if has is not None and need > has:
         gigabytes = 2.0**30
         raise UserError(
             f"{count} replicas of {parameters / 1e6:.1f} M parameters need at least {need / gigabytes:.1f} GiB on each device "
-            f"(state {whole / gigabytes:.2f} GiB, corpus {source / gigabytes:.2f} GiB), and it has "
-            f"{has / gigabytes:.1f} GiB; run fewer at once with --config.replicas.folds or --config.replicas.seeds, in several "
+            f"(state {whole / gigabytes:.2f} GiB, its copy while saving {joined / gigabytes:.2f}, gradients and updates "
+            f"{gradients / gigabytes:.2f}, corpus {source / gigabytes:.2f}), and it has {has / gigabytes:.1f} GiB; run fewer at once with --config.replicas.folds or --config.replicas.seeds, in several "
             "workdirs, or a smaller model"
         )
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mer_jax import config as config_lib
-from mer_jax import evaluate, explain, program, step
+from mer_jax import data, evaluate, explain, program, step
 from mer_jax.batch import Batch
 from mer_jax.models import vsc
-from mer_jax.records import Manifest
+from mer_jax.records import Corpus, Manifest
 
 RNG = np.random.default_rng(0)
 LABELS = ["a", "b", "c"]
@@ -141,6 +141,22 @@ def test_own_mean_is_of_the_real_steps():
     found = np.asarray(explain.own_mean(x, mask))
     np.testing.assert_allclose(found[1, :3], np.tile(x[1, :3].mean(0), (3, 1)), atol=1e-6)
     assert not found[1, 3:].any()
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_map_of_few_utterances(count, small_corpus):
+    feature = RNG.normal(size=(count, 4)).astype(np.float32)
+    corpus = Corpus(small_corpus)
+    pool = data.take_pool(corpus, np.arange(len(corpus)), {"text": 9, "audio": 1})
+    found = evaluate.map_of(corpus, pool, np.arange(count), {"feature": feature})
+    at = np.stack([found["x"], found["y"]], 1)
+    assert at.shape == (count, 2)
+    whole = np.linalg.norm(feature[:, None] - feature[None], axis=-1)
+    seen = np.linalg.norm(at[:, None] - at[None], axis=-1)
+    if count < 3:  # two points have one direction
+        np.testing.assert_allclose(seen, whole, atol=1e-3)
+    assert (seen <= whole + 1e-3).all()
+    assert sum(found["explained"]) <= 1
 
 
 def test_what_vsc_made_of_the_frames_in_words():
