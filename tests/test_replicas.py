@@ -44,8 +44,9 @@ def experiment(family="lsgmer", **replicas_):
     return config_lib.validate(config)
 
 
-def losses(config, corpus, tmp_path, steps, devices=1):
-    """Loss and gradient norm by replica name, step by step."""
+def losses(config, corpus, tmp_path, steps, devices=1, updates=None):
+    """Loss and gradient norm by replica name, step by step. updates: a dict that takes what each step added to each parameter, by replica
+    name; with SGD that is the gradient, times the rate."""
     whole = train.assemble(config, corpus, tmp_path, jax.devices()[:devices])
     whole.fleet.begin()
     inputs = whole.inputs
@@ -53,10 +54,18 @@ def losses(config, corpus, tmp_path, steps, devices=1):
         inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, config.data.seed, 8
     )
     found = {replica.name: [] for replica in whole.fleet.replicas}
+    params = lambda: jax.device_get(whole.fleet.saved()["state"].params)  # noqa: E731
+    before = None if updates is None else params()
     for _, batch in zip(range(steps), inputs.feed.training(order, 0), strict=False):
         terms = log.by_replica(whole.fleet.train(whole.live(), *batch))
         for r, replica in enumerate(whole.fleet.replicas):
             found[replica.name].append([terms[r]["loss"], terms[r]["grad_norm"]])
+        if updates is not None:
+            after = params()
+            for r, replica in enumerate(whole.fleet.replicas):
+                added = jax.tree.map(lambda a, b, r=r: (a - b)[r], after, before)
+                updates.setdefault(replica.name, []).append(jax.tree_util.tree_leaves_with_path(added))
+            before = after
     return {name: np.array(rows) for name, rows in found.items()}
 
 
@@ -65,12 +74,17 @@ def losses(config, corpus, tmp_path, steps, devices=1):
     ("family", "together"), [("lsgmer", 6), ("lsgmer", 1), ("lsgmer", 2), ("fixed", 6), ("published", 6)]
 )
 def test_a_replica_is_the_single_run_of_its_fold_and_seed(family, together, corpus, tmp_path):
-    whole = losses(experiment(family, together=together), corpus, tmp_path, 6)
+    updates, wanted = {}, {}
+    whole = losses(experiment(family, together=together), corpus, tmp_path, 6, updates=updates)
     assert len(whole) == 6
     alone = experiment(family, folds=(1,), seeds=1)
     alone.seed = 1
-    ((name, curve),) = losses(alone, corpus, tmp_path, 6).items()
+    ((name, curve),) = losses(alone, corpus, tmp_path, 6, updates=wanted).items()
     np.testing.assert_allclose(whole[name], curve, rtol=1e-5)
+    for mine, its in zip(updates[name], wanted[name], strict=True):
+        largest = max(np.abs(value).max() for _, value in its)
+        for (path, found), (_, value) in zip(mine, its, strict=True):
+            np.testing.assert_allclose(found, value, rtol=0, atol=1e-5 * largest, err_msg=jax.tree_util.keystr(path))
     for other in whole.keys() - {name}:
         assert np.abs(whole[other] - curve).max() > 1e-4, other
 
