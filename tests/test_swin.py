@@ -65,13 +65,27 @@ def test_the_same_as_in_transformers(changes):
 # ---- against loops in float64 ----
 
 
-def make_block(width=8, heads=2, seed=0):
-    block = swin.Block(width, heads, 2, 0.0, rngs=nnx.Rngs(seed))
+def drawn(module, seed=0):
+    """The module with other parameters, and these."""
     rng = np.random.default_rng(seed)
-    state = nnx.state(block, nnx.Param)
+    state = nnx.state(module, nnx.Param)
     state = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape, scale=0.5), jnp.float32), state)
-    nnx.update(block, state)
-    return block, jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(state))
+    nnx.update(module, state)
+    return module, jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(state))
+
+
+def make_block(width=8, heads=2, seed=0):
+    return drawn(swin.Block(width, heads, 2, 0.0, rngs=nnx.Rngs(seed)), seed)
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (5, 3), (1, 2)], ids=str)
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_merging_is_its_formula(norm_first, grid):
+    """In the order of Swin V2, and in that of Swin V1 and DeepMSI-MER; even sides and odd ones."""
+    merging, p = drawn(swin.PatchMerging(8, norm_first, rngs=nnx.Rngs(0)))
+    x = np.random.default_rng(1).normal(size=(2, *grid, 8))
+    wanted = [reference.patch_merging(frame, p, norm_first) for frame in x]
+    np.testing.assert_allclose(merging(jnp.asarray(x, jnp.float32)), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("grid", [(6, 9), (5, 7), (3, 2)], ids=str)
