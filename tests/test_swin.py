@@ -7,6 +7,7 @@ import pytest
 import reference
 from flax import nnx
 
+from mer_jax import config as config_lib
 from mer_jax import weights
 from mer_jax.errors import UserError
 from mer_jax.models import swin
@@ -386,3 +387,21 @@ def test_files_that_are_no_swin_v2_are_refused(tmp_path, run_cli):
     assert refused.returncode == 2
     assert "error: " in refused.stderr
     assert "is a Swin V1" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "vsc", "found"),
+    [
+        (256, 8, True, {}),
+        (256, 16, True, {}),  # the last grid is of 8: one window
+        (224, 8, True, {2: 28, 3: 14}),
+        (224, 7, False, {}),
+        (288, 8, True, {2: 36, 3: 18}),
+        (288, 8, False, {2: 36, 3: 18, 4: 9}),  # with VSC its sides decide about stage 4
+        (64, 8, False, {}),
+    ],
+)
+def test_grids_that_windows_do_not_divide(size, window, vsc, found):
+    config = config_lib.DeepMSIFramesExperiment()
+    config.frames.size, config.backbone.window, config.model.vsc = size, window, vsc
+    assert config_lib.undivided_grids(config) == found
