@@ -1,7 +1,13 @@
-"""Weights of a public Swin V2 checkpoint (hub name or local folder) become a file that a backbone can start from.
+"""Weights of a public Swin V2 checkpoint (hub name, local folder or file) become a file that a backbone can start from.
 
 python -m data_prep.swin microsoft/swinv2-tiny-patch4-window8-256 --out swin_t.npz
+python -m data_prep.swin swinv2_tiny_patch4_window8_256.pth --out swin_t.npz
 python -m mer_jax.main --config=configs/deepmsi_mer_frames.py --config.backbone.weights=swin_t.npz …
+
+A file is one of the authors' release or of timm, a folder one of transformers. Features are those of transformers, made for
+the same size of images, where the windows divide the grid of every stage or are larger: at frames.size = 256 with these, and not
+at 224. There ours makes the windows smaller and even; transformers and timm keep them and fill the grid up with zeros, which are
+attended to.
 """
 
 import argparse
@@ -12,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import frozen
+from data_prep import frozen, swin_file
 from mer_jax import weights as weights_lib
 from mer_jax.errors import UserError, reported
+from mer_jax.records import sha256_of
 
 # A part of a name in transformers -> ours, in this order.
 NAMES = (
@@ -36,13 +43,14 @@ NAMES = (
 )
 
 
-def renamed(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """transformers' Swinv2Model weights by our names (`stages/0/1/attention/query/kernel`), in our layouts, float32."""
+def renamed(weights: Mapping[str, np.ndarray], names: tuple[tuple[str, str], ...] = NAMES) -> dict[str, np.ndarray]:
+    """torch's weights, of transformers' Swinv2Model if not of other `names`, by ours (`stages/0/1/attention/query/kernel`), in our
+    layouts, float32."""
     found = {}
     for name, value in weights.items():
         if name.endswith(("relative_coords_table", "relative_position_index", "mask_token")):
             continue
-        for pattern, replacement in NAMES:
+        for pattern, replacement in names:
             name = re.sub(pattern, replacement, name)
         stem, _, kind = name.rpartition(".")
         if kind == "weight":
@@ -68,12 +76,30 @@ def arguments(config: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def convert(name: str, out: Path) -> None:
-    """Raises UserError if `name` is no Swin V2 that ours can be, or `out` is there already."""
+def convert(name: str, out: Path, window: str = "") -> None:
+    """Raises UserError if `name` is no Swin V2 that ours can be, or `out` is there already. window: see `swin_file.windows`."""
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out, or delete it first")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: the folder {out.parent} does not exist")
+    path = Path(name)
+    if path.is_file() or (path.suffix in swin_file.SUFFIXES and not path.is_dir()):
+        weights, arguments = swin_file.read(path, window)
+        arrays, source = renamed(weights, swin_file.NAMES), {"name": path.name, "sha256": sha256_of(path)}
+    elif window:
+        raise UserError(f"--window={window}: is for files alone; {name} says its windows in its config.json")
+    else:
+        arrays, arguments, source = from_transformers(name)
+    weights_lib.write(out, arrays, {"arguments": arguments, "source": source})
+    size = sum(array.size for array in arrays.values())
+    given = " ".join(f"--config.backbone.{k}={spelled(v)}" for k, v in arguments.items() if k != "pretrained")
+    print(
+        f"wrote {size:,} parameters of {name} to {out}; a run takes them with\n--config.backbone.weights={out} {given}"
+    )
+
+
+def from_transformers(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+    """Arrays, arguments of the model, and what it is."""
     found = frozen.load("NAME", name, "", "cpu")
     config = found.model.config
     if config.model_type != "swinv2":
@@ -91,13 +117,7 @@ def convert(name: str, out: Path) -> None:
         if getattr(config, field) != value:
             raise UserError(f"{name}: its {field} is {getattr(config, field)!r}; only {value!r} can be taken over")
     arrays = renamed({key: value.float().numpy() for key, value in found.model.state_dict().items()})
-    about = {"arguments": {**arguments(config), "norm_first": False}, "source": found.identity}
-    weights_lib.write(out, arrays, about)
-    size = sum(array.size for array in arrays.values())
-    given = " ".join(f"--config.backbone.{k}={spelled(v)}" for k, v in about["arguments"].items() if k != "pretrained")
-    print(
-        f"wrote {size:,} parameters of {name} to {out}; a run takes them with\n--config.backbone.weights={out} {given}"
-    )
+    return arrays, {**arguments(config), "norm_first": False}, found.identity
 
 
 def spelled(value: Any) -> str:
@@ -108,11 +128,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.swin", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", metavar="NAME", help="a Swin V2 of transformers, by hub name or local folder")
+    parser.add_argument("name", metavar="NAME", help="a Swin V2 of transformers, by hub name or local folder; or a file of "
+                        "its authors' release or of timm, " + ", ".join(swin_file.SUFFIXES))  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+    parser.add_argument("--window", default="", metavar="W,W,…", help="of a file that lacks relative_coords_table, as timm's do: the window "
+                        "that the position bias of each stage was trained with, 16,16,16,8 for one of window 16 at 256 pixels; "
+                        "of one that was then fine-tuned with larger windows these are the earlier, and the larger is --config.backbone.window")  # fmt: skip
     given = parser.parse_args(argv)
     with reported():
-        convert(given.name, given.out)
+        convert(given.name, given.out, given.window)
 
 
 if __name__ == "__main__":

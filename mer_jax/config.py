@@ -429,10 +429,22 @@ def _validate_frames(config: DeepMSIFramesExperiment) -> None:
 
 def compressed_grid(config: DeepMSIFramesExperiment) -> int:
     """Tokens along a side of a frame where VSC begins."""
+    return _grids(config)[config.backbone.stage - 1]
+
+
+def undivided_grids(config: DeepMSIFramesExperiment) -> dict[int, int]:
+    """Of the stages, by number from 1, whose grid is larger than a window and not divided by it: tokens along a side. As far as
+    frames.size decides it: after VSC `backbone.sides` does."""
+    backbone = config.backbone
+    last = backbone.stage if config.model.vsc else len(backbone.depths)
+    sides = enumerate(_grids(config)[:last], 1)
+    return {stage: side for stage, side in sides if side > backbone.window and side % backbone.window}
+
+
+def _grids(config: DeepMSIFramesExperiment) -> list[int]:
+    """Tokens along a side of a frame in each stage, without VSC."""
     side = config.frames.size // config.backbone.patch
-    for _ in range(config.backbone.stage - 1):
-        side = -(-side // 2)
-    return side
+    return [-(-side // 2**stage) for stage in range(len(config.backbone.depths))]
 
 
 def tuned_stages(backbone: Backbone) -> range | None:

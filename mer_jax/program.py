@@ -82,6 +82,12 @@ def load(config: config_lib.Experiment, corpus: Corpus, split: Split, mesh: jax.
     where = f"{megabytes:.0f} MB {'on the device' if resident else 'streamed' + ' (decoded)' * (frames is not None)}"
     if frames is not None and (side := min(corpus.modalities["visual"]["pixels"])) < frames.size:
         log.console.print(f"note: the frames in the records have {side} pixels a side and are enlarged to frames.size = {frames.size}")  # fmt: skip
+    if isinstance(config, config_lib.DeepMSIFramesExperiment) and config.backbone.weights and (grids := config_lib.undivided_grids(config)):  # fmt: skip
+        log.console.print(
+            f"note: windows of {config.backbone.window} do not divide the grids of frames.size = {config.frames.size} in stage "
+            f"{', '.join(map(str, grids))} ({', '.join(map(str, grids.values()))} tokens a side) and are made smaller: features are not "
+            "those of transformers from the same weights"
+        )
     tell(corpus.manifest["name"], settings.modalities, split, counts, int(trains.any(0).sum()), where)
     if settings.soft_labels:
         voted = corpus.soft_labels(rows[trains.any(0)]).any(1)

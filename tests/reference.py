@@ -294,6 +294,21 @@ def window_attention(x, p, heads, window, shift, one_mask):
     return out
 
 
+def patch_merging(x, p, norm_first):
+    """One frame [height, width, dim]: of every 2 x 2 tokens the left two, upper and lower, then the right two; outside are zeros."""
+    height, width, dim = x.shape
+    out = np.zeros((-(-height // 2), -(-width // 2), 2 * dim))
+    for r in range(len(out)):
+        for c in range(len(out[0])):
+            four = [(2 * r, 2 * c), (2 * r + 1, 2 * c), (2 * r, 2 * c + 1), (2 * r + 1, 2 * c + 1)]
+            y = np.concatenate([x[i, j] if i < height and j < width else np.zeros(dim) for i, j in four])
+            if norm_first:
+                out[r, c] = linear(p["reduce"], layer_norm(p["norm"], y, 1e-5))
+            else:
+                out[r, c] = layer_norm(p["norm"], linear(p["reduce"], y), 1e-5)
+    return out
+
+
 def swin_block(x, p, heads, window, shift, side=None, guide=None, published=False):
     y = layer_norm(p["attention_norm"], window_attention(x, p["attention"], heads, window, shift, published), 1e-5)
     if side is None or not published:

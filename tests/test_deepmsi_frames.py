@@ -217,6 +217,19 @@ def test_a_run_starts_from_given_weights(corpus, tmp_path, tune):
     assert program.backbone_arguments(whole.config)["pretrained"] == (4, 3)
 
 
+@pytest.mark.slow
+def test_given_weights_in_uneven_windows_are_told_once(corpus, tmp_path, capsys):
+    """The grid of 32 pixels is of 8 tokens, then 4; VSC begins in the first stage. Building the model again says nothing."""
+    pretrained(tmp_path / "w.npz")
+    given, words = {"backbone__weights": str(tmp_path / "w.npz")}, "note: windows of 3 do not divide the grids"
+    for changes, count in (({}, 0), ({"backbone__window": 3}, 0), (given, 0), (given | {"backbone__window": 3}, 1)):
+        whole = assembled(corpus, **changes)
+        program.family_of(whole.config, corpus)
+        said = capsys.readouterr().out
+        assert said.count("note: windows") == said.count(words) == count
+    assert "of frames.size = 32 in stage 1 (8 tokens a side) and are made smaller" in said
+
+
 def test_weights_of_another_model_are_refused(tmp_path):
     pretrained(tmp_path / "w.npz")
     wanted = {name: BACKBONE[name] for name in ("patch", "width", "depths", "heads", "mlp", "norm_first")}

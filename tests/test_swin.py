@@ -7,7 +7,9 @@ import pytest
 import reference
 from flax import nnx
 
+from mer_jax import config as config_lib
 from mer_jax import weights
+from mer_jax.errors import UserError
 from mer_jax.models import swin
 
 CONFIG = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3], "window_size": 4, "image_size": 64, "patch_size": 4}
@@ -65,13 +67,27 @@ def test_the_same_as_in_transformers(changes):
 # ---- against loops in float64 ----
 
 
-def make_block(width=8, heads=2, seed=0):
-    block = swin.Block(width, heads, 2, 0.0, rngs=nnx.Rngs(seed))
+def drawn(module, seed=0):
+    """The module with other parameters, and these."""
     rng = np.random.default_rng(seed)
-    state = nnx.state(block, nnx.Param)
+    state = nnx.state(module, nnx.Param)
     state = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape, scale=0.5), jnp.float32), state)
-    nnx.update(block, state)
-    return block, jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(state))
+    nnx.update(module, state)
+    return module, jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(state))
+
+
+def make_block(width=8, heads=2, seed=0):
+    return drawn(swin.Block(width, heads, 2, 0.0, rngs=nnx.Rngs(seed)), seed)
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (5, 3), (1, 2)], ids=str)
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_merging_is_its_formula(norm_first, grid):
+    """In the order of Swin V2, and in that of Swin V1 and DeepMSI-MER; even sides and odd ones."""
+    merging, p = drawn(swin.PatchMerging(8, norm_first, rngs=nnx.Rngs(0)))
+    x = np.random.default_rng(1).normal(size=(2, *grid, 8))
+    wanted = [reference.patch_merging(frame, p, norm_first) for frame in x]
+    np.testing.assert_allclose(merging(jnp.asarray(x, jnp.float32)), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("grid", [(6, 9), (5, 7), (3, 2)], ids=str)
@@ -231,3 +247,161 @@ def test_what_is_no_swin_is_refused(tmp_path, run_cli):
     done = run_cli(tmp_path / "nothing", "--out", tmp_path / "w.npz", module="data_prep.swin")
     assert done.returncode == 2
     assert "neither a local folder nor reachable on the hub" in done.stderr
+
+
+# ---- a file of the authors' release, or of timm ----
+
+
+def released(model, tables=True, late=False):
+    """The weights of transformers' model under the names of the release. late: a stage begins with merging, as in timm."""
+    import torch
+
+    given, found = model.state_dict(), {"head.weight": torch.ones(3, 12), "head.bias": torch.ones(3)}
+    for kind in ("weight", "bias"):
+        found[f"patch_embed.proj.{kind}"] = given[f"embeddings.patch_embeddings.projection.{kind}"]
+        found[f"patch_embed.norm.{kind}"] = given[f"embeddings.norm.{kind}"]
+        found[f"norm.{kind}"] = given[f"layernorm.{kind}"]
+    parts = {
+        "attn.logit_scale": "attention.self.logit_scale", "attn.q_bias": "attention.self.query.bias", "attn.v_bias": "attention.self.value.bias",
+        "attn.cpb_mlp.2.weight": "attention.self.continuous_position_bias_mlp.2.weight",
+    }  # fmt: skip
+    layers = {
+        "attn.cpb_mlp.0": "attention.self.continuous_position_bias_mlp.0", "attn.proj": "attention.output.dense", "norm1": "layernorm_before",
+        "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense", "norm2": "layernorm_after",
+    }  # fmt: skip
+    parts |= {f"{mine}.{kind}": f"{name}.{kind}" for mine, name in layers.items() for kind in ("weight", "bias")}
+    for i, stage in enumerate(model.encoder.layers):
+        for j, block in enumerate(stage.blocks):
+            at, there = f"layers.{i}.blocks.{j}", f"encoder.layers.{i}.blocks.{j}"
+            found |= {f"{at}.{mine}": given[f"{there}.{name}"] for mine, name in parts.items()}
+            three = [given[f"{there}.attention.self.{name}.weight"] for name in ("query", "key", "value")]
+            found[f"{at}.attn.qkv.weight"] = torch.cat(three)
+            if tables:
+                attention = block.attention.self
+                found[f"{at}.attn.relative_coords_table"] = attention.relative_coords_table
+                found[f"{at}.attn.relative_position_index"] = attention.relative_position_index
+                found[f"{at}.attn_mask"] = torch.ones(4, 16, 16)
+        if stage.downsample is not None:
+            for name in ("reduction.weight", "norm.weight", "norm.bias"):
+                found[f"layers.{i + late}.downsample.{name}"] = given[f"encoder.layers.{i}.downsample.{name}"]
+    return found
+
+
+def saved(path, content):
+    import safetensors.torch
+    import torch
+
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file({name: array.contiguous() for name, array in content.items()}, path)
+    else:
+        torch.save(content, path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "changes", "window"),
+    [
+        ("w.pth", {}, ""),
+        ("w.pt", {"pretrained_window_sizes": [6, 3]}, ""),
+        ("w.bin", {"window_size": 16, "depths": [2, 2, 1], "num_heads": [2, 3, 4]}, ""),
+        ("w.safetensors", {"window_size": 8, "image_size": 32, "mlp_ratio": 2.0}, "8,4"),
+    ],
+    ids=["release", "another window before", "windows of 16, 8, 4", "timm"],
+)
+def test_a_file_is_the_model_that_transformers_has(tmp_path, capsys, file, changes, window):
+    from data_prep.swin import arguments, convert, renamed
+
+    model = theirs(**changes)
+    content = released(model, tables=not window, late=bool(window))
+    path = saved(tmp_path / file, content if window else {"model": content, "epoch": 3})
+    convert(str(path), tmp_path / "w.npz", window)
+    assert f"--config.backbone.window={model.config.window_size}" in capsys.readouterr().out
+    wanted = renamed({name: array.numpy() for name, array in model.state_dict().items()})
+    found = weights.read(tmp_path / "w.npz")
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert weights.arguments_of(tmp_path / "w.npz") == arguments(model.config) | {"norm_first": False}
+
+
+@pytest.mark.slow
+def test_files_that_are_no_swin_v2_are_refused(tmp_path, run_cli):
+    import argparse
+
+    import torch
+
+    from data_prep.swin import convert
+
+    whole = released(theirs())
+    bare = {name: array for name, array in whole.items() if "relative_coords_table" not in name}
+    first = "layers.0.blocks.0"
+    v1 = bare | {f"{first}.attn.relative_position_bias_table": torch.ones(49, 2)}
+
+    def without(name):
+        return {key: array for key, array in whole.items() if key != name}
+
+    cases = [
+        (v1, "", r"f\.pth is a Swin V1.*take a Swin V2"),
+        ({f"swinv2.{name}": array for name, array in theirs().state_dict().items()}, "", "give the folder that it is in"),
+        ({"model": 3}, "", "holds no state dict"),
+        ([torch.ones(2)], "", "holds no state dict"),
+        ({0: torch.ones(2)}, "", "holds no state dict"),
+        ({}, "", "holds no state dict"),
+        ({"model": whole, "args": argparse.Namespace(a=1)}, "", r"asks for argparse\.Namespace, and nothing of it is run"),
+        ({"a": torch.ones(2)}, "", r"holds no Swin V2: it has no patch_embed\.proj\.weight of 4 axes, but a …"),
+        (without("layers.1.blocks.0.attn.logit_scale"), "", r"has no layers\.1\.blocks\.0\.attn\.logit_scale of 3 axes"),
+        (without(f"{first}.mlp.fc2.bias"), "", r"layers\.0\.blocks\.0\.mlp\.fc2\.bias is missing; .* \(12,\)"),
+        (whole | {"absolute_pos_embed": torch.ones(1, 4, 12)}, "", "absolute_pos_embed has no place in a Swin V2"),
+        (whole | {"layers.0.downsample.norm.bias": torch.ones(48)}, "", r"norm\.bias has shape \(48,\); .* \(24,\)"),
+        (whole | {"norm.bias": torch.full((24,), np.nan)}, "", r"norm\.bias holds values that are no finite numbers"),
+        (whole | {f"{first}.attn.logit_scale": torch.ones(5, 1, 1)}, "", r"layers\.0 has 5 heads, which do not divide its width 12"),
+        (whole | {f"{first}.mlp.fc1.weight": torch.ones(30, 12)}, "", r"its mlp_ratio is 2\.5"),
+        (bare, "", r"has no layers\.0\.blocks\.0\.attn\.relative_coords_table, .* as in --window=8,8"),
+        (whole | {f"{first}.attn.relative_coords_table": torch.zeros(1, 7, 7, 2)}, "", "is no table of the offsets"),
+        (whole | {f"{first}.attn.relative_coords_table": torch.ones(1, 7, 8, 2)}, "", "is no table of the offsets"),
+        (bare, "4", r"--window=4: must be a window for each of the 2 stages, as in --window=8,8"),
+        (bare, "4,0", "must be a window for each of the 2 stages"),
+        (whole, "4,4", r"--window=4,4: .*f\.pth says its windows itself"),
+    ]  # fmt: skip
+    for content, window, words in cases:
+        with pytest.raises(UserError, match=words):
+            convert(str(saved(tmp_path / "f.pth", content)), tmp_path / "w.npz", window)
+    for name in ("g.pth", "g.safetensors"):
+        whole_file = saved(tmp_path / name, whole).read_bytes()
+        for damaged in (whole_file[: len(whole_file) // 2], whole_file[:5], b"", b"no weights at all"):
+            (tmp_path / name).write_bytes(damaged)
+            with pytest.raises(UserError, match=rf"{name} is (damaged|no file that torch saved)"):
+                convert(str(tmp_path / name), tmp_path / "w.npz")
+    with pytest.raises(UserError, match=r"h\.pth does not exist"):
+        convert(str(tmp_path / "h.pth"), tmp_path / "w.npz")
+    (tmp_path / "f.txt").write_text("no weights")
+    with pytest.raises(
+        UserError, match=r"f\.txt: weights are in a \.pth, \.pt, \.bin, \.safetensors file, or in a folder"
+    ):
+        convert(str(tmp_path / "f.txt"), tmp_path / "w.npz")
+    with pytest.raises(UserError, match="--window=4,4: is for files alone"):
+        convert(str(tmp_path), tmp_path / "w.npz", "4,4")
+    assert not (tmp_path / "w.npz").exists()
+    refused = run_cli(saved(tmp_path / "f.pth", v1), "--out", tmp_path / "w.npz", module="data_prep.swin")
+    assert refused.returncode == 2
+    assert "error: " in refused.stderr
+    assert "is a Swin V1" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "vsc", "found"),
+    [
+        (256, 8, True, {}),
+        (256, 16, True, {}),  # the last grid is of 8: one window
+        (224, 8, True, {2: 28, 3: 14}),
+        (224, 7, False, {}),
+        (288, 8, True, {2: 36, 3: 18}),
+        (288, 8, False, {2: 36, 3: 18, 4: 9}),  # with VSC its sides decide about stage 4
+        (64, 8, False, {}),
+    ],
+)
+def test_grids_that_windows_do_not_divide(size, window, vsc, found):
+    config = config_lib.DeepMSIFramesExperiment()
+    config.frames.size, config.backbone.window, config.model.vsc = size, window, vsc
+    assert config_lib.undivided_grids(config) == found

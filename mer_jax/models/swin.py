@@ -33,7 +33,8 @@ class Tiling(NamedTuple):
 def tiling(grid: tuple[int, int], window: int, shifted: bool) -> Tiling:
     """As few windows as are not larger than `window`, as even as can be; `shifted` by half a window where there are several.
 
-    A grid that they do not divide is filled up with tokens that nothing attends to.
+    A grid that they do not divide is filled up with tokens that nothing attends to. transformers (and timm) keep `window` there and
+    fill up with zeros that are attended to: where `window` does not divide a larger grid, features are not theirs.
     """
     count = tuple(-(-side // window) for side in grid)
     size = tuple(-(-side // n) for side, n in zip(grid, count, strict=True))
