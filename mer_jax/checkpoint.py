@@ -30,7 +30,7 @@ class Checkpoints:
 
     def __init__(self, folder: epath.PathLike, keep: int = 1):
         self._manager = ocp.CheckpointManager(
-            epath.Path(folder).absolute() if "://" not in str(folder) else epath.Path(folder),
+            whole_path(folder),
             item_handlers={"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
         )
@@ -152,7 +152,7 @@ def _forget_late_reads() -> None:
 def best_models(folder: epath.PathLike) -> tuple[dict[str, Any], Any]:
     """Of the newest checkpoint its JSON dict and what was saved as `best`, NumPy arrays; nothing else of it is read. Raises
     UserError if there is none, or if it is damaged."""
-    folder = epath.Path(folder)
+    folder = whole_path(folder)
     steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
     if not steps:
         raise UserError(f"{folder} holds no checkpoint: bring back the one of the run")
@@ -173,6 +173,11 @@ def best_models(folder: epath.PathLike) -> tuple[dict[str, Any], Any]:
     if why := wrong_sums(info["sums"], found):
         raise UserError(f"checkpoint {where} is damaged: {why}; bring it back")
     return info["info"], found["best"]
+
+
+def whole_path(folder: epath.PathLike) -> epath.Path:
+    """As Orbax wants it: from the root, or of a bucket."""
+    return epath.Path(folder).absolute() if "://" not in str(folder) else epath.Path(folder)
 
 
 def wrong_sums(saved: dict[str, int], state: Any) -> str:

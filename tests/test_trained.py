@@ -49,6 +49,14 @@ def known(run, replica=0):
 
 
 @pytest.mark.slow
+def test_a_run_is_loaded_by_a_relative_path(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    model = mer_jax.load(run.name)
+    (found,) = model.predict({"text": np.ones((3, 6), np.float32)})
+    assert found.prediction in model.labels
+
+
+@pytest.mark.slow
 def test_three_lines_give_the_figures_of_the_runs_own_test(run):
     model = mer_jax.load(run)
     wanted, metrics = known(run)
