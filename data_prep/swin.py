@@ -84,15 +84,15 @@ def convert(name: str, out: Path, window: str = "") -> None:
         raise UserError(f"--out={out}: the folder {out.parent} does not exist")
     path = Path(name)
     if path.is_file() or (path.suffix in swin_file.SUFFIXES and not path.is_dir()):
-        weights, arguments = swin_file.read(path, window)
+        weights, about = swin_file.read(path, window)
         arrays, source = renamed(weights, swin_file.NAMES), {"name": path.name, "sha256": sha256_of(path)}
     elif window:
         raise UserError(f"--window={window}: is for files alone; {name} says its windows in its config.json")
     else:
-        arrays, arguments, source = from_transformers(name)
-    weights_lib.write(out, arrays, {"arguments": arguments, "source": source})
+        arrays, about, source = from_transformers(name)
+    weights_lib.write(out, arrays, {"arguments": about, "source": source})
     size = sum(array.size for array in arrays.values())
-    given = " ".join(f"--config.backbone.{k}={spelled(v)}" for k, v in arguments.items() if k != "pretrained")
+    given = " ".join(f"--config.backbone.{k}={spelled(v)}" for k, v in about.items() if k != "pretrained")
     print(
         f"wrote {size:,} parameters of {name} to {out}; a run takes them with\n--config.backbone.weights={out} {given}"
     )

@@ -101,13 +101,12 @@ def _data(trained: Any, replica: int) -> Iterator[str]:
 
 
 def _modalities(trained: Any) -> Iterator[str]:
-    provenance = trained.manifest.manifest.get("provenance", {})
     yield "## Modalities"
     yield ""
     yield "| modality | a time step | extractor | encoder | its licence |"
     yield "|---|---|---|---|---|"
     for m, spec in trained.modalities.items():
-        encoder = provenance.get(f"{m}_encoder", {})
+        encoder = trained.manifest.encoder(m)
         step = f"{spec['width']} numbers"
         if "pixels" in spec:
             step = f"a frame of {trained.config.frames.size} x {trained.config.frames.size} pixels"

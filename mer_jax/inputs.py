@@ -313,7 +313,7 @@ def of_corpus(path: Path, model: Reader, wanted: set[str] | None, any_extractor:
             continue
         have, want = corpus.modalities[m]["extractor"], spec["extractor"]
         if have == want:
-            have, want = (weights_of(manifest, m) for manifest in (corpus.manifest, model.manifest.manifest))
+            have, want = (weights_of(manifest, m) for manifest in (corpus, model.manifest))
         if have and want and have != want:
             raise UserError(
                 f"{corpus.path}: its {m} features were made by {have!r}, the run's by {want!r}: the model "
@@ -339,9 +339,9 @@ def of_corpus(path: Path, model: Reader, wanted: set[str] | None, any_extractor:
         yield Item(found.id, features, found.sentence, found.label, found.start, found.end)
 
 
-def weights_of(manifest: Mapping[str, Any], modality: str) -> str:
+def weights_of(manifest: Manifest, modality: str) -> str:
     """The sha256 of the modality's encoder; nothing where the manifest does not say."""
-    sha256 = manifest.get("provenance", {}).get(f"{modality}_encoder", {}).get("weights_sha256")
+    sha256 = manifest.encoder(modality).get("weights_sha256")
     return f"weights of sha256 {sha256}" if sha256 else ""
 
 

@@ -123,7 +123,7 @@ def predict(given: argparse.Namespace) -> int:
     found = model.predict(
         given.inputs, sentence=given.sentence, replica=replica, attribution=given.attribution, batch_size=given.batch_size,
         transcript_file=given.transcript, window=given.window, hop=given.hop, only=only, any_extractor=given.any_extractor,
-        pack=of_pack(given), encoding=encoding_of(given),
+        pack=pack_flags(given), encoding=encoding_of(given),
     )  # fmt: skip
     tally = Tally(model.labels)
     with sink(given.out, model.labels) as write:
@@ -143,11 +143,17 @@ def refuse(given: argparse.Namespace) -> None:
     if given.batch_size < 1:
         raise UserError(f"--batch-size={given.batch_size}: must be at least 1")
     refuse_idle(
-        given.inputs, given.sentence, given.transcript, given.window, given.hop, given.only_test, bool(of_pack(given))
+        given.inputs,
+        given.sentence,
+        given.transcript,
+        given.window,
+        given.hop,
+        given.only_test,
+        bool(pack_flags(given)),
     )
 
 
-def of_pack(given: argparse.Namespace) -> list[str]:
+def pack_flags(given: argparse.Namespace) -> list[str]:
     """What `python -m data_prep.import_pack` is told."""
     return [f"--{name}={value}" for name in PACK if (value := getattr(given, name))]
 

@@ -520,6 +520,11 @@ class Manifest:
         self.labels: tuple[str, ...] = tuple(self.manifest["labels"])
         self.modalities: dict[str, dict[str, Any]] = self.manifest["modalities"]
 
+    def encoder(self, modality: str) -> dict[str, Any]:
+        """What data_prep wrote of the encoder of a modality's features; empty where nothing is said."""
+        found: dict[str, Any] = self.manifest.get("provenance", {}).get(f"{modality}_encoder", {})
+        return found
+
 
 class Corpus(Manifest):
     """A corpus folder opened for random access: `corpus[i]` is utterance i of the index, read and checked.

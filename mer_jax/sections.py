@@ -100,23 +100,22 @@ def counts(run: Run) -> str:
 # ---- scores ----
 
 
-def why_none(run: Run) -> str:
-    """There is no interval."""
-    return (
-        "all test utterances are of one dialogue"
-        if len(set(run.said.dialogues.tolist())) < 2
-        else "no seed finished every fold"
-    )
+def dialogues_of(run: Run) -> int:
+    return len(set(run.said.dialogues.tolist()))
+
+
+def why_none(dialogues: int) -> str:
+    """Why there is no interval."""
+    return "all test utterances are of one dialogue" if dialogues < 2 else "no seed finished every fold"
 
 
 def headline(run: Run) -> str:
     point = run.chosen
-    n, interval = point["replicas"], point.get("interval")
+    n, interval, dialogues = point["replicas"], point.get("interval"), dialogues_of(run)
     tiles = []
     for name in TITLES:
-        under = f"95 % {between(interval[name])}" if interval else f"no interval: {why_none(run)}"
+        under = f"95 % {between(interval[name])}" if interval else f"no interval: {why_none(dialogues)}"
         tiles.append(f'<div><dt>{TITLES[name]}</dt><dd class="value">{percent(point["test"][name])}</dd><dd class="faint">{under}</dd></div>')  # fmt: skip
-    dialogues = len(set(run.said.dialogues.tolist()))
     spread = f"mean ± sample standard deviation over {n} replicas" if n > 1 else "one replica"
     text = f"Test scores in percent, {spread}; 95 % intervals by resampling the {dialogues} test dialogues{', seeds held fixed' * (n > 1)}."
     if 1 < dialogues < FEW_DIALOGUES:
@@ -273,7 +272,7 @@ def per_class(run: Run) -> str:
         how = f"F1: mean over {len(seeds)} seeds" if len(seeds) > 1 else "F1"
         text = f"{how}, with its 95 % interval by resampling the {matrices.shape[1]} test dialogues"
     else:
-        text = f"Without an interval, for {why_none(run)}; the F1 is that of all test parts together"
+        text = f"Without an interval, for {why_none(dialogues_of(run))}; the F1 is that of all test parts together"
     together = "; precision, recall and support are of all replicas together" if run.chosen["replicas"] > 1 else ""
     columns = ["class", "precision", "recall", "F1", "95 %", "support"]
     shown = table("Classes, percent", columns, rows)

@@ -106,11 +106,9 @@ class Trained:
     def step_of(self, modality: str) -> tuple[tuple[int, ...], Any]:
         """(shape, dtype) of a time step as the models read it."""
         spec = self.modalities[modality]
-        return (
-            ((self._view.size, self._view.size, 3), np.uint8)
-            if "pixels" in spec and self._view
-            else ((spec["width"],), np.float32)
-        )
+        if self._view and "pixels" in spec:
+            return (self._view.size, self._view.size, 3), np.uint8
+        return (spec["width"],), np.float32
 
     def chosen(self) -> list[int]:
         """The finished replicas of the point that validation chose."""
