@@ -4,6 +4,7 @@ import functools
 import logging
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -138,15 +139,20 @@ class Checkpoints:
 
 @functools.cache
 def _forget_late_reads() -> None:
-    """After one array could not be read, nobody waits for the others; Python would show a traceback for each of them."""
+    """After one array could not be read, nobody waits for the others, and Orbax's event loop is gone; Python would tell of
+    each of them: of its task, of whatever that waited for, of the call that found no loop."""
     show = sys.unraisablehook
 
+    def late(error: BaseException | None) -> bool:
+        return any(word in f"{error} {error and error.__cause__}".lower() for word in ("tensorstore", "ocdbt"))
+
     def hook(unraisable: Any) -> None:
-        if not str(unraisable.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
+        if not (late(unraisable.exc_value) or str(unraisable.exc_value) == "Event loop is closed"):
             show(unraisable)
 
     sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(lambda record: "async_deserialize" not in record.getMessage())
+    logging.getLogger("asyncio").addFilter(lambda record: not (record.exc_info and late(record.exc_info[1])))
+    warnings.filterwarnings("ignore", r"coroutine '\w*(read_array|deserialize)\w*' was never awaited", RuntimeWarning)
 
 
 def best_models(folder: epath.PathLike) -> tuple[dict[str, Any], Any]:
