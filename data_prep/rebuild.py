@@ -7,9 +7,10 @@ from typing import Any
 
 from data_prep.audio import DESCRIPTORS, EGEMAPS, Egemaps, SpeechEncoder
 from data_prep.clips import AnyEncoder
-from data_prep.text import MINILM, MINILM_NAME, TextEncoder
+from data_prep.text import TextEncoder
 from data_prep.visual import PICTURES, FrameCoder, FrameEncoder
 from mer_jax.errors import UserError
+from mer_jax.records import encoder_of
 
 # What may be different from then: it changes roundings. Weights are pinned by their sha256, not by the hub's revision; `padded` is what a
 # trial of the model on this machine shows.
@@ -37,11 +38,7 @@ def identity_of(manifest: Mapping[str, Any], modality: str) -> dict[str, Any]:
     if modality not in manifest["modalities"]:
         has = ", ".join(manifest["modalities"])
         raise UserError(f"the run's corpus {manifest.get('name')} has no modality {modality!r}; it has {has}")
-    provenance = manifest.get("provenance") or {}
-    found = provenance.get(f"{modality}_encoder")
-    if found is None and modality == manifest.get("label_space") == "text":
-        found = provenance.get("label_word_encoder")  # data_prep.import_pack: of sentences without features
-    if not isinstance(found, dict) or "name" not in found:
+    if not (found := encoder_of(manifest, modality)):
         made = manifest["modalities"][modality].get("extractor")
         raise UserError(
             f"this run's {modality} features were made by ‘{made}’, which is not an encoder that can be run here: give features (a corpus "
@@ -54,8 +51,13 @@ def like(modality: str, identity: Mapping[str, Any], place: str | None, device: 
     """An encoder with all settings of the identity; `place` is where its model is, if the identity does not tell."""
     try:
         if modality == "text":
-            where = place or (MINILM if identity["name"] == MINILM_NAME else _place(modality, identity))
-            return TextEncoder(where, tuple(identity["layers"]), cache, pooling=identity["pooling"], device=device)
+            return TextEncoder(
+                place or _place(modality, identity),
+                tuple(identity["layers"]),
+                cache,
+                pooling=identity["pooling"],
+                device=device,
+            )
         if modality == "audio":
             return _audio(identity, place, device)
         if modality == "visual":

@@ -82,7 +82,7 @@ class TextEncoder:
     def __init__(
         self, name: str, layers: tuple[int, ...], cache: Path, *, pooling: str = "tokens", device: str = "auto"
     ):
-        path = _minilm_path() if name == MINILM else None
+        path = _minilm_path() if name in (MINILM, MINILM_NAME) else None
         self._frozen = frozen.load("--text-encoder", name, "AutoTokenizer", device, path=path)
         self.tokenizer, config = self._frozen.processor, self._frozen.model.config
         depth = config.num_hidden_layers
@@ -90,7 +90,7 @@ class TextEncoder:
         self.limit = min(self.tokenizer.model_max_length, config.max_position_embeddings - 2)
         self.pooling, self.cache = pooling, cache
         self.identity = self._frozen.identity | {"layers": list(self.layers), "pooling": pooling}
-        if name == MINILM:
+        if path is not None:
             self.identity["name"] = MINILM_NAME
         self.extractor = (
             f"{self.identity['name']}, {'every token' if pooling == 'tokens' else 'mean over the tokens'} of "

@@ -124,7 +124,12 @@ def _scores(trained: Any, replica: int) -> Iterator[str]:
     leaky = " (leaky protocol)" if metrics["protocol"]["leaky"] else ""
     yield f"## Scores on the test part{leaky}"
     yield ""
-    yield f"In percent; 95 % intervals are of the mean of the run's {count} replica{'s' * (count > 1)}, over resampled dialogues."
+    told = (
+        f"; 95 % intervals are of the mean of the run's {count} replica{'s' * (count > 1)}, over resampled dialogues"
+        if interval
+        else ""
+    )
+    yield f"In percent{told}."
     yield ""
     yield "| | this model | mean of the replicas | 95 % interval |"
     yield "|---|---|---|---|"

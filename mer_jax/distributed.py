@@ -21,7 +21,7 @@ from etils import epath
 from jax._src.distributed import global_state  # JAX has no public way to ask who is expected
 from jax.experimental import multihost_utils
 
-from mer_jax.errors import UserError
+from mer_jax.errors import UserError, out_of_memory
 
 # What a collective says when the process at its other end is gone.
 LOST = ("Gloo", "NCCL", "UNAVAILABLE", "Socket closed", "Connection", "DEADLINE_EXCEEDED")
@@ -131,10 +131,16 @@ def together(timeout: int) -> Iterator[None]:
     except (UserError, KeyboardInterrupt, SystemExit, Stopped):
         raise
     except BaseException as error:
+        told = out_of_memory(error)
         if not several():
-            raise
+            if told is error:
+                raise
+            raise told from None
         if not any(word in str(error) for word in LOST):
-            traceback.print_exc()
+            if told is error:
+                traceback.print_exc()
+            else:
+                print(f"error: {me()}{told}", file=sys.stderr, flush=True)
             _end("failed as told above; the others end when they miss it", 1)
         # JAX ends this process as soon as it knows who is gone, and names it.
         first = str(error).splitlines()[0]

@@ -97,6 +97,10 @@ class Encoding:
         return [f"{flag}={value}" for flag, value in named.items() if value] + [f"--device={self.device}"]
 
 
+class NoEncoders(UserError):
+    """The run's encoders cannot be had, whatever is to be encoded."""
+
+
 class Extractors:
     """The run's encoders, in a process of their own; started with the first request, ended by `close`."""
 
@@ -112,7 +116,7 @@ class Extractors:
         self.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """Raises UserError if the encoders cannot be had."""
+        """Raises NoEncoders."""
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             file.write(self._model.manifest.text)
             file.flush()
@@ -125,7 +129,7 @@ class Extractors:
             hello = records.decode_example(self._record(process))
         if error := hello.get("error"):
             self.close()
-            raise UserError(bytes(error[0]).decode())
+            raise NoEncoders(bytes(error[0]).decode())
         return process
 
     def seconds(self, file: Path) -> float:
@@ -176,7 +180,7 @@ class Extractors:
         record = records.read_record(process.stdout)
         if record is None:
             self._process = None
-            raise UserError(f"the encoders' process ended with {process.wait()}; what it said is above")
+            raise NoEncoders(f"the encoders' process ended with {process.wait()}; what it said is above")
         return record
 
     def _item(self, record: bytes) -> Item:
@@ -253,7 +257,7 @@ def items_of(
     model: Reader,
     *,
     sentence: str | None = None,
-    transcript_file: Path | None = None,
+    transcript_file: str | os.PathLike[str] | None = None,
     window: float = 0.0,
     hop: float = 0.0,
     only: Iterable[str] | None = None,
@@ -276,27 +280,38 @@ def items_of(
         return
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
+    told = None if transcript_file is None else Path(transcript_file)
     if isinstance(inputs, Sequence):  # what comes one after the other is not known yet
-        refuse_idle(inputs, sentence, transcript_file, window, hop, only is not None, bool(pack))
+        refuse_idle(inputs, sentence, told, window, hop, only is not None, bool(pack))
     mine = extractors or Extractors(model, encoding)
     wanted = None if only is None else set(only)
+    alone = isinstance(inputs, Sequence) and len(inputs) == 1
+
+    def of(path: Path) -> Iterator[Item]:
+        kind = kind_of(path)
+        if kind in ("corpus", "shard"):
+            yield from of_corpus(path, model, wanted, any_extractor)
+        elif kind == "pack":
+            yield from of_pack(path, model, wanted, any_extractor, [*pack_encoder(model.manifest, encoding), *pack])
+        else:
+            for requests in requests_of(path, kind, mine, sentence, told, window, hop):
+                yield from mine.items(requests)
+
     try:
         for one in inputs:
             if isinstance(one, Item):
                 yield one
-                continue
-            if isinstance(one, Mapping):
+            elif isinstance(one, Mapping):
                 yield Item("0", {m: np.asarray(x) for m, x in one.items()})
-                continue
-            path = Path(one)
-            kind = kind_of(path)
-            if kind in ("corpus", "shard"):
-                yield from of_corpus(path, model, wanted, any_extractor)
-            elif kind == "pack":
-                yield from of_pack(path, model, wanted, any_extractor, pack)
             else:
-                for requests in requests_of(path, kind, mine, sentence, transcript_file, window, hop):
-                    yield from mine.items(requests)
+                try:
+                    yield from of(Path(one))
+                except NoEncoders:
+                    raise
+                except UserError as error:  # it must not cost the others
+                    if alone:
+                        raise
+                    yield Item(str(one), error=str(error))
     finally:
         if extractors is None:
             mine.close()
@@ -343,6 +358,17 @@ def weights_of(manifest: Manifest, modality: str) -> str:
     """The sha256 of the modality's encoder; nothing where the manifest does not say."""
     sha256 = manifest.encoder(modality).get("weights_sha256")
     return f"weights of sha256 {sha256}" if sha256 else ""
+
+
+def pack_encoder(manifest: Manifest, encoding: Encoding) -> list[str]:
+    """Flags of the import, so that sentences without features go through the run's own text encoder; none if the run has none, or
+    one from a folder of which nobody says where it is."""
+    identity = manifest.encoder("text")
+    place = encoding.text or (identity["name"] if "/" in identity.get("name", "") else "")
+    if not (identity and place):
+        return []
+    layers = ",".join(map(str, identity["layers"]))
+    return [f"--text-encoder={place}", f"--text-layers={layers}", f"--text-pooling={identity['pooling']}", f"--device={encoding.device}"]  # fmt: skip
 
 
 def of_pack(
@@ -413,6 +439,8 @@ def _windows(
         if lines is not None and any(line.start is None for line in lines):
             raise UserError(f"{path} has no times: windows need .srt or .vtt, or no transcript and --asr")
         whole = extractors.seconds(file)
+    except NoEncoders:
+        raise
     except UserError as error:
         yield _wrong(name, error)
         return
@@ -437,7 +465,14 @@ def _of_sentences(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _of_table(path: Path) -> Iterator[dict[str, Any]]:
-    table = csv.DictReader(io.StringIO(transcript.text_of(path), newline=""))
+    table = csv.DictReader(io.StringIO(transcript.text_of(path), newline=""), strict=True)
+    try:
+        yield from _of_rows(path, table)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {table.line_num}: {error}; a quote that is opened must be closed, and one inside quotes doubled") from None  # fmt: skip
+
+
+def _of_rows(path: Path, table: "csv.DictReader[str]") -> Iterator[dict[str, Any]]:
     columns: Sequence[str] = table.fieldnames or ()
     if not {"file", "sentence"} & set(columns):
         raise UserError(

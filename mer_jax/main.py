@@ -82,8 +82,6 @@ def main(_: list[str]) -> None:
 @contextmanager
 def jax_started(how: str | tuple[str, int, int], workdir: epath.Path) -> Iterator[None]:
     """JAX and the run's other processes, after everything that can be refused without them."""
-    import jax
-
     from mer_jax import distributed, log, shard
 
     distributed.start(how, TIMEOUT.value, workdir)
@@ -94,19 +92,6 @@ def jax_started(how: str | tuple[str, int, int], workdir: epath.Path) -> Iterato
             yield
     except distributed.Stopped:
         sys.exit(STOPPED.value)
-    except jax.errors.JaxRuntimeError as error:
-        raise out_of_memory(error) from None
-
-
-def out_of_memory(error: Exception) -> Exception:
-    """What to do about a device that ran out of memory, whose activations nobody can foretell; any other error as it is."""
-    if "RESOURCE_EXHAUSTED" not in str(error):
-        return error
-    return UserError(
-        f"the device has too little memory for a step ({str(error).splitlines()[0][:200]}). Less is needed with a smaller "
-        "--config.train.batch_size, in pieces with --config.train.accumulate, of fewer frames at a time with --config.backbone.at_once, with "
-        "fewer replicas in a step with --config.replicas.together, or with --config.train.precision=bfloat16; what is saved is kept"
-    )
 
 
 def parse_distributed(text: str) -> str | tuple[str, int, int]:

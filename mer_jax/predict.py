@@ -73,7 +73,11 @@ def parser() -> argparse.ArgumentParser:
         "--any-extractor", action="store_true", help="take features although they were made by another extractor"
     )
     for name, what in zip(PACK, ("A,B,…", "NAME", "FILE"), strict=True):
-        out.add_argument(f"--{name}", metavar=what, help="of a pack, as of python -m data_prep.import_pack")
+        out.add_argument(
+            f"--{name}",
+            metavar=what,
+            help="of a pack, as of python -m data_prep.import_pack; its sentences, if it has no features of text, go through the run's encoder",
+        )
     out.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: %(default)s")
     add_encoders(out)
     return out

@@ -211,7 +211,7 @@ def leakage(corpus: Corpus, fold: Fold, sentences: Mapping[int, str]) -> Leaks:
     """What two parts share, by pair (as "train-test") and kind; `sentences` maps positions in the corpus to text.
 
     shared: distinct values found in both; utterances: those of the second part whose value occurs in the first; unknown: those of
-    the second part that have no value, of which neither can be said.
+    the second part of which neither can be said, since they have no value, or nothing in the first part has one.
     """
     values = {kind: corpus.index[kind].tolist() for kind in KINDS if kind != "sentence"}
     values["sentence"] = [plain(sentences[row]) if row in sentences else "" for row in range(len(corpus))]
@@ -225,7 +225,8 @@ def leakage(corpus: Corpus, fold: Fold, sentences: Mapping[int, str]) -> Leaks:
             seen[first] = True
             seen[0] = False  # what is not known is not shared
             found = second[seen[second]]
-            unknown = int(np.count_nonzero(second == 0))
+            silent = len(first) and not first.any()
+            unknown = len(second) if silent else int(np.count_nonzero(second == 0))
             leaks[pair][kind] = {"shared": len(np.unique(found)), "utterances": len(found), "unknown": unknown}
     return leaks
 
@@ -236,6 +237,8 @@ def leak_lines(split: Split, leaks: Sequence[Leaks]) -> list[str]:
     for pair in PAIRS:
         first, second = pair.split("-")
         total = sum(len(getattr(fold, second)) for fold in split.folds)
+        if not total or not any(len(getattr(fold, first)) for fold in split.folds):
+            continue  # an empty part shares nothing
         counts, unknown = (
             {kind: sum(leak[pair][kind][what] for leak in leaks) for kind in KINDS}
             for what in ("utterances", "unknown")

@@ -521,9 +521,16 @@ class Manifest:
         self.modalities: dict[str, dict[str, Any]] = self.manifest["modalities"]
 
     def encoder(self, modality: str) -> dict[str, Any]:
-        """What data_prep wrote of the encoder of a modality's features; empty where nothing is said."""
-        found: dict[str, Any] = self.manifest.get("provenance", {}).get(f"{modality}_encoder", {})
-        return found
+        return encoder_of(self.manifest, modality)
+
+
+def encoder_of(manifest: Mapping[str, Any], modality: str) -> dict[str, Any]:
+    """What data_prep wrote of the encoder of a modality's features; empty where nothing is said."""
+    provenance = manifest.get("provenance") or {}
+    found = provenance.get(f"{modality}_encoder")
+    if found is None and modality == manifest.get("label_space") == "text":
+        found = provenance.get("label_word_encoder")  # data_prep.import_pack: of sentences without features
+    return found if isinstance(found, dict) and "name" in found else {}
 
 
 class Corpus(Manifest):

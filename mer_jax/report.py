@@ -19,6 +19,19 @@ from mer_jax.results import Run, read_run
 from mer_jax.sections import COLUMNS, SECTIONS, differing, made_with, point_rows
 
 
+def same_utterances(runs: Sequence[Run]) -> bool:
+    """Whether the runs have the same parts, and tested the same utterances of the same labels and dialogues: ids alone may be those of
+    other corpora."""
+    found = {
+        (
+            run.metrics["protocol"]["split_sha256"], run.said.ids, tuple(run.labels[i] for i in run.said.gold),
+            tuple(run.said.dialogues.tolist()),
+        )
+        for run in runs
+    }  # fmt: skip
+    return len(found) == 1
+
+
 def comparison(runs: Sequence[Run]) -> str:
     """One row a run and swept point; and whether the rows can be compared."""
     parts = []
@@ -30,7 +43,7 @@ def comparison(runs: Sequence[Run]) -> str:
         said = "; ".join(f"{name}: {of} ({sha[:12]}…)" for name, (of, sha) in found.items())
         if len(set(found.values())) == 1:
             continue
-        if what == "data" and len({run.metrics["protocol"]["split_sha256"] for run in runs}) == 1:
+        if what == "data" and same_utterances(runs):
             parts.append(
                 f'<p class="note">The runs have not the same data: {escaped(said)}. They are of the same utterances, in the same parts.</p>'
             )

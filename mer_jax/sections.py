@@ -117,7 +117,8 @@ def headline(run: Run) -> str:
         under = f"95 % {between(interval[name])}" if interval else f"no interval: {why_none(dialogues)}"
         tiles.append(f'<div><dt>{TITLES[name]}</dt><dd class="value">{percent(point["test"][name])}</dd><dd class="faint">{under}</dd></div>')  # fmt: skip
     spread = f"mean ± sample standard deviation over {n} replicas" if n > 1 else "one replica"
-    text = f"Test scores in percent, {spread}; 95 % intervals by resampling the {dialogues} test dialogues{', seeds held fixed' * (n > 1)}."
+    resampled = f"; 95 % intervals by resampling the {dialogues} test dialogues{', seeds held fixed' * (n > 1)}"
+    text = f"Test scores in percent, {spread}{resampled if interval else ''}."
     if 1 < dialogues < FEW_DIALOGUES:
         text += f" {dialogues} dialogues are few: the intervals are too narrow."
     if point["values"]:
@@ -268,11 +269,11 @@ def per_class(run: Run) -> str:
         rows.append([escaped(label), f"{100 * c['precision']:.1f}", f"{100 * c['recall']:.1f}", f"{100 * f1[i]:.1f}", said, f"{c['support']:,}"])  # fmt: skip
         low, high = (100 * ends[i]["low"], 100 * ends[i]["high"]) if ends else (None, None)
         drawn.append((label, float(100 * f1[i]), low, high))
+    how = f"F1: mean over {len(seeds)} seeds" if len(seeds) > 1 else "F1" if seeds else "F1: of all test parts together"
     if ends:
-        how = f"F1: mean over {len(seeds)} seeds" if len(seeds) > 1 else "F1"
         text = f"{how}, with its 95 % interval by resampling the {matrices.shape[1]} test dialogues"
     else:
-        text = f"Without an interval, for {why_none(dialogues_of(run))}; the F1 is that of all test parts together"
+        text = f"{how}, without an interval, for {why_none(dialogues_of(run))}"
     together = "; precision, recall and support are of all replicas together" if run.chosen["replicas"] > 1 else ""
     columns = ["class", "precision", "recall", "F1", "95 %", "support"]
     shown = table("Classes, percent", columns, rows)

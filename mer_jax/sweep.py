@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from mer_jax import config as config_lib
-from mer_jax.errors import UserError, reported
+from mer_jax.errors import UserError, out_of_memory, reported
 from mer_jax.main import (
     CHANGED,
     CONFIG,
@@ -56,6 +56,8 @@ def main(_: list[str]) -> None:
 
 
 def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, workdir: epath.Path) -> None:
+    import jax
+
     from mer_jax import distributed, log, report, train
     from mer_jax.summary import markdown
 
@@ -67,11 +69,17 @@ def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, work
             found[row] = train.run(experiment, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
             if distributed.leads():
                 report.write([workdir / slug(row)], workdir / slug(row) / "report.html")
-        except UserError as error:  # a row that diverges must not cost the others
-            if distributed.several():  # who knows whether the other processes are at the same row
+        except (
+            UserError,
+            jax.errors.JaxRuntimeError,
+        ) as error:  # a row that diverges, or is too big, must not cost the others
+            why = out_of_memory(error)
+            if distributed.several() or not isinstance(
+                why, UserError
+            ):  # who knows whether the others are at the same row
                 raise
-            failed.append(f"{row}: {error}")
-            log.console.print(f"failed: {error}")
+            failed.append(f"{row}: {why}")
+            log.console.print(f"failed: {why}")
         log.write_json(
             workdir / "sweep.json",
             {row: {name: result[name] for name in ("protocol", "points")} for row, result in found.items()},
@@ -79,9 +87,8 @@ def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, work
     log.write_text(workdir / "sweep.md", markdown(found))
     if found and distributed.leads():
         report.write([workdir / slug(row) for row in found], workdir / "report.html")
-    log.console.out(
-        f"\n{markdown(found)}\n{workdir}/sweep.json holds what every row found, sweep.md this table, report.html shows it"
-    )
+    shown = ", report.html shows it" * bool(found)
+    log.console.out(f"\n{markdown(found)}\n{workdir}/sweep.json holds what every row found, sweep.md this table{shown}")
     if failed:
         raise UserError(f"{len(failed)} of {len(experiments)} rows failed:\n  " + "\n  ".join(failed))
 

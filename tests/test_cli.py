@@ -2,11 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT, small_description, small_utterances
+from etils import epath
 from test_records import damage_flipped_bit, damage_missing_index, damage_truncated, damage_version
 
+from mer_jax import distributed
+from mer_jax.errors import UserError, out_of_memory
 from mer_jax.records import Corpus, dataclasses, write_corpus
 from mer_jax.synthetic import MODALITIES
 
@@ -242,14 +246,31 @@ def test_streaming_trains_to_the_same_numbers_as_resident(run_cli, tmp_path, sma
 
 
 def test_a_device_without_memory_for_a_step_is_told_and_other_errors_are_not_hidden():
-    from mer_jax import main
-
-    full = main.out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"))
-    assert isinstance(full, main.UserError)
+    full = out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"))
+    assert isinstance(full, UserError)
     assert "Out of memory allocating 9 bytes.)" in str(full)
     assert "--config.train.accumulate" in str(full)
     other = RuntimeError("INTERNAL: something")
-    assert main.out_of_memory(other) is other
+    assert out_of_memory(other) is other
+    with pytest.raises(UserError, match="too little memory"), distributed.together(1):
+        more_than_there_is()
+    with pytest.raises(RuntimeError, match="something"), distributed.together(1):
+        raise other
+
+
+def more_than_there_is():
+    return jax.numpy.zeros(1 << 46).block_until_ready()
+
+
+def test_a_row_that_is_too_big_does_not_cost_the_others(monkeypatch, tmp_path, small_corpus, capsys):
+    from mer_jax import config, sweep, train
+
+    monkeypatch.setattr(train, "run", lambda *_, **__: more_than_there_is())
+    with pytest.raises(UserError, match=r"2 of 2 rows failed:\n  one: the device has too little memory .*\n  other: "):
+        sweep.run_rows(
+            dict.fromkeys(["one", "other"], config.LSGMERExperiment()), Corpus(small_corpus), epath.Path(tmp_path)
+        )
+    assert "report.html" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

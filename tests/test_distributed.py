@@ -336,6 +336,31 @@ def test_sigterm_while_a_run_is_resumed(tmp_path, cache_home, corpus, count):
     assert "asked to stop" in told[0]
 
 
+ONE_FULL = """
+import sys
+import jax
+from etils import epath
+from mer_jax import distributed
+from mer_jax.main import parse_distributed
+how = parse_distributed(sys.argv[1])
+distributed.start(how, 10, epath.Path(sys.argv[2]))
+with distributed.together(10):
+    if how[2] == 1:
+        jax.numpy.zeros(1 << 46).block_until_ready()
+    distributed.meet("the end")
+"""
+
+
+@pytest.mark.slow
+def test_one_process_without_memory_says_so_and_ends_all(tmp_path, cache_home):
+    processes = launch(2, cache_home, lambda how: ["-c", ONE_FULL, how, tmp_path])
+    told = outputs(processes, 90)
+    assert processes[0].returncode != 0
+    assert processes[1].returncode == 1
+    assert re.search(r"error: process 1 of 2 on .*: the device has too little memory .*train\.batch_size", told[1])
+    assert "Traceback" not in told[1]
+
+
 @pytest.mark.slow
 def test_what_one_process_cannot_read_all_leave_aside(tmp_path, cache_home, corpus):
     """With fsdp each process writes, and reads, its own part of the newest checkpoint; one of them is cut off."""

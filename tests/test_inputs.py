@@ -69,6 +69,75 @@ def test_one_bad_row_costs_one_row(tmp_path):
     path.write_text("id,words\na,b\n")
     with pytest.raises(UserError, match="it needs the column file or sentence"):
         requests(path)
+    for rest in ("two\nc,three\n", "x" * 200_000):
+        path.write_text(f'id,sentence\na,"Hello\nb,{rest}')
+        with pytest.raises(UserError, match=r"t\.csv, line \d: .*a quote that is opened must be closed"):
+            requests(path)
+
+
+NO_MODEL = types.SimpleNamespace(manifest=None, modalities={}, where="")
+
+
+class Sentences(inputs.Extractors):
+    """Stands for the encoders: a sentence is an item, and so is what is wrong with a request."""
+
+    def __init__(self):
+        pass
+
+    def items(self, requests):
+        for request in requests:
+            if request.get("sentence") == "end":
+                raise inputs.NoEncoders("the encoders' process ended with 1")
+            yield inputs.Item(request["id"], sentence=request.get("sentence") or "", error=request.get("error", ""))
+
+
+def test_one_bad_input_costs_itself(tmp_path):
+    for name, text in (
+        ("a.txt", "One.\nTwo."),
+        ("empty.txt", ""),
+        ("t.csv", 'sentence\nOne.\n"Two.\n'),
+        ("b.txt", "Three."),
+    ):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "none").mkdir()
+    paths = [str(tmp_path / name) for name in ("a.txt", "empty.txt", "t.csv", "none", "b.txt")]
+    found = list(inputs.items_of(paths, NO_MODEL, extractors=Sentences()))
+    assert [item.sentence for item in found] == ["One.", "Two.", "", "One.", "", "", "Three."]
+    assert [item.id for item in found if item.error] == paths[1:4]
+    for path, words in (
+        (paths[1], "holds no sentence"),
+        (paths[2], "a quote that is opened"),
+        (paths[3], "neither a corpus"),
+    ):
+        with pytest.raises(UserError, match=words):
+            list(inputs.items_of(path, NO_MODEL, extractors=Sentences()))
+    assert [bool(item.error) for item in inputs.items_of(iter([tmp_path / "gone", paths[4]]), NO_MODEL, extractors=Sentences())] == [True, False]  # fmt: skip
+    (tmp_path / "a.txt").write_text("end")
+    with pytest.raises(UserError, match="process ended"):
+        list(inputs.items_of(paths, NO_MODEL, extractors=Sentences()))
+
+
+def test_a_transcript_may_be_a_string(clips):
+    with pytest.raises(UserError, match=r"none\.srt does not exist"):
+        next(inputs.items_of(str(clips / "a.wav"), NO_MODEL, transcript_file=str(clips / "none.srt")))
+
+
+def test_a_pack_s_sentences_go_through_the_run_s_text_encoder(tmp_path):
+    def flags(name, text="", **manifest):
+        write_corpus(tmp_path / name, small_utterances(12), small_description(**manifest))
+        found = Manifest((tmp_path / name / "manifest.json").read_text(), "run")
+        return inputs.pack_encoder(found, inputs.Encoding(text=text))
+
+    encoder = {"name": "FacebookAI/roberta-base", "layers": [10, 12], "pooling": "mean"}
+    of_it = ["--text-layers=10,12", "--text-pooling=mean", "--device=auto"]
+    assert flags("a", provenance={"tool": "clips", "text_encoder": encoder}) == [
+        "--text-encoder=FacebookAI/roberta-base",
+        *of_it,
+    ]
+    words = {"tool": "import", "label_word_encoder": encoder | {"name": "mine"}}
+    assert flags("b", "/at/mine", provenance=words, label_space="text") == ["--text-encoder=/at/mine", *of_it]
+    assert flags("c", provenance=words, label_space="text") == []
+    assert flags("d", provenance=words, label_space="FacebookAI/roberta-base") == []
 
 
 @pytest.mark.parametrize(

@@ -403,6 +403,10 @@ def test_leak_lines_do_not_speak_of_what_is_not_known(corpus):
     assert (
         lines[1] == f"not known, and so not counted: the speakers of 3, sessions of {total} of {total} test utterances"
     )
+    corpus.index["speaker"] = np.where(tested, "one", "")  # known where it is tested alone
+    lines = leak_lines(made, [leakage(corpus, fold, {})])
+    assert lines[0] == "train and test share nothing: no dialogue"
+    assert f"the speakers of {total}, sessions of {total} of {total} test utterances" in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -416,6 +420,15 @@ def test_the_last_session_is_the_one_of_the_largest_number(corpus, names, last):
     assert made.folds[0].name == last
     assert f"the last session, {last};" in made.description
     assert set(corpus.index["session"][made.folds[0].test]) == {last}
+
+
+def test_an_empty_part_shares_nothing_and_is_not_spoken_of(corpus):
+    half = np.arange(len(corpus)) < len(corpus) // 2
+    made = Split("official", "", "", False, (Fold("1", np.flatnonzero(half), rows(), np.flatnonzero(~half)),))
+    leaks = leakage(corpus, made.folds[0], {})
+    assert {found["unknown"] for pair in ("train-valid", "valid-test") for kind, found in leaks[pair].items() if kind != "sentence"} == {0}  # fmt: skip
+    (line,) = leak_lines(made, [leaks])
+    assert line.startswith("train and test share")
 
 
 def test_leak_lines_say_that_the_test_part_chooses(corpus):

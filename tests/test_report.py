@@ -112,6 +112,11 @@ def test_runs_on_other_features_of_the_same_utterances_are_comparable(tmp_path, 
     tree = written(tmp_path, runs[1], other)
     assert not of_class(tree, "alarm")
     assert any("have not the same data" in said(e) and "same utterances" in said(e) for e in of_class(tree, "note"))
+    lines = [json.loads(line) for line in (other / "predictions.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["dialogue"] += "x"  # the ids of another corpus
+    (other / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert any("Not comparable" in said(e) for e in of_class(written(tmp_path, runs[1], other), "alarm"))
 
 
 def test_the_points_of_a_sweep_are_rows_and_the_chosen_one_is_marked(tmp_path, runs):
