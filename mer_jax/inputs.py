@@ -469,7 +469,7 @@ def _of_table(path: Path) -> Iterator[dict[str, Any]]:
     try:
         yield from _of_rows(path, table)
     except csv.Error as error:
-        raise UserError(f"{path}, line {table.line_num}: {error}; a quote that is opened must be closed, and one inside quotes doubled") from None  # fmt: skip
+        raise UserError(f"{path}, line {table.line_num + 1}: {error}; a quote that is opened must be closed, and one inside quotes doubled") from None  # fmt: skip
 
 
 def _of_rows(path: Path, table: "csv.DictReader[str]") -> Iterator[dict[str, Any]]:

@@ -70,8 +70,8 @@ def test_one_bad_row_costs_one_row(tmp_path):
     with pytest.raises(UserError, match="it needs the column file or sentence"):
         requests(path)
     for rest in ("two\nc,three\n", "x" * 200_000):
-        path.write_text(f'id,sentence\na,"Hello\nb,{rest}')
-        with pytest.raises(UserError, match=r"t\.csv, line \d: .*a quote that is opened must be closed"):
+        path.write_text(f'id,sentence\na,Oh.\nb,"Hello\nc,{rest}')
+        with pytest.raises(UserError, match=r"t\.csv, line 3: .*a quote that is opened must be closed"):
             requests(path)
 
 
