@@ -10,7 +10,7 @@ from data_prep.clips import AnyEncoder
 from data_prep.text import TextEncoder
 from data_prep.visual import PICTURES, FrameCoder, FrameEncoder
 from mer_jax.errors import UserError
-from mer_jax.records import encoder_of
+from mer_jax.records import encoder_of, hub_name
 
 # What may be different from then: it changes roundings. Weights are pinned by their sha256, not by the hub's revision; `padded` is what a
 # trial of the model on this machine shows.
@@ -94,11 +94,10 @@ def _visual(identity: Mapping[str, Any], place: str | None, device: str) -> Fram
 
 
 def _place(modality: str, identity: Mapping[str, Any]) -> str:
-    """The hub name; raises UserError for a local folder, of which only the last part of its path is known."""
-    name = str(identity["name"])
-    if "/" not in name and not identity.get("revision"):
+    """The hub name; raises UserError for a local folder."""
+    if not (name := hub_name(identity)):
         raise UserError(
-            f"this run's {modality} encoder was read from a folder called {name!r}: say where it is, --{modality}-encoder=PATH"
+            f"this run's {modality} encoder was read from a folder called {str(identity['name'])!r}: say where it is, --{modality}-encoder=PATH"
         )
     return name
 

@@ -364,8 +364,7 @@ def pack_encoder(manifest: Manifest, encoding: Encoding) -> list[str]:
     """Flags of the import, so that sentences without features go through the run's own text encoder; none if the run has none, or
     one from a folder of which nobody says where it is."""
     identity = manifest.encoder("text")
-    place = encoding.text or (identity["name"] if "/" in identity.get("name", "") else "")
-    if not (identity and place):
+    if not identity or not (place := encoding.text or records.hub_name(identity)):
         return []
     layers = ",".join(map(str, identity["layers"]))
     return [f"--text-encoder={place}", f"--text-layers={layers}", f"--text-pooling={identity['pooling']}", f"--device={encoding.device}"]  # fmt: skip

@@ -7,7 +7,8 @@
 
 An INPUT is a corpus folder, one of its .tfrecord shards, a feature pack, a clip, a folder of clips, a .txt with a sentence a
 line, or a .csv with the columns `file`, `sentence` (one may be missing), `id`, `start`, `end`. Clips are encoded as the run's
-corpus was (needs `pip install -e ".[prep]"`); the encoders are those of its manifest, checked to the sha256 of their weights.
+corpus was (needs `pip install -e ".[prep]"`); the encoders are those of its manifest, checked to the sha256 of their weights. A
+pack's sentences without features go through the text encoder among them.
 Probabilities are temperature-scaled on the run's validation part. Exit code 1 if any input could not be used; the others are
 there all the same. Memory does not grow with the inputs, but that a pack is read whole.
 """
@@ -73,11 +74,7 @@ def parser() -> argparse.ArgumentParser:
         "--any-extractor", action="store_true", help="take features although they were made by another extractor"
     )
     for name, what in zip(PACK, ("A,B,…", "NAME", "FILE"), strict=True):
-        out.add_argument(
-            f"--{name}",
-            metavar=what,
-            help="of a pack, as of python -m data_prep.import_pack; its sentences, if it has no features of text, go through the run's encoder",
-        )
+        out.add_argument(f"--{name}", metavar=what, help="of a pack, as of python -m data_prep.import_pack")
     out.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: %(default)s")
     add_encoders(out)
     return out

@@ -521,6 +521,7 @@ class Manifest:
         self.modalities: dict[str, dict[str, Any]] = self.manifest["modalities"]
 
     def encoder(self, modality: str) -> dict[str, Any]:
+        """See `encoder_of`."""
         return encoder_of(self.manifest, modality)
 
 
@@ -531,6 +532,13 @@ def encoder_of(manifest: Mapping[str, Any], modality: str) -> dict[str, Any]:
     if found is None and modality == manifest.get("label_space") == "text":
         found = provenance.get("label_word_encoder")  # data_prep.import_pack: of sentences without features
     return found if isinstance(found, dict) and "name" in found else {}
+
+
+def hub_name(encoder: Mapping[str, Any]) -> str:
+    """Where the encoder of `encoder_of` can be had; empty if it was read from a folder, of which only the last part of the path is
+    known."""
+    name = str(encoder["name"])
+    return name if "/" in name or encoder.get("revision") else ""
 
 
 class Corpus(Manifest):

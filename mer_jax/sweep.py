@@ -69,14 +69,10 @@ def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, work
             found[row] = train.run(experiment, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
             if distributed.leads():
                 report.write([workdir / slug(row)], workdir / slug(row) / "report.html")
-        except (
-            UserError,
-            jax.errors.JaxRuntimeError,
-        ) as error:  # a row that diverges, or is too big, must not cost the others
+        except (UserError, jax.errors.JaxRuntimeError) as error:
+            # A row that diverges, or is too big, must not cost the others; but who knows at which row other processes are.
             why = out_of_memory(error)
-            if distributed.several() or not isinstance(
-                why, UserError
-            ):  # who knows whether the others are at the same row
+            if distributed.several() or not isinstance(why, UserError):
                 raise
             failed.append(f"{row}: {why}")
             log.console.print(f"failed: {why}")

@@ -134,6 +134,8 @@ def test_a_pack_s_sentences_go_through_the_run_s_text_encoder(tmp_path):
         "--text-encoder=FacebookAI/roberta-base",
         *of_it,
     ]
+    short = encoder | {"name": "roberta-base", "revision": "e2da8e2f811d1448a5b465c236feacd80ffbac7b"}
+    assert flags("e", provenance={"tool": "clips", "text_encoder": short}) == ["--text-encoder=roberta-base", *of_it]
     words = {"tool": "import", "label_word_encoder": encoder | {"name": "mine"}}
     assert flags("b", "/at/mine", provenance=words, label_space="text") == ["--text-encoder=/at/mine", *of_it]
     assert flags("c", provenance=words, label_space="text") == []
