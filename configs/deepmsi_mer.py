@@ -7,12 +7,12 @@ python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap --config.data.pat
 All want text, audio and visual features; --config.data.modalities=text,audio leaves one out.
 """
 
-from mer_jax import config
+from mer_jax.models import deepmsi_mer
 
 
-def get_config(arg: str = "") -> config.DeepMSIExperiment:
+def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
     """arg: "" = our defaults; "iemocap", "meld" = the published hyper-parameters of that corpus; "tiny" = a smoke run."""
-    experiment = config.DeepMSIExperiment(experiment="deepmsi_mer" + (f"-{arg}" if arg else ""))
+    experiment = deepmsi_mer.DeepMSIExperiment(experiment="deepmsi_mer" + (f"-{arg}" if arg else ""))
     experiment.data.modalities = ("text", "audio", "visual")
     model, loss, optim, train = experiment.model, experiment.loss, experiment.optim, experiment.train
     if arg in ("iemocap", "meld"):

@@ -11,14 +11,14 @@ python -m data_prep.swin microsoft/swinv2-tiny-patch4-window8-256 --out swin_t.n
 … --config.backbone.weights=swin_t.npz --config.backbone.tune=last:2 --config.backbone.layer_decay=0.8
 """
 
-from mer_jax import config
+from mer_jax.models import deepmsi_mer_frames
 
 
-def get_config(arg: str = "") -> config.DeepMSIFramesExperiment:
+def get_config(arg: str = "") -> deepmsi_mer_frames.DeepMSIFramesExperiment:
     """arg: "swin_t" or "" = published sizes, our training; "published" = as the official code, with its rates for
     IEMOCAP (for MELD it has optim.learning_rate=1e-4, and 0.4 for all four dropouts); "tiny" = a backbone for the demo corpus's drawn frames."""
     arg = arg or "swin_t"
-    experiment = config.DeepMSIFramesExperiment(experiment=f"deepmsi_mer_frames-{arg}")
+    experiment = deepmsi_mer_frames.DeepMSIFramesExperiment(experiment=f"deepmsi_mer_frames-{arg}")
     model, loss, optim, train = experiment.model, experiment.loss, experiment.optim, experiment.train
     frames, backbone = experiment.frames, experiment.backbone
     experiment.data.modalities, experiment.data.read_threads = ("text", "audio", "visual"), 4

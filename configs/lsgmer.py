@@ -5,12 +5,12 @@ python -m mer_jax.main --config=configs/lsgmer.py:tiny                          
 python -m mer_jax.main --config=configs/lsgmer.py --config.data.path=DIR            your corpus
 """
 
-from mer_jax import config
+from mer_jax.models import lsgmer
 
 
-def get_config(arg: str = "") -> config.LSGMERExperiment:
+def get_config(arg: str = "") -> lsgmer.LSGMERExperiment:
     """arg: "" = our defaults; "iemocap", "meld", "emodb" = tuned on the validation parts of that corpus; "tiny" = a smoke run."""
-    experiment = config.LSGMERExperiment(experiment="lsgmer" + (f"-{arg}" if arg else ""))
+    experiment = lsgmer.LSGMERExperiment(experiment="lsgmer" + (f"-{arg}" if arg else ""))
     model, optim, train = experiment.model, experiment.optim, experiment.train
     if arg in ("iemocap", "meld"):
         experiment.data.modalities = ("text", "audio") if arg == "iemocap" else ("text",)

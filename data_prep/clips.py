@@ -28,8 +28,10 @@ from data_prep.features import THREADS, Kept, Progress, by_length, extract
 from data_prep.media import Checked, Clip, check
 from data_prep.text import TextEncoder, encoder_of, normalise, parser_of
 from data_prep.visual import FrameCoder, FrameEncoder
+from mer_jax.data.corpus import SPLITS, Utterance
+from mer_jax.data.corpus_writer import Description, refuse_existing
 from mer_jax.errors import UserError, reported
-from mer_jax.records import SPLITS, Description, Utterance, refuse_existing, sha256_of
+from mer_jax.files import sha256_of
 
 NEEDED = ("file", "label")
 OPTIONAL = ("sentence", "id", "split", "dialogue", "turn", "speaker", "session", "start", "end", "votes")

@@ -20,8 +20,10 @@ from data_prep.audit import write_and_audit
 from data_prep.clips import Row, check_clips, features_of, refuse_broken, tell_lengths, utterances
 from data_prep.media import Clip
 from data_prep.text import encoder_of, parser_of
+from mer_jax.data.corpus import Utterance
+from mer_jax.data.corpus_writer import Description, refuse_existing
 from mer_jax.errors import UserError, reported
-from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
+from mer_jax.files import sha256_of
 
 NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z])\.wav")
 LABELS = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mer_jax.errors import UserError
-from mer_jax.records import sha256_of
+from mer_jax.files import sha256_of
 
 CASCADE = "haarcascade_frontalface_alt2.xml"
 SIDE = 360  # pixels of the shorter side of what is searched; larger frames are shrunk

@@ -18,8 +18,10 @@ from data_prep.audit import write_and_audit
 from data_prep.known import SIX as WORDS
 from data_prep.table import read_npz
 from data_prep.text import encoder_of, normalise, parser_of
+from mer_jax.data.corpus import Utterance
+from mer_jax.data.corpus_writer import Description, refuse_existing
 from mer_jax.errors import UserError, reported
-from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
+from mer_jax.files import sha256_of
 
 FOUR = {"hap": "hap", "exc": "hap", "sad": "sad", "neu": "neu", "ang": "ang"}
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}

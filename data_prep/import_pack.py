@@ -21,8 +21,10 @@ import numpy as np
 from data_prep import known, packs, table
 from data_prep.audit import write_and_audit
 from data_prep.text import TextEncoder, encoder_of, parser_of
+from mer_jax.data.corpus import DTYPES, SPLITS, Utterance
+from mer_jax.data.corpus_writer import Description, refuse_existing
 from mer_jax.errors import UserError, reported
-from mer_jax.records import DTYPES, SPLITS, Description, Utterance, refuse_existing, sha256_of
+from mer_jax.files import sha256_of
 
 TABLES = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".h5", ".hdf5")
 

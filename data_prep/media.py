@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mer_jax.errors import UserError
-from mer_jax.records import sha256_of
+from mer_jax.files import sha256_of
 
 # Containers round their duration, and an edit list may trim a little; a file cut short usually lacks far more.
 SLACK, SLACK_SHARE = 0.5, 0.05  # seconds, share of the duration

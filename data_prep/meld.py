@@ -17,8 +17,10 @@ import numpy as np
 from data_prep import known
 from data_prep.audit import write_and_audit
 from data_prep.text import encoder_of, normalise, parser_of
+from mer_jax.data.corpus import Utterance
+from mer_jax.data.corpus_writer import Description, refuse_existing
 from mer_jax.errors import UserError, reported
-from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
+from mer_jax.files import sha256_of
 
 FILES = {"train": "train_sent_emo.csv", "valid": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 TOTALS = {split: sum(known.MELD.sets[name]) for split, name in known.SETS_OF_MELD.items()}

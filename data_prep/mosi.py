@@ -18,8 +18,10 @@ import numpy as np
 from data_prep.audit import write_and_audit
 from data_prep.table import read_npz
 from data_prep.text import encoder_of, parser_of
+from mer_jax.data.corpus import Utterance
+from mer_jax.data.corpus_writer import Description, refuse_existing
 from mer_jax.errors import UserError, reported
-from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
+from mer_jax.files import sha256_of
 
 LABELS = ("negative", "positive")
 MODALITIES = {"text": "text", "audio": "audio", "visual": "video"}

@@ -15,8 +15,8 @@ import numpy as np
 
 from data_prep import unpickle
 from data_prep.text import normalise
+from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
-from mer_jax.records import SPLITS
 
 # Fields of every tuple layout, in order; `_` is not read. The order of the features is text, AUDIO, VISUAL.
 LAYERS = "text1 text2 text3 text4"

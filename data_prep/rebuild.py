@@ -9,8 +9,8 @@ from data_prep.audio import DESCRIPTORS, EGEMAPS, Egemaps, SpeechEncoder
 from data_prep.clips import AnyEncoder
 from data_prep.text import TextEncoder
 from data_prep.visual import PICTURES, FrameCoder, FrameEncoder
+from mer_jax.data.corpus import encoder_of, hub_name
 from mer_jax.errors import UserError
-from mer_jax.records import encoder_of, hub_name
 
 # What may be different from then: it changes roundings. Weights are pinned by their sha256, not by the hub's revision; `padded` is what a
 # trial of the model on this machine shows.

@@ -39,9 +39,10 @@ from data_prep.features import THREADS
 from data_prep.media import SLACK, Clip
 from data_prep.recognise import Recogniser
 from data_prep.text import TextEncoder, normalise
-from mer_jax import cache
+from mer_jax import files
+from mer_jax.data.corpus import Utterance, to_example
+from mer_jax.data.records import Value, encode_example, write_record
 from mer_jax.errors import UserError
-from mer_jax.records import Utterance, Value, encode_example, to_example, write_record
 
 FEW = 16  # answered together: more is hardly faster, and all of it is in memory
 SILENCE = -60.0  # dB of full scale
@@ -361,7 +362,7 @@ def main(argv: list[str] | None = None) -> None:
         "of a feature does not depend on what else was waiting; default: %(default)s"
     )  # fmt: skip
     arguments = parser.parse_args(argv)
-    arguments.cache = cache.folder() / "features"  # not written to
+    arguments.cache = files.cache_folder() / "features"  # not written to
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt), open(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # whatever a library prints is for people
         converse(arguments, out)

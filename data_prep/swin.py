@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from data_prep import frozen, swin_file
-from mer_jax import weights as weights_lib
 from mer_jax.errors import UserError, reported
-from mer_jax.records import sha256_of
+from mer_jax.files import sha256_of
+from mer_jax.models import pretrained as pretrained_lib
 
 # A part of a name in transformers -> ours, in this order.
 NAMES = (
@@ -90,7 +90,7 @@ def convert(name: str, out: Path, window: str = "") -> None:
         raise UserError(f"--window={window}: is for files alone; {name} says its windows in its config.json")
     else:
         arrays, about, source = from_transformers(name)
-    weights_lib.write(out, arrays, {"arguments": about, "source": source})
+    pretrained_lib.write(out, arrays, {"arguments": about, "source": source})
     size = sum(array.size for array in arrays.values())
     given = " ".join(f"--config.backbone.{k}={spelled(v)}" for k, v in about.items() if k != "pretrained")
     print(

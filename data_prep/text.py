@@ -15,7 +15,7 @@ import numpy as np
 
 from data_prep import frozen
 from data_prep.features import POOLINGS, extract, pool
-from mer_jax import cache
+from mer_jax import files
 from mer_jax.errors import UserError
 
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -58,7 +58,7 @@ def parser_of(tool: str, description: str | None) -> argparse.ArgumentParser:
         "--device", default="auto", help="of the encoders: cpu, cuda, cuda:1, …; default: cuda if there is one"
     )
     parser.add_argument(
-        "--cache", type=Path, default=cache.folder() / "features",
+        "--cache", type=Path, default=files.cache_folder() / "features",
         metavar="DIR", help="finished features are kept here, so that an interrupted run carries on; default: %(default)s",
     )  # fmt: skip
     return parser

@@ -12,7 +12,7 @@ from data_prep import faces as face
 from data_prep import frozen, media
 from data_prep.features import pool
 from data_prep.media import Clip
-from mer_jax.frames import Frames, coded, middle_square
+from mer_jax.data.frames import EncodedFrames, coded, middle_square
 
 TOGETHER = 8  # clips saved to the cache at a time
 BATCH = 64  # frames
@@ -104,7 +104,7 @@ class FrameEncoder:
 class Pictures:
     """A clip's frames, and how many of them are whole for want of a face."""
 
-    frames: Frames
+    frames: EncodedFrames
     without_face: int = 0
 
 
@@ -139,13 +139,13 @@ class FrameCoder:
             kept.append(np.frombuffer(sizes.tobytes() + b"".join(pictures.frames.data), np.uint8))
         return kept
 
-    def restored(self, kept: np.ndarray) -> Frames:
+    def restored(self, kept: np.ndarray) -> EncodedFrames:
         raw = kept.tobytes()
         count = int(np.frombuffer(raw, "<i8", 1)[0])
         sizes = np.frombuffer(raw, "<i8", count, 8)
         ends = 8 + 8 * count + np.cumsum(sizes)
         data = tuple(raw[end - size : end] for end, size in zip(ends.tolist(), sizes.tolist(), strict=True))
-        return Frames(self.coding, self.size, self.size, data)
+        return EncodedFrames(self.coding, self.size, self.size, data)
 
 
 def _often(frames: int, per_second: float | None) -> str:

@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 import rich.box
-import rich.console
-import rich.table
 
 from mer_jax.errors import UserError, reported
-from mer_jax.results import damaged, other_version, prediction, read_lines, read_metrics
-from mer_jax.statistics import FEW_DIALOGUES, by_dialogue, mcnemar, mean_sd, overall, paired_bootstrap
+from mer_jax.evaluation.predictions import damaged, prediction, read_lines
+from mer_jax.evaluation.results import other_version, read_metrics
+from mer_jax.metrics.classification import TITLES, mean_sd, overall
+from mer_jax.metrics.significance import FEW_DIALOGUES, by_dialogue, mcnemar, paired_bootstrap
 
-TITLES = {"weighted_f1": "weighted F1", "macro_f1": "macro F1", "accuracy": "accuracy", "uar": "UAR"}
 DECIDING = "weighted_f1"
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class TestedRun:
     """The test predictions of a finished run. A seed's row holds its predictions of all folds, in the order of `ids`."""
 
     path: Path
@@ -55,7 +54,7 @@ class Run:
 # ---- reading ----
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> TestedRun:
     """A finished run's replicas at the chosen point. Raises UserError if it is none, is damaged, or no seed has all folds."""
     metrics = read_metrics(folder)
     try:
@@ -75,7 +74,7 @@ def read_run(folder: Path) -> Run:
     seeds, left_out = _complete_seeds(folder, [r[:3] for r in replicas.values() if r[3]])
     wanted = {name: r[0] for name, r in replicas.items() if r[3] and r[0] in seeds}
     rows = _read_predictions(folder / "predictions.jsonl", labels, wanted, set(replicas))
-    return Run(path=folder, labels=labels, left_out=left_out, **about, **_aligned(folder, labels, rows))
+    return TestedRun(path=folder, labels=labels, left_out=left_out, **about, **_aligned(folder, labels, rows))
 
 
 def _complete_seeds(folder: Path, replicas: list[tuple[int, str, str]]) -> tuple[list[int], tuple[str, ...]]:
@@ -146,7 +145,7 @@ def _aligned(folder: Path, labels: tuple[str, ...], rows: dict[int, dict[str, di
 # ---- comparing ----
 
 
-def refuse_unpaired(a: Run, b: Run) -> None:
+def refuse_unpaired(a: TestedRun, b: TestedRun) -> None:
     """Raises UserError unless both runs tested the same utterances with the same labels, and trained on the same ones. Their features
     may be others."""
     same = (
@@ -169,13 +168,13 @@ def refuse_unpaired(a: Run, b: Run) -> None:
             _refuse(f"{what} for {a.ids[i]!r} ({len(differing)} such utterances)", a, of_a[i], b, of_b[i])
 
 
-def _refuse(what: str, a: Run, of_a: str, b: Run, of_b: str) -> None:
+def _refuse(what: str, a: TestedRun, of_a: str, b: TestedRun, of_b: str) -> None:
     raise UserError(
         f"the runs cannot be compared, they have not the same {what}:\n  {a.path}: {of_a}\n  {b.path}: {of_b}"
     )
 
 
-def compare(a: Run, b: Run, *, samples: int = 10000, seed: int = 0) -> dict[str, Any]:
+def compare(a: TestedRun, b: TestedRun, *, samples: int = 10000, seed: int = 0) -> dict[str, Any]:
     """What the command prints and writes: paired tests of b against a, as fractions. Raises UserError if unpaired."""
     refuse_unpaired(a, b)
     if samples < 100:
@@ -236,7 +235,7 @@ def _p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def show(result: Mapping[str, Any]) -> None:
+def print_comparison(result: Mapping[str, Any]) -> None:
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 160
@@ -300,7 +299,7 @@ def main(argv: list[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     with reported():
         result = compare(read_run(flags.run_a), read_run(flags.run_b), samples=flags.samples, seed=flags.seed)
-        show(result)
+        print_comparison(result)
         if flags.json:
             try:
                 flags.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")

@@ -3,19 +3,23 @@
 A config file in `configs/` returns an `Experiment`; `--config.a.b=…` overrides a field of it.
 """
 
+import copy
 import dataclasses
 import json
 import math
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from mer_jax import protocols
+from mer_jax.data import protocols
 from mer_jax.errors import UserError
+from mer_jax.models.deepmsi_mer import DeepMSIExperiment, _validate_deepmsi
+from mer_jax.models.deepmsi_mer_frames import DeepMSIFramesExperiment, _validate_frames
+from mer_jax.models.lsgmer import LSGMERExperiment, _validate_lsgmer
 
 
 @dataclasses.dataclass
-class Data:
+class DataSettings:
     path: str = (
         ""  # a corpus folder (see mer_jax/records.py); empty = the built-in demo corpus; demo:clutter = its variant
     )
@@ -36,90 +40,7 @@ class Data:
 
 
 @dataclasses.dataclass
-class LSGMER:
-    """LSGMER (arXiv 2504.05158); every default here is ours, the paper states none."""
-
-    width: int = 256
-    heads: int = 4
-    encoder: str = "transformer"  # H_1: transformer | gru
-    dropout: float = 0.3  # before the classifier
-    input_dropout: float = 0.0  # on the standardised features
-    encoder_dropout: float = 0.2  # on the residual branches of the transformer layer; on the GRU's output
-    time_dropout: float = 0.0  # share of time steps hidden while training
-    modality_dropout: float = 0.0  # share of samples of which one modality is hidden while training
-    lse: bool = True  # label signal enhancement; False = mean over time of H_1
-    gate: bool = True  # w = sigmoid(H_2); False = 1
-    reduce: str = "mean"  # over the classes axis: mean | max | attention | cosine | rows
-    fusion: str = "concat"  # concat | gated
-    label_init: str = "words"  # words | random
-    label_update: str = "optimizer"  # L' is: optimizer (the table after its step) | class_mean (of the fused features)
-    label_average: float = 0.9  # alpha; 0 = no moving average
-
-
-@dataclasses.dataclass
-class DeepMSI:
-    """DeepMSI-MER (arXiv 2502.08573) on features; sizes here are ours, the published ones are in configs/deepmsi_mer.py."""
-
-    variant: str = "fixed"  # fixed (as the paper means it) | published (as the official code computes it)
-    vsc: bool = True  # visual sequence compression; False = the TCN reads every frame
-    keep: float = 0.5  # share of the frames (of a frame's tokens, where it has several) that VSC keeps [ours]
-    threshold: float = 0.6  # VSC merges a dropped frame into the kept ones that are more similar than this (cosine)
-    alpha: float = 0.9  # share of the kept frame in the merged one
-    pool: str = (
-        "attention"  # how sequences of text and audio become one vector: mean | attention (one learned query) [ours]
-    )
-    early_width: int = 128
-    tcn_widths: tuple[int, ...] = (128, 128, 128)  # one block each; block l looks 2^l steps back
-    tcn_kernel: int = 3
-    projection: int = 256
-    late_widths: tuple[int, ...] = (256, 128)
-    dropout: float = 0.3  # in the late fusion
-    early_dropout: float = 0.1
-    tcn_dropout: float = 0.3
-    projection_dropout: float = 0.2
-    modality_dropout: float = 0.0  # share of samples of which one modality is hidden while training
-
-
-@dataclasses.dataclass
-class Frames:
-    """What the backbone sees of the frames in the records. While training a clip's frames are all varied alike."""
-
-    size: int = 256  # pixels along a side
-    crop: float = 0.7  # least share of the square's area that is cut out; 1 = always the largest square in the middle
-    flip: float = 0.5  # share of clips that are mirrored
-    colour: float = 0.2  # brightness, contrast and saturation change by up to this share
-
-
-@dataclasses.dataclass
-class Backbone:
-    """The Swin V2 that reads frames, with DeepMSI-MER's compression in one of its stages; published sizes."""
-
-    patch: int = 4  # pixels along a side
-    width: int = 96  # of the first stage; every further one is twice as wide and has a quarter of the tokens
-    depths: tuple[int, ...] = (2, 2, 6, 2)  # blocks of each stage
-    heads: tuple[int, ...] = (3, 6, 12, 24)
-    window: int = 8  # tokens along a side, at most
-    mlp: int = 4
-    drop_path: float = 0.2  # of the last block, growing evenly from 0
-    norm_first: bool = (
-        True  # merging: norm before the product, as in DeepMSI-MER; False = after it, as in public Swin V2
-    )
-    stage: int = 3  # in which VSC compresses, from 1; on only with model.vsc
-    sides: tuple[int, ...] = (14, 12, 10)  # of the square of tokens kept by blocks 1, 3, 5 … of that stage
-    weights: str = ""  # start from these, a file of `python -m data_prep.swin`; empty = from scratch
-    tune: str = "all"  # which stages learn: all | none | last:K
-    rate: float = 1.0  # factor on optim.learning_rate for the last block …
-    layer_decay: float = 1.0  # … and for every block below it this times the one above
-    rematerialize: bool = (
-        True  # compute blocks again in the backward pass, for less memory (not on a CPU, where XLA undoes it)
-    )
-    at_once: int = (
-        0  # frames computed together, one such group after the other, and again in the backward pass; 0 = all
-    )
-
-
-@dataclasses.dataclass
-class Loss:
+class LossSettings:
     """What the loss of every family has."""
 
     imbalance: str = "none"  # none | class_weights | focal | logit_adjustment
@@ -128,26 +49,7 @@ class Loss:
 
 
 @dataclasses.dataclass
-class JOO(Loss):
-    apc: float = 0.5  # lambda, weight of APC beside the classification loss; 0 = none
-    temperature: float = 0.1  # tau of q = softmax(cos / tau); 1 = the paper's formula to the letter
-
-
-@dataclasses.dataclass
-class Contrastive(Loss):
-    contrastive: float = 0.5  # weight of the contrastive loss beside the classification loss; 0 = none
-    temperature: float = 0.5
-    learn_temperature: bool = False  # start from `temperature` and learn it
-    pairs: tuple[str, ...] = (
-        "visual-text",
-        "visual-audio",
-        "text-audio",
-    )  # anchor-other; those the run does not have are left out
-    per_positive: bool = True  # mean over an anchor's positives; False = their sum over batch - 1, as published
-
-
-@dataclasses.dataclass
-class Optim:
+class OptimSettings:
     name: str = "adamw"  # adamw | adam (decay added to the gradient) | sgd
     learning_rate: float = 3e-4
     schedule: str = "cosine"  # constant | linear | cosine, the last two down to 0 after the last epoch
@@ -160,7 +62,7 @@ class Optim:
 
 
 @dataclasses.dataclass
-class Train:
+class TrainSettings:
     batch_size: int = 64
     eval_batch_size: int = 256
     epochs: int = 12
@@ -178,7 +80,7 @@ class Train:
 
 
 @dataclasses.dataclass
-class Replicas:
+class ReplicaSettings:
     """The runs that make up the experiment, trained side by side: folds x seeds x points."""
 
     folds: tuple[int, ...] = ()  # which folds of the protocol, by number from 0; empty = all
@@ -191,7 +93,7 @@ class Replicas:
 
 
 @dataclasses.dataclass
-class Mesh:
+class MeshSettings:
     """How the run lies on the devices; changes no result but in rounding. What is left of them is shared by replicas and data."""
 
     model: int = 1  # devices that share the weights of each layer, by output features
@@ -204,34 +106,11 @@ class Experiment:
 
     experiment: str = ""  # names the default workdir, runs/<experiment>
     seed: int = 0  # of a replica's start and dropout
-    replicas: Replicas = dataclasses.field(default_factory=Replicas)
-    mesh: Mesh = dataclasses.field(default_factory=Mesh)
-    data: Data = dataclasses.field(default_factory=Data)
-    optim: Optim = dataclasses.field(default_factory=Optim)
-    train: Train = dataclasses.field(default_factory=Train)
-
-
-@dataclasses.dataclass
-class LSGMERExperiment(Experiment):
-    experiment: str = "lsgmer"
-    model: LSGMER = dataclasses.field(default_factory=LSGMER)
-    loss: JOO = dataclasses.field(default_factory=JOO)
-
-
-@dataclasses.dataclass
-class DeepMSIExperiment(Experiment):
-    experiment: str = "deepmsi_mer"
-    model: DeepMSI = dataclasses.field(default_factory=DeepMSI)
-    loss: Contrastive = dataclasses.field(default_factory=Contrastive)
-
-
-@dataclasses.dataclass
-class DeepMSIFramesExperiment(DeepMSIExperiment):
-    """DeepMSI-MER end to end from frames: of `model`, `keep` is of no use here, the backbone's `sides` say what is kept."""
-
-    experiment: str = "deepmsi_mer_frames"
-    frames: Frames = dataclasses.field(default_factory=Frames)
-    backbone: Backbone = dataclasses.field(default_factory=Backbone)
+    replicas: ReplicaSettings = dataclasses.field(default_factory=ReplicaSettings)
+    mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
+    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    optim: OptimSettings = dataclasses.field(default_factory=OptimSettings)
+    train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
 
 
 # What a sweep inside one program may change: numbers that neither a shape nor the course of the program depends on.
@@ -245,8 +124,6 @@ SWEPT = (
 # Fields that may differ between a run and the command that carries it on: where and how it runs, not what it computes.
 CHANGES_NO_RESULT = ("mesh.", "train.checkpoint_minutes", "train.keep_checkpoints", "train.log_", "train.look", "data.placement", "data.read_threads",
                      "data.resident_limit_mb", "replicas.together")  # fmt: skip
-
-FAMILIES = (LSGMERExperiment, DeepMSIExperiment, DeepMSIFramesExperiment)
 
 CHOICES = {
     "data.nonfinite": ("refuse", "zero"),
@@ -284,28 +161,7 @@ def to_dict(config: Experiment) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(tree: dict[str, Any]) -> Experiment:
-    """The experiment whose `to_dict` this is; raises UserError if no family has these fields. One that changes no result may be
-    missing, as in runs of earlier versions."""
-    names = flatten(tree).keys()
-    for family in FAMILIES:
-        known = flatten(to_dict(family())).keys()
-        if names <= known and all(name.startswith(CHANGES_NO_RESULT) for name in known - names):
-            found = family()
-            for name, value in tree.items():
-                group = getattr(found, name)
-                if not dataclasses.is_dataclass(group):
-                    setattr(found, name, value)
-                    continue
-                for field, inner in value.items():
-                    setattr(group, field, tuple(inner) if isinstance(inner, list) else inner)
-            return found
-    near = min(FAMILIES, key=lambda family: len(flatten(to_dict(family())).keys() ^ names))
-    other = ", ".join(sorted(flatten(to_dict(near())).keys() ^ names))
-    raise UserError(f"the config is of another version of mer_jax: what differs is {other}")
-
-
-def limits(settings: Data) -> dict[str, int]:
+def limits(settings: DataSettings) -> dict[str, int]:
     """How many time steps of each modality are read, at most."""
     each = settings.max_length * (len(settings.modalities) // len(settings.max_length))
     return dict(zip(settings.modalities, each, strict=True))
@@ -368,95 +224,6 @@ def _check_tuples(config: Experiment) -> None:
                 _require(good, f"{name}.{field}", value, words)
 
 
-def _validate_lsgmer(model: LSGMER) -> None:
-    _require(model.width % model.heads == 0, "model.width", model.width, f"a multiple of model.heads = {model.heads}")
-    _require(
-        model.encoder != "gru" or model.width % 2 == 0, "model.width", model.width, "even when model.encoder is gru"
-    )
-    _require(model.reduce != "rows" or model.label_update != "class_mean", "model.label_update", model.label_update,
-             "optimizer when model.reduce is rows: there is no one fused feature to take the mean of")  # fmt: skip
-    if not model.lse:
-        _require(model.reduce == "mean", "model.reduce", model.reduce, "mean when model.lse is off")
-
-
-def _validate_deepmsi(config: DeepMSIExperiment) -> None:
-    for name in ("tcn_widths", "late_widths"):
-        widths = getattr(config.model, name)
-        _require(len(widths) > 0 and min(widths) > 0, f"model.{name}", widths, "one or more positive numbers")
-    config.loss.pairs = _split(config.loss.pairs)
-    for pair in config.loss.pairs:
-        anchor, _, other = pair.partition("-")
-        _require(len({anchor, other} & {"text", "audio", "visual"}) == 2, "loss.pairs", ",".join(config.loss.pairs),
-                 "pairs of two different modalities, as in --config.loss.pairs=visual-text,visual-audio")  # fmt: skip
-    if config.model.variant == "published":
-        _require(config.optim.average == 0, "optim.average", config.optim.average,
-                 "0 with model.variant=published: its BatchNorm statistics belong to the weights as trained")  # fmt: skip
-        _require(config.train.accumulate == 1, "train.accumulate", config.train.accumulate,
-                 "1 with model.variant=published: its BatchNorm takes the mean of the whole batch")  # fmt: skip
-    unknown = set(config.data.modalities) - {"text", "audio", "visual"}
-    _require(
-        not unknown, "data.modalities", ",".join(config.data.modalities), "among text, audio, visual for DeepMSI-MER"
-    )
-
-
-def _validate_frames(config: DeepMSIFramesExperiment) -> None:
-    backbone, size = config.backbone, config.frames.size
-    _require(config.model.keep == DeepMSI.keep, "model.keep", config.model.keep, "left alone with frames: backbone.sides says what is kept")  # fmt: skip
-    _require("visual" in config.data.modalities, "data.modalities", ",".join(config.data.modalities), "with visual")
-    _require(config.data.placement != "resident", "data.placement", "resident", "auto or stream: frames are decoded as they are read")  # fmt: skip
-    stages = len(backbone.depths)
-    _require(
-        stages > 0 and min(backbone.depths) > 0, "backbone.depths", backbone.depths, "one or more positive numbers"
-    )
-    good = len(backbone.heads) == stages and all(
-        h > 0 and backbone.width * 2**i % h == 0 for i, h in enumerate(backbone.heads)
-    )
-    _require(good, "backbone.heads", backbone.heads, "a number for each stage that divides its width, "
-             + ", ".join(str(backbone.width * 2**i) for i in range(stages)))  # fmt: skip
-    tuned = tuned_stages(backbone)
-    _require(tuned is not None, "backbone.tune", backbone.tune, f"all, none, or last:K with K from 1 to {stages}")
-    _require(size % backbone.patch == 0, "frames.size", size, f"a multiple of backbone.patch = {backbone.patch}")
-    if not config.model.vsc:
-        return
-    _require(backbone.stage <= stages, "backbone.stage", backbone.stage, f"from 1 to {stages}, the number of stages")
-    most = -(-backbone.depths[backbone.stage - 1] // 2)
-    side, sides = compressed_grid(config), backbone.sides
-    falling = list(sides) == sorted(sides, reverse=True) and all(0 < s <= side for s in sides)
-    _require(0 < len(sides) <= most and falling, "backbone.sides", sides,
-             f"one to {most} numbers (one for every second block of stage {backbone.stage}) that do not grow, at most {side}: that "
-             f"stage's grid at frames.size={size}; or model.vsc=False")  # fmt: skip
-
-
-def compressed_grid(config: DeepMSIFramesExperiment) -> int:
-    """Tokens along a side of a frame where VSC begins."""
-    return _grids(config)[config.backbone.stage - 1]
-
-
-def undivided_grids(config: DeepMSIFramesExperiment) -> dict[int, int]:
-    """Of the stages, by number from 1, whose grid is larger than a window and not divided by it: tokens along a side. As far as
-    frames.size decides it: after VSC `backbone.sides` does."""
-    backbone = config.backbone
-    last = backbone.stage if config.model.vsc else len(backbone.depths)
-    sides = enumerate(_grids(config)[:last], 1)
-    return {stage: side for stage, side in sides if side > backbone.window and side % backbone.window}
-
-
-def _grids(config: DeepMSIFramesExperiment) -> list[int]:
-    """Tokens along a side of a frame in each stage, without VSC."""
-    side = config.frames.size // config.backbone.patch
-    return [-(-side // 2**stage) for stage in range(len(config.backbone.depths))]
-
-
-def tuned_stages(backbone: Backbone) -> range | None:
-    """Which stages learn, from -1, the patches, on; None if `tune` is no choice."""
-    stages = len(backbone.depths)
-    if backbone.tune in ("all", "none"):
-        return range(-1 if backbone.tune == "all" else stages, stages)
-    word, _, count = backbone.tune.partition(":")
-    good = word == "last" and count.isdigit() and 1 <= int(count) <= stages
-    return range(stages - int(count), stages) if good else None
-
-
 def _split(names: tuple[str, ...]) -> tuple[str, ...]:
     """The flag --config.x=a,b arrives as ('a,b',)."""
     return tuple(name.strip() for item in names for name in item.split(",") if name.strip())
@@ -509,3 +276,18 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def default_workdir(config: Experiment) -> Path:
     return Path("runs") / config.experiment
+
+
+AnyExperiment = TypeVar("AnyExperiment", bound=Experiment)
+
+
+def with_values(config: AnyExperiment, values: dict[str, Any]) -> AnyExperiment:
+    """The config with the fields set, numbers or arrays; without a sweep of its own."""
+    changed = copy.copy(config)
+    changed.replicas = dataclasses.replace(config.replicas, grid="", points="")
+    for field, value in values.items():
+        group, name = field.split(".")
+        holder = copy.copy(getattr(changed, group))
+        setattr(holder, name, value)
+        setattr(changed, group, holder)
+    return changed

@@ -10,12 +10,11 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from mer_jax import cache, protocols, weights
 from mer_jax import config as config_lib
+from mer_jax import files
 from mer_jax.errors import UserError, reported
-from mer_jax.records import Corpus
-from mer_jax.replicas import replicas_of
-from mer_jax.synthetic import demo_corpus
+from mer_jax.experiment import check, open_corpus
+from mer_jax.models import family as family_lib
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The experiment: a file of configs/, e.g. configs/lsgmer.py or configs/lsgmer.py:tiny. "
@@ -67,30 +66,33 @@ def main(_: list[str]) -> None:
         check(experiment, corpus)
         workdir = epath.Path(WORKDIR.value or config_lib.default_workdir(experiment))
         with jax_started(how, workdir):
-            from mer_jax import distributed, report, robustness, train
+            from mer_jax import experiment as experiment_lib
+            from mer_jax.evaluation import final, robustness
+            from mer_jax.report import render
+            from mer_jax.runtime import distributed
 
             if MODE.value == "eval":
-                sys.exit(train.score_again(experiment, corpus, workdir))
+                sys.exit(final.score_again(experiment, corpus, workdir))
             if MODE.value == "robustness":
                 robustness.measure(experiment, corpus, workdir, BESIDE.value)
             else:
-                train.run(experiment, corpus, workdir, allow_config_change=CHANGED.value, profile=profile)
-            if distributed.leads():
-                report.write([workdir], workdir / "report.html")
+                experiment_lib.run(experiment, corpus, workdir, allow_config_change=CHANGED.value, profile=profile)
+            if distributed.is_primary():
+                render.write([workdir], workdir / "report.html")
 
 
 @contextmanager
 def jax_started(how: str | tuple[str, int, int], workdir: epath.Path) -> Iterator[None]:
     """JAX and the run's other processes, after everything that can be refused without them."""
-    from mer_jax import distributed, log, shard
+    from mer_jax.runtime import console, distributed, sharding
 
     distributed.start(how, TIMEOUT.value, workdir)
-    shard.start(cache.folder() / "xla")
-    log.console.quiet = not distributed.leads()
+    sharding.start(files.cache_folder() / "xla")
+    console.console.quiet = not distributed.is_primary()
     try:
-        with distributed.together(TIMEOUT.value):
+        with distributed.exit_together(TIMEOUT.value):
             yield
-    except distributed.Stopped:
+    except distributed.Preempted:
         sys.exit(STOPPED.value)
 
 
@@ -114,30 +116,6 @@ def parse_profile(text: str | None) -> tuple[int, int] | None:
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise UserError(f"--profile={text}: must be START:STOP, two steps of the training from 1 on, as in 50:60")
     return int(found[1]), int(found[2])
-
-
-def check(experiment: config_lib.Experiment, corpus: Corpus) -> None:
-    """Everything that the experiment asks of the corpus and that can be refused without JAX."""
-    config_lib.validate_against(experiment, corpus)
-    if isinstance(experiment, config_lib.DeepMSIFramesExperiment) and experiment.backbone.weights:
-        backbone = vars(experiment.backbone)
-        fixed = ("patch", "width", "depths", "heads", "mlp", "norm_first")
-        weights.check(experiment.backbone.weights, {name: backbone[name] for name in fixed})
-    split = protocols.split(corpus, experiment.data.protocol, experiment.data.seed)
-    if not experiment.data.test_on_trained:
-        protocols.refuse_retest(corpus, split, experiment.data.modalities)
-    smallest = min(len(fold.train) for fold in split.folds)
-    if experiment.train.batch_size > smallest:
-        raise UserError(
-            f"--config.train.batch_size={experiment.train.batch_size}: the training part has only {smallest} utterances"
-        )
-    replicas_of(experiment, split)
-
-
-def open_corpus(experiment: config_lib.Experiment) -> Corpus:
-    if not experiment.data.path or experiment.data.path.startswith("demo:"):
-        return demo_corpus(variant=experiment.data.path.removeprefix("demo:"))
-    return Corpus(experiment.data.path)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -165,7 +143,7 @@ def explain(error: Exception) -> str:
     if field is None:
         return text
     # ml_collections names the dataclass that lacks the field: only the families that have it can be meant.
-    families = [f() for f in config_lib.FAMILIES]
+    families = [f() for f in family_lib.FAMILIES]
     meant = [
         f for f in families if any(f"{type(x).__module__}.{type(x).__name__}'" in text for x in (f, *vars(f).values()))
     ]

@@ -14,20 +14,10 @@ from absl import app, flags, logging
 from etils import epath
 
 from mer_jax import config as config_lib
+from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError, out_of_memory, reported
-from mer_jax.main import (
-    CHANGED,
-    CONFIG,
-    DISTRIBUTED,
-    MODE,
-    WORKDIR,
-    check,
-    jax_started,
-    open_corpus,
-    parse_distributed,
-    parse_flags,
-)
-from mer_jax.records import Corpus
+from mer_jax.experiment import check, open_corpus
+from mer_jax.main import CHANGED, CONFIG, DISTRIBUTED, MODE, WORKDIR, jax_started, parse_distributed, parse_flags
 
 SWEEP = flags.DEFINE_string(
     "sweep", None, "A file with get_sweep() -> {row: {field: value}}, e.g. configs/lsgmer_ablations.py."
@@ -58,33 +48,37 @@ def main(_: list[str]) -> None:
 def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, workdir: epath.Path) -> None:
     import jax
 
-    from mer_jax import distributed, log, report, train
-    from mer_jax.summary import markdown
+    from mer_jax import experiment as experiment_lib
+    from mer_jax.evaluation.summary import markdown
+    from mer_jax.report import render
+    from mer_jax.runtime import console, distributed, run_log
 
     found: dict[str, dict[str, Any]] = {}  # rows that have finished
     failed: list[str] = []
     for number, (row, experiment) in enumerate(experiments.items(), 1):
-        log.console.print(f"\n[bold]{number} of {len(experiments)}: {row}[/bold]")
+        console.console.print(f"\n[bold]{number} of {len(experiments)}: {row}[/bold]")
         try:
-            found[row] = train.run(experiment, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
-            if distributed.leads():
-                report.write([workdir / slug(row)], workdir / slug(row) / "report.html")
+            found[row] = experiment_lib.run(experiment, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
+            if distributed.is_primary():
+                render.write([workdir / slug(row)], workdir / slug(row) / "report.html")
         except (UserError, jax.errors.JaxRuntimeError) as error:
             # A row that diverges, or is too big, must not cost the others; but who knows at which row other processes are.
             why = out_of_memory(error)
-            if distributed.several() or not isinstance(why, UserError):
+            if distributed.is_multiprocess() or not isinstance(why, UserError):
                 raise
             failed.append(f"{row}: {why}")
-            log.console.print(f"failed: {why}")
-        log.write_json(
+            console.console.print(f"failed: {why}")
+        run_log.write_json(
             workdir / "sweep.json",
             {row: {name: result[name] for name in ("protocol", "points")} for row, result in found.items()},
         )
-    log.write_text(workdir / "sweep.md", markdown(found))
-    if found and distributed.leads():
-        report.write([workdir / slug(row) for row in found], workdir / "report.html")
+    run_log.write_text(workdir / "sweep.md", markdown(found))
+    if found and distributed.is_primary():
+        render.write([workdir / slug(row) for row in found], workdir / "report.html")
     shown = ", report.html shows it" * bool(found)
-    log.console.out(f"\n{markdown(found)}\n{workdir}/sweep.json holds what every row found, sweep.md this table{shown}")
+    console.console.out(
+        f"\n{markdown(found)}\n{workdir}/sweep.json holds what every row found, sweep.md this table{shown}"
+    )
     if failed:
         raise UserError(f"{len(failed)} of {len(experiments)} rows failed:\n  " + "\n  ".join(failed))
 

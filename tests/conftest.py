@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from absl import flags
 
-from mer_jax.records import Corpus, Description, Utterance, write_corpus
-from mer_jax.synthetic import VERSION
+from mer_jax.data.corpus import Corpus, Utterance
+from mer_jax.data.corpus_writer import Description, write_corpus
+from mer_jax.data.synthetic import VERSION
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # real corpora, where someone has put them

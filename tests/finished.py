@@ -4,8 +4,11 @@ import json
 
 import numpy as np
 
-from mer_jax.config import LSGMERExperiment, to_dict
-from mer_jax.statistics import SCORES, bootstrap, by_dialogue, calibration, fit_temperature, mean_sd, scores, tempered
+from mer_jax.config import to_dict
+from mer_jax.metrics.calibration import calibration, fit_temperature, temperature_scale
+from mer_jax.metrics.classification import SCORES, mean_sd, scores
+from mer_jax.metrics.significance import bootstrap, by_dialogue
+from mer_jax.models.lsgmer import LSGMERExperiment
 
 LABELS = ("neutral", "joy", "anger", "sadness", "fear")
 
@@ -42,7 +45,7 @@ def write_run(folder, *, seeds=2, folds=1, utterances=60, labels=LABELS, points=
                 score = {"loss": 1.0, **scores(matrix, labels)}
                 replicas.append(about | {"status": "finished", "valid": score, "test": score, "calibration": {
                     "temperature": temperature, "test": calibration(p, gold[here]),
-                    "test_scaled": calibration(tempered(p, temperature), gold[here])}})  # fmt: skip
+                    "test_scaled": calibration(temperature_scale(p, temperature), gold[here])}})  # fmt: skip
                 lines += [
                     {"replica": name, "id": ids[u], "dialogue": dialogues[u], "label": labels[gold[u]], "prediction": labels[row.argmax()],
                      "probabilities": {label: round(float(v), 6) for label, v in zip(labels, row, strict=True)}}

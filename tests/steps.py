@@ -10,17 +10,22 @@ import jax
 import numpy as np
 from absl import flags
 
-from mer_jax import cache, data, distributed, log, shard, train
 from mer_jax import config as config_lib
+from mer_jax import files
+from mer_jax.data import loader
+from mer_jax.data.corpus import Corpus
 from mer_jax.main import parse_distributed
-from mer_jax.records import Corpus
+from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
+from mer_jax.models import lsgmer as lsgmer_lib
+from mer_jax.runtime import distributed, run_log, sharding
+from mer_jax.training import setup
 
 STEPS = 8
 RATE = 0.05
 
 
 def experiment(family, placement):
-    config = {"lsgmer": config_lib.LSGMERExperiment, "deepmsi_mer": config_lib.DeepMSIExperiment}[family]()
+    config = {"lsgmer": lsgmer_lib.LSGMERExperiment, "deepmsi_mer": deepmsi_mer_lib.DeepMSIExperiment}[family]()
     config.data.modalities = ("text", "audio", "visual")
     config.data.placement, config.data.max_length = placement, (8,)  # one padded length: one program
     config.optim.name, config.optim.learning_rate, config.optim.schedule, config.optim.warmup = (
@@ -40,18 +45,18 @@ def experiment(family, placement):
 
 
 def run(config, corpus):
-    whole = train.assemble(config, corpus, "unused")
+    whole = setup.assemble(config, corpus, "unused")
     whole.fleet.begin()
     feed = whole.inputs.feed
-    order = data.training_order(feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 8)
+    order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 8)
 
     def params():
-        leaves = jax.tree.leaves(distributed.fetch(whole.fleet.saved()["state"].params))
+        leaves = jax.tree.leaves(distributed.to_host(whole.fleet.saved()["state"].params))
         return np.concatenate([x.ravel() for x in leaves]).astype(np.float64)
 
     losses, at = [], [params()]
     for _, batch in zip(range(STEPS), feed.training(order, 0), strict=False):
-        losses.append(log.by_replica(whole.fleet.train(whole.live(), *batch))[0]["loss"])
+        losses.append(run_log.by_replica(whole.fleet.train(whole.live(), *batch))[0]["loss"])
         at.append(params())
     scores = whole.fleet.score([0], "test", 16, best=False)[0]
     return {
@@ -65,13 +70,13 @@ def run(config, corpus):
 def main(how, corpus, out):
     flags.FLAGS.mark_as_parsed()
     distributed.start(parse_distributed(how), 60, out)
-    shard.start(cache.folder() / "xla")
+    sharding.start(files.cache_folder() / "xla")
     found = {}
     for family in ("lsgmer", "deepmsi_mer"):
         for placement in ("resident", "stream"):
             for name, value in run(experiment(family, placement), Corpus(corpus)).items():
                 found[f"{family} {placement} {name}"] = value
-    if distributed.leads():
+    if distributed.is_primary():
         np.savez(out, **found)
 
 

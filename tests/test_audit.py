@@ -20,8 +20,9 @@ from data_prep.audit.findings import classes
 from data_prep.audit.floor import STRENGTHS
 from data_prep.audit.page import BINS, histogram
 from data_prep.audit.reading import Stream
+from mer_jax.data.corpus import Corpus, Utterance
+from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus, Utterance, write_corpus
 
 change = dataclasses.replace
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import ROOT, free_ports, small_description, small_utterances, user_env
 
-from mer_jax.records import write_corpus
+from mer_jax.data.corpus_writer import write_corpus
 
 FLAGS = ["--config=configs/lsgmer.py:tiny", "--config.train.epochs=6", "--config.train.batch_size=16"]
 

@@ -9,10 +9,12 @@ from conftest import ROOT, small_description, small_utterances
 from etils import epath
 from test_records import damage_flipped_bit, damage_missing_index, damage_truncated, damage_version
 
-from mer_jax import distributed
+from mer_jax.data.corpus import Corpus
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.records import dataclasses
+from mer_jax.data.synthetic import MODALITIES
 from mer_jax.errors import UserError, out_of_memory
-from mer_jax.records import Corpus, dataclasses, write_corpus
-from mer_jax.synthetic import MODALITIES
+from mer_jax.runtime import distributed
 
 CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
 
@@ -252,9 +254,9 @@ def test_a_device_without_memory_for_a_step_is_told_and_other_errors_are_not_hid
     assert "--config.train.accumulate" in str(full)
     other = RuntimeError("INTERNAL: something")
     assert out_of_memory(other) is other
-    with pytest.raises(UserError, match="too little memory"), distributed.together(1):
+    with pytest.raises(UserError, match="too little memory"), distributed.exit_together(1):
         more_than_there_is()
-    with pytest.raises(RuntimeError, match="something"), distributed.together(1):
+    with pytest.raises(RuntimeError, match="something"), distributed.exit_together(1):
         raise other
 
 
@@ -263,12 +265,14 @@ def more_than_there_is():
 
 
 def test_a_row_that_is_too_big_does_not_cost_the_others(monkeypatch, tmp_path, small_corpus, capsys):
-    from mer_jax import config, sweep, train
+    from mer_jax import sweep as sweep_lib
+    from mer_jax.models import lsgmer
+    from mer_jax.training import loop
 
-    monkeypatch.setattr(train, "run", lambda *_, **__: more_than_there_is())
+    monkeypatch.setattr(loop, "run", lambda *_, **__: more_than_there_is())
     with pytest.raises(UserError, match=r"2 of 2 rows failed:\n  one: the device has too little memory .*\n  other: "):
-        sweep.run_rows(
-            dict.fromkeys(["one", "other"], config.LSGMERExperiment()), Corpus(small_corpus), epath.Path(tmp_path)
+        sweep_lib.run_rows(
+            dict.fromkeys(["one", "other"], lsgmer.LSGMERExperiment()), Corpus(small_corpus), epath.Path(tmp_path)
         )
     assert "report.html" not in capsys.readouterr().out
 

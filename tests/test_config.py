@@ -7,12 +7,24 @@ import pytest
 from conftest import ROOT
 
 from mer_jax import config as config_lib
-from mer_jax import data, program, protocols, shard, step, sweep
-from mer_jax import synthetic as demo_lib
-from mer_jax.batch import Batch
-from mer_jax.config import DeepMSIExperiment, DeepMSIFramesExperiment, LSGMERExperiment, validate
+from mer_jax import sweep
+from mer_jax.config import validate
+from mer_jax.data import loader, protocols
+from mer_jax.data import pool as pool_lib
+from mer_jax.data import synthetic as synthetic_lib
+from mer_jax.data.batch import Batch
+from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus
+from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
+from mer_jax.models import family
+from mer_jax.models import family as family_lib
+from mer_jax.models import lsgmer as lsgmer_lib
+from mer_jax.models.deepmsi_mer import DeepMSIExperiment
+from mer_jax.models.deepmsi_mer_frames import DeepMSIFramesExperiment
+from mer_jax.models.lsgmer import LSGMERExperiment
+from mer_jax.runtime import sharding
+from mer_jax.training import compiled as compiled_lib
+from mer_jax.training import prepare
 
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
 SWEEPS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_sweep" in p.read_text())
@@ -37,23 +49,23 @@ def test_the_table_of_parameters_names_every_config():
 
 def build_without_reading(config, corpus, replicas):
     """The compiled functions for so many replicas of the official split, and the pool."""
-    pool = data.take_pool(corpus, np.arange(len(corpus)), {m: 128 for m in config.data.modalities})
+    pool = pool_lib.select_utterances(corpus, np.arange(len(corpus)), {m: 128 for m in config.data.modalities})
     fold = protocols.split(corpus, "official", 0).folds[0]
     widths = {m: corpus.modalities[m]["width"] for m in config.data.modalities}
     widths |= {m: 3 for m in widths if "pixels" in corpus.modalities[m]}
     stats = {m: {"mean": np.zeros(w, np.float32), "scale": np.ones(w, np.float32)} for m, w in widths.items()}
-    given = step.Given(stats, np.zeros(len(corpus.labels), np.float32), {})
+    given = family.ReplicaInputs(stats, np.zeros(len(corpus.labels), np.float32), {})
     trains = np.isin(np.arange(len(corpus)), fold.train)[None]
-    mesh = shard.make_mesh(replicas)
-    inputs = program.Inputs(data.Feed(corpus, pool, "refuse", mesh), (fold,), trains, (given,), (), [])
-    return program.build(config, corpus, inputs, replicas, mesh), pool
+    mesh = sharding.make_mesh(replicas)
+    inputs = prepare.TrainingData(loader.BatchSource(corpus, pool, "refuse", mesh), (fold,), trains, (given,), (), [])
+    return compiled_lib.build(config, corpus, inputs, replicas, mesh), pool
 
 
 @pytest.fixture(scope="module")
 def framed(tmp_path_factory):
     """Text, audio and drawn frames."""
     path = tmp_path_factory.mktemp("framed") / "framed"
-    demo_lib.write_demo(path, 0, {"train": 40, "valid": 8, "test": 8}, "frames")
+    synthetic_lib.write_demo(path, 0, {"train": 40, "valid": 8, "test": 8}, "frames")
     return Corpus(path)
 
 
@@ -62,7 +74,7 @@ def framed(tmp_path_factory):
 )  # fmt: skip
 def test_every_config_traces_a_step(name, demo, framed):
     config = load_config(name)
-    of_frames = isinstance(config, config_lib.DeepMSIFramesExperiment)
+    of_frames = isinstance(config, deepmsi_mer_frames_lib.DeepMSIFramesExperiment)
     corpus = framed if of_frames else demo
     if of_frames:
         config.data.modalities = ("text", "audio", "visual")
@@ -85,7 +97,7 @@ def test_every_config_traces_a_step(name, demo, framed):
         rows = jax.ShapeDtypeStruct((batch,), np.int32)
         flat = {m: jax.ShapeDtypeStruct((100, demo.modalities[m]["width"]), np.float16) for m in config.data.modalities}
         column = {m: jax.ShapeDtypeStruct((len(pool),), np.int32) for m in config.data.modalities}
-        source = data.Resident(flat, column, column, jax.ShapeDtypeStruct((len(pool),), np.int32),
+        source = loader.Resident(flat, column, column, jax.ShapeDtypeStruct((len(pool),), np.int32),
                                jax.ShapeDtypeStruct(pool.targets.shape, np.float32))  # fmt: skip
     pads = tuple((m, 16) for m in config.data.modalities)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to the power of an integer
@@ -202,7 +214,7 @@ def test_commas_separate_modalities():
 
 
 def test_every_checked_name_exists_and_every_string_is_checked():
-    flat = {k: v for f in config_lib.FAMILIES for k, v in config_lib.flatten(config_lib.to_dict(f())).items()}
+    flat = {k: v for f in family_lib.FAMILIES for k, v in config_lib.flatten(config_lib.to_dict(f())).items()}
     tables = (config_lib.CHOICES, config_lib.AT_LEAST, config_lib.ABOVE_ZERO, config_lib.AT_MOST_ONE)
     checked = set(config_lib.BELOW_ONE).union(*tables)
     assert checked <= flat.keys()
@@ -221,7 +233,7 @@ def test_every_checked_name_exists_and_every_string_is_checked():
 
 
 def test_a_missing_modality_says_what_the_corpus_has(small_corpus):
-    from mer_jax.records import Corpus
+    from mer_jax.data.corpus import Corpus
 
     config = LSGMERExperiment()
     config.data.modalities = ("text", "visual")
@@ -239,19 +251,19 @@ def test_differences():
 def test_a_config_comes_back_from_its_json():
     for name in PARAMETERS:
         config = validate(load_config(name))
-        found = config_lib.from_dict(config_lib.to_dict(config))
+        found = family_lib.from_dict(config_lib.to_dict(config))
         assert type(found) is type(config)
         assert found == config
     tree = config_lib.to_dict(config)
     del tree["optim"]["clip"]
     with pytest.raises(UserError, match=r"of another version of mer_jax: what differs is optim\.clip"):
-        config_lib.from_dict(tree)
+        family_lib.from_dict(tree)
 
 
 def test_a_field_that_changes_no_result_may_be_of_a_later_version():
-    tree = config_lib.to_dict(config_lib.LSGMERExperiment())
+    tree = config_lib.to_dict(lsgmer_lib.LSGMERExperiment())
     del tree["train"]["look"]
-    assert config_lib.from_dict(tree).train.look
+    assert family_lib.from_dict(tree).train.look
     del tree["train"]["patience"]
     with pytest.raises(UserError, match=r"train\.patience"):
-        config_lib.from_dict(tree)
+        family_lib.from_dict(tree)

@@ -7,16 +7,20 @@ import numpy as np
 import pytest
 from conftest import small_description, small_utterances
 
-from mer_jax import data, shard
+from mer_jax.data import loader
+from mer_jax.data import pool as pool_lib
+from mer_jax.data.corpus import Corpus, soft_label
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.records import dataclasses
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus, dataclasses, soft_label, write_corpus
+from mer_jax.runtime import sharding
 
 LIMITS = {"text": 5, "audio": 3}
-ONE = shard.make_mesh(devices=jax.devices()[:1])
+ONE = sharding.make_mesh(devices=jax.devices()[:1])
 
 
 def training_pool(corpus):
-    return data.take_pool(corpus, corpus.rows("train"), LIMITS)
+    return pool_lib.select_utterances(corpus, corpus.rows("train"), LIMITS)
 
 
 def scan(corpus, pool, nonfinite="refuse", keep=False):
@@ -25,7 +29,7 @@ def scan(corpus, pool, nonfinite="refuse", keep=False):
 
 
 def scan_folds(corpus, pool, train, nonfinite="refuse", keep=False):
-    return data.scan(corpus, pool, train, nonfinite, mine=np.arange(len(pool)), keep=keep)
+    return pool_lib.scan(corpus, pool, train, nonfinite, mine=np.arange(len(pool)), keep=keep)
 
 
 @pytest.fixture
@@ -34,7 +38,7 @@ def pool(small_corpus):
 
 
 def resident(corpus, pool):
-    return data.pack(corpus, pool, scan(corpus, pool, keep=True).features, ONE)
+    return loader.pack(corpus, pool, scan(corpus, pool, keep=True).features, ONE)
 
 
 def test_a_pool_cuts_and_counts(pool):
@@ -47,7 +51,7 @@ def test_a_pool_cuts_and_counts(pool):
 def test_what_raters_say_is_learnt_where_they_chose_a_class(small_corpus):
     corpus = Corpus(small_corpus)
     rows = corpus.rows("train")
-    hard, soft = (data.take_pool(corpus, rows, LIMITS, soft=soft) for soft in (False, True))
+    hard, soft = (pool_lib.select_utterances(corpus, rows, LIMITS, soft=soft) for soft in (False, True))
     np.testing.assert_array_equal(hard.targets, np.eye(3)[hard.labels])
     for i, row in enumerate(rows.tolist()):
         said = soft_label(corpus[row].votes, corpus.labels)
@@ -59,8 +63,8 @@ def test_what_raters_say_is_learnt_where_they_chose_a_class(small_corpus):
 def test_gather_and_collate_give_the_same_batch(small_corpus, pool):
     corpus = Corpus(small_corpus)
     rows = np.array([3, 0, 17, 5, 3, -1], np.int32)
-    found = data.gather(resident(corpus, pool), jnp.asarray(rows), data.pads_of(pool, rows[:-1]))
-    wanted = data.collate(corpus, pool, rows, data.pads_of(pool, rows[:-1]), "refuse")
+    found = loader.gather(resident(corpus, pool), jnp.asarray(rows), loader.padded_lengths(pool, rows[:-1]))
+    wanted = loader.collate(corpus, pool, rows, loader.padded_lengths(pool, rows[:-1]), "refuse")
     jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(jnp.asarray, wanted))
     first = corpus[int(pool.rows[3])]
     np.testing.assert_array_equal(wanted.features["text"][0][wanted.mask["text"][0]], first.features["text"][:5])
@@ -131,7 +135,7 @@ def test_nonfinite_values_are_refused_by_name_or_zeroed_and_counted(tmp_path, va
 @pytest.mark.parametrize("window", [1, 4])
 def test_every_utterance_occurs_once_an_epoch(window):
     rows = np.arange(40, dtype=np.int32) * 3
-    order = data.Order(rows, np.arange(40, dtype=np.int32) % 7, batch_size=8, seed=3, window=window)
+    order = loader.Order(rows, np.arange(40, dtype=np.int32) % 7, batch_size=8, seed=3, window=window)
     stream = np.concatenate([order[k] for k in range(20)])
     assert not (stream % 3).any()
     stream //= 3
@@ -147,17 +151,17 @@ def test_every_utterance_occurs_once_an_epoch(window):
 def test_order_is_a_pure_function_of_seed_and_step():
     lengths = np.random.default_rng(0).integers(1, 50, 300).astype(np.int32)
     rows = np.arange(300, dtype=np.int32)
-    order = data.Order(rows, lengths, 16, 5, 4)
+    order = loader.Order(rows, lengths, 16, 5, 4)
     forward = [order[k].tolist() for k in range(30)]
-    assert [data.Order(rows, lengths, 16, 5, 4)[k].tolist() for k in reversed(range(30))] == forward[::-1]
-    assert [data.Order(rows, lengths, 16, 6, 4)[k].tolist() for k in range(30)] != forward
+    assert [loader.Order(rows, lengths, 16, 5, 4)[k].tolist() for k in reversed(range(30))] == forward[::-1]
+    assert [loader.Order(rows, lengths, 16, 6, 4)[k].tolist() for k in range(30)] != forward
 
 
 def test_grouping_by_length_saves_padding():
     lengths = np.random.default_rng(0).integers(1, 100, 2000).astype(np.int32)
 
     def padded(window):
-        order = data.Order(np.arange(2000, dtype=np.int32), lengths, 16, 0, window)
+        order = loader.Order(np.arange(2000, dtype=np.int32), lengths, 16, 0, window)
         return sum(16 * lengths[order[k]].max() for k in range(120))
 
     assert padded(8) < 0.7 * padded(1)
@@ -167,10 +171,10 @@ def test_grain_gives_the_same_stream_with_any_threads_and_from_any_step(small_co
     corpus = Corpus(small_corpus)
 
     def stream(threads, start, count):
-        feed = data.Feed(corpus, pool, "refuse", ONE, read_threads=threads)
+        feed = loader.BatchSource(corpus, pool, "refuse", ONE, read_threads=threads)
         return list(itertools.islice(feed.training(order, start), count))
 
-    order = data.training_order(pool, np.arange(len(pool)), 8, 0, 2)
+    order = loader.training_order(pool, np.arange(len(pool)), 8, 0, 2)
     whole = stream(0, 0, 9)
     for threads, start in ((1, 0), (4, 0), (2, 5)):
         for (a, *_, rows), (b, *_, same) in zip(whole[start:], stream(threads, start, 9 - start), strict=True):
@@ -180,14 +184,14 @@ def test_grain_gives_the_same_stream_with_any_threads_and_from_any_step(small_co
 
 
 def test_sources_pickle_for_worker_processes(small_corpus, pool):
-    order = data.training_order(pool, np.arange(len(pool)), 8, 0, 2)
+    order = loader.training_order(pool, np.arange(len(pool)), 8, 0, 2)
     wanted = order[3]
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(order))[3], wanted)
 
 
 def test_evaluation_holds_every_row_of_every_part_once(pool):
     parts = [np.arange(len(pool)), np.array([3, 5, 11]), np.array([], int)]
-    order = data.evaluation_order(pool, parts, 7)
+    order = loader.evaluation_order(pool, parts, 7)
     assert order.shape[1:] == (3, 7)
     for k, rows in enumerate(parts):
         seen = order[:, k][order[:, k] >= 0]
@@ -197,8 +201,8 @@ def test_evaluation_holds_every_row_of_every_part_once(pool):
 def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corpus, pool):
     corpus = Corpus(small_corpus)
     parts = [np.array([2, 7, 9, 10, 1]), np.array([2, 7, 9, 10, 1]), np.array([0, 7])]
-    streamed = data.Feed(corpus, pool, "refuse", ONE)
-    packed = data.Feed(corpus, pool, "refuse", ONE, source=resident(corpus, pool))
+    streamed = loader.BatchSource(corpus, pool, "refuse", ONE)
+    packed = loader.BatchSource(corpus, pool, "refuse", ONE, source=resident(corpus, pool))
     for (block, places, _, rows), (source, at, pads, same) in zip(
         streamed.evaluation(parts, 4, 2), packed.evaluation(parts, 4, 2), strict=True
     ):
@@ -207,7 +211,10 @@ def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corp
         real = np.unique(rows[rows >= 0])
         assert int(block.weight.sum()) == len(real)
         for k in range(3):
-            found, wanted = data.fetch(block, jnp.asarray(places[k]), ()), data.fetch(source, jnp.asarray(at[k]), pads)
+            found, wanted = (
+                loader.materialize_batch(block, jnp.asarray(places[k]), ()),
+                loader.materialize_batch(source, jnp.asarray(at[k]), pads),
+            )
             np.testing.assert_array_equal(found.weight, wanted.weight)
             real = np.asarray(wanted.weight) > 0
             np.testing.assert_array_equal(found.label[real], wanted.label[real])
@@ -218,14 +225,14 @@ def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corp
 
 
 def test_pads_are_few_and_long_enough():
-    pool = data.Pool(
+    pool = pool_lib.UtterancePool(
         np.arange(100),
         np.zeros(100, np.int32),
         np.ones((100, 1), np.float32),
         {"text": np.arange(1, 101, dtype=np.int32)},
         {},
     )
-    rungs = {data.pads_of(pool, np.array([i]))[0][1] for i in range(100)}
+    rungs = {loader.padded_lengths(pool, np.array([i]))[0][1] for i in range(100)}
     assert rungs == {16, 32, 64, 100}
     for i in range(100):
-        assert data.pads_of(pool, np.array([i]))[0][1] >= i + 1
+        assert loader.padded_lengths(pool, np.array([i]))[0][1] >= i + 1

@@ -12,14 +12,18 @@ from flax import nnx
 from PIL import Image
 
 from mer_jax import config as config_lib
-from mer_jax import data, kept, program, step, synthetic, train, weights
-from mer_jax.batch import Batch, where_real
+from mer_jax import visualize_vsc
+from mer_jax.data import loader, synthetic
+from mer_jax.data.batch import Batch, where_real
+from mer_jax.data.corpus import Corpus
+from mer_jax.data.frames import coded
 from mer_jax.errors import UserError
-from mer_jax.frames import coded
-from mer_jax.models import swin
+from mer_jax.models import deepmsi_mer_frames, family, swin
+from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
+from mer_jax.models import pretrained as pretrained_lib
 from mer_jax.models.deepmsi_mer import DeepMSIMER
-from mer_jax.pure import pure
-from mer_jax.records import Corpus
+from mer_jax.models.functional import functionalize
+from mer_jax.training import setup, step
 
 BACKBONE = {
     "patch": 4, "width": 8, "depths": (3, 1), "heads": (1, 2), "window": 4, "mlp": 2, "drop_path": 0.0, "norm_first": False,
@@ -36,7 +40,7 @@ def corpus(tmp_path_factory):
 
 def experiment(**changes):
     """A small one; `changes` by field, as `backbone__tune`."""
-    config = config_lib.DeepMSIFramesExperiment()
+    config = deepmsi_mer_frames_lib.DeepMSIFramesExperiment()
     config.data.modalities, config.frames.size, config.train.batch_size = ("text", "visual"), 32, 8
     config.frames.crop, config.frames.flip, config.frames.colour = 1.0, 0.0, 0.0
     for name, value in BACKBONE.items():
@@ -54,7 +58,7 @@ def experiment(**changes):
 
 
 def assembled(corpus, **changes):
-    whole = train.assemble(experiment(**changes), corpus, "unused", jax.devices()[:1])
+    whole = setup.assemble(experiment(**changes), corpus, "unused", jax.devices()[:1])
     whole.fleet.begin()
     return whole
 
@@ -72,7 +76,7 @@ def after_steps(whole, count=1):
         return flat(state.params), flat(state.rest)
 
     before, feed = now(), whole.inputs.feed
-    order = data.training_order(feed.pool, whole.inputs.rows_of_training(), whole.config.train.batch_size, 0, 1)
+    order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), whole.config.train.batch_size, 0, 1)
     for item in itertools.islice(feed.training(order, 0), count):
         whole.fleet.train([0], *item)
     return before, now()
@@ -82,15 +86,15 @@ def after_steps(whole, count=1):
 def test_the_published_model_has_its_parameters():
     """57.83 M in papers.md B2, of which 9.87 M get no gradient (B5.14). 1.12 M of these are the early fusion, which ours has, too;
     the other 8.75 M are of modules that the official code never calls, and ours has not."""
-    config = config_lib.DeepMSIFramesExperiment()
+    config = deepmsi_mer_frames_lib.DeepMSIFramesExperiment()
     config.model.variant = "published"
-    backbone = program.backbone_arguments(config)
+    backbone = deepmsi_mer_frames.backbone_arguments(config)
     arguments = {k: v for k, v in vars(config.model).items() if k != "pool"} | {
         "backbone": backbone | {"threshold": 0.6, "alpha": 0.9}, "widths": {"text": 1024, "audio": 768, "visual": 3 * 256 * 256},
         "tokens": 1, "attended": (), "classes": 6, "temperature": 0.5, "learn_temperature": False, "vsc": False,
         "early_width": 512, "projection": 256, "late_widths": (512, 256, 128), "tcn_widths": (1024,) * 3,
     }  # fmt: skip
-    model = pure(DeepMSIMER, lambda values: arguments)
+    model = functionalize(DeepMSIMER, lambda values: arguments)
     params, _ = jax.eval_shape(model.init, jax.random.key(0))
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
     assert abs(count(params["early"]) - 1.12) < 0.005
@@ -154,7 +158,7 @@ def test_only_what_is_tuned_learns(corpus, tune, learns):
 
 def params_of(whole):
     """All variables of the backbone."""
-    arguments = program.backbone_arguments(whole.config)
+    arguments = deepmsi_mer_frames.backbone_arguments(whole.config)
     return nnx.state(nnx.eval_shape(lambda: swin.SwinV2(**arguments, rngs=nnx.Rngs(0))), nnx.Param)
 
 
@@ -198,7 +202,7 @@ def pretrained(path, **changes):
     arguments = {k: v for k, v in BACKBONE.items() if k not in ("drop_path", "stage", "sides")} | {"pretrained": (4, 3)}
     model = swin.SwinV2(**arguments, rngs=nnx.Rngs(7))
     arrays = {"/".join(map(str, p)): np.asarray(v[...]) for p, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-    weights.write(path, arrays, {"arguments": arguments | changes})
+    pretrained_lib.write(path, arrays, {"arguments": arguments | changes})
     return arrays
 
 
@@ -214,7 +218,7 @@ def test_a_run_starts_from_given_weights(corpus, tmp_path, tune):
     assert {n.removeprefix("backbone/") for n in found if n.startswith("backbone/")} == set(arrays)
     drawn = flat(assembled(corpus, backbone__tune=tune).fleet.saved()["state"].params)
     np.testing.assert_array_equal(found["classifier/kernel"], drawn["classifier/kernel"])
-    assert program.backbone_arguments(whole.config)["pretrained"] == (4, 3)
+    assert deepmsi_mer_frames.backbone_arguments(whole.config)["pretrained"] == (4, 3)
 
 
 @pytest.mark.slow
@@ -224,7 +228,7 @@ def test_given_weights_in_uneven_windows_are_told_once(corpus, tmp_path, capsys)
     given, words = {"backbone__weights": str(tmp_path / "w.npz")}, "note: windows of 3 do not divide the grids"
     for changes, count in (({}, 0), ({"backbone__window": 3}, 0), (given, 0), (given | {"backbone__window": 3}, 1)):
         whole = assembled(corpus, **changes)
-        program.family_of(whole.config, corpus)
+        family.family_of(whole.config, corpus)
         said = capsys.readouterr().out
         assert said.count("note: windows") == said.count(words) == count
     assert "of frames.size = 32 in stage 1 (8 tokens a side) and are made smaller" in said
@@ -233,16 +237,16 @@ def test_given_weights_in_uneven_windows_are_told_once(corpus, tmp_path, capsys)
 def test_weights_of_another_model_are_refused(tmp_path):
     pretrained(tmp_path / "w.npz")
     wanted = {name: BACKBONE[name] for name in ("patch", "width", "depths", "heads", "mlp", "norm_first")}
-    weights.check(str(tmp_path / "w.npz"), wanted)
+    pretrained_lib.check(str(tmp_path / "w.npz"), wanted)
     with pytest.raises(
         UserError, match=r"--config.backbone.depths=\(2, 2\): the weights in .* are of a model with \(3, 1\)"
     ):
-        weights.check(str(tmp_path / "w.npz"), wanted | {"depths": (2, 2)})
+        pretrained_lib.check(str(tmp_path / "w.npz"), wanted | {"depths": (2, 2)})
     with pytest.raises(UserError, match="does not exist"):
-        weights.check(str(tmp_path / "none.npz"), wanted)
+        pretrained_lib.check(str(tmp_path / "none.npz"), wanted)
     (tmp_path / "w.npz").write_bytes((tmp_path / "w.npz").read_bytes()[:500])
     with pytest.raises(UserError, match=r"is no file of `python -m data_prep.swin`, or damaged"):
-        weights.check(str(tmp_path / "w.npz"), wanted)
+        pretrained_lib.check(str(tmp_path / "w.npz"), wanted)
 
 
 @pytest.mark.slow
@@ -279,9 +283,9 @@ def test_frames_beyond_a_clip_s_end_change_nothing(corpus):
     """Padding of a batch: other pictures there, the same logits."""
     whole = assembled(corpus)
     model, feed = whole.fleet.best(0), whole.inputs.feed
-    apply = program.family_of(whole.config, corpus)[0].apply
+    apply = family.family_of(whole.config, corpus)[0].apply
     batch = jax.tree.map(
-        jnp.asarray, data.collate(corpus, feed.pool, np.arange(6), (("text", 12), ("visual", 4)), "refuse", feed.view)
+        jnp.asarray, loader.collate(corpus, feed.pool, np.arange(6), (("text", 12), ("visual", 4)), "refuse", feed.view)
     )
     run = jax.jit(lambda b: apply(model.params, model.rest, b)[0]["logits"])
     visual = batch.features["visual"].astype(jnp.float32)
@@ -297,10 +301,11 @@ def test_frames_dropped_while_training_are_frames_that_are_missing(corpus):
     whole = assembled(corpus, model__modality_dropout=0.9)
     model, feed = whole.fleet.best(0), whole.inputs.feed
     dropping, still = (
-        program.family_of(experiment(model__modality_dropout=rate), corpus)[0].apply for rate in (0.9, 0.0)
+        family.family_of(experiment(model__modality_dropout=rate), corpus)[0].apply for rate in (0.9, 0.0)
     )
     batch = jax.tree.map(
-        jnp.asarray, data.collate(corpus, feed.pool, np.arange(12), (("text", 12), ("visual", 4)), "refuse", feed.view)
+        jnp.asarray,
+        loader.collate(corpus, feed.pool, np.arange(12), (("text", 12), ("visual", 4)), "refuse", feed.view),
     )
     batch = step.standardize(batch, model.input_stats)
     found, _ = jax.jit(dropping)(model.params, model.rest, batch, jax.random.key(0))
@@ -316,14 +321,14 @@ def test_frames_dropped_while_training_are_frames_that_are_missing(corpus):
 @pytest.mark.slow
 def test_a_file_that_lacks_an_array_is_refused(corpus, tmp_path):
     arrays = pretrained(tmp_path / "w.npz")
-    about = {"arguments": weights.arguments_of(tmp_path / "w.npz")}
+    about = {"arguments": pretrained_lib.arguments_of(tmp_path / "w.npz")}
     name = "stages/0/1/mlp_in/kernel"
-    weights.write(tmp_path / "w.npz", {k: v for k, v in arrays.items() if k != name}, about)
+    pretrained_lib.write(tmp_path / "w.npz", {k: v for k, v in arrays.items() if k != name}, about)
     with pytest.raises(UserError, match=rf"weights: {name} has shape none in the file and \(8, 16\) in the model"):
         assembled(corpus, backbone__weights=str(tmp_path / "w.npz"))
     np.save(tmp_path / "w.npy", arrays[name])
     with pytest.raises(UserError, match=r"is no file of `python -m data_prep\.swin`"):
-        weights.read(tmp_path / "w.npy")
+        pretrained_lib.read(tmp_path / "w.npy")
 
 
 @pytest.mark.slow
@@ -331,7 +336,7 @@ def test_eight_devices_are_one(corpus):
     """From frames: the same params after two steps, whole and in groups of frames."""
 
     def run(devices, at_once):
-        whole = train.assemble(experiment(backbone__at_once=at_once), corpus, "unused", devices)
+        whole = setup.assemble(experiment(backbone__at_once=at_once), corpus, "unused", devices)
         whole.fleet.begin()
         return after_steps(whole, 2)[1][0]
 
@@ -362,7 +367,7 @@ def test_carrying_on_is_bit_for_bit(corpus):
 
     def steps(whole, start, stop):
         feed = whole.inputs.feed
-        order = data.training_order(feed.pool, whole.inputs.rows_of_training(), 8, 0, 1)
+        order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), 8, 0, 1)
         for item in itertools.islice(feed.training(order, start), stop - start):
             whole.fleet.train([0], *item)
         return jax.device_get(whole.fleet.saved())
@@ -381,10 +386,10 @@ def test_two_replicas_are_two_runs(corpus):
     def run(together):
         config = experiment()
         config.replicas.seeds, config.replicas.together = 2, together
-        whole = train.assemble(config_lib.validate(config), corpus, "unused", jax.devices()[:1])
+        whole = setup.assemble(config_lib.validate(config), corpus, "unused", jax.devices()[:1])
         whole.fleet.begin()
         feed = whole.inputs.feed
-        order = data.training_order(feed.pool, whole.inputs.rows_of_training(), 8, 0, 1)
+        order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), 8, 0, 1)
         for item in itertools.islice(feed.training(order, 0), 3):
             whole.fleet.train([0, 1], *item)
         scores = whole.fleet.score([0, 1], "test", 4, best=False)
@@ -411,7 +416,7 @@ def test_the_commands_end_to_end(run_cli, tmp_path, corpus):
     assert shown.returncode == 0, shown.stderr
     assert "times as many as by chance (95 % interval over 6 clips" in shown.stdout
     with Image.open(tmp_path / "kept.png") as sheet:
-        assert sheet.size[1] == 2 * (kept.SIDE + 8)
+        assert sheet.size[1] == 2 * (visualize_vsc.SIDE + 8)
     for arguments, words in (
         ([tmp_path, "--out", tmp_path / "k.png"], "holds no finished run"),
         ([tmp_path / "run", "--out", tmp_path / "k.png", "--replica=3"], "the run has replicas 0 to 0"),
@@ -427,25 +432,25 @@ def test_the_commands_end_to_end(run_cli, tmp_path, corpus):
 
 def test_tokens_in_a_box():
     square = coded([np.zeros((32, 32, 3), np.uint8)], "uint8")
-    found = kept.tokens_in(np.array([0.25, 0, 0.5, 0.25]), square, 8, 1 / 8)
+    found = visualize_vsc.tokens_in(np.array([0.25, 0, 0.5, 0.25]), square, 8, 1 / 8)
     assert np.argwhere(found).tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
     wide = coded([np.zeros((20, 40, 3), np.uint8)], "uint8")  # the square in the middle is columns 10 to 30
-    assert np.argwhere(kept.tokens_in(np.array([0.0, 0, 0.5, 1]), wide, 4, 1 / 4)).tolist() == [[r, c] for r in range(4) for c in (0, 1)]  # fmt: skip
+    assert np.argwhere(visualize_vsc.tokens_in(np.array([0.0, 0, 0.5, 1]), wide, 4, 1 / 4)).tolist() == [[r, c] for r in range(4) for c in (0, 1)]  # fmt: skip
 
 
 def test_the_share_in_the_region_against_chance():
     """Two clips: 3 of 4 kept tokens in the region, which has 4 of 16 tokens: 3 times chance."""
-    said = kept.compare(np.array([[3, 4, 4, 16], [3, 4, 4, 16]]))
+    said = visualize_vsc.compare(np.array([[3, 4, 4, 16], [3, 4, 4, 16]]))
     assert "of the kept tokens 75.0% lie in the region, of all tokens 25.0%: 3.00 times as many as by chance" in said
     assert "3.00 to 3.00" in said
     assert "of the region's tokens 75.0% are kept, of all 25.0%" in said
-    assert "no token has its middle in a region" in kept.compare(np.array([[0, 4, 0, 16]]))
+    assert "no token has its middle in a region" in visualize_vsc.compare(np.array([[0, 4, 0, 16]]))
 
 
 def test_dropped_tokens_are_dim():
     image = np.full((32, 32, 3), 200, np.uint8)
-    shown = kept.dimmed(image, np.array([0, 5]), 4)
-    side = kept.SIDE // 4
+    shown = visualize_vsc.dimmed(image, np.array([0, 5]), 4)
+    side = visualize_vsc.SIDE // 4
     assert (shown[:side, :side] == 200).all()
     assert (shown[side : 2 * side, side : 2 * side] == 200).all()
     assert shown[:side, side:].max() < 60

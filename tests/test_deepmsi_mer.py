@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import reference
 
-from mer_jax.batch import Batch
-from mer_jax.losses import fusion_objective
-from mer_jax.models.deepmsi_mer import DeepMSIMER
-from mer_jax.pure import pure
+from mer_jax.data.batch import Batch
+from mer_jax.models.deepmsi_mer import DeepMSIMER, fusion_objective
+from mer_jax.models.functional import functionalize
 
 WIDTHS = {"text": 7, "audio": 5, "visual": 6}
 CLASSES = 4
@@ -36,7 +35,7 @@ def make(modalities=tuple(WIDTHS), compute=None, **changes):
     widths = {m: WIDTHS[m] * (changes.get("tokens", 1) if m == "visual" else 1) for m in modalities}
     attended = tuple(m for m in ("text", "audio") if m in modalities)
     arguments = {"widths": widths, "attended": attended} | DEFAULTS | changes
-    model = pure(DeepMSIMER, lambda values: arguments, compute=compute)
+    model = functionalize(DeepMSIMER, lambda values: arguments, compute=compute)
     params, rest = model.init(jax.random.key(1))
     rng = np.random.default_rng(2)
     moved = jax.tree.map(lambda x: x + 0.2 * rng.normal(size=x.shape).astype(np.float32), params)

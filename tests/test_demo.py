@@ -15,8 +15,10 @@ from conftest import ROOT, free_ports, user_env
 from test_extract import needs_prep, tone, write_movie, write_table, write_wav
 
 import mer_jax
-from mer_jax import demo, inputs, shown
+from mer_jax.demo import __main__ as demo_main
+from mer_jax.demo import html
 from mer_jax.errors import UserError
+from mer_jax.predict import encoder_client
 
 needs_browser = pytest.mark.skipif(
     not (BROWSER and all(map(importlib.util.find_spec, ("gradio", "playwright")))),
@@ -33,7 +35,7 @@ FLAGS = [
 
 def refused(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
-        demo.main(["run", *arguments])
+        demo_main.main(["run", *arguments])
     assert ended.value.code == 2
     return capsys.readouterr().err
 
@@ -68,7 +70,7 @@ def test_an_address_in_use_is_named(capsys, gradio_is_there):
 
 @pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
 def test_that_others_reach_it_is_warned_of(capsys, host, warned):
-    demo.refuse(demo.parser().parse_args(["run", "--host", host, "--port", str(free_ports(1)[0])]))
+    demo_main.refuse(demo_main.parser().parse_args(["run", "--host", host, "--port", str(free_ports(1)[0])]))
     assert ("can upload files" in capsys.readouterr().err) == warned
     assert os.environ["NO_PROXY"] == host, "Gradio asks its server whether it is up, and not by way of a proxy"
 
@@ -83,14 +85,14 @@ def test_that_others_reach_it_is_warned_of(capsys, host, warned):
 )
 def test_what_cannot_be_used_is_told(given, words):
     with pytest.raises(UserError, match=words):
-        demo.refuse_input(*given)
+        demo_main.refuse_input(*given)
 
 
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it(name):
     before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        over = demo.ending()
+        over = demo_main.ending()
         assert not over.is_set()
         os.kill(os.getpid(), name)
         assert over.wait(5)
@@ -115,7 +117,7 @@ def prediction(**changes):
 
 
 def test_a_prediction_with_its_reasons():
-    page = shown.whole(prediction())
+    page = html.whole(prediction())
     assert page.index("75.0 %") < page.index("25.0 %"), "the likeliest first"
     for words in (
         "“So &lt;good&gt;.”",
@@ -127,20 +129,20 @@ def test_a_prediction_with_its_reasons():
         assert words in page
     assert "<go" not in page
     assert "2 time steps; the most is added by number 1" in page
-    assert "What decided" not in shown.whole(prediction(attribution=None))
-    assert "5 time steps" in shown.whole(prediction(words=()))
+    assert "What decided" not in html.whole(prediction(attribution=None))
+    assert "5 time steps" in html.whole(prediction(words=()))
 
 
 def test_words_are_the_sums_of_their_tokens():
     pieces, evidence = ["", "Un", "heard", " of", "!", "", " é", "", ""], np.arange(1.0, 10.0)
     wanted = [("", 1), ("Unheard", 5), ("of!", 15), ("é", 15), ("", 9)]
-    assert shown.joined(pieces, evidence) == wanted
-    assert shown.joined(pieces, evidence[:3]) == wanted[:2], "a sentence that the model reads in part"
+    assert html.joined(pieces, evidence) == wanted
+    assert html.joined(pieces, evidence[:3]) == wanted[:2], "a sentence that the model reads in part"
 
 
 def test_a_timeline():
     wrong = prediction(start=1.5, end=2.0, probabilities={}, prediction="", error="<cut> short")
-    page = shown.timeline([prediction(), wrong], ["anger", "joy"])
+    page = html.timeline([prediction(), wrong], ["anger", "joy"])
     assert '<th scope="col">0–1.5 s</th><th scope="col">1.5–2 s</th>' in page
     assert page.count("–</td>") == 2
     assert "1.5–2 s: &lt;cut&gt; short" in page
@@ -192,7 +194,7 @@ def test_clips_captions_windows_and_sentences_from_python(trained, tmp_path):
     ]
     table = write_table(tmp_path / "t.csv", rows)
     model = mer_jax.load(trained)
-    with inputs.Extractors(model) as extractors:
+    with encoder_client.EncoderClient(model) as extractors:
         found = {p.id: p for p in model.predict([clips, tmp_path / "said.txt", table], extractors=extractors)}
         parts = list(model.predict(clips / "a.mp4", window=1.0, extractors=extractors, attribution=True))
         again = list(model.predict([clips / "b.wav"], sentence="Leave me alone.", extractors=extractors))

@@ -17,10 +17,10 @@ import pytest
 from conftest import ROOT, free_ports, small_description, small_utterances, user_env
 from test_resume import committed, compare, final_arrays
 
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.synthetic import write_demo
 from mer_jax.errors import UserError
 from mer_jax.main import parse_distributed
-from mer_jax.records import write_corpus
-from mer_jax.synthetic import write_demo
 
 SMALL = ["--config=configs/lsgmer.py:tiny", "--config.train.epochs=3", "--config.train.batch_size=16"]
 SMALL += ["--config.train.checkpoint_minutes=0.005", "--config.train.log_steps=1", "--config.train.log_reads=True"]

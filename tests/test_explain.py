@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from mer_jax import config as config_lib
-from mer_jax import data, evaluate, explain, program, step
-from mer_jax.batch import Batch
+from mer_jax.data import pool as pool_lib
+from mer_jax.data.batch import Batch
+from mer_jax.data.corpus import Corpus, Manifest
+from mer_jax.evaluation import attribution, inspection
+from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
+from mer_jax.models import family as family_lib
+from mer_jax.models import lsgmer as lsgmer_lib
 from mer_jax.models import vsc
-from mer_jax.records import Corpus, Manifest
+from mer_jax.training import step
 
 RNG = np.random.default_rng(0)
 LABELS = ["a", "b", "c"]
@@ -21,7 +26,7 @@ WIDTHS = {"text": 5, "audio": 4, "visual": 6}
 
 def test_shapley_weights_are_the_mean_over_all_orders():
     for count in (1, 2, 3, 4):
-        worth = {tuple(s): RNG.normal() for s in explain.subsets(count).tolist()}
+        worth = {tuple(s): RNG.normal() for s in attribution.subsets(count).tolist()}
         wanted = np.zeros(count)
         for order in itertools.permutations(range(count)):
             there = [False] * count
@@ -29,7 +34,9 @@ def test_shapley_weights_are_the_mean_over_all_orders():
                 before = worth[tuple(there)]
                 there[i] = True
                 wanted[i] += (worth[tuple(there)] - before) / math.factorial(count)
-        found = explain.shapley_weights(count) @ np.array([worth[tuple(s)] for s in explain.subsets(count).tolist()])
+        found = attribution.shapley_weights(count) @ np.array(
+            [worth[tuple(s)] for s in attribution.subsets(count).tolist()]
+        )
         np.testing.assert_allclose(found, wanted, atol=1e-12)
 
 
@@ -57,10 +64,10 @@ def batch_of(modalities, time=7):
 
 def small(family):
     if family == "lsgmer":
-        found = config_lib.LSGMERExperiment()
+        found = lsgmer_lib.LSGMERExperiment()
         found.model.width, found.model.heads = 8, 2
     else:
-        found = config_lib.DeepMSIExperiment()
+        found = deepmsi_mer_lib.DeepMSIExperiment()
         found.data.modalities = ("text", "audio", "visual")
         found.model.early_width = found.model.projection = 8
         found.model.tcn_widths, found.model.late_widths = (8,), (8,)
@@ -71,21 +78,21 @@ def small(family):
 def explained(request):
     """(a drawn model's function, the model, a batch, its explanation)"""
     config = small(request.param)
-    made = program.family_of(config, manifest(config.data.modalities))[0]
+    made = family_lib.family_of(config, manifest(config.data.modalities))[0]
     params, rest = jax.jit(made.init)(jax.random.key(1))
     stats = {
         m: {"mean": np.full(WIDTHS[m], 0.5, np.float32), "scale": np.full(WIDTHS[m], 2, np.float32)}
         for m in config.data.modalities
     }
-    model, batch = step.Model(params, rest, stats), batch_of(config.data.modalities)
-    found = jax.jit(lambda m, b: explain.explain(made.apply, m, b))(model, batch)
+    model, batch = step.EvalState(params, rest, stats), batch_of(config.data.modalities)
+    found = jax.jit(lambda m, b: attribution.attribute(made.apply, m, b))(model, batch)
     return made.apply, model, batch, found
 
 
 @pytest.mark.slow
 def test_modalities_sum_to_the_difference_of_logits(explained):
     apply, model, batch, found = explained
-    nothing = explain.without(
+    nothing = attribution.without(
         step.standardize(batch, model.input_stats), {m: jnp.zeros((1, 1), bool) for m in batch.mask}
     )
     alone = apply(model.params, model.rest, nothing)[0]["logits"]
@@ -109,7 +116,7 @@ def test_evidence_lies_on_real_steps_and_sums_up(explained):
     standard = step.standardize(batch, model.input_stats)
     start = {m: jnp.zeros_like(x) for m, x in standard.features.items()}
     if found.kept is None:
-        start = {m: explain.own_mean(x, batch.mask[m]) for m, x in standard.features.items()}
+        start = {m: attribution.utterance_mean(x, batch.mask[m]) for m, x in standard.features.items()}
     at = Batch(start, batch.mask, batch.label, batch.target, batch.weight)
     before, predicted = apply(model.params, model.rest, at)[0]["logits"], np.asarray(found.logits).argmax(1)
     wanted = (found.logits - before)[np.arange(4), predicted]
@@ -129,7 +136,7 @@ def test_evidence_of_a_linear_model_is_exact():
 
     batch = batch_of(["text"])
     stats = {"text": {"mean": np.zeros(5, np.float32), "scale": np.ones(5, np.float32)}}
-    found = explain.explain(apply, step.Model({}, {}, stats), batch)
+    found = attribution.attribute(apply, step.EvalState({}, {}, stats), batch)
     predicted = np.asarray(found.logits).argmax(1)
     wanted = np.einsum("btf,fb->bt", batch.features["text"], weight[:, predicted])
     np.testing.assert_allclose(found.evidence["text"], wanted, atol=1e-4)
@@ -138,7 +145,7 @@ def test_evidence_of_a_linear_model_is_exact():
 def test_own_mean_is_of_the_real_steps():
     batch = batch_of(["text"])
     x, mask = batch.features["text"], batch.mask["text"]
-    found = np.asarray(explain.own_mean(x, mask))
+    found = np.asarray(attribution.utterance_mean(x, mask))
     np.testing.assert_allclose(found[1, :3], np.tile(x[1, :3].mean(0), (3, 1)), atol=1e-6)
     assert not found[1, 3:].any()
 
@@ -147,8 +154,8 @@ def test_own_mean_is_of_the_real_steps():
 def test_a_map_of_few_utterances(count, small_corpus):
     feature = RNG.normal(size=(count, 4)).astype(np.float32)
     corpus = Corpus(small_corpus)
-    pool = data.take_pool(corpus, np.arange(len(corpus)), {"text": 9, "audio": 1})
-    found = evaluate.map_of(corpus, pool, np.arange(count), {"feature": feature})
+    pool = pool_lib.select_utterances(corpus, np.arange(len(corpus)), {"text": 9, "audio": 1})
+    found = inspection.pca_projection(corpus, pool, np.arange(count), {"feature": feature})
     at = np.stack([found["x"], found["y"]], 1)
     assert at.shape == (count, 2)
     whole = np.linalg.norm(feature[:, None] - feature[None], axis=-1)
@@ -163,4 +170,4 @@ def test_what_vsc_made_of_the_frames_in_words():
     kept = vsc.Kept(
         np.array([1, 4, 7]), np.array([3, 0, 0, 1, 1, 3, 3])
     )  # two kept of five real frames; 7 stands for none
-    assert evaluate.frames_of(kept, 5) == {"kept": [1, 4], "merged": [[2, 1], [3, 4]], "dropped": [0]}
+    assert inspection.frames_of(kept, 5) == {"kept": [1, 4], "merged": [[2, 1], [3, 4]], "dropped": [0]}

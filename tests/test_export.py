@@ -15,10 +15,12 @@ import pytest
 from conftest import ROOT, small_description, small_utterances, user_env
 
 import mer_jax
-from mer_jax import export
+from mer_jax import files
+from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
-from mer_jax.records import sha256_of, write_corpus
-from mer_jax.rewrite import rewritten
+from mer_jax.export import __main__ as export_main
+from mer_jax.export.jaxpr_rewrite import simplify_jaxpr
+from mer_jax.files import sha256_of
 
 NO_MER_JAX = 'import sys; sys.modules["mer_jax"] = None\n'
 
@@ -26,7 +28,7 @@ NO_MER_JAX = 'import sys; sys.modules["mer_jax"] = None\n'
 def fails(capsys, *arguments):
     """What the command says when it refuses."""
     with pytest.raises(SystemExit) as stopped:
-        export.main([*map(str, arguments)])
+        export_main.main([*map(str, arguments)])
     assert stopped.value.code == 2
     return capsys.readouterr().err
 
@@ -45,17 +47,17 @@ def test_what_the_command_refuses(tmp_path, capsys, monkeypatch):
 
 def test_a_folder_appears_when_all_is_well_and_not_otherwise(tmp_path):
     out = tmp_path / "deep" / "out"
-    with pytest.raises(FileExistsError), export.made_whole(out) as folder:
+    with pytest.raises(FileExistsError), files.made_whole(out) as folder:
         folder.mkdir()
-    with export.made_whole(out) as folder:
+    with files.made_whole(out) as folder:
         folder.rmdir()
     assert list(out.parent.iterdir()) == []
-    with pytest.raises(UserError, match="not empty"), export.made_whole(tmp_path / "late"):
+    with pytest.raises(UserError, match="not empty"), files.made_whole(tmp_path / "late"):
         (tmp_path / "late" / "theirs").mkdir(parents=True)
-    with pytest.raises(UserError, match="cannot be made"), export.made_whole(tmp_path / "late" / "theirs" / "\0"):
+    with pytest.raises(UserError, match="cannot be made"), files.made_whole(tmp_path / "late" / "theirs" / "\0"):
         pass
     out.mkdir()
-    with export.made_whole(out) as folder:
+    with files.made_whole(out) as folder:
         (folder / "whole").write_text("")
     assert list(out.parent.iterdir()) == [out]
     assert (out / "whole").exists()
@@ -78,9 +80,9 @@ def test_rewriting_changes_no_result():
     shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("time, 2"), jnp.float32)
     for time in (1, 5):
         x = jnp.asarray(np.random.default_rng(time).normal(size=(time, 2)), jnp.float32)
-        for a, b in zip(function(x), rewritten(function, jax.ShapeDtypeStruct(x.shape, x.dtype))(x), strict=True):
+        for a, b in zip(function(x), simplify_jaxpr(function, jax.ShapeDtypeStruct(x.shape, x.dtype))(x), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
-    found = jax.make_jaxpr(rewritten(function, shape))(shape).eqns
+    found = jax.make_jaxpr(simplify_jaxpr(function, shape))(shape).eqns
     names = [equation.primitive.name for equation in found]
     assert {"scan", "dot_general", "rev"} <= set(names)
     assert not {"pad", "jit", "pjit", "custom_vjp_call", "custom_jvp_call", "checkpoint", "abs"} & set(names)
@@ -89,22 +91,22 @@ def test_rewriting_changes_no_result():
 
 @pytest.mark.slow
 def test_first_steps_of_any_sequence():
-    from mer_jax import inference
+    from mer_jax.export import exported_function
 
     x = jnp.arange(6).reshape(1, 3, 2)
-    np.testing.assert_array_equal(inference.first(x, 2), x[:, :2])
-    np.testing.assert_array_equal(inference.first(x, 5)[:, 3:], 0)
-    np.testing.assert_array_equal(inference.first(x, 5)[:, :3], x)
+    np.testing.assert_array_equal(exported_function.first(x, 2), x[:, :2])
+    np.testing.assert_array_equal(exported_function.first(x, 5)[:, 3:], 0)
+    np.testing.assert_array_equal(exported_function.first(x, 5)[:, :3], x)
 
 
 @pytest.mark.slow
 def test_what_differs_is_seen():
-    from mer_jax import agreement
+    from mer_jax.export import verify
 
     p = np.full((2, 3), 1 / 3)
-    assert agreement.difference(p, p) == 0
-    assert agreement.difference(p, p + np.array([0, 0.25, 0])) == pytest.approx(0.25)
-    assert agreement.difference(p, p[:1]) == agreement.difference(p, p * np.nan) == np.inf
+    assert verify.max_abs_difference(p, p) == 0
+    assert verify.max_abs_difference(p, p + np.array([0, 0.25, 0])) == pytest.approx(0.25)
+    assert verify.max_abs_difference(p, p[:1]) == verify.max_abs_difference(p, p * np.nan) == np.inf
 
 
 # ---- real runs ----
@@ -178,7 +180,7 @@ def drawn(trained):
 def test_onnx_runtime_and_plain_jax_give_the_models_probabilities(made):
     import onnxruntime
 
-    from mer_jax import agreement
+    from mer_jax.export import verify
 
     trained = mer_jax.load(made.run)
     batches = list(drawn(trained))
@@ -190,7 +192,7 @@ def test_onnx_runtime_and_plain_jax_give_the_models_probabilities(made):
     for (features, mask), p in zip(batches, wanted, strict=True):
         found = session.run(None, {**features, **{f"{m}_mask": x for m, x in mask.items()}})[0]
         np.testing.assert_allclose(found, p, atol=1e-5)
-    for found, p in zip(agreement.by_stablehlo(made.folder / "model.stablehlo", batches), wanted, strict=True):
+    for found, p in zip(verify.run_stablehlo(made.folder / "model.stablehlo", batches), wanted, strict=True):
         np.testing.assert_allclose(found, p, atol=1e-5)
 
 
@@ -240,12 +242,12 @@ def test_no_run(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_what_computes_something_else_is_not_written(exported, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export, "MOST", -1.0)
+    monkeypatch.setattr(export_main, "MOST", -1.0)
     with pytest.raises(SystemExit) as stopped:
-        export.main([str(exported[0] / "lsgmer"), "--out", str(tmp_path / "out"), "--formats", "safetensors"])
+        export_main.main([str(exported[0] / "lsgmer"), "--out", str(tmp_path / "out"), "--formats", "safetensors"])
     assert stopped.value.code == 1
     assert "is not written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     for replica in ("all", "7", "nobody"):
         with pytest.raises(UserError, match="replica"):
-            export.export(exported[0] / "lsgmer", tmp_path / "out", ["safetensors"], replica)
+            export_main.export(exported[0] / "lsgmer", tmp_path / "out", ["safetensors"], replica)

@@ -20,10 +20,10 @@ from PIL import Image
 
 from data_prep import clips, emodb, faces, features, media
 from data_prep.media import Clip
-from mer_jax import protocols
+from mer_jax.data import protocols
+from mer_jax.data.corpus import Corpus
+from mer_jax.data.frames import as_they_are
 from mer_jax.errors import UserError
-from mer_jax.frames import as_they_are
-from mer_jax.records import Corpus
 
 needs_av = pytest.mark.skipif(not importlib.util.find_spec("av"), reason="needs pip install -e '.[prep]'")
 needs_prep = pytest.mark.skipif(

@@ -10,10 +10,18 @@ from conftest import small_description
 from PIL import Image
 
 from mer_jax import config as config_lib
-from mer_jax import data, frames, records, shard, step, synthetic
+from mer_jax.data import __main__ as data_main
+from mer_jax.data import corpus as corpus_lib
+from mer_jax.data import frames, loader, synthetic
+from mer_jax.data import pool as pool_lib
+from mer_jax.data.corpus import Corpus, Utterance
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.frames import EncodedFrames, View, as_they_are, coded
 from mer_jax.errors import UserError
-from mer_jax.frames import Frames, View, as_they_are, coded
-from mer_jax.records import Corpus, Utterance, write_corpus
+from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
+from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
+from mer_jax.runtime import sharding
+from mer_jax.training import step
 
 PLAIN = {"crop": 1.0, "flip": 0.0, "colour": 0.0}
 
@@ -54,7 +62,7 @@ def test_frames_come_back_from_a_record(tmp_path, coding):
     assert corpus.modalities["visual"] == {
         "width": 3 * 20 * 24, "dtype": coding, "pixels": [20, 24], "longest": 3, "extractor": "drawn",
     }  # fmt: skip
-    for i, wanted in enumerate(sorted(framed_utterances(coding), key=lambda u: records.SPLITS.index(u.split))):
+    for i, wanted in enumerate(sorted(framed_utterances(coding), key=lambda u: corpus_lib.SPLITS.index(u.split))):
         found = corpus[i]
         assert found.id == wanted.id
         assert corpus.index["length/visual"][i] == len(wanted.features["visual"])
@@ -104,14 +112,14 @@ def test_a_damaged_frame_is_named(tmp_path, capsys):
 
     write_corpus(tmp_path / "c", broken(), small_description(extractors={"visual": "drawn", "text": "none"}))
     with pytest.raises(SystemExit):
-        records.main([str(tmp_path / "c")])
+        data_main.main([str(tmp_path / "c")])
     assert "(u05): frame 1 is no whole png" in capsys.readouterr().err
     with pytest.raises(ValueError, match="frame 0 has 3 bytes, not 20 x 24 x 3"):
-        Frames("uint8", 20, 24, (b"abc",)).image(0)
+        EncodedFrames("uint8", 20, 24, (b"abc",)).image(0)
     with pytest.raises(ValueError, match="frame 0 is no jpeg"):
-        Frames("jpeg", 20, 24, coded(pictures(1), "png").data).image(0)
+        EncodedFrames("jpeg", 20, 24, coded(pictures(1), "png").data).image(0)
     with pytest.raises(ValueError, match="frame 0 is 20 x 24 pixels, not 8 x 8"):
-        Frames("png", 8, 8, coded(pictures(1), "png").data).image(0)
+        EncodedFrames("png", 8, 8, coded(pictures(1), "png").data).image(0)
 
 
 # ---- what a model sees ----
@@ -169,11 +177,11 @@ def test_colours_are_their_formula():
 
 def feed_of(folder, threads=1, seed=0):
     corpus = Corpus(folder)
-    pool = data.take_pool(corpus, np.arange(len(corpus)), {"visual": 2, "text": 4})
+    pool = pool_lib.select_utterances(corpus, np.arange(len(corpus)), {"visual": 2, "text": 4})
     view = View(8, crop=0.5, flip=0.5, colour=0.2)
-    mesh = shard.make_mesh(devices=shard.jax.devices()[:1])
-    feed = data.Feed(corpus, pool, "refuse", mesh, read_threads=threads, view=view, seed=seed)
-    return feed, data.training_order(pool, np.arange(len(pool)), 4, 0, 1)
+    mesh = sharding.make_mesh(devices=sharding.jax.devices()[:1])
+    feed = loader.BatchSource(corpus, pool, "refuse", mesh, read_threads=threads, view=view, seed=seed)
+    return feed, loader.training_order(pool, np.arange(len(pool)), 4, 0, 1)
 
 
 def test_batches_of_frames_depend_on_seed_and_step_only(framed):
@@ -203,7 +211,7 @@ def test_evaluation_draws_nothing(framed):
     part = np.arange(len(feed.pool))
     seen = {}
     for source, places, _, rows in feed.evaluation([part], 5, 1):
-        batch = data.choose(source, jnp.asarray(places[0]))
+        batch = loader.take_rows(source, jnp.asarray(places[0]))
         for row, x, m in zip(
             rows[0], np.asarray(batch.features["visual"]), np.asarray(batch.mask["visual"]), strict=True
         ):
@@ -216,7 +224,7 @@ def test_evaluation_draws_nothing(framed):
 def test_frames_are_standardised_as_public_backbones_expect(framed):
     """torchvision's and transformers' constants; padding stays zero."""
     feed, order = feed_of(framed)
-    stats = data.scan(
+    stats = pool_lib.scan(
         feed.corpus, feed.pool, np.ones((2, len(feed.pool)), bool), "refuse", mine=np.arange(12), keep=False
     ).stats
     assert stats["visual"]["mean"].shape == (2, 3)
@@ -242,12 +250,12 @@ def test_a_frame_of_another_size_stops_a_run_before_it_trains(tmp_path):
     write_corpus(tmp_path / "c", broken(), small_description(extractors={"visual": "drawn", "text": "none"}))
     feed, _ = feed_of(tmp_path / "c")
     with pytest.raises(UserError, match=r"\(u04\): frame 1 is 16 x 16 pixels, not 20 x 24"):
-        data.scan(feed.corpus, feed.pool, np.ones((1, 12), bool), "refuse", mine=np.arange(12), keep=False)
+        pool_lib.scan(feed.corpus, feed.pool, np.ones((1, 12), bool), "refuse", mine=np.arange(12), keep=False)
 
 
 def test_what_reads_frames_and_what_does_not(framed):
     corpus = Corpus(framed)
-    reads, features = config_lib.DeepMSIFramesExperiment(), config_lib.DeepMSIExperiment()
+    reads, features = deepmsi_mer_frames_lib.DeepMSIFramesExperiment(), deepmsi_mer_lib.DeepMSIExperiment()
     for config in (reads, features):
         config.data.modalities = ("text", "visual")
     config_lib.validate_against(reads, corpus)

@@ -13,10 +13,10 @@ import pytest
 from conftest import ROOT, SHARED
 
 from data_prep import import_pack, packs
-from mer_jax import protocols
-from mer_jax import records as records_module
+from mer_jax import files
+from mer_jax.data import protocols
+from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus
 
 SMALL = {"text": 7, "audio": 5, "visual": 3}
 FOUR_LAYERS = dict.fromkeys(fake.LAYERS, 6) | {"audio": 5, "visual": 3}
@@ -338,7 +338,7 @@ def test_any_hash_seed_gives_the_same_bytes(tmp_path):
             [sys.executable, "-c", RUN, str(tmp_path / "p.pkl"), f"--labels={NAMES['iemocap']}", f"--out={out}"], cwd=ROOT,
             env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True,
         )  # fmt: skip
-        found.append({p.name: records_module.sha256_of(p) for p in sorted(out.iterdir())})
+        found.append({p.name: files.sha256_of(p) for p in sorted(out.iterdir())})
     assert found[0] == found[1] == found[2]
 
 

@@ -11,12 +11,15 @@ import pytest
 from conftest import ROOT, small_description, small_utterances, user_env
 from test_extract import needs_prep
 
-from mer_jax import inputs
+from mer_jax.data.corpus import Corpus, Manifest
+from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus, Manifest, write_corpus
+from mer_jax.predict import encoder_client, inputs
+from mer_jax.predict import item as item_lib
+from mer_jax.predict import requests as requests_lib
 
 
-class Lengths(inputs.Extractors):
+class Lengths(encoder_client.EncoderClient):
     """Stands for the encoders: every clip is ten seconds long, but the one that cannot be read."""
 
     def __init__(self):
@@ -29,7 +32,7 @@ class Lengths(inputs.Extractors):
 
 
 def requests(path, window=0.0, hop=0.0, sentence=None):
-    found = inputs.requests_of(path, inputs.kind_of(path), Lengths(), sentence, None, window, hop)
+    found = requests_lib.requests_of(path, inputs.kind_of(path), Lengths(), sentence, None, window, hop)
     return [request for some in found for request in some]
 
 
@@ -78,7 +81,7 @@ def test_one_bad_row_costs_one_row(tmp_path):
 NO_MODEL = types.SimpleNamespace(manifest=None, modalities={}, where="")
 
 
-class Sentences(inputs.Extractors):
+class Sentences(encoder_client.EncoderClient):
     """Stands for the encoders: a sentence is an item, and so is what is wrong with a request."""
 
     def __init__(self):
@@ -87,8 +90,8 @@ class Sentences(inputs.Extractors):
     def items(self, requests):
         for request in requests:
             if request.get("sentence") == "end":
-                raise inputs.NoEncoders("the encoders' process ended with 1")
-            yield inputs.Item(request["id"], sentence=request.get("sentence") or "", error=request.get("error", ""))
+                raise encoder_client.EncodersUnavailable("the encoders' process ended with 1")
+            yield item_lib.Item(request["id"], sentence=request.get("sentence") or "", error=request.get("error", ""))
 
 
 def test_one_bad_input_costs_itself(tmp_path):
@@ -126,7 +129,7 @@ def test_a_pack_s_sentences_go_through_the_run_s_text_encoder(tmp_path):
     def flags(name, text="", **manifest):
         write_corpus(tmp_path / name, small_utterances(12), small_description(**manifest))
         found = Manifest((tmp_path / name / "manifest.json").read_text(), "run")
-        return inputs.pack_encoder(found, inputs.Encoding(text=text))
+        return inputs.pack_encoder(found, encoder_client.EncoderLocations(text=text))
 
     encoder = {"name": "FacebookAI/roberta-base", "layers": [10, 12], "pooling": "mean"}
     of_it = ["--text-layers=10,12", "--text-pooling=mean", "--device=auto"]
@@ -156,7 +159,7 @@ def test_a_pack_s_sentences_go_through_the_run_s_text_encoder(tmp_path):
     ],
 )
 def test_windows_cover_a_clip_and_none_lies_beyond_it(whole, window, step, wanted):
-    assert list(inputs.spans(float(whole), float(window), float(step))) == wanted
+    assert list(requests_lib.spans(float(whole), float(window), float(step))) == wanted
 
 
 def test_what_would_be_of_no_use_is_refused(clips, tmp_path):
@@ -182,7 +185,7 @@ def test_what_would_be_of_no_use_is_refused(clips, tmp_path):
     ]
     for paths, more, words in refused:
         with pytest.raises(UserError, match=words):
-            inputs.refuse_idle(paths, **(none | more))
+            inputs.check_flags_apply(paths, **(none | more))
     for paths, more in (
         ([clips, said, pack, shard, table], {}),
         ([clips / "a.wav"], {"sentence": "Hi"}),
@@ -190,7 +193,7 @@ def test_what_would_be_of_no_use_is_refused(clips, tmp_path):
         ([clips, clips / "a.wav"], {"window": 2.0}),
         ([shard, pack], {"only": True, "pack": True}),
     ):
-        inputs.refuse_idle(paths, **(none | more))
+        inputs.check_flags_apply(paths, **(none | more))
 
 
 def test_weights_tell_encoders_of_one_name_apart(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, free_ports, small_description, small_utterances, user_env
 
-from mer_jax.records import write_corpus
+from mer_jax.data.corpus_writer import write_corpus
 
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.rglob("*.sh"))

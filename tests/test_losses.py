@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from mer_jax import losses
+from mer_jax.models import deepmsi_mer, losses, lsgmer
 
 RNG = np.random.default_rng(0)
 
@@ -17,24 +17,24 @@ def log_softmax(x):
 def test_apc_is_the_formula(temperature):
     logits, similarity = 3 * RNG.normal(size=(64, 6)), RNG.uniform(-1, 1, (64, 6))
     wanted = [reference.apc(a, b, temperature) for a, b in zip(logits, similarity, strict=True)]
-    found = losses.apc(jnp.asarray(logits, jnp.float32), jnp.asarray(similarity, jnp.float32), temperature)
+    found = lsgmer.apc(jnp.asarray(logits, jnp.float32), jnp.asarray(similarity, jnp.float32), temperature)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_jensen_shannon_properties():
     p, q = log_softmax(4 * RNG.normal(size=(256, 7))), log_softmax(4 * RNG.normal(size=(256, 7)))
-    np.testing.assert_allclose(losses.jensen_shannon(p, p), 0, atol=1e-7)
-    np.testing.assert_allclose(losses.jensen_shannon(p, q), losses.jensen_shannon(q, p), atol=1e-7)
-    found = np.asarray(losses.jensen_shannon(p, q))
+    np.testing.assert_allclose(lsgmer.jensen_shannon(p, p), 0, atol=1e-7)
+    np.testing.assert_allclose(lsgmer.jensen_shannon(p, q), lsgmer.jensen_shannon(q, p), atol=1e-7)
+    found = np.asarray(lsgmer.jensen_shannon(p, q))
     assert (found > 0).all()
     assert (found < np.log(2)).all()
     far = log_softmax(np.array([[200.0, 0, 0]])), log_softmax(np.array([[0, 200.0, 0]]))
-    np.testing.assert_allclose(losses.jensen_shannon(*far), np.log(2), atol=1e-6)
+    np.testing.assert_allclose(lsgmer.jensen_shannon(*far), np.log(2), atol=1e-6)
 
 
 def test_apc_is_finite_at_one_hot_logits_with_its_gradient():
     def total(logits):
-        return losses.apc(logits, jnp.array([[1.0, -1.0, -1.0]]), 1e-3).sum()
+        return lsgmer.apc(logits, jnp.array([[1.0, -1.0, -1.0]]), 1e-3).sum()
 
     for scale in (1e2, 1e4, 1e30):
         value, gradient = jax.value_and_grad(total)(scale * jnp.array([[-1.0, 1.0, -1.0]]))
@@ -104,11 +104,11 @@ def test_joint_objective_adds_weighted_apc_and_ignores_padding():
     settings = {
         "prior": jnp.ones(3) / 3, "temperature": 0.1, "imbalance": "none", "focal_gamma": 2.0, "label_smoothing": 0.0
     }  # fmt: skip
-    value, terms = losses.joint_objective(logits, similarity, target, weight, apc_weight=0.5, **settings)
-    short, _ = losses.joint_objective(logits[:5], similarity[:5], target[:5], weight[:5], apc_weight=0.5, **settings)
+    value, terms = lsgmer.joint_objective(logits, similarity, target, weight, apc_weight=0.5, **settings)
+    short, _ = lsgmer.joint_objective(logits[:5], similarity[:5], target[:5], weight[:5], apc_weight=0.5, **settings)
     np.testing.assert_allclose(value, terms["classification"] + 0.5 * terms["apc"], rtol=1e-6)
     np.testing.assert_allclose(value, short, rtol=1e-6)
-    none, terms = losses.joint_objective(logits, similarity, target, weight, apc_weight=0.0, **settings)
+    none, terms = lsgmer.joint_objective(logits, similarity, target, weight, apc_weight=0.0, **settings)
     assert terms.keys() == {"classification"}
     assert float(none) == float(terms["classification"])
 
@@ -176,7 +176,7 @@ def test_fusion_objective_averages_the_pairs_that_are_there():
     logits, prior = jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32), jnp.ones(3) / 3
 
     def run(names, pairs, weight=0.5, absent=None):
-        return losses.fusion_objective(
+        return deepmsi_mer.fusion_objective(
             logits, {m: projections[m] for m in names}, dict.fromkeys(names, jnp.ones(5, bool)) | (absent or {}),
             jnp.float32(0.5), jnp.asarray(label), jax.nn.one_hot(label, 3), jnp.ones(5), prior=prior,
             contrastive_weight=weight, pairs=pairs, per_positive=False, imbalance="none", focal_gamma=2.0,

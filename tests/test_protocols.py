@@ -10,21 +10,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, SMALL_LABELS, small_description
 
+from mer_jax.data.corpus import Corpus, Utterance
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.leakage import KINDS, PAIRS, leak_lines, leakage, normalised_sentence, to_json
+from mer_jax.data.protocols import Fold, Split, check_name, sha256, split
 from mer_jax.errors import UserError
-from mer_jax.protocols import (
-    KINDS,
-    PAIRS,
-    Fold,
-    Split,
-    check_name,
-    leak_lines,
-    leakage,
-    plain,
-    sha256,
-    split,
-    to_json,
-)
-from mer_jax.records import Corpus, Utterance, write_corpus
 
 LONGEST = 9
 DRAWN = ("loso", "loso:2", "speaker", "speaker:3", "kfold_dialogue:6", "kfold_utterance:6")
@@ -364,7 +354,7 @@ def test_leakage_counts_what_sets_say(corpus, protocol):
                                ("line 1", "line 12", False), ("no one", "noone", False)],
 )  # fmt: skip
 def test_which_sentences_are_the_same(one, other, same):
-    assert (plain(one) == plain(other)) is same
+    assert (normalised_sentence(one) == normalised_sentence(other)) is same
 
 
 def rows(*numbers):

@@ -18,9 +18,9 @@ from data_prep.raw import build, iemocap, meld
 from data_prep.raw.dataset import BUILDERS, prepared
 from data_prep.raw.tree import Traps, Turn
 from data_prep.text import TextEncoder
-from mer_jax import protocols
+from mer_jax.data import protocols
+from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real corpora in ../shared/data")
 DIALOGUES = [f"{d}_{kind}" for d in ("Ses01F", "Ses05M") for kind in ("impro01", "script01_1")]

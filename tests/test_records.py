@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from conftest import SMALL_LABELS, small_description, small_utterances
 
-from mer_jax import records
+from mer_jax import files
+from mer_jax.data import records
+from mer_jax.data.corpus import Corpus, soft_label
+from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus, soft_label, write_corpus
 
 
 def test_round_trip(small_corpus):
@@ -58,7 +60,7 @@ def test_a_corpus_written_before_there_were_votes_is_read(small_corpus):
         columns = dict(np.load(path))
         del columns["soft"]
         np.savez(path, **columns)
-        shard["index_sha256"] = records.sha256_of(path)
+        shard["index_sha256"] = files.sha256_of(path)
     (small_corpus / "manifest.json").write_text(json.dumps(manifest))
     corpus = Corpus(small_corpus)
     assert not corpus.soft_labels(np.arange(len(corpus))).any()

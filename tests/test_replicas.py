@@ -9,14 +9,22 @@ import pytest
 from conftest import small_description, small_utterances
 
 from mer_jax import config as config_lib
-from mer_jax import data, log, program, protocols, replicas, train
+from mer_jax import experiment as experiment_lib
+from mer_jax.data import loader, protocols
+from mer_jax.data import pool as pool_lib
+from mer_jax.data.corpus import Corpus
+from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus, write_corpus
+from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
+from mer_jax.models import lsgmer as lsgmer_lib
+from mer_jax.runtime import run_log
+from mer_jax.training import compiled, setup
+from mer_jax.training import replicas as replicas_lib
 
 FAMILIES = {
-    "lsgmer": config_lib.LSGMERExperiment,
-    "fixed": config_lib.DeepMSIExperiment,
-    "published": config_lib.DeepMSIExperiment,
+    "lsgmer": lsgmer_lib.LSGMERExperiment,
+    "fixed": deepmsi_mer_lib.DeepMSIExperiment,
+    "published": deepmsi_mer_lib.DeepMSIExperiment,
 }
 
 
@@ -47,17 +55,17 @@ def experiment(family="lsgmer", **replicas_):
 def losses(config, corpus, tmp_path, steps, devices=1, updates=None):
     """Loss and gradient norm by replica name, step by step. updates: a dict that takes what each step added to each parameter, by replica
     name; with SGD that is the gradient, times the rate."""
-    whole = train.assemble(config, corpus, tmp_path, jax.devices()[:devices])
+    whole = setup.assemble(config, corpus, tmp_path, jax.devices()[:devices])
     whole.fleet.begin()
     inputs = whole.inputs
-    order = data.training_order(
+    order = loader.training_order(
         inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, config.data.seed, 8
     )
     found = {replica.name: [] for replica in whole.fleet.replicas}
     params = lambda: jax.device_get(whole.fleet.saved()["state"].params)  # noqa: E731
     before = None if updates is None else params()
     for _, batch in zip(range(steps), inputs.feed.training(order, 0), strict=False):
-        terms = log.by_replica(whole.fleet.train(whole.live(), *batch))
+        terms = run_log.by_replica(whole.fleet.train(whole.live(), *batch))
         for r, replica in enumerate(whole.fleet.replicas):
             found[replica.name].append([terms[r]["loss"], terms[r]["grad_norm"]])
         if updates is not None:
@@ -111,7 +119,7 @@ def test_a_swept_value_is_what_the_config_would_say(family, field, values, corpu
     alone = experiment(family, folds=(0,), seeds=1)
     for value, (name, curve) in zip(values.split(","), whole.items(), strict=True):
         assert f"{field}={float(value):g}" in name
-        ((_, wanted),) = losses(replicas.at(alone, {field: float(value)}), corpus, tmp_path, 5).items()
+        ((_, wanted),) = losses(config_lib.with_values(alone, {field: float(value)}), corpus, tmp_path, 5).items()
         np.testing.assert_allclose(curve, wanted, rtol=1e-5)
     one, other = whole.values()
     assert np.abs(one - other).max() > 1e-4
@@ -123,8 +131,8 @@ def test_replicas_on_their_own_devices_do_not_talk(corpus, tmp_path):
     texts = []
     for seeds in (8, 2):
         config = experiment(folds=(0,), seeds=seeds)
-        whole = train.assemble(config, corpus, tmp_path)
-        order = data.training_order(whole.inputs.feed.pool, whole.inputs.rows_of_training(), 16, 0, 8)
+        whole = setup.assemble(config, corpus, tmp_path)
+        order = loader.training_order(whole.inputs.feed.pool, whole.inputs.rows_of_training(), 16, 0, 8)
         source, places, pads, rows = next(whole.inputs.feed.training(order, 0))
         state = whole.fleet.like()["state"]
         weight = jax.ShapeDtypeStruct((seeds, len(rows)), bool)
@@ -138,20 +146,20 @@ def test_replicas_on_their_own_devices_do_not_talk(corpus, tmp_path):
 def test_every_utterance_is_read_once_a_step(corpus, tmp_path, monkeypatch):
     config = experiment()
     config.data.placement = "stream"
-    whole = train.assemble(config, corpus, tmp_path, jax.devices()[:1])
+    whole = setup.assemble(config, corpus, tmp_path, jax.devices()[:1])
     whole.fleet.begin()
     feed = whole.inputs.feed
     read = []
-    inner = data.read
+    inner = pool_lib.read_utterance
     monkeypatch.setattr(
-        data, "read", lambda corpus, pool, i, nonfinite: read.append(i) or inner(corpus, pool, i, nonfinite)
+        loader, "read", lambda corpus, pool, i, nonfinite: read.append(i) or inner(corpus, pool, i, nonfinite)
     )
     parts = [whole.inputs.folds[r.fold].valid for r in whole.fleet.replicas]
     for _ in feed.evaluation(parts, 16, 3):
         pass
     assert sorted(read) == list(range(240)), "three folds validate on all utterances, each by two seeds"
     read.clear()
-    order = data.training_order(feed.pool, whole.inputs.rows_of_training(), 16, 0, 8)
+    order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), 16, 0, 8)
     trained = []
     for _, batch in zip(range(4), feed.training(order, 0), strict=False):
         whole.fleet.train(whole.live(), *batch)
@@ -160,7 +168,7 @@ def test_every_utterance_is_read_once_a_step(corpus, tmp_path, monkeypatch):
 
 
 def run(config, corpus, workdir):
-    return train.run(config, corpus, workdir)
+    return experiment_lib.run(config, corpus, workdir)
 
 
 @pytest.mark.slow
@@ -193,7 +201,7 @@ def run_turns(config, corpus, tmp_path):
 @pytest.mark.parametrize("together", [6, 2, 1])
 def test_what_is_saved_is_what_is_loaded(together, corpus, tmp_path):
     """Whatever the groups, on disk all replicas lie along the leading axis, in their order."""
-    fleets = [train.assemble(experiment(together=t), corpus, tmp_path, jax.devices()[:2]).fleet for t in (6, together)]
+    fleets = [setup.assemble(experiment(together=t), corpus, tmp_path, jax.devices()[:2]).fleet for t in (6, together)]
     fleets[0].begin()
     saved = fleets[0].saved()
     like = jax.tree.map(lambda x: (x.shape, x.dtype), fleets[1].like())
@@ -209,7 +217,7 @@ def test_what_is_saved_is_what_is_loaded(together, corpus, tmp_path):
 
 
 def experiment_with(config, rate):
-    config = replicas.at(config, {"optim.learning_rate": rate})
+    config = config_lib.with_values(config, {"optim.learning_rate": rate})
     config.replicas.grid = ""
     return config
 
@@ -289,26 +297,26 @@ def test_statistics_of_an_experiment(corpus, tmp_path):
 def test_what_cannot_be_is_refused(settings, words, corpus):
     config = experiment(**settings)
     with pytest.raises(UserError, match=words):
-        replicas.replicas_of(config, protocols.split(corpus, config.data.protocol, 0))
+        replicas_lib.replicas_of(config, protocols.split(corpus, config.data.protocol, 0))
 
 
 def test_grid_and_points():
     config = experiment(grid="optim.learning_rate=1e-4,3e-4 model.dropout=0.1,0.3")
-    assert [tuple(p.values()) for p in replicas.swept_points(config)] == [
+    assert [tuple(p.values()) for p in replicas_lib.sweep_points(config)] == [
         (1e-4, 0.1),
         (1e-4, 0.3),
         (3e-4, 0.1),
         (3e-4, 0.3),
     ]
     config = experiment(points="optim.learning_rate=1e-4,model.dropout=0.1 optim.learning_rate=3e-4,model.dropout=0.3")
-    assert [tuple(p.values()) for p in replicas.swept_points(config)] == [(1e-4, 0.1), (3e-4, 0.3)]
-    assert replicas.swept_points(experiment()) == [{}]
+    assert [tuple(p.values()) for p in replicas_lib.sweep_points(config)] == [(1e-4, 0.1), (3e-4, 0.3)]
+    assert replicas_lib.sweep_points(experiment()) == [{}]
 
 
 @pytest.mark.slow
 def test_what_memory_cannot_hold_is_refused_with_the_numbers(corpus, tmp_path, monkeypatch):
     """State, best models, gradients and updates of all six, and the corpus: a little less is refused, a little more is not."""
-    whole = train.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
+    whole = setup.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
     whole.fleet.begin()
     saved = whole.fleet.saved()
 
@@ -316,8 +324,8 @@ def test_what_memory_cannot_hold_is_refused_with_the_numbers(corpus, tmp_path, m
         return sum(x.nbytes for x in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
 
     need = size(saved) + 2 * size(saved["state"].params) + size(whole.inputs.feed.source)
-    monkeypatch.setattr(program, "memory_bytes", lambda mesh: 1.001 * need)
-    train.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
-    monkeypatch.setattr(program, "memory_bytes", lambda mesh: 0.999 * need)
+    monkeypatch.setattr(compiled, "memory_bytes", lambda mesh: 1.001 * need)
+    setup.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
+    monkeypatch.setattr(compiled, "memory_bytes", lambda mesh: 0.999 * need)
     with pytest.raises(UserError, match=r"6 replicas of 0.0 M parameters need at least \d+\.\d GiB on each device"):
-        train.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
+        setup.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])

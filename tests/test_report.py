@@ -16,11 +16,14 @@ from ml_collections import config_flags
 from sklearn.metrics import f1_score
 
 from mer_jax import config as config_lib
-from mer_jax import page, report, sections
 from mer_jax.errors import UserError
-from mer_jax.results import read_run
-from mer_jax.statistics import bootstrap, bootstrap_classes, class_f1, overall
-from mer_jax.statistics import reliability as reliability_of
+from mer_jax.evaluation.results import read_run
+from mer_jax.metrics.calibration import reliability as reliability_of
+from mer_jax.metrics.classification import class_f1, overall
+from mer_jax.metrics.significance import bootstrap, bootstrap_classes
+from mer_jax.models import family as family_lib
+from mer_jax.report import __main__ as report_main
+from mer_jax.report import html, render, sections_errors
 
 LEAKY = "the test part chooses the epoch"
 HOSTILE = (
@@ -42,7 +45,7 @@ def tree_of(path):
 
 
 def written(folder, *runs):
-    report.write(runs, folder / "report.html")
+    render.write(runs, folder / "report.html")
     return tree_of(folder / "report.html")
 
 
@@ -200,14 +203,14 @@ def test_intervals_of_classes_are_those_of_resampled_dialogues():
 
 def test_the_seeds_that_finished_every_fold_are_what_the_intervals_are_of(runs):
     run = read_run(runs[0])
-    seeds, matrices = sections.members(run)
+    seeds, matrices = sections_errors.members(run)
     assert seeds == [0, 1]  # the third one's second fold diverged
     lines = [x for x in lines_of(runs[0]) if x["replica"] in run.replicas and run.replicas[x["replica"]]["seed"] == 1]
     for i, dialogue in enumerate(sorted({line["dialogue"] for line in lines})):
         for line in (x for x in lines if x["dialogue"] == dialogue):
             matrices[1, i, LABELS.index(line["label"]), LABELS.index(line["prediction"])] -= 1
     assert not matrices[1].any()
-    _, matrices = sections.members(run)
+    _, matrices = sections_errors.members(run)
     assert bootstrap(matrices)["weighted_f1"] == pytest.approx(run.chosen["interval"]["weighted_f1"])
 
 
@@ -247,7 +250,7 @@ BLIND = {
 }
 
 
-@pytest.mark.parametrize(("colours", "paper"), [(page.LIGHT, "#ffffff"), (page.DARK, "#16181b")])
+@pytest.mark.parametrize(("colours", "paper"), [(html.LIGHT, "#ffffff"), (html.DARK, "#16181b")])
 def test_colours_can_be_told_apart(colours, paper):
     for seen in BLIND.values():
         places, _ = lab(colours, seen)
@@ -260,7 +263,7 @@ def test_colours_can_be_told_apart(colours, paper):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
-@pytest.mark.parametrize("family", config_lib.FAMILIES)
+@pytest.mark.parametrize("family", family_lib.FAMILIES)
 def test_the_command_gives_the_same_config(tmp_path, monkeypatch, family):
     config = family(experiment="it's “mine”")
     config.replicas.folds, config.replicas.points = (2,), "optim.learning_rate=1e-4 optim.learning_rate=3e-5"
@@ -351,23 +354,23 @@ def test_runs_that_cannot_stand_on_one_page(tmp_path, runs):
 def test_where_the_page_goes(tmp_path, monkeypatch, capsys, runs):
     run = write_run(tmp_path / "run", utterances=24, seeds=1, extras=False)
     monkeypatch.chdir(tmp_path)
-    report.main(["run"])
-    report.main(["run", str(runs[1])])
+    report_main.main(["run"])
+    report_main.main(["run", str(runs[1])])
     assert capsys.readouterr().out == "wrote run/report.html\nwrote report.html\n"
     assert "2 runs" in tree_of(tmp_path / "report.html").find("body/h1").text
     assert tree_of(run / "report.html").find("body/h1").text == "run on small"
     for out in ("nowhere/a.html", "run"):
         with pytest.raises(SystemExit) as error:
-            report.main(["run", "--out", out])
+            report_main.main(["run", "--out", out])
         assert error.value.code == 2
         assert "a file in a folder that exists" in capsys.readouterr().err
 
 
 def test_ticks_are_round_and_inside():
-    assert page.ticks(0.0, 1.0) == [0, 0.2, 0.4, 0.6, 0.8, 1]
-    assert page.ticks(1, 3, 6, whole=True) == [1, 2, 3]
+    assert html.ticks(0.0, 1.0) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert html.ticks(1, 3, 6, whole=True) == [1, 2, 3]
     for low, high in ((0.613, 0.687), (-3.0, 12.0), (1e-4, 3e-4), (5, 5)):
-        found = page.ticks(low, high)
+        found = html.ticks(low, high)
         assert found
         assert all(low - 1e-9 <= x <= high + 1e-9 for x in found)
         assert all(math.isclose(x, float(f"{x:.3g}"), abs_tol=1e-12) for x in found)
@@ -384,7 +387,7 @@ def test_the_page_in_a_browser(tmp_path, scheme):
     labels = (long, "a label of several words", *(f"class {i}" for i in range(10)))
     a = write_run(tmp_path / long, seeds=3, points=2, labels=labels, utterances=300, leaky=LEAKY, sentence=HOSTILE + long, skill=1.0)  # fmt: skip
     b = write_run(tmp_path / "b", seeds=1, labels=labels, utterances=300, split="t" * 64, epochs=1)
-    report.write([a, b], tmp_path / "report.html")
+    render.write([a, b], tmp_path / "report.html")
     looked_at(tmp_path, tmp_path / "report.html", scheme, widths=(360, 1280))
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, small_description, small_utterances, user_env
 
-from mer_jax.checkpoint import Checkpoints, sums
+from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
-from mer_jax.records import write_corpus
+from mer_jax.runtime.checkpoint import Checkpoints, sums
 
 FLAGS = ["--config.train.epochs=3", "--config.train.checkpoint_minutes=0.002", "--config.optim.average=0.9"]
 FLAGS += ["--config.train.batch_size=8"]

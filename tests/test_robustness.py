@@ -13,12 +13,17 @@ from etils import epath
 from test_cli import snapshot
 from test_replicas import experiment
 
-from mer_jax import data, program, robustness, step, train
-from mer_jax.batch import Batch
+from mer_jax import experiment
+from mer_jax.data import loader
+from mer_jax.data.batch import Batch
+from mer_jax.data.corpus import Corpus
+from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus, write_corpus
-from mer_jax.robustness import RATES, SIGMAS, Condition
-from mer_jax.statistics import SCORES, scores
+from mer_jax.evaluation import robustness, robustness_curves
+from mer_jax.evaluation.robustness_curves import RATES, SIGMAS, Condition
+from mer_jax.metrics.classification import SCORES, scores
+from mer_jax.models import family
+from mer_jax.training import resume, step
 
 NAMES = ("text", "audio", "visual")
 HAS = np.random.default_rng(5).random((400, 3)) < 0.7
@@ -28,24 +33,24 @@ HAS = np.random.default_rng(5).random((400, 3)) < 0.7
 
 
 def test_what_is_lost_at_a_rate_is_lost_at_every_higher_one():
-    drawn = robustness.draws(NAMES, np.arange(400))
-    for name, of in robustness.losses(NAMES, drawn, HAS).items():
+    drawn = robustness_curves.draws(NAMES, np.arange(400))
+    for name, of in robustness_curves.losses(NAMES, drawn, HAS).items():
         assert len(of) == len(RATES)
         assert not of[0].any(), name
         for lower, higher in itertools.pairwise(of):
             assert not (lower & ~higher).any()
     for i, m in enumerate(NAMES):
-        of = robustness.losses(NAMES, drawn, HAS)[m]
+        of = robustness_curves.losses(NAMES, drawn, HAS)[m]
         assert of[-1][:, i].all()
         assert abs(of[3][:, i].mean() - 0.3) < 0.07
         assert not np.delete(of[-1], i, axis=1).any()
 
 
 def test_all_never_takes_the_last_modality():
-    drawn = robustness.draws(NAMES, np.arange(400))
+    drawn = robustness_curves.draws(NAMES, np.arange(400))
     assert not HAS.any(1).all(), "some have none from the start"
     for rate in RATES:
-        gone = robustness.lost(drawn, HAS, rate)
+        gone = robustness_curves.lost(drawn, HAS, rate)
         assert not (gone & ~HAS).any()
         left = HAS & ~gone
         assert left.any(1).tolist() == HAS.any(1).tolist()
@@ -57,10 +62,10 @@ def test_all_never_takes_the_last_modality():
 
 
 def test_a_draw_belongs_to_seed_row_and_name():
-    drawn = robustness.draws(NAMES, np.arange(400))
+    drawn = robustness_curves.draws(NAMES, np.arange(400))
     rows = np.array([7, 399, 0, 7])
-    np.testing.assert_array_equal(robustness.draws(("visual", "text"), rows), drawn[rows][:, [2, 0]])
-    for other in (robustness.draws(NAMES, np.arange(400), seed=1), drawn[:, [1, 2, 0]]):
+    np.testing.assert_array_equal(robustness_curves.draws(("visual", "text"), rows), drawn[rows][:, [2, 0]])
+    for other in (robustness_curves.draws(NAMES, np.arange(400), seed=1), drawn[:, [1, 2, 0]]):
         assert (other != drawn).mean() > 0.99
     assert abs(np.corrcoef(drawn.T)[np.triu_indices(3, 1)]).max() < 0.15
 
@@ -134,14 +139,14 @@ def test_a_hidden_modality_is_one_that_the_record_lacks():
 def hand_made(modalities, replicas=2):
     """Predictions of nobody: (the file's curves, what made them)."""
     rng = np.random.default_rng(1)
-    listed = robustness.conditions(modalities)
+    listed = robustness_curves.conditions(modalities)
     gold = [rng.integers(0, 4, 60) for _ in range(replicas)]
     found = [rng.integers(0, 4, (len(listed), 60)).astype(np.int32) for _ in range(replicas)]
-    drawn = [robustness.draws(modalities, np.arange(60) + 60 * r) for r in range(replicas)]
+    drawn = [robustness_curves.draws(modalities, np.arange(60) + 60 * r) for r in range(replicas)]
     has = [np.ones((60, len(modalities)), bool) for _ in range(replicas)]
     has[0][:5] = np.eye(len(modalities), dtype=bool)[0]
-    tested = [robustness.Tested(*of) for of in zip(found, gold, drawn, has, strict=True)]
-    made = robustness.curves(modalities, listed, tested, 4)
+    tested = [robustness_curves.Tested(*of) for of in zip(found, gold, drawn, has, strict=True)]
+    made = robustness_curves.curves(modalities, listed, tested, 4)
     return made, listed, found, gold, drawn
 
 
@@ -152,11 +157,11 @@ def score_of(gold, predicted, score):
 
 
 def test_every_condition_is_computed_once():
-    listed = robustness.conditions(NAMES)
+    listed = robustness_curves.conditions(NAMES)
     assert len(set(listed)) == len(listed) == 7 + 4 * 4
     assert listed[0] == Condition((False,) * 3, (0.0,) * 3)
     assert not any(all(c.hidden) for c in listed)
-    assert len(robustness.conditions(("text",))) == 1 + 4
+    assert len(robustness_curves.conditions(("text",))) == 1 + 4
 
 
 def test_rate_and_sigma_0_are_clean_and_between_every_utterance_counts_by_its_draw():
@@ -193,14 +198,14 @@ def test_retention_and_effective_robustness_are_their_definitions():
     def of(*values):
         return {score: [[v, None] for v in values] for score in SCORES}
 
-    assert robustness.retention(of(0.8, 0.6, 0.2))["uar"] == pytest.approx((0.75 + 0.25) / 2)
-    assert robustness.retention(of(0.0, 0.6))["uar"] is None
-    found = robustness.effective(of(0.8, 0.6, 0.2), of(0.7, 0.3, 0.0))
+    assert robustness_curves.retention(of(0.8, 0.6, 0.2))["uar"] == pytest.approx((0.75 + 0.25) / 2)
+    assert robustness_curves.retention(of(0.0, 0.6))["uar"] is None
+    found = robustness_curves.effective(of(0.8, 0.6, 0.2), of(0.7, 0.3, 0.0))
     assert found["uar"] == pytest.approx(((-0.2 + 0.4) + (-0.6 + 0.7)) / 2)
 
 
 def test_the_floor_says_what_training_saw_most():
-    found = robustness.floor([(np.array([2, 2, 0]), np.array([0, 0, 2, 1]))], 3)
+    found = robustness_curves.floor([(np.array([2, 2, 0]), np.array([0, 0, 2, 1]))], 3)
     assert found["accuracy"] == [0.25, None]
     assert found["uar"] == [pytest.approx(1 / 3), None]
 
@@ -265,7 +270,7 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
                   for i, u in enumerate(small_utterances(120))]  # fmt: skip
     write_corpus(tmp_path / "corpus", utterances, small_description())
     corpus, run = Corpus(tmp_path / "corpus"), epath.Path(tmp_path / "run")
-    train.run(experiment(together=6), corpus, run)
+    experiment.run(experiment(together=6), corpus, run)
     result = json.loads(json.dumps(robustness.measure(experiment(together=6), corpus, run)))
     config = experiment(together=1)
     alone = robustness.measure(config, corpus, run, beside=run)
@@ -280,14 +285,14 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
     for score in SCORES:
         assert result["clean"][score] == pytest.approx([known["test"][score][k] for k in ("mean", "sd")], abs=1e-6)
         assert result["missing"]["text"]["pooled"][score][0] == pytest.approx(known["points"][0]["pooled"][score])
-    whole = train.resumed(config, corpus, run)
-    apply, pool = program.family_of(config, corpus)[0].apply, whole.inputs.feed.pool
+    whole = resume.restore_finished(config, corpus, run)
+    apply, pool = family.family_of(config, corpus)[0].apply, whole.inputs.feed.pool
     predict = jax.jit(lambda model, batch: apply(model.params, model.rest, batch)[0]["logits"].argmax(-1))
     wanted = {"missing": [], "noise": []}
     for r, replica in enumerate(whole.fleet.replicas):
         rows, model = whole.inputs.folds[replica.fold].test, whole.fleet.best(r)
         clean = step.standardize(
-            jax.tree.map(jnp.asarray, data.collate(corpus, pool, rows, (("text", 9), ("audio", 1)), "refuse")),
+            jax.tree.map(jnp.asarray, loader.collate(corpus, pool, rows, (("text", 9), ("audio", 1)), "refuse")),
             model.input_stats,
         )
         gone = {"features": clean.features | {"audio": jnp.zeros_like(clean.features["audio"])},

@@ -11,16 +11,21 @@ import pytest
 from conftest import small_description, small_utterances
 
 from mer_jax import config as config_lib
-from mer_jax import data, log, shard, train
-from mer_jax.checkpoint import Checkpoints
+from mer_jax.data import loader
+from mer_jax.data.corpus import Corpus
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.synthetic import write_demo
 from mer_jax.errors import UserError
-from mer_jax.records import Corpus, write_corpus
-from mer_jax.synthetic import write_demo
+from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
+from mer_jax.models import lsgmer as lsgmer_lib
+from mer_jax.runtime import run_log, sharding
+from mer_jax.runtime.checkpoint import Checkpoints
+from mer_jax.training import setup
 
 
 @pytest.fixture
 def config():
-    config = config_lib.LSGMERExperiment()
+    config = lsgmer_lib.LSGMERExperiment()
     config.data.modalities, config.model.width = ("text",), 32
     return with_sgd(config)
 
@@ -33,13 +38,13 @@ def with_sgd(config):
 
 def losses(config, corpus, devices, steps):
     """Loss and gradient norm of every step and replica, and the final params."""
-    whole = train.assemble(config, corpus, Path("unused"), jax.devices()[:devices])
+    whole = setup.assemble(config, corpus, Path("unused"), jax.devices()[:devices])
     whole.fleet.begin()
     inputs = whole.inputs
-    order = data.training_order(inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, 0, 8)
+    order = loader.training_order(inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, 0, 8)
     found = []
     for _, batch in zip(range(steps), inputs.feed.training(order, 0), strict=False):
-        terms = log.by_replica(whole.fleet.train(whole.live(), *batch))
+        terms = run_log.by_replica(whole.fleet.train(whole.live(), *batch))
         found.append([[terms[r]["loss"], terms[r]["grad_norm"]] for r in sorted(terms)])
     state = whole.fleet.saved()["state"]
     assert state.step.sharding.num_devices == devices
@@ -67,9 +72,9 @@ def test_one_device_is_eight_devices(config, corpus):
 @pytest.mark.parametrize(
     ("family", "variant"),
     [
-        (config_lib.LSGMERExperiment, ""),
-        (config_lib.DeepMSIExperiment, "fixed"),
-        (config_lib.DeepMSIExperiment, "published"),
+        (lsgmer_lib.LSGMERExperiment, ""),
+        (deepmsi_mer_lib.DeepMSIExperiment, "fixed"),
+        (deepmsi_mer_lib.DeepMSIExperiment, "published"),
     ],
 )
 def test_gradients_of_one_step(family, variant, tmp_path):
@@ -81,7 +86,7 @@ def test_gradients_of_one_step(family, variant, tmp_path):
     corpus = Corpus(tmp_path / "demo")
     config.optim.learning_rate, config.optim.clip, config.optim.weight_decay = 1.0, 0.0, 0.0
     config.optim.schedule = "constant"
-    if family is config_lib.LSGMERExperiment:
+    if family is lsgmer_lib.LSGMERExperiment:
         config.model.width, config.model.label_average = 32, 0.0
     else:
         config.model.variant, config.optim.average = variant, 0.0
@@ -96,18 +101,18 @@ def test_any_batch_on_any_mesh(config, corpus, changes):
     """A batch that the devices cannot share evenly is filled up; weights and moments are split or not."""
     config.train.batch_size = 13
     one, params_one = losses(config, corpus, 1, 3)
-    config.mesh = config_lib.Mesh(**changes)
+    config.mesh = config_lib.MeshSettings(**changes)
     many, params_many = losses(config, corpus, 8, 3)
     np.testing.assert_allclose(many, one, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), params_one, params_many)
 
 
 def test_replicas_are_spread_first():
-    shapes = [tuple(shard.make_mesh(count).shape.values()) for count in (1, 2, 3, 8, 12, 30)]
+    shapes = [tuple(sharding.make_mesh(count).shape.values()) for count in (1, 2, 3, 8, 12, 30)]
     assert shapes == [(1, 8, 1), (2, 4, 1), (1, 8, 1), (8, 1, 1), (4, 2, 1), (2, 4, 1)]
-    assert tuple(shard.make_mesh(2, model=2).shape.values()) == (2, 2, 2)
+    assert tuple(sharding.make_mesh(2, model=2).shape.values()) == (2, 2, 2)
     with pytest.raises(UserError, match="must divide the 8 devices"):
-        shard.make_mesh(1, model=3)
+        sharding.make_mesh(1, model=3)
 
 
 MESHES = ((1, {}), (8, {"model": 2, "fsdp": True}), (4, {"fsdp": True}))
@@ -121,8 +126,8 @@ def test_a_checkpoint_moves_to_another_mesh(config, corpus, tmp_path, count, rep
     checkpoints = Checkpoints(tmp_path / "c", keep=9)
     wanted = None
     for step, (devices, mesh) in enumerate(itertools.chain(MESHES, MESHES), 1):
-        config.mesh = config_lib.Mesh(**mesh)
-        whole = train.assemble(config, corpus, "unused", jax.devices()[:devices])
+        config.mesh = config_lib.MeshSettings(**mesh)
+        whole = setup.assemble(config, corpus, "unused", jax.devices()[:devices])
         whole.fleet.begin()
         if step > 1:
             found = checkpoints.newest(whole.fleet.like(), lambda step, info: None, pytest.fail)
@@ -145,8 +150,10 @@ def test_a_checkpoint_moves_to_another_mesh(config, corpus, tmp_path, count, rep
 def collectives(config, corpus):
     """Of a compiled step on 8 devices: how many numbers each kind of collective moves, as shares of the number of params; and
     the share of a replica's state that a device holds."""
-    whole = train.assemble(config_lib.validate(config), corpus, "unused")
-    order = data.training_order(whole.inputs.feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 1)
+    whole = setup.assemble(config_lib.validate(config), corpus, "unused")
+    order = loader.training_order(
+        whole.inputs.feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 1
+    )
     source, places, pads, rows = next(whole.inputs.feed.training(order, 0))
     shapes = jax.eval_shape(whole.program.init, np.uint32(0), whole.inputs.given[0], {})
     state = jax.tree.map(
@@ -176,8 +183,8 @@ def test_what_the_devices_tell_each_other(tmp_path):
     write_demo(tmp_path / "demo", counts={"train": 200, "valid": 8, "test": 8})
     corpus = Corpus(tmp_path / "demo")
     for family, kinds, sums in (
-        (config_lib.LSGMERExperiment, {"all-reduce"}, 1.01),
-        (config_lib.DeepMSIExperiment, {"all-reduce", "all-gather"}, 1.1),
+        (lsgmer_lib.LSGMERExperiment, {"all-reduce"}, 1.01),
+        (deepmsi_mer_lib.DeepMSIExperiment, {"all-reduce", "all-gather"}, 1.1),
     ):
         config = family()
         config.data.modalities, config.data.max_length = ("text", "audio", "visual"), (8,)

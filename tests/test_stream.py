@@ -19,9 +19,10 @@ from test_extract import models, needs_av, needs_prep, spoil, tone, write_movie,
 
 from data_prep import clips, features, media, rebuild, stream
 from data_prep.media import Clip
+from mer_jax.data.corpus import Corpus, Utterance, from_example, to_example
+from mer_jax.data.frames import EncodedFrames
+from mer_jax.data.records import decode_example, read_record, write_record
 from mer_jax.errors import UserError
-from mer_jax.frames import Frames
-from mer_jax.records import Corpus, Utterance, decode_example, from_example, read_record, to_example, write_record
 
 # ---- records through a pipe ----
 
@@ -402,7 +403,7 @@ class TestCommand:
             assert (found.id, found.sentence, found.split, found.label) == (row["id"], row["sentence"], "test", "")
             np.testing.assert_array_equal(found.features["audio"], wanted.features["audio"])
             frames = found.features["visual"]
-            assert isinstance(frames, Frames)
+            assert isinstance(frames, EncodedFrames)
             assert [bytes(f) for f in frames.data] == [bytes(f) for f in wanted.features["visual"].data]
             text = wanted.features["text"].astype(np.float32)
             # Rounded once more to float16, half a spacing here and there, of values that a sum of other rounding made.

@@ -7,10 +7,9 @@ import pytest
 import reference
 from flax import nnx
 
-from mer_jax import config as config_lib
-from mer_jax import weights
 from mer_jax.errors import UserError
-from mer_jax.models import swin
+from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
+from mer_jax.models import pretrained, swin
 
 CONFIG = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3], "window_size": 4, "image_size": 64, "patch_size": 4}
 
@@ -220,7 +219,7 @@ def test_a_public_checkpoint_becomes_a_file(tmp_path, run_cli, kept_as):
     done = run_cli(folder, "--out", tmp_path / "w.npz", module="data_prep.swin")
     assert done.returncode == 0, done.stderr
     assert "--config.backbone.depths='(2, 2)'" in done.stdout
-    arrays, arguments = weights.read(tmp_path / "w.npz"), weights.arguments_of(tmp_path / "w.npz")
+    arrays, arguments = pretrained.read(tmp_path / "w.npz"), pretrained.arguments_of(tmp_path / "w.npz")
     assert arguments["window"] == 4
     assert arguments["norm_first"] is False
     from data_prep.swin import renamed
@@ -318,11 +317,11 @@ def test_a_file_is_the_model_that_transformers_has(tmp_path, capsys, file, chang
     convert(str(path), tmp_path / "w.npz", window)
     assert f"--config.backbone.window={model.config.window_size}" in capsys.readouterr().out
     wanted = renamed({name: array.numpy() for name, array in model.state_dict().items()})
-    found = weights.read(tmp_path / "w.npz")
+    found = pretrained.read(tmp_path / "w.npz")
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    assert weights.arguments_of(tmp_path / "w.npz") == arguments(model.config) | {"norm_first": False}
+    assert pretrained.arguments_of(tmp_path / "w.npz") == arguments(model.config) | {"norm_first": False}
 
 
 @pytest.mark.slow
@@ -402,6 +401,6 @@ def test_files_that_are_no_swin_v2_are_refused(tmp_path, run_cli):
     ],
 )
 def test_grids_that_windows_do_not_divide(size, window, vsc, found):
-    config = config_lib.DeepMSIFramesExperiment()
+    config = deepmsi_mer_frames_lib.DeepMSIFramesExperiment()
     config.frames.size, config.backbone.window, config.model.vsc = size, window, vsc
-    assert config_lib.undivided_grids(config) == found
+    assert deepmsi_mer_frames_lib.undivided_grids(config) == found

@@ -11,11 +11,16 @@ import pytest
 from conftest import ROOT, small_description, small_utterances
 
 import mer_jax
-from mer_jax import data, explain, inputs, predict, trained
+from mer_jax.data import loader
+from mer_jax.data.corpus import Corpus, Manifest
+from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
+from mer_jax.evaluation import attribution
+from mer_jax.metrics.calibration import temperature_scale
 from mer_jax.models import vsc
-from mer_jax.records import Corpus, Manifest, write_corpus
-from mer_jax.statistics import tempered
+from mer_jax.predict import __main__ as predict_main
+from mer_jax.predict import item as item_lib
+from mer_jax.predict import predictor
 
 CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
 
@@ -44,7 +49,9 @@ def known(run, replica=0):
     metrics = json.loads((run / "metrics.json").read_text())["replicas"][replica]
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     mine = [row for row in rows if row["replica"] == metrics["name"]]
-    p = tempered(np.array([list(row["probabilities"].values()) for row in mine]), metrics["calibration"]["temperature"])
+    p = temperature_scale(
+        np.array([list(row["probabilities"].values()) for row in mine]), metrics["calibration"]["temperature"]
+    )
     return {row["id"]: values for row, values in zip(mine, p, strict=True)}, metrics
 
 
@@ -90,13 +97,13 @@ def test_bad_items_among_good_ones(run):
         np.random.default_rng(0).normal(size=(200, 6)) + np.arange(200)[:, None] / 20,
     )
     items = [
-        inputs.Item("good", {"text": text, "audio": np.ones((1, 4))}),
-        inputs.Item("wide", {"text": np.ones((3, 7))}),
-        inputs.Item("nan", {"text": text * np.nan}),
-        inputs.Item("nothing", {}),
-        inputs.Item("half", {"text": text}),
-        inputs.Item("long", {"text": long, "audio": np.ones((1, 4))}),
-        inputs.Item("cut", {"text": long[:128], "audio": np.ones((1, 4))}),
+        item_lib.Item("good", {"text": text, "audio": np.ones((1, 4))}),
+        item_lib.Item("wide", {"text": np.ones((3, 7))}),
+        item_lib.Item("nan", {"text": text * np.nan}),
+        item_lib.Item("nothing", {}),
+        item_lib.Item("half", {"text": text}),
+        item_lib.Item("long", {"text": long, "audio": np.ones((1, 4))}),
+        item_lib.Item("cut", {"text": long[:128], "audio": np.ones((1, 4))}),
     ]
     found = list(model.predict(iter(items)))
     assert [p.id for p in found] == [item.id for item in items]
@@ -215,7 +222,7 @@ def test_what_the_command_refuses_before_it_loads(more, message, capsys, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "said.txt").write_text("x")
     with pytest.raises(SystemExit) as left:
-        predict.main([str(tmp_path / "run"), *(["said.txt"] if "nowhere.wav" not in more else []), *more])
+        predict_main.main([str(tmp_path / "run"), *(["said.txt"] if "nowhere.wav" not in more else []), *more])
     assert left.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -243,12 +250,15 @@ def test_a_batch_without_pictures_has_their_shape():
     }), "drawn")  # fmt: skip
     config = runpy.run_path(str(ROOT / "configs" / "deepmsi_mer_frames.py"))["get_config"]("tiny")
     config.data.modalities, config.data.max_length, config.frames.size = ("text", "visual"), (9, 9), 48
-    model = trained.Trained(config, manifest, {"replicas": []}, None)
+    model = predictor.Predictor(config, manifest, {"replicas": []}, None)
     words = {"text": np.ones((3, 6), np.float32)}
     pictures = words | {"visual": np.ones((2, 48, 48, 3), np.uint8)}
-    for items, steps in (([inputs.Item("a", words)], 1), ([inputs.Item("a", words), inputs.Item("b", pictures)], 2)):
+    for items, steps in (
+        ([item_lib.Item("a", words)], 1),
+        ([item_lib.Item("a", words), item_lib.Item("b", pictures)], 2),
+    ):
         batch = model._batch(items)
-        assert batch.features["visual"].shape[1:] == (data.rung(steps), 48, 48, 3)
+        assert batch.features["visual"].shape[1:] == (loader.bucket_length(steps), 48, 48, 3)
         assert batch.features["visual"].dtype == np.uint8
         assert batch.mask["visual"].sum() == steps * (len(items) - 1)
 
@@ -256,8 +266,10 @@ def test_a_batch_without_pictures_has_their_shape():
 def test_what_vsc_dropped_is_the_number_of_what_it_kept_however_long_the_padding():
     # Three of five frames, padded to eight.
     kept = vsc.Kept(np.array([[1, 3, 4, 8, 8, 8]]), np.array([[6, 0, 6, 1, 2, 6, 6, 6]]))
-    found = explain.Explanation(np.zeros((1, 2)), {"visual": np.zeros((1, 2))}, {"visual": np.ones((1, 8))}, {}, kept)
-    one = trained._attribution(found, 0, inputs.Item("a", {"visual": np.ones((5, 3))}), 0)
+    found = attribution.BatchAttribution(
+        np.zeros((1, 2)), {"visual": np.zeros((1, 2))}, {"visual": np.ones((1, 8))}, {}, kept
+    )
+    one = predictor._attribution(found, 0, item_lib.Item("a", {"visual": np.ones((5, 3))}), 0)
     assert (one.kept.tolist(), one.into.tolist()) == ([1, 3, 4], [3, 0, 3, 1, 2])
 
 
@@ -267,7 +279,7 @@ def test_windows_do_not_wait_for_more_than_there_is():
             if i == 2:
                 import time
 
-                time.sleep(trained.PATIENCE + 0.1)
-            yield inputs.Item(str(i))
+                time.sleep(predictor.MAX_WAIT_SECONDS + 0.1)
+            yield item_lib.Item(str(i))
 
-    assert [[item.id for item in w] for w in trained.windows(slow(), 4)] == [["0", "1", "2"], ["3", "4"]]
+    assert [[item.id for item in w] for w in predictor.windows(slow(), 4)] == [["0", "1", "2"], ["3", "4"]]

@@ -1,7 +1,7 @@
 import pytest
 
 from mer_jax.errors import UserError
-from mer_jax.transcript import Line, read, spoken
+from mer_jax.predict.transcript import Line, read, spoken
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500

@@ -22,8 +22,9 @@ from data_prep.audit.findings import LEVELS, Audit, classes, features, floor_fin
 from data_prep.audit.floor import floor_method, floors_of
 from data_prep.audit.page import page
 from data_prep.audit.reading import read
+from mer_jax.data.corpus import Corpus, Utterance
+from mer_jax.data.corpus_writer import Description, write_corpus
 from mer_jax.errors import UserError, reported
-from mer_jax.records import Corpus, Description, Utterance, write_corpus
 
 COLOURS = {"problem": "bold red", "note": "yellow", "ok": "green"}
 

@@ -9,9 +9,10 @@ import numpy as np
 from data_prep import known
 from data_prep.audit.floor import INSTALL, ITERATIONS, Floor
 from data_prep.audit.reading import HUGE, Reading, Stream, leaked, spread
+from mer_jax.data.corpus import SPLITS, Corpus
+from mer_jax.data.leakage import KINDS, PAIRS, leakage
+from mer_jax.data.protocols import Fold
 from mer_jax.errors import UserError
-from mer_jax.protocols import KINDS, PAIRS, Fold, leakage
-from mer_jax.records import SPLITS, Corpus
 
 LEVELS = ("problem", "note", "ok")
 SHORT, LONG = 0.1, 30.0  # seconds; MELD has clips of 0.06 s and, where the cut went wrong, of 305 s

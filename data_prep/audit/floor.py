@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from data_prep.features import Progress
-from mer_jax.records import Corpus
-from mer_jax.statistics import overall
+from mer_jax.data.corpus import Corpus
+from mer_jax.metrics.classification import overall
 
 STRENGTHS = (0.001, 0.01, 0.1)  # of C, the inverse of the penalty; valid picks one by weighted F1
 ITERATIONS = 200

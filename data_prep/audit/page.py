@@ -7,7 +7,7 @@ import numpy as np
 
 from data_prep.audit.findings import LEVELS, Audit, number
 from data_prep.audit.floor import Floor
-from mer_jax.page import ROW, WIDTH, document, escaped, figure, plots, shortened
+from mer_jax.report.html import ROW, WIDTH, document, escaped, figure, plots, shortened
 
 BINS = 24
 

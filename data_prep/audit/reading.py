@@ -8,9 +8,9 @@ import numpy as np
 
 from data_prep.audit.floor import drawn
 from data_prep.features import Progress
-from mer_jax.frames import Frames, thumbnails
-from mer_jax.protocols import plain
-from mer_jax.records import Corpus, Utterance
+from mer_jax.data.corpus import Corpus, Utterance
+from mer_jax.data.frames import EncodedFrames, thumbnails
+from mer_jax.data.leakage import normalised_sentence
 
 HUGE = 1e4  # of a feature's absolute value
 
@@ -82,7 +82,7 @@ class Reading:
     means: dict[str, dict[int, np.ndarray]]
 
     def add(self, row: int, utterance: Utterance, keep: bool) -> None:
-        if words := plain(utterance.sentence):
+        if words := normalised_sentence(utterance.sentence):
             self.sentence[row], self.words[row] = _digest(words.encode()), len(words.split())
         if utterance.start is not None and utterance.end is not None:
             self.start[row], self.end[row] = utterance.start, utterance.end
@@ -111,7 +111,7 @@ def read(corpus: Corpus, floor: bool) -> Reading:
     for row in range(n):
         utterance = corpus[row]
         seen = {
-            m: corpus.decoded(row, value, thumbnails) if isinstance(value, Frames) else value
+            m: corpus.decoded(row, value, thumbnails) if isinstance(value, EncodedFrames) else value
             for m, value in utterance.features.items()
         }
         reading.add(row, dataclasses.replace(utterance, features=seen), bool(kept[row]))

@@ -23,9 +23,11 @@ from data_prep.clips import (
 from data_prep.media import Checked, Clip
 from data_prep.raw.tree import Traps, Turn
 from data_prep.text import TextEncoder, encoder_of
-from mer_jax import cache
+from mer_jax import files
+from mer_jax.data.corpus import Utterance
+from mer_jax.data.corpus_writer import Description, refuse_existing
 from mer_jax.errors import UserError
-from mer_jax.records import Description, Utterance, refuse_existing, sha256_of
+from mer_jax.files import sha256_of
 
 SHORT = 0.5  # seconds
 CHOICES = ("classes", "improvised_only", "without_self_evaluation", "marked")  # options that the manifest holds
@@ -63,7 +65,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave out turns whose clips cannot be used, and name them"
     )
-    parser.add_argument("--tfds", type=Path, default=cache.folder() / "tfds", metavar="DIR", help="the TFDS dataset of all turns goes here; default: %(default)s")  # fmt: skip
+    parser.add_argument("--tfds", type=Path, default=files.cache_folder() / "tfds", metavar="DIR", help="the TFDS dataset of all turns goes here; default: %(default)s")  # fmt: skip
 
 
 def convert(

@@ -21,8 +21,9 @@ from google.protobuf import json_format
 
 from data_prep.raw import iemocap, meld
 from data_prep.raw.tree import Turn
+from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
-from mer_jax.records import SPLITS, sha256_of
+from mer_jax.files import sha256_of
 
 TEXTS = ("id", "split", "dialogue", "speaker", "session", "label", "sentence", "sound", "film")
 

@@ -24,9 +24,9 @@ from data_prep.raw import build
 from data_prep.raw.build import Selection
 from data_prep.raw.tree import Traps, Tree, Turn, hidden, text_of
 from data_prep.text import normalise, parser_of
+from mer_jax.data.corpus import Utterance
+from mer_jax.data.leakage import normalised_sentence
 from mer_jax.errors import UserError, reported
-from mer_jax.protocols import plain
-from mer_jax.records import Utterance
 
 SESSIONS = ("1", "2", "3", "4", "5")
 HEADER = re.compile(r"\[\s*(\d+\.?\d*)\s*-\s*(\d+\.?\d*)\s*\]\s+(\S+)\s+(\w+)\s+\[.*\]\s*")
@@ -251,8 +251,10 @@ def select(turns: list[Turn], traps: Traps, arguments: argparse.Namespace) -> Se
         lengths = Counter(u.dialogue for _, u in chosen)
         traps.add("dialogue-length", *(name for name, n in lengths.items() if not SHORTEST <= n <= LONGEST))
     traps.add("scripted", *(turn.id for turn, _ in chosen if "_script" in turn.dialogue))
-    train = {plain(u.sentence) for _, u in chosen if u.split == "train"} - {""}
-    traps.add("scripted-repeat", *(u.id for _, u in chosen if u.split == "test" and plain(u.sentence) in train))
+    train = {normalised_sentence(u.sentence) for _, u in chosen if u.split == "train"} - {""}
+    traps.add(
+        "scripted-repeat", *(u.id for _, u in chosen if u.split == "test" and normalised_sentence(u.sentence) in train)
+    )
     if arguments.visual_encoder and arguments.marked != "both":
         traps.add("two-actors-in-the-film", *sorted({turn.film for turn, _ in chosen if turn.film}))
     if not arguments.improvised_only:

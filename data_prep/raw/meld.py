@@ -21,8 +21,8 @@ from data_prep.raw import build
 from data_prep.raw.build import Selection
 from data_prep.raw.tree import Traps, Tree, Turn, hidden
 from data_prep.text import QUOTES, parser_of
+from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError, reported
-from mer_jax.records import SPLITS
 
 # As MELD.Raw names them first; then names that copies use.
 FOLDERS = {

@@ -11,26 +11,26 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 Number = float | Float[Array, ""]  # of the config: a constant of the program or, swept over replicas, an array
 
 
-class Setting(nnx.Variable):
+class SweptScalar(nnx.Variable):
     """A number of the config that differs between replicas: one more variable of the model, which no optimiser changes."""
 
 
-def hold(value: Number) -> Any:
+def sweepable(value: Number) -> Any:
     """How a module keeps a number of the config: as it is, a constant of the program; or, swept, as a variable."""
-    return Setting(value) if isinstance(value, jax.Array) else value
+    return SweptScalar(value) if isinstance(value, jax.Array) else value
 
 
-def number(held: Any, dtype: Any) -> Any:
+def value_of(held: Any, dtype: Any) -> Any:
     """What `hold` kept, to compute with."""
-    return held[...].astype(dtype) if isinstance(held, Setting) else held
+    return held[...].astype(dtype) if isinstance(held, SweptScalar) else held
 
 
 def dropout(x: Float[Array, "*shape"], rate: Any, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
     """Inverted dropout; `key` None leaves x as it is. rate: what `hold` kept."""
     if key is None or (isinstance(rate, float | int) and rate == 0):
         return x
-    kept = jax.random.bernoulli(key, 1 - number(rate, jnp.float32), x.shape)
-    return jnp.where(kept, x / (1 - number(rate, x.dtype)), 0)
+    kept = jax.random.bernoulli(key, 1 - value_of(rate, jnp.float32), x.shape)
+    return jnp.where(kept, x / (1 - value_of(rate, x.dtype)), 0)
 
 
 def split_key(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
@@ -131,7 +131,7 @@ class TransformerLayer(nnx.Module):
     """One pre-LN Transformer encoder layer (Xiong et al. 2020): attention, then a GELU network four times as wide."""
 
     def __init__(self, width: int, heads: int, dropout: Number, *, rngs: nnx.Rngs):
-        self.dropout = hold(dropout)
+        self.dropout = sweepable(dropout)
         self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
         self.attention = MultiHeadAttention(width, heads, rngs=rngs)
         self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
@@ -154,7 +154,7 @@ class BiGRU(nnx.Module):
     def __init__(self, width: int, dropout: Number, *, rngs: nnx.Rngs):
         if width % 2:
             raise ValueError(f"a bidirectional GRU needs an even width, not {width}")
-        self.dropout = hold(dropout)
+        self.dropout = sweepable(dropout)
         half = width // 2
         self.inputs = nnx.List([nnx.Linear(width, 3 * half, rngs=rngs) for _ in range(2)])
         orthogonal = nnx.initializers.orthogonal()

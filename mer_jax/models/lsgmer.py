@@ -4,6 +4,8 @@ The paper's equations for H_2, w, H and the moving average are followed to the l
 made, how the classes axis is reduced and how the modalities are fused. Those are ours, each behind an argument.
 """
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -13,7 +15,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from mer_jax.batch import Batch
+from mer_jax import config as config_lib
+from mer_jax.config import Experiment, LossSettings, _require
+from mer_jax.data.batch import Batch
+from mer_jax.data.corpus import Manifest
+from mer_jax.models import family as family_lib
+from mer_jax.models import functional
+from mer_jax.models.family import shared_settings, widths_of
 from mer_jax.models.layers import (
     BiGRU,
     MultiHeadAttention,
@@ -21,12 +29,102 @@ from mer_jax.models.layers import (
     TransformerLayer,
     drop_steps,
     dropout,
-    hold,
     masked_mean,
-    number,
     split_key,
+    sweepable,
     unit,
+    value_of,
 )
+from mer_jax.models.losses import Number, cross_entropy, weighted_mean
+
+
+@dataclasses.dataclass
+class LSGMERSettings:
+    """LSGMER (arXiv 2504.05158); every default here is ours, the paper states none."""
+
+    width: int = 256
+    heads: int = 4
+    encoder: str = "transformer"  # H_1: transformer | gru
+    dropout: float = 0.3  # before the classifier
+    input_dropout: float = 0.0  # on the standardised features
+    encoder_dropout: float = 0.2  # on the residual branches of the transformer layer; on the GRU's output
+    time_dropout: float = 0.0  # share of time steps hidden while training
+    modality_dropout: float = 0.0  # share of samples of which one modality is hidden while training
+    lse: bool = True  # label signal enhancement; False = mean over time of H_1
+    gate: bool = True  # w = sigmoid(H_2); False = 1
+    reduce: str = "mean"  # over the classes axis: mean | max | attention | cosine | rows
+    fusion: str = "concat"  # concat | gated
+    label_init: str = "words"  # words | random
+    label_update: str = "optimizer"  # L' is: optimizer (the table after its step) | class_mean (of the fused features)
+    label_average: float = 0.9  # alpha; 0 = no moving average
+
+
+@dataclasses.dataclass
+class JointObjectiveSettings(LossSettings):
+    apc: float = 0.5  # lambda, weight of APC beside the classification loss; 0 = none
+    temperature: float = 0.1  # tau of q = softmax(cos / tau); 1 = the paper's formula to the letter
+
+
+@dataclasses.dataclass
+class LSGMERExperiment(Experiment):
+    experiment: str = "lsgmer"
+    model: LSGMERSettings = dataclasses.field(default_factory=LSGMERSettings)
+    loss: JointObjectiveSettings = dataclasses.field(default_factory=JointObjectiveSettings)
+
+
+def _validate_lsgmer(model: LSGMERSettings) -> None:
+    _require(model.width % model.heads == 0, "model.width", model.width, f"a multiple of model.heads = {model.heads}")
+    _require(
+        model.encoder != "gru" or model.width % 2 == 0, "model.width", model.width, "even when model.encoder is gru"
+    )
+    _require(model.reduce != "rows" or model.label_update != "class_mean", "model.label_update", model.label_update,
+             "optimizer when model.reduce is rows: there is no one fused feature to take the mean of")  # fmt: skip
+    if not model.lse:
+        _require(model.reduce == "mean", "model.reduce", model.reduce, "mean when model.lse is off")
+
+
+def jensen_shannon(log_p: Float[Array, "batch classes"], log_q: Float[Array, "batch classes"]) -> Float[Array, "batch"]:
+    """JS = KL(p || m)/2 + KL(q || m)/2, m = (p + q)/2, in nats: 0 for equal, at most ln 2. Takes log-probabilities."""
+    log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
+
+    def kl(log_x: Array) -> Array:
+        return (jnp.exp(log_x) * (log_x - log_m)).sum(-1)
+
+    return 0.5 * (kl(log_p) + kl(log_q))
+
+
+def apc(
+    logits: Float[Array, "batch classes"], similarity: Float[Array, "batch classes"], temperature: Number
+) -> Float[Array, "batch"]:
+    """APC of LSGMER (arXiv 2504.05158): JS(q, p), p = softmax(logits), q = softmax(cos(H, L) / temperature).
+
+    The paper has no temperature (= 1); without one q can hardly leave the uniform distribution.
+    """
+    return jensen_shannon(jax.nn.log_softmax(logits), jax.nn.log_softmax(similarity / temperature))
+
+
+def joint_objective(
+    logits: Float[Array, "batch classes"],
+    similarity: Float[Array, "batch classes"],
+    target: Float[Array, "batch classes"],
+    weight: Float[Array, "batch"],
+    *,
+    prior: Float[Array, "classes"],
+    apc_weight: Number,
+    temperature: Number,
+    imbalance: str,
+    focal_gamma: Number,
+    label_smoothing: Number,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """JOO of LSGMER: mean classification loss + apc_weight * mean APC, and the two terms by name. Numbers may be arrays."""
+    classification = cross_entropy(
+        logits, target, prior=prior, imbalance=imbalance, focal_gamma=focal_gamma, label_smoothing=label_smoothing
+    )
+    terms = {"classification": weighted_mean(classification, weight)}
+    if isinstance(apc_weight, float | int) and apc_weight == 0:
+        return terms["classification"], terms
+    terms["apc"] = weighted_mean(apc(logits, similarity, temperature), weight)
+    return terms["classification"] + apc_weight * terms["apc"], terms
 
 
 class Outputs(TypedDict):
@@ -57,7 +155,7 @@ class Branch(nnx.Module):
         gate: bool,
         rngs: nnx.Rngs,
     ):
-        self.gate, self.input_dropout = gate, hold(input_dropout)
+        self.gate, self.input_dropout = gate, sweepable(input_dropout)
         self.project = nnx.Linear(feat, width, rngs=rngs)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.encoder = (
@@ -116,7 +214,7 @@ class LSGMER(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.modalities = tuple(widths)
-        self.dropout, self.reduce, self.temperature = hold(dropout), reduce, hold(temperature)
+        self.dropout, self.reduce, self.temperature = sweepable(dropout), reduce, sweepable(temperature)
         self.time_dropout, self.modality_dropout = time_dropout, modality_dropout
         classes = len(label_words)
         self.branches = nnx.Dict(
@@ -191,7 +289,7 @@ class LSGMER(nnx.Module):
             score = self.pool(h)[..., 0]
         else:  # cosine: a class counts for as much as its row agrees with its label
             score = jnp.einsum("bcd,cd->bc", unit(h), unit(labels))
-            score = score / number(self.temperature, score.dtype)
+            score = score / value_of(self.temperature, score.dtype)
         return jnp.einsum("bc,bcd->bd", jax.nn.softmax(score, axis=-1), h)
 
     def _fuse(self, rows: list[Array]) -> Float[Array, "batch rows dim"]:
@@ -242,3 +340,30 @@ def update_labels(
     if how == "class_mean":
         target = class_means(jax.lax.stop_gradient(outputs["fused"]), batch.label, batch.weight, old["labels"])
     return new | {"labels": average_labels(old["labels"], target, alpha)}
+
+
+def lsgmer_family(config: LSGMERExperiment, corpus: Manifest) -> Any:
+    words = np.asarray(corpus.manifest["label_embeddings"], np.float32)
+
+    def arguments(values: dict[str, Any]) -> dict[str, Any]:
+        here = config_lib.with_values(config, values)
+        model = {k: v for k, v in vars(here.model).items() if k not in ("label_update", "label_average")}
+        return model | {
+            "label_words": words, "temperature": here.loss.temperature, "widths": widths_of(config, corpus),
+        }  # fmt: skip
+
+    def learning(given: family_lib.ReplicaInputs) -> Any:
+        here = config_lib.with_values(config, given.values)
+        settings = dict(vars(here.loss))
+        apc_weight = settings.pop("apc")
+
+        def loss(outputs: Outputs, batch: Batch) -> Any:
+            return joint_objective(
+                outputs["logits"], outputs["similarity"], batch.target, batch.weight,
+                prior=given.prior, apc_weight=apc_weight, **settings,
+            )  # fmt: skip
+
+        model = here.model
+        return loss, functools.partial(update_labels, how=model.label_update, alpha=model.label_average)
+
+    return functional.functionalize(LSGMER, arguments, **shared_settings(config)), learning

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mer_jax.models import vsc
-from mer_jax.models.layers import Number, hold, number, split_key, unit
+from mer_jax.models.layers import Number, split_key, sweepable, unit, value_of
 
 HOTTEST = math.log(100)  # the most that a head multiplies its cosines with, as a logarithm
 NO_PAIR = -1e9
@@ -280,7 +280,7 @@ class SwinV2(nnx.Module):
             )
         self.window, self.pretrained = window, tuple(pretrained) or (0,) * len(depths)
         self.stage, self.sides, self.rematerialize, self.at_once = stage, tuple(sides), rematerialize, at_once
-        self.threshold, self.alpha, self.published = hold(threshold), hold(alpha), published
+        self.threshold, self.alpha, self.published = sweepable(threshold), sweepable(alpha), published
         self.embed = nnx.Conv(3, width, (patch, patch), (patch, patch), padding="VALID", rngs=rngs)
         self.embed_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
         rates = iter(np.linspace(0, drop_path, sum(depths)) * (np.arange(sum(depths)) >= sum(depths[:still])))
@@ -345,7 +345,7 @@ class SwinV2(nnx.Module):
     ) -> tuple[Array, vsc.Kept | None]:
         compression = None
         if i == self.stage and j % 2 == 0 and j // 2 < len(self.sides):
-            threshold, alpha = number(self.threshold, x.dtype), number(self.alpha, x.dtype)
+            threshold, alpha = value_of(self.threshold, x.dtype), value_of(self.alpha, x.dtype)
             compression = Compression(self.sides[j // 2], threshold, alpha, self.published)
 
         def run(x: Array, guide: Array | None, key: PRNGKeyArray | None) -> tuple[Array, vsc.Kept | None]:

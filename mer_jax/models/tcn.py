@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from mer_jax.models.layers import Number, dropout, hold, product, split_key
+from mer_jax.models.layers import Number, dropout, product, split_key, sweepable
 
 Steps = tuple[int, int]  # (stride, count): the steps 0, stride, 2 stride … of a sequence, counted from its end
 
@@ -56,7 +56,7 @@ class TemporalBlock(nnx.Module):
     """ReLU(x + dropout(ReLU(conv(dropout(ReLU(conv(x))))))); a linear map of x where the widths differ."""
 
     def __init__(self, inputs: int, outputs: int, taps: int, dilation: int, rate: Number, *, he: bool, rngs: nnx.Rngs):
-        self.rate = hold(rate)
+        self.rate = sweepable(rate)
         self.first = CausalConv(inputs, outputs, taps, dilation, he=he, rngs=rngs)
         self.second = CausalConv(outputs, outputs, taps, dilation, he=he, rngs=rngs)
         self.shortcut = nnx.Linear(inputs, outputs, rngs=rngs) if inputs != outputs else None

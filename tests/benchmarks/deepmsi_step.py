@@ -25,7 +25,8 @@ ROUNDS, STEPS = 5, 8
 
 
 def write_corpus_of(folder, count):
-    from mer_jax.records import Description, Utterance, write_corpus
+    from mer_jax.data.corpus import Utterance
+    from mer_jax.data.corpus_writer import Description, write_corpus
 
     rng = np.random.default_rng(0)
     labels = tuple("abcdef")
@@ -52,12 +53,15 @@ def ours(batch, precision, keep):
     from absl import flags
 
     from mer_jax import config as config_lib
-    from mer_jax import data, log, train
-    from mer_jax.records import Corpus
+    from mer_jax.data import loader
+    from mer_jax.data.corpus import Corpus
+    from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
+    from mer_jax.runtime import console
+    from mer_jax.training import setup
 
     flags.FLAGS.mark_as_parsed()
-    log.console.quiet = True
-    config = config_lib.DeepMSIExperiment()
+    console.console.quiet = True
+    config = deepmsi_mer_lib.DeepMSIExperiment()
     model, optim = config.model, config.optim
     config.data.modalities, config.train.batch_size, config.train.precision = (
         ("text", "audio", "visual"),
@@ -73,10 +77,10 @@ def ours(batch, precision, keep):
     config = config_lib.validate(config)
     with tempfile.TemporaryDirectory() as folder:
         write_corpus_of(Path(folder) / "c", 4 * batch)
-        whole = train.assemble(config, Corpus(Path(folder) / "c"), Path("unused"))
+        whole = setup.assemble(config, Corpus(Path(folder) / "c"), Path("unused"))
     fleet, feed = whole.fleet, whole.inputs.feed
     fleet.begin()
-    items = feed.training(data.training_order(feed.pool, whole.inputs.rows_of_training(), batch, 0, 1), 0)
+    items = feed.training(loader.training_order(feed.pool, whole.inputs.rows_of_training(), batch, 0, 1), 0)
     source, places, pads, rows = next(items)
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), fleet.like()["state"])
     weight = np.ones(len(rows), bool)

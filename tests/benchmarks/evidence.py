@@ -12,8 +12,8 @@ import sys
 import numpy as np
 
 import mer_jax
-from mer_jax import synthetic
-from mer_jax.inputs import Item
+from mer_jax.data import synthetic
+from mer_jax.predict.item import Item
 
 
 def plant(spec, mean, basis, rng):

@@ -32,8 +32,9 @@ def photographs():
 
 
 def corpus_of(folder):
-    from mer_jax.frames import coded
-    from mer_jax.records import Corpus, Description, Utterance, write_corpus
+    from mer_jax.data.corpus import Corpus, Utterance
+    from mer_jax.data.corpus_writer import Description, write_corpus
+    from mer_jax.data.frames import coded
 
     labels = ("a", "b")
     write_corpus(
@@ -68,14 +69,17 @@ def main():
     sys.path.append(str(Path(__file__).parents[2]))
     from configs.deepmsi_mer_frames import get_config
     from mer_jax import config as config_lib
-    from mer_jax.frames import View
-    from mer_jax.synthetic import demo_corpus
+    from mer_jax.data.frames import View
+    from mer_jax.data.synthetic import demo_corpus
+    from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
 
     with tempfile.TemporaryDirectory() as folder:
         corpus = corpus_of(Path(folder) / "c")
         coded = [corpus[i].features["visual"] for i in range(RECORDS)]
         kilobytes = sum(len(frame) for frames in coded for frame in frames.data) / RECORDS / FRAMES / 1024
-        varied = View(SIZE, **{k: v for k, v in vars(config_lib.Frames()).items() if k != "size"})
+        varied = View(
+            SIZE, **{k: v for k, v in vars(deepmsi_mer_frames_lib.FrameAugmentation()).items() if k != "size"}
+        )
         plain = View(SIZE, crop=1.0, flip=0.0, colour=0.0)
 
         def seen(view, draw):

@@ -24,8 +24,9 @@ TEXT, AUDIO, FRAMES, SIZE, CLASSES = 1024, 768, 15, 256, 6
 
 
 def write_corpus_of(folder, count):
-    from mer_jax.frames import coded
-    from mer_jax.records import Description, Utterance, write_corpus
+    from mer_jax.data.corpus import Utterance
+    from mer_jax.data.corpus_writer import Description, write_corpus
+    from mer_jax.data.frames import coded
 
     rng = np.random.default_rng(0)
     labels = tuple("abcdef")
@@ -58,13 +59,16 @@ def ours(arguments, vsc):
 
     sys.path.append(str(Path(__file__).parents[2]))
     from configs.deepmsi_mer_frames import get_config
-    from mer_jax import cache, data, log, shard, train
     from mer_jax import config as config_lib
-    from mer_jax.records import Corpus
+    from mer_jax import files
+    from mer_jax.data import loader
+    from mer_jax.data.corpus import Corpus
+    from mer_jax.runtime import console, sharding
+    from mer_jax.training import setup
 
     flags.FLAGS.mark_as_parsed()
-    log.console.quiet = True
-    shard.start(cache.folder() / "xla")
+    console.console.quiet = True
+    sharding.start(files.cache_folder() / "xla")
     config = get_config("published")
     config.train.batch_size = config.train.eval_batch_size = arguments.batch
     config.train.precision, config.model.vsc = arguments.precision, vsc
@@ -73,10 +77,10 @@ def ours(arguments, vsc):
     config = config_lib.validate(config)
     with tempfile.TemporaryDirectory() as folder:
         write_corpus_of(Path(folder) / "c", 2 * arguments.batch)
-        whole = train.assemble(config, Corpus(Path(folder) / "c"), Path("unused"))
+        whole = setup.assemble(config, Corpus(Path(folder) / "c"), Path("unused"))
         fleet, feed = whole.fleet, whole.inputs.feed
         fleet.begin()
-        order = data.training_order(feed.pool, whole.inputs.rows_of_training(), arguments.batch, 0, 1)
+        order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), arguments.batch, 0, 1)
         item = next(feed.training(order, 0))
     source, places, pads, rows = item
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), fleet.like()["state"])

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from mer_jax import data, shard
-from mer_jax.records import Corpus
-from mer_jax.synthetic import demo_corpus
+from mer_jax.data import loader
+from mer_jax.data import pool as pool_lib
+from mer_jax.data.corpus import Corpus
+from mer_jax.data.synthetic import demo_corpus
+from mer_jax.runtime import sharding
 
 BATCH = 32
 
@@ -34,7 +36,7 @@ def main():
     path = parser.parse_args().corpus
     flags.FLAGS.mark_as_parsed()
     corpus = Corpus(path) if path else demo_corpus()
-    pool = data.take_pool(corpus, corpus.rows("train"), dict.fromkeys(corpus.modalities, 128))
+    pool = pool_lib.select_utterances(corpus, corpus.rows("train"), dict.fromkeys(corpus.modalities, 128))
     steps = min(len(pool) // BATCH, 100)
     count = steps * BATCH
     order = np.random.default_rng(0).permutation(len(pool))[:count]
@@ -51,8 +53,10 @@ def main():
             corpus[int(pool.rows[i])]
 
     def batches(threads):
-        feed = data.Feed(corpus, pool, "refuse", shard.make_mesh(devices=jax.devices()[:1]), read_threads=threads)
-        stream = feed.training(data.training_order(pool, np.arange(len(pool)), BATCH, 0, 8), 0)
+        feed = loader.BatchSource(
+            corpus, pool, "refuse", sharding.make_mesh(devices=jax.devices()[:1]), read_threads=threads
+        )
+        stream = feed.training(loader.training_order(pool, np.arange(len(pool)), BATCH, 0, 8), 0)
         return lambda: list(itertools.islice(stream, steps))
 
     found = {"pread": rate(count, bare), "read, crc, parse": rate(count, records)}

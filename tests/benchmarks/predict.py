@@ -20,8 +20,8 @@ def one(run, corpus):
     import numpy as np
 
     import mer_jax
-    from mer_jax import shard
-    from mer_jax.inputs import items_of
+    from mer_jax.predict.inputs import items_of
+    from mer_jax.runtime import sharding
 
     model = mer_jax.load(run)
     for _ in zip(range(600), model.predict(corpus), strict=False):  # compiles
@@ -34,7 +34,7 @@ def one(run, corpus):
     seconds = time.perf_counter() - began
     # The model's own step: 64 utterances padded as above, already on the device.
     items = [model.checked(item) for _, item in zip(range(64), items_of(corpus, model), strict=False)]
-    batch = shard.put(model._batch(items), shard.along_data(model._mesh))
+    batch = sharding.device_put_global(model._batch(items), sharding.batch_sharding(model._mesh))
     arguments = (model.model(0), np.float32(1), batch)
     jax.block_until_ready(model._compiled(*arguments))
     began, steps = time.perf_counter(), 0
@@ -57,7 +57,7 @@ def main():
     if given.corpus:
         print(json.dumps(one(given.run, given.corpus)))
         return
-    from mer_jax.synthetic import write_demo
+    from mer_jax.data.synthetic import write_demo
 
     found = []
     with tempfile.TemporaryDirectory() as folder:

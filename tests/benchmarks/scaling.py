@@ -20,20 +20,24 @@ def worker(how, batch):
     import numpy as np
     from etils import epath
 
-    from mer_jax import cache, data, distributed, log, shard, train
     from mer_jax import config as config_lib
+    from mer_jax import files
+    from mer_jax.data import loader
+    from mer_jax.data.synthetic import demo_corpus
     from mer_jax.main import parse_distributed
-    from mer_jax.synthetic import demo_corpus
+    from mer_jax.models import lsgmer as lsgmer_lib
+    from mer_jax.runtime import console, distributed, sharding
+    from mer_jax.training import setup
 
     distributed.start(parse_distributed(how), 60, epath.Path("/tmp/scaling"))
-    shard.start(cache.folder() / "xla")
-    log.console.quiet = True
-    config = config_lib.LSGMERExperiment()
+    sharding.start(files.cache_folder() / "xla")
+    console.console.quiet = True
+    config = lsgmer_lib.LSGMERExperiment()
     config.data.placement, config.data.max_length, config.train.batch_size = "stream", (8,), batch
-    whole = train.assemble(config_lib.validate(config), demo_corpus(), "unused")
+    whole = setup.assemble(config_lib.validate(config), demo_corpus(), "unused")
     whole.fleet.begin()
     feed = whole.inputs.feed
-    order = data.training_order(feed.pool, whole.inputs.rows_of_training(), batch, 0, 8)
+    order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), batch, 0, 8)
     read = 0
     for step, batch_of in enumerate(feed.training(order, 0)):
         if step == 10:
@@ -45,8 +49,8 @@ def worker(how, batch):
             break
     jax.block_until_ready(terms)
     seconds = (time.perf_counter() - began) / (STEPS + 1)
-    shares = distributed.gather({"read": np.array([read])})
-    if distributed.leads():
+    shares = distributed.all_gather({"read": np.array([read])})
+    if distributed.is_primary():
         print(json.dumps({"seconds": seconds, "read": [int(share["read"][0]) for share in shares]}))
 
 

@@ -13,10 +13,11 @@ STEPS = 200
 
 def measure_lsgmer(path, placement):
     from mer_jax import config as config_lib
-    from mer_jax.records import Corpus
-    from mer_jax.synthetic import demo_corpus
+    from mer_jax.data.corpus import Corpus
+    from mer_jax.data.synthetic import demo_corpus
+    from mer_jax.models import lsgmer as lsgmer_lib
 
-    config = config_lib.validate(config_lib.LSGMERExperiment())
+    config = config_lib.validate(lsgmer_lib.LSGMERExperiment())
     config.data.placement = placement
     corpus = Corpus(path) if path else demo_corpus()
     config.data.modalities = tuple(m for m in config.data.modalities if m in corpus.modalities)
@@ -27,15 +28,18 @@ def measure(config, corpus):
     import jax
     from absl import flags
 
-    from mer_jax import cache, data, log, shard, train
+    from mer_jax import files
+    from mer_jax.data import loader
+    from mer_jax.runtime import console, sharding
+    from mer_jax.training import setup
 
     flags.FLAGS.mark_as_parsed()
-    log.console.quiet = True
-    shard.start(cache.folder() / "xla")
-    whole = train.assemble(config, corpus, Path("unused"))
+    console.console.quiet = True
+    sharding.start(files.cache_folder() / "xla")
+    whole = setup.assemble(config, corpus, Path("unused"))
     whole.fleet.begin()
     inputs = whole.inputs
-    order = data.training_order(
+    order = loader.training_order(
         inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, 0, config.data.group_by_length
     )
     for batch in (x for x, _ in zip(inputs.feed.training(order, 0), range(STEPS), strict=False)):

@@ -1,0 +1,50 @@
+"""TODO: say what lives here."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from mer_jax.data.corpus import Corpus
+from mer_jax.data.corpus_writer import _votes_known
+from mer_jax.data.frames import EncodedFrames
+from mer_jax.errors import UserError, reported
+from mer_jax.files import sha256_of
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m mer_jax.records", description="Describe a corpus and verify all of it."
+    )
+    parser.add_argument("folder", type=Path, help="a corpus folder: manifest.json and its shards")
+    folder = parser.parse_args(argv).folder
+    with reported():
+        corpus = Corpus(folder)
+        print(f"{corpus.manifest['name']}: {len(corpus)} utterances, manifest sha256 {corpus.manifest_sha256}")
+        for name, spec in corpus.modalities.items():
+            print(f"  {name}: {_votes_known(spec)}, up to {spec['longest']} steps, {spec['extractor']}")
+        for name, split in corpus.manifest["splits"].items():
+            print(f"  {name}: {split['count']}  " + "  ".join(f"{k} {v}" for k, v in split["classes"].items()))
+        if voted := corpus.manifest.get("voted"):
+            print(f"  the raters' votes on {voted} utterances")
+        nonfinite: Counter[str] = Counter()
+        for row in range(len(corpus)):
+            for modality, value in corpus[row].features.items():
+                if isinstance(value, EncodedFrames):
+                    corpus.decoded(row, value)
+                else:
+                    nonfinite[modality] += not np.isfinite(value).all()
+        for shard in corpus.manifest["shards"]:
+            if sha256_of(folder / shard["file"]) != shard["sha256"]:
+                raise UserError(
+                    f"{folder / shard['file']}: every record is intact, but the sha256 is not the manifest's"
+                )
+        print(
+            "  every record and sha256 verified; utterances with NaN or infinite values: "
+            + (", ".join(f"{m} {n}" for m, n in nonfinite.items() if n) or "none")
+        )
+
+
+if __name__ == "__main__":
+    main()

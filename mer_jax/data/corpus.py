@@ -1,0 +1,276 @@
+"""TODO: say what lives here."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mer_jax.data.frames import CODINGS, EncodedFrames, as_they_are
+from mer_jax.data.records import Value, _unframe, decode_example, encode_example
+from mer_jax.errors import UserError
+from mer_jax.files import sha256_of
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "valid", "test")
+DTYPES = ("float16", "float32")
+TEXT_COLUMNS = ("id", "split", "dialogue", "speaker", "session", "label")
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """One utterance. `features[m]` is [time, width], float16 or float32, or Frames; `start` and `end` are seconds in the
+    recording.
+
+    votes: what each rater said, (rater, label); one who chose several labels has several. A label need not be a class.
+    """
+
+    id: str
+    split: str
+    dialogue: str
+    turn: int
+    speaker: str
+    session: str
+    label: str
+    sentence: str
+    features: Mapping[str, Any]
+    start: float | None = None
+    end: float | None = None
+    votes: tuple[tuple[str, str], ...] = ()
+
+
+def soft_label(votes: Iterable[tuple[str, str]], labels: tuple[str, ...]) -> np.ndarray:
+    """The raters' distribution over the classes, Float32[classes]; zeros where nobody chose a class.
+
+    Every rater who chose a class counts the same, shared evenly among the classes that this rater chose (ours). Choices that
+    are no class (`other`, or a class that the corpus leaves out) count for nothing.
+    """
+    chosen: dict[str, set[str]] = {}
+    for rater, label in votes:
+        if label in labels:
+            chosen.setdefault(rater, set()).add(label)
+    shares = np.array([[(name in choice) / len(choice) for name in labels] for choice in chosen.values()])
+    return (shares.reshape(-1, len(labels)).sum(0) / max(1, len(shares))).astype(np.float32)
+
+
+def to_example(utterance: Utterance, more: Mapping[str, Value] | None = None) -> bytes:
+    """The utterance as a record, with `more` features beside its own."""
+    features: dict[str, Value] = {name: getattr(utterance, name).encode() for name in (*TEXT_COLUMNS, "sentence")}
+    features["turn"] = [int(utterance.turn)]
+    for name in ("start", "end"):
+        if (seconds := getattr(utterance, name)) is not None:
+            features[name] = [float(seconds)]
+    if utterance.votes:
+        raters, labels = zip(*utterance.votes, strict=True)
+        features["votes/rater"] = [rater.encode() for rater in raters]
+        features["votes/label"] = [label.encode() for label in labels]
+    for modality, value in utterance.features.items():
+        if isinstance(value, EncodedFrames):
+            features[f"{modality}/data"] = [bytes(frame) for frame in value.data]
+            features[f"{modality}/dtype"] = value.coding.encode()
+            features[f"{modality}/shape"] = [len(value), value.height, value.width, 3]
+            continue
+        features[f"{modality}/data"] = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
+        features[f"{modality}/dtype"] = value.dtype.name.encode()
+        features[f"{modality}/shape"] = [int(n) for n in value.shape]
+    return encode_example(features | dict(more or {}))
+
+
+def from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
+    raw = decode_example(record)
+    fields: dict[str, Any] = {name: bytes(raw[name][0]).decode() for name in (*TEXT_COLUMNS, "sentence")}
+    features: dict[str, Any] = {}
+    for modality in modalities:
+        if f"{modality}/data" in raw:
+            data, kind = raw[f"{modality}/data"], bytes(raw[f"{modality}/dtype"][0]).decode()
+            if kind in CODINGS:
+                _, height, width, _ = raw[f"{modality}/shape"]
+                features[modality] = EncodedFrames(kind, height, width, tuple(data))
+            else:
+                dtype = np.dtype(kind).newbyteorder("<")
+                features[modality] = np.frombuffer(data[0], dtype).reshape(raw[f"{modality}/shape"])
+    fields |= {name: raw[name][0] if name in raw else None for name in ("start", "end")}
+    votes = zip(
+        *([bytes(x).decode() for x in raw.get(f"votes/{part}", ())] for part in ("rater", "label")), strict=True
+    )
+    return Utterance(turn=raw["turn"][0], features=features, votes=tuple(votes), **fields)  # type: ignore[arg-type]
+
+
+def _check_tokens(where: str, modality: str, spec: Mapping[str, Any]) -> None:
+    tokens, width = spec.get("tokens", 1), spec.get("width")
+    if not (type(tokens) is int and type(width) is int and tokens > 0 and width > 0 and width % tokens == 0):
+        raise UserError(
+            f"{where}: {modality} is {width!r} wide and has {tokens!r} tokens a step; tokens must share the width"
+        )
+
+
+# ---- reading ----
+
+
+class Manifest:
+    """What a corpus says of itself. `text` is the file as it was; `where` names it to a person. Raises UserError if it is not
+    a manifest of this version."""
+
+    def __init__(self, text: str, where: str):
+        self.text = text
+        self.manifest = _parse_manifest(text, where)
+        self.manifest_sha256 = hashlib.sha256(text.encode()).hexdigest()
+        self.labels: tuple[str, ...] = tuple(self.manifest["labels"])
+        self.modalities: dict[str, dict[str, Any]] = self.manifest["modalities"]
+
+    def encoder(self, modality: str) -> dict[str, Any]:
+        """See `encoder_of`."""
+        return encoder_of(self.manifest, modality)
+
+
+def encoder_of(manifest: Mapping[str, Any], modality: str) -> dict[str, Any]:
+    """What data_prep wrote of the encoder of a modality's features; empty where nothing is said."""
+    provenance = manifest.get("provenance") or {}
+    found = provenance.get(f"{modality}_encoder")
+    if found is None and modality == manifest.get("label_space") == "text":
+        found = provenance.get("label_word_encoder")  # data_prep.import_pack: of sentences without features
+    return found if isinstance(found, dict) and "name" in found else {}
+
+
+def hub_name(encoder: Mapping[str, Any]) -> str:
+    """Where the encoder of `encoder_of` can be had; empty if it was read from a folder, of which only the last part of the path is
+    known."""
+    name = str(encoder["name"])
+    return name if "/" in name or encoder.get("revision") else ""
+
+
+class Corpus(Manifest):
+    """A corpus folder opened for random access: `corpus[i]` is utterance i of the index, read and checked.
+
+    Opening reads the manifest and the indexes, not the shards. Raises UserError naming file, record or field wherever
+    the folder is not a whole, undamaged corpus. Instances pickle; every process opens its own files.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        super().__init__(_read_manifest(self.path), str(self.path / "manifest.json"))
+        self._files: dict[int, int] = {}
+        indexes = [self._read_index(shard) for shard in self.manifest["shards"]]
+        self.index: dict[str, np.ndarray] = {
+            name: np.concatenate([index[name] for index in indexes]) for name in indexes[0]
+        }
+        self.shard = np.repeat(np.arange(len(indexes)), [len(index["id"]) for index in indexes])
+        self._check_labels()
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def __repr__(self) -> str:
+        return f"Corpus({self.manifest['name']!r}, {self.manifest_sha256[:12]})"
+
+    def rows(self, split: str) -> np.ndarray:
+        """Positions of a split's utterances, in corpus order; raises UserError if there are none."""
+        rows = np.flatnonzero(self.index["split"] == split)
+        if not len(rows):
+            has = ", ".join(f"{name} {s['count']}" for name, s in self.manifest["splits"].items())
+            raise UserError(f"{self.path}: the {split!r} split is empty; the corpus has {has}")
+        return rows
+
+    def label_ids(self, rows: np.ndarray) -> np.ndarray:
+        """Positions in `labels` of the labels of `rows`, int32."""
+        position = {name: i for i, name in enumerate(self.labels)}
+        return np.array([position[name] for name in self.index["label"][rows].tolist()], np.int32)
+
+    def soft_labels(self, rows: np.ndarray) -> np.ndarray:
+        """`soft_label` of `rows`, Float32[rows, classes]: zeros where no rater chose a class, or none is known."""
+        return self.index["soft"][rows]
+
+    def __getitem__(self, row: int) -> Utterance:
+        shard = int(self.shard[row])
+        if shard not in self._files:
+            self._files[shard] = os.open(self.path / self.manifest["shards"][shard]["file"], os.O_RDONLY)
+        size = int(self.index["size"][row])
+        frame = os.pread(self._files[shard], size + 16, int(self.index["offset"][row]))
+        try:
+            utterance = from_example(_unframe(frame, size), self.modalities)
+            if utterance.id != self.index["id"][row]:
+                raise ValueError(f"it holds {utterance.id!r}: the index does not belong to this shard")
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise UserError(
+                f"{self.where(row)}: {error}. Restore the file from its source or rebuild the corpus."
+            ) from None
+        return utterance
+
+    def decoded(self, row: int, frames: EncodedFrames, view: Callable[[EncodedFrames], Any] = as_they_are) -> Any:
+        """`view` of the utterance's frames; raises UserError naming a damaged one."""
+        try:
+            return view(frames)
+        except ValueError as error:
+            raise UserError(
+                f"{self.where(row)}: {error}. Restore the file from its source or rebuild the corpus."
+            ) from None
+
+    def where(self, row: int) -> str:
+        """How to name a record to a person."""
+        name = self.manifest["shards"][int(self.shard[row])]["file"]
+        number = row - int(np.flatnonzero(self.shard == self.shard[row])[0])
+        return f"{self.path / name}, record {number} ({self.index['id'][row]})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_files": {}}
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_files", {}).values():
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _read_index(self, shard: dict[str, Any]) -> dict[str, np.ndarray]:
+        path, index = self.path / shard["file"], self.path / shard["index"]
+        if not path.is_file():
+            raise UserError(f"{path} is missing: the manifest lists it with {shard['count']} records. Restore it.")
+        if (size := path.stat().st_size) != shard["bytes"]:
+            raise UserError(f"{path} has {size} bytes, the manifest says {shard['bytes']}: it is truncated or not ours")
+        if not index.is_file():
+            raise UserError(f"{index} is missing: a shard is read through the index written beside it. Restore it.")
+        if sha256_of(index) != shard["index_sha256"]:
+            raise UserError(f"{index} is damaged: its sha256 is not the manifest's. Restore it.")
+        with np.load(index, allow_pickle=False) as arrays:
+            unvoted = np.zeros((shard["count"], len(self.labels)), np.float32)  # corpora from before 0.6 hold no votes
+            return {"soft": unvoted, **arrays}
+
+    def _check_labels(self) -> None:
+        for bad in np.flatnonzero(~np.isin(self.index["label"], self.labels))[:1]:
+            raise UserError(
+                f"{self.where(int(bad))}: label {str(self.index['label'][bad])!r} is not in the manifest's list "
+                f"({', '.join(self.labels)})"
+            )
+
+
+def _read_manifest(folder: Path) -> str:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        what = "is not a corpus: it has no manifest.json" if folder.is_dir() else "does not exist"
+        raise UserError(f"{folder} {what}. Give a folder made by `python -m data_prep.…`, or leave data.path empty.")
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({error}). Restore it.") from None
+
+
+def _parse_manifest(text: str, where: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where} is not valid JSON ({error}). Restore it.") from None
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: schema_version is {version!r}, this mer_jax reads {SCHEMA_VERSION}. Rebuild the corpus."
+        )
+    fields = ("name", "labels", "label_space", "label_embeddings", "modalities", "protocol", "splits", "shards")
+    for field in fields:
+        if not manifest.get(field):
+            raise UserError(f"{where}: field {field!r} is missing or empty. Restore the file.")
+    for modality, spec in manifest["modalities"].items():
+        _check_tokens(where, modality, spec)
+    return manifest

@@ -1,0 +1,267 @@
+"""TODO: say what lives here."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mer_jax.data.corpus import (
+    DTYPES,
+    SCHEMA_VERSION,
+    SPLITS,
+    TEXT_COLUMNS,
+    Utterance,
+    _check_tokens,
+    soft_label,
+    to_example,
+)
+from mer_jax.data.frames import CODINGS, EncodedFrames
+from mer_jax.data.records import _frame
+from mer_jax.errors import UserError
+from mer_jax.files import sha256_of
+
+# ---- writing ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a writer states of a corpus; everything countable is counted by `write_corpus` itself.
+
+    `extractors[m]` says how modality m was made; `label_embeddings` is [classes, width] in the space of modality
+    `label_space` (or of an encoder of that name, which no modality uses); `label_words` are the words it was made of;
+    `protocol` names and describes the split; `tokens[m]` says that a time step of m is so many tokens side by side;
+    `trained_on[m]` names the splits on whose labels the features of m were trained: no other protocol may test on these.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    extractors: Mapping[str, str]
+    label_words: tuple[str, ...]
+    label_embeddings: np.ndarray
+    label_space: str
+    protocol: Mapping[str, str]
+    provenance: Mapping[str, Any]
+    licence: str
+    bayes_accuracy: Mapping[str, float] | None = None
+    tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+class _Shard:
+    """An open shard: frames go to the file, metadata into columns, the index is written on close."""
+
+    def __init__(self, folder: Path, stem: str, split: str, modalities: tuple[str, ...], labels: tuple[str, ...]):
+        self.path, self.split, self.modalities = folder / f"{stem}.tfrecord", split, modalities
+        self.labels, self.soft = labels, list[np.ndarray]()
+        self.file: BinaryIO = open(self.path, "wb")  # noqa: SIM115 - closed by close(), or by the writer when it fails
+        self.rows: list[tuple[Any, ...]] = []
+        self.at = 0
+
+    def add(self, utterance: Utterance) -> None:
+        frame = _frame(to_example(utterance))
+        self.file.write(frame)
+        lengths = [len(utterance.features.get(m, ())) for m in self.modalities]
+        text = [getattr(utterance, name) for name in TEXT_COLUMNS]
+        self.rows.append((self.at, len(frame) - 16, utterance.turn, *text, *lengths))
+        self.soft.append(soft_label(utterance.votes, self.labels))
+        self.at += len(frame)
+
+    def close(self) -> dict[str, Any]:
+        _flush(self.file)
+        self.file.close()
+        columns = list(zip(*self.rows, strict=True))
+        index = {"offset": np.array(columns[0], np.uint64), "size": np.array(columns[1], np.uint64)}
+        index["turn"] = np.array(columns[2], np.int32)
+        index |= {name: np.array(c) for name, c in zip(TEXT_COLUMNS, columns[3:9], strict=True)}
+        index |= {f"length/{m}": np.array(c, np.int32) for m, c in zip(self.modalities, columns[9:], strict=True)}
+        index["soft"] = np.stack(self.soft)
+        path = self.path.with_suffix(".index.npz")
+        with open(path, "wb") as file:
+            np.savez(file, allow_pickle=False, **index)
+            _flush(file)
+        return {
+            "file": self.path.name,
+            "index": path.name,
+            "split": self.split,
+            "count": len(self.rows),
+            "bytes": self.at,
+            "sha256": sha256_of(self.path),
+            "index_sha256": sha256_of(path),
+        }
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def write_corpus(
+    out: Path, utterances: Iterable[Utterance], description: Description, *, shard_records: int = 2048
+) -> None:
+    """Writes an immutable corpus folder. It appears under its name only when complete; a killed writer leaves nothing there.
+
+    Raises UserError if `out` exists, an id occurs twice, a label, split, width or dtype is not as declared, or nothing
+    was given to write.
+    """
+    refuse_existing(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.partial"
+    with _lock(out.parent / f".{out.name}.lock"):
+        refuse_existing(out)
+        shutil.rmtree(partial, ignore_errors=True)  # left by a writer that was killed: we hold its lock
+        partial.mkdir()
+        try:
+            with contextlib.ExitStack() as stack:
+                manifest = _write_shards(partial, utterances, description, shard_records, stack)
+            with open(partial / "manifest.json", "w") as file:
+                json.dump(manifest, file, indent=1, ensure_ascii=False)
+                _flush(file)
+            os.rename(partial, out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def refuse_existing(out: Path) -> None:
+    """Call before long work whose result goes to `out`."""
+    if out.exists():
+        raise UserError(
+            f"{out} exists already; a corpus is never overwritten. Choose another --out, or delete it first."
+        )
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write_shards(
+    folder: Path,
+    utterances: Iterable[Utterance],
+    description: Description,
+    shard_records: int,
+    stack: contextlib.ExitStack,
+) -> dict[str, Any]:
+    modalities = tuple(description.extractors)
+    open_shards: dict[str, _Shard] = {}
+    shards: list[dict[str, Any]] = []
+    per_split: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = {}
+    specs: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
+    voted = 0
+    for utterance in utterances:
+        _check(utterance, description, specs)
+        if utterance.id in seen:
+            raise UserError(f"utterance id {utterance.id!r} occurs twice; ids must be unique in a corpus")
+        seen.add(utterance.id)
+        split = utterance.split
+        if split not in open_shards:
+            open_shards[split] = _Shard(
+                folder, f"{split}-{per_split[split]:05d}", split, modalities, description.labels
+            )
+            stack.callback(open_shards[split].file.close)
+            per_split[split] += 1
+        open_shards[split].add(utterance)
+        counts.setdefault(split, Counter())[utterance.label] += 1
+        voted += bool(utterance.votes)
+        if len(open_shards[split].rows) == shard_records:
+            shards.append(open_shards.pop(split).close())
+    shards += [shard.close() for shard in open_shards.values()]
+    if not seen:
+        raise UserError("there is nothing to write: the source holds no utterance")
+    missing = [m for m in modalities if m not in specs]
+    if missing:
+        raise UserError(f"modality {missing[0]!r} is declared but no utterance has it")
+    embeddings = np.asarray(description.label_embeddings, np.float32)
+    width = specs.get(description.label_space, {}).get("width", embeddings.shape[-1])
+    if embeddings.shape != (len(description.labels), width):
+        raise UserError(f"label_embeddings has shape {embeddings.shape}, not [classes, width of the label space]")
+    for modality, tokens in description.tokens.items():
+        if modality not in specs:
+            raise UserError(f"tokens are given for {modality!r}, which is not declared")
+        specs[modality]["tokens"] = tokens
+        _check_tokens("tokens", modality, specs[modality])
+    for modality, splits in description.trained_on.items():
+        if modality not in specs or not set(splits) <= set(SPLITS):
+            raise UserError(
+                f"trained_on: {modality!r} is not declared, or {', '.join(splits)} are not of {', '.join(SPLITS)}"
+            )
+        specs[modality]["trained_on"] = list(splits)
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "name": description.name,
+        "labels": list(description.labels),
+        "label_words": list(description.label_words),
+        "label_space": description.label_space,
+        "label_embeddings": [[round(float(v), 6) for v in row] for row in embeddings],
+        "modalities": {m: {**specs[m], "extractor": description.extractors[m]} for m in modalities},
+        "protocol": dict(description.protocol),
+        "splits": {
+            split: {"count": counts[split].total(), "classes": {n: counts[split][n] for n in description.labels}}
+            for split in sorted(counts, key=SPLITS.index)
+        },
+        "shards": sorted(shards, key=lambda s: (SPLITS.index(s["split"]), s["file"])),
+        "provenance": dict(description.provenance),
+        "licence": description.licence,
+    }
+    if voted:
+        manifest["voted"] = voted
+    if description.bayes_accuracy is not None:
+        manifest["bayes_accuracy"] = dict(description.bayes_accuracy)
+    return manifest
+
+
+def _check(utterance: Utterance, description: Description, specs: dict[str, dict[str, Any]]) -> None:
+    where = f"utterance {utterance.id!r}"
+    if utterance.label not in description.labels:
+        raise UserError(f"{where}: label {utterance.label!r} is not one of {', '.join(description.labels)}")
+    if utterance.split not in SPLITS:
+        raise UserError(f"{where}: split {utterance.split!r} is not one of {', '.join(SPLITS)}")
+    if not all(len(vote) == 2 and all(vote) for vote in utterance.votes):
+        raise UserError(f"{where}: votes are pairs of a rater and a label, not {utterance.votes!r}")
+    for modality, value in utterance.features.items():
+        if modality not in description.extractors:
+            raise UserError(f"{where}: modality {modality!r} is not declared")
+        if not modality.isidentifier():
+            raise UserError(f"{where}: modality {modality!r} is no name; use letters, as in text, audio, visual")
+        found = _spec(where, modality, value)
+        spec = specs.setdefault(modality, {**found, "longest": 0})
+        if spec | found != spec:
+            raise UserError(
+                f"{where}: {modality} is {_votes_known(found)}; the utterances before it are {_votes_known(spec)}"
+            )
+        spec["longest"] = max(spec["longest"], len(value))
+
+
+def _spec(where: str, modality: str, value: Any) -> dict[str, Any]:
+    """What all utterances of a modality have in common; frames have their size in `pixels`."""
+    if isinstance(value, EncodedFrames):
+        if not len(value) or value.coding not in CODINGS:
+            raise UserError(
+                f"{where}: {modality} must be frames of {', '.join(CODINGS)}, not {len(value)} of {value.coding}"
+            )
+        size = [value.height, value.width]
+        return {"width": 3 * value.height * value.width, "dtype": value.coding, "pixels": size}
+    if value.ndim != 2 or value.shape[0] == 0 or value.dtype.name not in DTYPES:
+        raise UserError(
+            f"{where}: {modality} must be [time >= 1, width] of {' or '.join(DTYPES)}, "
+            f"not {list(value.shape)} of {value.dtype}"
+        )
+    return {"width": value.shape[1], "dtype": value.dtype.name}
+
+
+def _votes_known(spec: Mapping[str, Any]) -> str:
+    if "pixels" in spec:
+        return "{} x {} pixels".format(*spec["pixels"]) + f" as {spec['dtype']}"
+    return f"{spec['width']} wide of {spec['dtype']}"

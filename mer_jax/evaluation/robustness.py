@@ -1,0 +1,303 @@
+"""How the test score of a finished run falls when modalities go missing or features get noisy: WORKDIR/robustness.json.
+
+    python -m mer_jax.main --config=… --workdir=RUN --mode=robustness [--beside=RUN2]
+
+No utterance sees another one here, so that a model that misses a modality in a share of the utterances is scored from what it
+predicts with the modality and without it. The device therefore runs every set of modalities and every strength of noise once a
+batch, and each batch is read once. Draws and noise depend on a fixed seed, the modality's name and the utterance's place in the
+corpus, on nothing else: two runs of a corpus are disturbed alike, however their batches lie.
+
+robustness.json; SCORE is each of weighted_f1, macro_f1, accuracy, uar, as a fraction; [mean, sd] are over the replicas of the
+point that validation chose, sd null where there is one; M is a modality or, where there are several, "all":
+
+    name, protocol, manifest_sha256, split_sha256   what was tested
+    seed, modalities, replicas (names), utterances  (in the test parts, together)
+    definition                                      {missing, noise, retention, effective, floor}: sentences
+    clean       {SCORE: [mean, sd]}
+    floor       {SCORE: [mean, sd]}                 of always saying the most frequent class of the training part
+    present     {"audio+text": {SCORE: [mean, sd]}} with only these modalities, for every set of them
+    missing     {M: {"rates": [0, 0.1 … 1], SCORE: [[mean, sd], one for each rate], "pooled": {SCORE: [of all replicas'
+                predictions together, for each rate]}, "left_with_nothing": utterances that have no other modality}}
+    noise       {M: {"sigmas": [0, 0.25 …], SCORE: …, "pooled": …}}
+    retention   {"missing": {M: {SCORE: number or null}}, "noise": the same}
+    over_floor  {M: {SCORE: number}}                at rate 1, less the floor
+    effective   null, or {"beside": RUN2, "missing": {M: {SCORE: number}}, "noise": the same}
+
+A run of one modality has no `missing` and no `over_floor`: nothing would be left to predict from.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.box
+from etils import epath
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from mer_jax import config as config_lib
+from mer_jax import files
+from mer_jax.data import loader
+from mer_jax.data.batch import Batch, where_real
+from mer_jax.data.corpus import Corpus
+from mer_jax.errors import UserError
+from mer_jax.evaluation.robustness_curves import (
+    RATES,
+    SEED,
+    SIGMAS,
+    Condition,
+    Tested,
+    conditions,
+    curves,
+    draws,
+    effective_of,
+    floor,
+    key_of,
+    means,
+    percent,
+    retention,
+)
+from mer_jax.metrics.classification import SCORES
+from mer_jax.runtime import console, distributed, run_log
+from mer_jax.training import resume, setup, step
+from mer_jax.training import workdir as workdir_lib
+
+MAIN_SCORE = "weighted_f1"
+FILE = "robustness.json"
+DEFINITION = {
+    "missing": "At rate r an utterance loses the modality if its draw, uniform in [0, 1) and the same at every rate, is below r; all: every modality "
+    "by a draw of its own, and what an utterance would lose last it keeps.",
+    "noise": "Gaussian, added to every value of the real time steps after standardisation: sigma is in standard deviations of the training part (of "
+    "pixels: of ImageNet's); the same noise at every sigma, times sigma.",
+    "retention": "Mean over the rates (sigmas) above 0 of S(rate) / S(0), S the mean over the replicas.",
+    "effective": "Mean over the rates (sigmas) above 0 of (S(rate) - S(0)) - (S2(rate) - S2(0)), S2 of the run beside: above 0, this run falls less.",
+    "floor": "The most frequent class of the training part, said of every test utterance.",
+}
+
+
+# ---- on the device ----
+
+
+def noise(
+    key: PRNGKeyArray, rows: Int[Array, "batch"], time: int, shape: tuple[int, ...]
+) -> Float[Array, "batch time *shape"]:
+    """Normal with deviation 1; of each time step a function of key, row and step, however long the padding is."""
+    steps = jnp.arange(time, dtype=jnp.int32)
+    keys = jax.vmap(lambda row: jax.vmap(lambda t: jax.random.fold_in(jax.random.fold_in(key, row), t))(steps))(rows)
+    return jax.vmap(jax.vmap(lambda k: jax.random.normal(k, shape)))(keys)
+
+
+def disturbed(
+    batch: Batch,
+    rows: Int[Array, "batch"],
+    hidden: Mapping[str, Bool[Array, ""]],
+    sigma: Mapping[str, Float[Array, ""]],
+    seed: int = SEED,
+) -> Batch:
+    """The standardised batch of the corpus's utterances `rows`, without what is hidden (as if the records lacked it), the rest
+    with noise."""
+    features, mask = {}, {}
+    for m, x in batch.features.items():
+        mask[m] = batch.mask[m] & ~hidden[m]
+        key = jax.random.fold_in(jax.random.key(seed), np.uint32(key_of(m)))
+
+        def with_noise(x: Array, key: Array = key, strength: Array = sigma[m]) -> Array:
+            return x + strength * noise(key, rows, x.shape[1], x.shape[2:])
+
+        features[m] = where_real(mask[m], jax.lax.cond(sigma[m] > 0, with_noise, lambda x: x, x))
+    return Batch(features, mask, batch.label, batch.target, batch.weight)
+
+
+def predictor(whole: setup.Run) -> Callable[..., Any]:
+    """predict(model, source, places, rows, hidden, sigma, pads) -> the predicted classes Int[(replicas,) conditions, batch] of the
+    replicas that share a call; hidden and sigma hold one value for each condition. Compiled once for each padded length."""
+    apply, together, each = whole.program.apply, whole.program.together, whole.program.each
+
+    def predict(model: step.EvalState, source: Any, places: Any, rows: Any, hidden: Any, sigma: Any, pads: Any) -> Any:
+        def one(model: step.EvalState, places: Any, rows: Any) -> Any:
+            batch = step.standardize(loader.materialize_batch(source, places, pads), model.input_stats)
+
+            def under(condition: tuple[Any, Any]) -> Any:
+                outputs, _ = apply(model.params, model.rest, disturbed(batch, rows, *condition))
+                return outputs["logits"].argmax(-1).astype(jnp.int32)
+
+            return jax.lax.map(under, (hidden, sigma))
+
+        return (jax.vmap(one, spmd_axis_name="replica") if together > 1 else one)(model, places, rows)
+
+    return jax.jit(predict, static_argnums=6, out_shardings=each)
+
+
+def predictions(whole: setup.Run, which: Sequence[int], listed: Sequence[Condition]) -> dict[int, np.ndarray]:
+    """Of every replica in `which` the predicted classes of its test part, Int[conditions, utterances], in the part's order."""
+    fleet, pool, modalities = whole.fleet, whole.inputs.feed.pool, whole.config.data.modalities
+    parts = {r: whole.inputs.folds[fleet.replicas[r].fold].test for r in which}
+    found = {r: np.zeros((len(listed), len(rows)), np.int32) for r, rows in parts.items()}
+    # NumPy arrays: what every process holds in full may go into a call as it is.
+    hidden = {m: np.array([c.hidden[i] for c in listed]) for i, m in enumerate(modalities)}
+    sigma = {m: np.array([c.sigma[i] for c in listed], np.float32) for i, m in enumerate(modalities)}
+    predict = predictor(whole)
+    progress = console.Progress("robustness", sum(len(rows) for rows in parts.values()), "utterances")
+
+    def take(group: tuple[int, ...], rows: np.ndarray, outputs: Any) -> None:
+        values = distributed.to_host(outputs)
+        values = values if whole.program.together > 1 else values[None]
+        for k, r in enumerate(group):
+            if r in found:
+                real = rows[k] >= 0
+                found[r][:, np.searchsorted(parts[r], rows[k][real])] = values[k][:, real]
+                progress.update(progress.done + int(real.sum()))
+
+    pending: list[Any] = []
+    for group, rows, model, source, places, pads in fleet.batches(
+        which, "test", whole.config.train.eval_batch_size, best=True
+    ):
+        of_corpus = fleet.laid(pool.rows[np.maximum(rows, 0)].astype(np.int32))
+        pending.append((group, rows, predict(model, source, places, of_corpus, hidden, sigma, pads)))
+        if len(pending) > 1:  # the device has the next batch while this one is taken
+            take(*pending.pop(0))
+    for one in pending:
+        take(*one)
+    progress.close()
+    return found
+
+
+# ---- the command ----
+
+
+def measure(
+    config: config_lib.Experiment, corpus: Corpus, workdir: epath.PathLike, beside: epath.PathLike | None = None
+) -> dict[str, Any]:
+    """Writes and shows the robustness of a finished run; returns what the file holds. Raises UserError if the run is not
+    finished, or the one beside it cannot be compared with."""
+    workdir = epath.Path(workdir)
+    if not workdir_lib.is_finished(workdir, workdir_lib.identity(config, corpus), allow_config_change=False):
+        raise UserError(f"{workdir} holds no finished run; the same command without --mode=robustness finishes it")
+    known = files.read_json(workdir / "metrics.json")
+    about = {
+        "name": known["data"]["name"],
+        "protocol": known["protocol"]["title"],
+        "manifest_sha256": known["data"]["manifest_sha256"],
+        "split_sha256": known["protocol"]["split_sha256"],
+        "seed": SEED,
+    }
+    other = None if beside is None else read_beside(epath.Path(beside), about, workdir)
+    whole = resume.restore_finished(config, corpus, workdir)
+    chosen = next(i for i, point in enumerate(known["points"]) if point["chosen"])
+    which = [r for r, x in enumerate(known["replicas"]) if x["point"] == chosen and x["status"] == "finished"]
+    modalities, pool = config.data.modalities, whole.inputs.feed.pool
+    listed = conditions(modalities)
+    began = time.monotonic()
+    found = predictions(whole, which, listed)
+    took = time.monotonic() - began
+    folds = [whole.inputs.folds[whole.fleet.replicas[r].fold] for r in which]
+
+    def tested(r: int) -> Tested:
+        rows = whole.inputs.folds[whole.fleet.replicas[r].fold].test
+        has = np.stack([pool.lengths[m][rows] > 0 for m in modalities], axis=1)
+        return Tested(found[r], pool.labels[rows], draws(modalities, pool.rows[rows]), has)
+
+    result: dict[str, Any] = about | {
+        "modalities": list(modalities),
+        "replicas": [whole.fleet.replicas[r].name for r in which],
+        "utterances": sum(len(fold.test) for fold in folds),
+        "definition": DEFINITION,
+        **curves(modalities, listed, [tested(r) for r in which], len(corpus.labels)),
+        "floor": floor([(pool.labels[fold.train], pool.labels[fold.test]) for fold in folds], len(corpus.labels)),
+    }  # fmt: skip
+    result["retention"] = {kind: {m: retention(of) for m, of in result[kind].items()} for kind in ("missing", "noise")}
+    result["over_floor"] = {m: {score: of[score][-1][0] - result["floor"][score][0] for score in SCORES}
+                            for m, of in result["missing"].items()}  # fmt: skip
+    result["effective"] = None if other is None else effective_of(result, other, str(beside))
+    run_log.write_json(workdir / FILE, result)
+    print_robustness(result)
+    print_what_was_tested(result, known, len(listed), took, workdir)
+    return result
+
+
+def read_beside(folder: epath.Path, about: dict[str, Any], workdir: epath.Path) -> Any:
+    """The robustness.json of another run. Raises UserError if there is none, or if it is of other utterances."""
+    path = folder / FILE
+    if not path.exists():
+        raise UserError(
+            f"--beside={folder}: there is no {FILE}; it is made by `python -m mer_jax.main --workdir={folder} "
+            "--mode=robustness` with the --config of that run"
+        )
+    found = files.read_json(path)
+    mine = about | {"missing": list(RATES), "noise": list(SIGMAS)}
+    try:
+        theirs = {name: found[name] for name in about}
+        for kind, at in (("missing", "rates"), ("noise", "sigmas")):
+            theirs[kind] = next((of[at] for of in found[kind].values()), mine[kind])
+        _ = [means(of, score) for kind in ("missing", "noise") for of in found[kind].values() for score in SCORES]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path} is not what --mode=robustness writes; make it again") from None
+    for name in ("manifest_sha256", "split_sha256", "seed", "missing", "noise"):
+        if mine[name] != theirs[name]:
+            raise UserError(
+                f"--beside={folder}: its {name} is {theirs[name]}, that of {workdir} {mine[name]}: the same utterances must have "
+                "been tested in the same way"
+            )
+    return found
+
+
+# ---- on the console ----
+
+
+def print_robustness(result: Mapping[str, Any]) -> None:
+    count = len(result["replicas"])
+    for kind, at, title, where in (
+        ("missing", "rates", "where a share of the utterances loses a modality", "lost"),
+        ("noise", "sigmas", "under noise, in standard deviations", "noise in"),
+    ):
+        if not result[kind]:
+            continue
+        table = rich.table.Table(
+            title=f"weighted F1 in percent {title}; test of {result['name']}, protocol {result['protocol']}"
+            + (f", mean of {count} replicas" if count > 1 else ""),
+            title_justify="left", box=rich.box.SIMPLE_HEAD,
+        )  # fmt: skip
+        table.add_column(where)
+        for x in next(iter(result[kind].values()))[at]:
+            table.add_column(f"{x:g}", justify="right")
+        extra = ["retained", *(["at 1 over the floor"] if kind == "missing" else []), *(["effective"] if result["effective"] else [])]  # fmt: skip
+        for name in extra:
+            table.add_column(name, justify="right")
+        for m, of in result[kind].items():
+            kept, ahead = result["retention"][kind][m][MAIN_SCORE], result["over_floor"].get(m, {}).get(MAIN_SCORE, 0.0)
+            cells = [percent(mean) for mean in means(of, MAIN_SCORE)] + [percent(kept)]
+            cells += [percent(ahead, sign=True)] if kind == "missing" else []
+            if result["effective"]:
+                found = result["effective"][kind].get(m)
+                cells += [percent(found and found[MAIN_SCORE], sign=True)]
+            table.add_row(m, *cells)
+        console.console.print(table)
+
+
+def print_what_was_tested(
+    result: Mapping[str, Any], known: Mapping[str, Any], listed: int, took: float, workdir: epath.Path
+) -> None:
+    """What the tables do not say."""
+    say = console.console.print
+    present = {m: of[MAIN_SCORE][0] for m, of in result["present"].items()}
+    full = "+".join(sorted(result["modalities"]))
+    if others := ", ".join(f"{m} {percent(mean)}" for m, mean in present.items() if m != full):
+        say(
+            f"all modalities {percent(present[full])}; only {others}; the most frequent class {percent(result['floor'][MAIN_SCORE][0])}"
+        )
+    else:
+        say(f"nothing is left of a run of {full} alone when that is missing: noise only")
+    for m, of in result["missing"].items():
+        if n := of["left_with_nothing"]:
+            say(f"{n} of {result['utterances']} test utterances have no modality but {m} and are left with nothing")
+    for name in SCORES:
+        before, now = known["test"][name]["mean"], result["clean"][name][0]
+        if abs(before - now) > 1e-6:
+            say(
+                f"note: the clean {name} is {now:.6f} here and {before:.6f} in metrics.json: rounding differs between devices"
+            )
+    if result["effective"]:
+        say(f"effective: how much less the score falls than that of {result['effective']['beside']}, in points")
+    say(f"{listed} conditions of {result['utterances']} utterances in {console.duration(took)}; {workdir / FILE}")

@@ -1,0 +1,69 @@
+"""A JAX function written again with fewer primitives, for converters that do not know them all."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core
+
+# Primitives whose params have the function that they call as `jaxpr`; others have it as `call_jaxpr`.
+CALLS = ("jit", "pjit", "checkpoint", "remat", "remat2")
+
+
+def simplify_jaxpr(function: Callable[..., Any], *shapes: jax.ShapeDtypeStruct) -> Callable[..., list[Any]]:
+    """The function of arrays of these shapes, which may be symbolic, without calls of other functions (they are written out),
+    without loops that run backwards (they run forwards over what is reversed) and without padding (it is concatenated); what
+    depends on no input is computed now. Returns a list of arrays; gradients of it need not be those of the function."""
+    closed = jax.make_jaxpr(function)(*shapes)
+    return lambda *inputs: _run(closed.jaxpr, closed.consts, inputs)
+
+
+def _run(jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
+
+    def read(what: Any) -> Any:
+        return what.val if isinstance(what, core.Literal) else values[what]
+
+    for equation in jaxpr.eqns:
+        given = [read(what) for what in equation.invars]
+        values.update(zip(equation.outvars, _outputs(equation, given), strict=True))
+    return [read(what) for what in jaxpr.outvars]
+
+
+def _outputs(equation: core.JaxprEqn, given: list[Any]) -> Sequence[Any]:
+    name, params = equation.primitive.name, equation.params
+    inner = params["jaxpr"] if name in CALLS else params.get("call_jaxpr")
+    if inner is not None:
+        return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), given)
+    if name == "scan" and params["reverse"]:
+        kept = params["num_consts"] + params["num_carry"]
+        given = [*given[:kept], *(_reversed(x) for x in given[kept:])]
+        found = equation.primitive.bind(*given, **params | {"reverse": False})
+        carried = params["num_carry"]
+        return [*found[:carried], *(_reversed(x) for x in found[carried:])]
+    if name == "pad":
+        return [_padded(given[0], given[1], params["padding_config"])]
+    # A broadcast is larger than what it is of, and may be as long as an input.
+    known = given and name != "broadcast_in_dim" and not any(isinstance(x, jax.core.Tracer) for x in given)
+    with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+        found = equation.primitive.bind(*given, **params)
+    return found if equation.primitive.multiple_results else [found]
+
+
+def _reversed(x: Any) -> Any:
+    return jax.lax.rev(x, (0,))
+
+
+def _padded(x: Any, fill: Any, how: Sequence[Any]) -> Any:
+    """how: per axis how many are put before, behind and between."""
+    for axis, (before, behind, between) in enumerate(how):
+        if between or min(before, behind) < 0:
+            raise NotImplementedError("padding between elements, or with less than none")
+
+        def some(count: Any, x: Any = x, axis: int = axis) -> list[Any]:
+            shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
+            return [jax.lax.broadcast_in_dim(fill, shape, ())] if count else []
+
+        x = jax.lax.concatenate([*some(before), x, *some(behind)], axis)
+    return x

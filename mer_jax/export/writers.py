@@ -1,0 +1,119 @@
+"""TODO: say what lives here."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mer_jax.errors import UserError
+
+FORMATS = {
+    "stablehlo": (),
+    "onnx": ("jax2onnx", "onnx", "onnxruntime"),
+    "safetensors": ("safetensors",),
+}  # and what they need
+PLATFORMS = ("cpu", "cuda", "tpu")
+OPSET = 18  # of ONNX; later ones say nothing better of our models, and older runtimes do not know them
+# ---- files ----
+
+
+def write_stablehlo(path: Path, function: Any) -> None:
+    import jax
+
+    # Else a GPU or TPU would round float32 products to fewer bits.
+    with jax.default_matmul_precision("highest"):
+        exported = jax.export.export(jax.jit(function.call), platforms=PLATFORMS)(*function.shapes)
+    path.write_bytes(exported.serialize())
+
+
+def write_onnx(path: Path, function: Any, about: Mapping[str, str]) -> None:
+    import jax2onnx
+    import onnx
+
+    from mer_jax.export.exported_function import onnx_names
+    from mer_jax.export.jaxpr_rewrite import simplify_jaxpr
+
+    modalities = list(function.shapes[0])
+
+    def flat(*inputs: Any) -> Any:
+        parts = inputs[: len(modalities)], inputs[len(modalities) :]
+        return function.call(*(dict(zip(modalities, part, strict=True)) for part in parts))
+
+    shapes = [x for part in function.shapes for x in part.values()]
+    with noisy_output_captured("onnx_ir", "jax2onnx"):
+        model = jax2onnx.to_onnx(
+            simplify_jaxpr(flat, *shapes), shapes, model_name="mer_jax", opset=OPSET, input_names=onnx_names(modalities),
+            output_names=["probabilities"],
+        )  # fmt: skip
+    # The converter gives the lengths of all loops' outputs one name, from which runtimes conclude that they are equal.
+    del model.graph.value_info[:]
+    onnx.helper.set_model_props(model, dict(about))
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def noisy_output_captured(*loggers: str) -> Iterator[None]:
+    """Packages that tell everybody about their inner life are not listened to."""
+    before = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def arrays_of(trained: Any, replica: int) -> dict[str, np.ndarray]:
+    """Every array of the model by path."""
+    import jax
+
+    model = {**vars(jax.device_get(trained.model(replica))), "temperature": np.float32(trained.temperature(replica))}
+    leaves = jax.tree_util.tree_leaves_with_path(model)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.array(x, order="C") for path, x in leaves}
+
+
+def write_safetensors(path: Path, arrays: dict[str, np.ndarray], about: Mapping[str, str]) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(arrays, path, metadata=dict(about))
+    path.chmod(0o644)  # it is written for its owner alone
+
+
+def written(
+    path: Path, name: str, trained: Any, replica: int, function: Any, told: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """Writes one of the files. Returns what must be in it, where that are arrays."""
+    if name == "safetensors":
+        arrays = arrays_of(trained, replica)
+        write_safetensors(path, arrays, told)
+        return arrays
+    if name == "stablehlo":
+        write_stablehlo(path, function)
+    else:
+        write_onnx(path, function, told)
+    return {}
+
+
+@contextlib.contextmanager
+def converting(name: str) -> Iterator[None]:
+    """What converters and runtimes raise becomes a UserError."""
+    try:
+        yield
+    except Exception as error:
+        others = ",".join(other for other in FORMATS if other != name)
+        why = last_line(str(error)) or type(error).__name__
+        raise UserError(
+            f"this model cannot be written as {name} ({why}); leave that out: --formats={others}"
+        ) from error
+
+
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1][:300]

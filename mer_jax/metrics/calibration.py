@@ -1,0 +1,112 @@
+"""TODO: say what lives here."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mer_jax.metrics.significance import MIN_DIFFERENCE
+
+EPSILON = 1e-12  # stands for a probability of 0, whose logarithm is needed: 27.6 nats
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+
+
+# ---- calibration ----
+
+
+def calibration(
+    probabilities: Float[np.ndarray, "rows classes"], labels: Int[np.ndarray, "rows"], bins: int = 15
+) -> dict[str, float]:
+    """How far the probabilities can be believed; 0 is perfect.
+
+    ece: expected calibration error (Guo et al. 2017, arXiv 1706.04599): over `bins` bins ((i - 1)/bins, i/bins] of the top
+    probability, |accuracy - mean top probability| weighted by the bin's share of the rows.
+    nll: mean -log p(label) in nats; a probability of 0 counts as 1e-12.
+    brier: sum over classes of (p - [class = label])^2, mean over rows (Brier 1950): 0 to 2.
+    """
+    p, row = probabilities.astype(np.float64), np.arange(len(labels))
+    top = p.max(1)
+    bin_of = _bins(top, bins)
+    gap = np.bincount(bin_of, (p.argmax(1) == labels) - top, minlength=bins)
+    target = np.eye(p.shape[1])[labels]
+    return {
+        "ece": float(np.abs(gap).sum() / len(labels)),
+        "nll": float(-np.log(np.maximum(p[row, labels], EPSILON)).mean()),
+        "brier": float(((p - target) ** 2).sum(1).mean()),
+    }
+
+
+def _bins(top: np.ndarray, bins: int) -> np.ndarray:
+    return np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)
+
+
+def reliability(
+    probabilities: Float[np.ndarray, "rows classes"], labels: Int[np.ndarray, "rows"], bins: int = 15
+) -> list[tuple[float, float, int]]:
+    """Of each of the bins of `calibration` that has rows: mean top probability, share of right predictions, rows."""
+    top, right = probabilities.max(1), probabilities.argmax(1) == labels
+    bin_of = _bins(top, bins)
+    count, sure, good = (np.bincount(bin_of, w, minlength=bins) for w in (np.ones(len(top)), top, right))
+    return [(float(s / n), float(g / n), int(n)) for n, s, g in zip(count, sure, good, strict=True) if n]
+
+
+def soft_label_metrics(
+    probabilities: Float[np.ndarray, "rows classes"], soft: Float[np.ndarray, "rows classes"]
+) -> dict[str, int | float]:
+    """How the probabilities p fit the raters' distributions q (`records.soft_label`), over the rows that have one.
+
+    utterances: how many these are. nll: mean -sum q log p in nats. jensen_shannon: mean JS(q, p) in nats, at most ln 2.
+    agreement: mean share of the raters who chose the predicted class; agreement_at_most: of the class that most chose.
+    """
+    known = soft.any(1)
+    p, q = probabilities[known].astype(np.float64), soft[known].astype(np.float64)
+    middle = (p + q) / 2
+
+    def kl(x: np.ndarray) -> np.ndarray:
+        return (x * (_log(x) - _log(middle))).sum(1)
+
+    return {
+        "utterances": int(known.sum()),
+        "nll": float(-(q * _log(p)).sum(1).mean()),
+        "jensen_shannon": float((kl(p) + kl(q)).mean() / 2),
+        "agreement": float(q[np.arange(len(q)), p.argmax(1)].mean()),
+        "agreement_at_most": float(q.max(1).mean()),
+    }
+
+
+def temperature_scale(
+    probabilities: Float[np.ndarray, "rows classes"], temperature: float
+) -> Float[np.ndarray, "rows classes"]:
+    """softmax(log p / T), float64: T > 1 makes a model less sure, T < 1 surer; no prediction changes."""
+    return _softmax(_log(probabilities) / temperature)
+
+
+def fit_temperature(probabilities: Float[np.ndarray, "rows classes"], labels: Int[np.ndarray, "rows"]) -> float:
+    """Temperature scaling (Guo et al. 2017): the T in [0.05, 20] of least NLL of softmax(log p / T); 1 if none matters.
+
+    The NLL is convex in 1/T, so that its slope has one zero: mean over rows of E[log p] under the tempered p, less
+    log p(label).
+    """
+    from scipy import optimize  # here and not above: half a second that every training's start would pay
+
+    log_p = _log(probabilities)
+    of_label = log_p[np.arange(len(labels)), labels]
+
+    def slope(inverse: float) -> float:
+        return float(((_softmax(log_p * inverse) * log_p).sum(1) - of_label).mean())
+
+    low, high = slope(1 / MAX_TEMPERATURE), slope(1 / MIN_TEMPERATURE)
+    if max(abs(low), abs(high)) < MIN_DIFFERENCE:
+        return 1.0
+    if low >= 0:
+        return MAX_TEMPERATURE
+    if high <= 0:
+        return MIN_TEMPERATURE
+    return float(1 / optimize.brentq(slope, 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE, xtol=1e-12))
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(probabilities.astype(np.float64), EPSILON))
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)

@@ -1,0 +1,74 @@
+"""Loss functions: pure, one value per sample unless said otherwise."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Number = float | Float[Array, ""]  # of the config: a constant of the program or, swept over replicas, an array
+
+
+def weighted_mean(x: Float[Array, "batch"], weight: Float[Array, "batch"]) -> Float[Array, ""]:
+    """Mean over the rows, a row counting for its weight; zero where there is none."""
+    return (x * weight).sum() / jnp.maximum(weight.sum(), 1)
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"],
+    target: Float[Array, "batch classes"],
+    *,
+    prior: Float[Array, "classes"],
+    imbalance: str = "none",
+    focal_gamma: Number = 2.0,
+    label_smoothing: Number = 0.0,
+) -> Float[Array, "batch"]:
+    """Cross entropy -sum target log p in nats, `target` a distribution (one-hot where the label is certain), with one answer to
+    class imbalance; `prior` is each class's share of the training part.
+
+    class_weights: times the mean of 1 / (classes * prior) under the target, so that the mean weight over the training part is 1
+    focal: times (1 - p)^gamma, p the mean of the probabilities under the target (Lin et al. 2017)
+    logit_adjustment: logits + log prior while training (Menon et al. 2021); prediction uses the bare logits
+    """
+    classes = logits.shape[-1]
+    if imbalance == "logit_adjustment":
+        logits = logits + jnp.log(jnp.maximum(prior, 1e-6))[None]
+    log_p = jax.nn.log_softmax(logits)
+    smooth = target * (1 - label_smoothing) + label_smoothing / classes
+    loss = -(smooth * log_p).sum(-1)
+    if imbalance == "class_weights":
+        loss = loss * (target / (classes * jnp.maximum(prior, 1e-6)[None])).sum(-1)
+    elif imbalance == "focal":
+        p = (target * jnp.exp(log_p)).sum(-1)
+        loss = loss * jnp.maximum(1 - p, 1e-7) ** focal_gamma  # at 0 a gamma below 1 has no gradient
+    return loss
+
+
+def contrastive(
+    anchor: Float[Array, "batch dim"],
+    other: Float[Array, "batch dim"],
+    label: Int[Array, "batch"],
+    weight: Float[Array, "batch"],
+    *,
+    temperature: Float[Array, ""],
+    per_positive: bool,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Supervised contrastive loss of DeepMSI-MER (arXiv 2502.08573) between two modalities' unit vectors, and its number of
+    positive pairs.
+
+    s_ij = anchor_i . other_j / temperature; positives j of i have its class and are not i, negatives k another class;
+    l_i = 1/(B - 1) sum_j -log(e^s_ij / (e^s_ij + sum_k e^s_ik)), the loss is the mean of l_i over the batch, as published.
+    `per_positive`: l_i is the mean over i's positives, the loss the mean over the anchors that have any.
+    Exactly zero where there is no positive pair. The batch is the global one: under jit over a mesh nothing is split off.
+    """
+    s = jnp.einsum("id,jd->ij", anchor, other).astype(jnp.float32) / temperature
+    real = (weight[:, None] > 0) & (weight[None] > 0)
+    same = label[:, None] == label[None]
+    positive = same & real & ~jnp.eye(len(label), dtype=bool)
+    negatives = jax.nn.logsumexp(jnp.where(real & ~same, s, -1e9), axis=1, keepdims=True)
+    each = jnp.where(positive, jax.nn.softplus(negatives - s), 0).sum(1)
+    count = positive.sum(1).astype(jnp.float32)
+    if per_positive:
+        loss = (each / jnp.maximum(count, 1)).sum() / jnp.maximum((count > 0).sum().astype(jnp.float32), 1)
+    else:
+        batch = weight.sum()
+        loss = each.sum() / (jnp.maximum(batch - 1, 1) * jnp.maximum(batch, 1))
+    return loss, count.sum()

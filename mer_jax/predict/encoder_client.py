@@ -1,0 +1,166 @@
+"""TODO: say what lives here."""
+
+import contextlib
+import dataclasses
+import json
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from mer_jax.data import corpus as corpus_lib
+from mer_jax.data import records
+from mer_jax.data.corpus import Manifest
+from mer_jax.errors import UserError
+from mer_jax.predict.item import Item
+
+MAX_PENDING = 16  # requests on their way to the encoders
+
+
+@runtime_checkable
+class ModelSpec(Protocol):
+    """What is asked of the models that will read the items."""
+
+    manifest: Manifest
+    modalities: dict[str, dict[str, Any]]
+    where: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderLocations:
+    """How clips are encoded where the manifest does not say it all. audio, visual, text: where an encoder's files are, by name or
+    path; device: of PyTorch; asr: a speech recogniser for clips without text, by name or path."""
+
+    audio: str = ""
+    visual: str = ""
+    text: str = ""
+    device: str = "auto"
+    asr: str = ""
+
+    def flags(self) -> list[str]:
+        named = {
+            "--audio-encoder": self.audio,
+            "--visual-encoder": self.visual,
+            "--text-encoder": self.text,
+            "--asr": self.asr,
+        }
+        return [f"{flag}={value}" for flag, value in named.items() if value] + [f"--device={self.device}"]
+
+
+class EncodersUnavailable(UserError):
+    """The run's encoders cannot be had, whatever is to be encoded."""
+
+
+class EncoderClient:
+    """The run's encoders, in a process of their own; started with the first request, ended by `close`."""
+
+    def __init__(self, model: ModelSpec, encoding: EncoderLocations = EncoderLocations()):
+        self._model, self._encoding = model, encoding
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Extractors":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """Raises NoEncoders."""
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            file.write(self._model.manifest.text)
+            file.flush()
+            command = [
+                sys.executable, "-m", "data_prep.stream", "--manifest", file.name, "--modalities", ",".join(self._model.modalities),
+                *self._encoding.flags(),
+            ]  # fmt: skip
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._process = process
+            hello = records.decode_example(self._record(process))
+        if error := hello.get("error"):
+            self.close()
+            raise EncodersUnavailable(bytes(error[0]).decode())
+        return process
+
+    def seconds(self, file: Path) -> float:
+        """How long a file is; raises UserError if it cannot be read."""
+        with self._lock:
+            process = self._process or self._start()
+            self._ask(process, {"id": file.name, "file": str(file), "length": True})
+            answer = records.decode_example(self._record(process))
+        if error := answer.get("error"):
+            raise UserError(bytes(error[0]).decode())
+        return float(answer["seconds"][0])
+
+    def items(self, requests: Iterable[dict[str, Any]]) -> Iterator[Item]:
+        """An item for each request (see data_prep/stream.py), in order, encoded a few ahead of who takes them."""
+        with self._lock:
+            process = self._process or self._start()
+            sent: queue.Queue[bool] = queue.Queue(MAX_PENDING)
+            failed: list[BaseException] = []
+            abandoned = threading.Event()
+
+            def ask() -> None:
+                try:
+                    for request in requests:
+                        sent.put(True)
+                        if abandoned.is_set():
+                            return
+                        self._ask(process, request)
+                except BaseException as error:  # goes to who takes the items
+                    failed.append(error)
+                finally:
+                    sent.put(False)
+
+            threading.Thread(target=ask, daemon=True).start()
+            try:
+                while sent.get():
+                    yield self._item(self._record(process))
+            except BaseException:
+                abandoned.set()
+                self.close()  # answers that nobody takes would meet the next requests
+                while not sent.empty():
+                    sent.get()
+                raise
+            if failed:
+                raise failed[0]
+
+    def _record(self, process: subprocess.Popen[bytes]) -> bytes:
+        assert process.stdout is not None
+        record = records.read_record(process.stdout)
+        if record is None:
+            self._process = None
+            raise EncodersUnavailable(f"the encoders' process ended with {process.wait()}; what it said is above")
+        return record
+
+    def _item(self, record: bytes) -> Item:
+        raw = records.decode_example(record)
+        if "error" in raw:
+            return Item(id=bytes(raw["id"][0]).decode(), error=bytes(raw["error"][0]).decode())
+        found = corpus_lib.from_example(record, self._model.modalities)
+        notes, words = (tuple(bytes(one).decode() for one in raw.get(name, ())) for name in ("notes", "words"))
+        return Item(found.id, found.features, found.sentence, "", found.start, found.end, notes, "", words)
+
+    def _ask(self, process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # who waits for the answer is told
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+
+    def close(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

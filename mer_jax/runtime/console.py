@@ -1,0 +1,71 @@
+"""TODO: say what lives here."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rich.box
+
+console = rich.console.Console(highlight=False, soft_wrap=True)
+PLAIN_SECONDS = 20.0  # without a terminal, a line of progress so often
+
+
+class Stopwatch:
+    """Seconds since it was made, less those spent in `paused`."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._began += time.monotonic() - began
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+class Progress:
+    """How far a long piece of work is: a live bar on a terminal, a line now and then elsewhere; rate and time left."""
+
+    def __init__(self, what: str, total: int, unit: str, done: int = 0, watch: Stopwatch | None = None):
+        self.what, self.total, self.unit, self.done = what, total, unit, done
+        self._first, self._watch, self._spoke = done, watch or Stopwatch(), time.monotonic()
+        self._bar: rich.progress.Progress | None = None
+        if console.is_terminal:
+            self._bar = rich.progress.Progress(
+                "{task.description}", rich.progress.BarColumn(), rich.progress.MofNCompleteColumn(),
+                "{task.fields[rate]}", console=console, transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task(what, total=total, completed=done, rate="")
+            self._bar.start()
+
+    def update(self, done: int) -> None:
+        self.done = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, rate=self.rate())
+        elif time.monotonic() - self._spoke > PLAIN_SECONDS:
+            self._spoke = time.monotonic()
+            console.print(f"{self.what} {done}/{self.total}, {self.rate()}")
+
+    def advance(self) -> None:
+        self.update(self.done + 1)
+
+    def rate(self) -> str:
+        """`31.2 steps/s, 12 s left`, by the stopwatch."""
+        elapsed = self._watch.seconds()
+        if self.done == self._first or elapsed <= 0:
+            return ""
+        per_second = (self.done - self._first) / elapsed
+        return f"{per_second:.1f} {self.unit}/s, {duration((self.total - self.done) / per_second)} left"
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,195 @@
+"""What a run tells: console, history.jsonl, TensorBoard."""
+
+import datetime
+import json
+import math
+import os
+import platform
+import resource
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+from etils import epath
+
+from mer_jax.runtime import distributed
+from mer_jax.runtime.console import Stopwatch, console
+
+if not console.is_terminal:
+    console.width = 160  # a file or a pipe has no width; tables must not be squeezed into 80 columns
+# Of each group of replicas: their numbers, and values with one entry for each (of one alone, just the value).
+Terms = list[tuple[tuple[int, ...], dict[str, Any]]]
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Replaces the file in one step: a reader or a kill never sees half of it."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+    """The same for text. Of several processes only the first writes."""
+    path = epath.Path(path)
+    if not distributed.is_primary():
+        return
+    if "://" in str(path):  # object stores show an object when it is whole
+        path.write_text(text)
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+class History:
+    """history.jsonl (one line per evaluation, no clock times) and TensorBoard events of a run, from step `start` on; the first
+    process writes them."""
+
+    def __init__(self, workdir: epath.PathLike, start: int):
+        workdir = epath.Path(workdir)
+        self._path = workdir / "history.jsonl"
+        rows = self._path.read_text().split("\n")[:-1] if self._path.exists() else []
+        self._rows = [row for row in rows if json.loads(row)["step"] <= start]
+        self._events = None
+        if distributed.is_primary():
+            self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def evaluations(self, rows: list[Mapping[str, Any]]) -> None:
+        """Adds lines; the whole file is written anew, as object stores want it."""
+        self._rows += [json.dumps(row) for row in rows]
+        write_text(self._path, "".join(row + "\n" for row in self._rows))
+
+    def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if self._events is not None:
+                self._events.add_scalar(f"{group}/{name}", value, step)
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+class Cost:
+    """cost.json: for every time that the run was at work, on what and how long. A session that is killed is in it up to its
+    last save."""
+
+    def __init__(self, workdir: epath.PathLike, start: int):
+        self._path, self._began = epath.Path(workdir) / "cost.json", time.monotonic()
+        before = json.loads(self._path.read_text())["sessions"] if start and self._path.exists() else []
+        device = jax.devices()[0]
+        self._now = {
+            "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "from_step": start, "devices": jax.device_count(),
+            "kind": device.device_kind, "platform": device.platform, "processes": jax.process_count(),
+            "hosts": sorted(set(distributed.all_gather_text(platform.node()))), "cpus": os.cpu_count(),
+        }  # fmt: skip
+        self._before = before
+
+    def write(self, step: int) -> None:
+        """peak_memory_bytes: of the first device where it counts, else of this process."""
+        memory = jax.local_devices()[0].memory_stats() or {}
+        peak = memory.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        seconds = round(time.monotonic() - self._began, 1)
+        now = self._now | {"to_step": step, "seconds": seconds, "peak_memory_bytes": peak}
+        write_json(self._path, {"sessions": [*self._before, now]})
+
+
+class Reads:
+    """reads/PROCESS.jsonl: a line for every step from `start` on, with the ids of the utterances that this process took."""
+
+    def __init__(self, workdir: epath.PathLike, start: int):
+        folder = epath.Path(workdir) / "reads"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / f"{jax.process_index()}-of-{jax.process_count()}-from-{start}.jsonl").open("w")
+
+    def step(self, at: int, ids: list[str]) -> None:
+        self._file.write(json.dumps({"step": at, "ids": ids}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Profile:
+    """A trace of the steps START to STOP (None: of none) in workdir/profile/PROCESS, of what this process's devices do."""
+
+    def __init__(self, workdir: epath.PathLike, steps: tuple[int, int] | None):
+        self._folder = epath.Path(workdir) / "profile" / str(jax.process_index())
+        self._steps, self._runs = steps, False
+
+    def before(self, step: int) -> None:
+        if self._steps and not self._runs and self._steps[0] <= step <= self._steps[1]:
+            jax.profiler.start_trace(str(self._folder), create_perfetto_trace="://" not in str(self._folder))
+            self._runs = True
+
+    def after(self, step: int, made: Any) -> None:
+        if self._runs and self._steps and step == self._steps[1]:
+            jax.block_until_ready(made)
+            self.close()
+
+    def close(self) -> None:
+        if self._runs:
+            self._runs = False
+            jax.profiler.stop_trace()
+            console.print(f"a trace of the training is in {self._folder}: TensorBoard's profiler opens it, and ui.perfetto.dev "
+                          "its perfetto_trace.json.gz")  # fmt: skip
+
+
+class Meter:
+    """Training terms to TensorBoard, fetched one log interval late so that the device never waits; and the wait for data."""
+
+    def __init__(self, history: History, watch: Stopwatch):
+        self._history, self._watch = history, watch
+        self._pending: tuple[int, Terms, Collection[int]] | None = None
+        self._waited = 0.0
+        self.loss: float | None = None  # the latest known, over the replicas that trained
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent inside is time the training waits for data."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    def log(self, at: int, terms: Terms, live: Collection[int]) -> dict[int, dict[str, float]]:
+        """Takes what is to be written next, the terms of the live replicas; returns what `fetch` does."""
+        fetched = self.fetch()
+        self._history.scalars("speed", at, {"data_wait_share": self._waited / max(self._watch.seconds(), 1e-9)})
+        self._pending = (at, terms, tuple(live))
+        return fetched
+
+    def fetch(self) -> dict[int, dict[str, float]]:
+        """Writes the means of what is pending; the terms by replica."""
+        if self._pending is None:
+            return {}
+        at, terms, live = self._pending
+        self._pending = None
+        values = {r: named for r, named in by_replica(terms).items() if r in live}
+        numbers = [named for named in values.values() if nonfinite(named) is None]
+        if numbers:
+            means = {name: sum(named[name] for named in numbers) / len(numbers) for name in numbers[0]}
+            self.loss = means["loss"]
+            self._history.scalars("train", at, means)
+        if any(named.get("positive_pairs") == 0 for named in numbers):
+            console.print(f"step {at}: no two utterances of the batch share a label; its contrastive loss is 0")
+        return values
+
+
+def by_replica(terms: Terms) -> dict[int, dict[str, float]]:
+    """The values on the host, by replica."""
+    fetched = [(group, distributed.to_host(values)) for group, values in terms]
+    return {
+        r: {name: float(np.atleast_1d(value)[k]) for name, value in values.items()}
+        for group, values in fetched
+        for k, r in enumerate(group)
+    }
+
+
+def nonfinite(values: Mapping[str, float]) -> str | None:
+    """The name of a value that is NaN or infinite, the loss before others."""
+    bad = [name for name in sorted(values, key=lambda name: (name != "loss", name)) if not math.isfinite(values[name])]
+    return bad[0] if bad else None
