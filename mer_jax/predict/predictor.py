@@ -107,7 +107,7 @@ class Predictor:
         self.modalities = {m: manifest.modalities[m] for m in config.data.modalities}
         self.replicas = [replica["name"] for replica in metrics["replicas"]]
         self._best = best
-        self._limits = config_lib.limits(config.data)
+        self._limits = config_lib.max_lengths(config.data)
         self._view = (
             View(**vars(config.frames)) if isinstance(config, deepmsi_mer_frames_lib.DeepMSIFramesExperiment) else None
         )
