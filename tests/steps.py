@@ -9,14 +9,13 @@ import sys
 import jax
 import numpy as np
 from absl import flags
+from experiments import of_family, with_plain_sgd
 
 from mer_jax import config as config_lib
 from mer_jax import files
 from mer_jax.data import loader
 from mer_jax.data.corpus import Corpus
 from mer_jax.main import parse_distributed
-from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
-from mer_jax.models import lsgmer as lsgmer_lib
 from mer_jax.runtime import distributed, run_log, sharding
 from mer_jax.training import setup
 
@@ -25,16 +24,8 @@ RATE = 0.05
 
 
 def experiment(family, placement):
-    config = {"lsgmer": lsgmer_lib.LSGMERExperiment, "deepmsi_mer": deepmsi_mer_lib.DeepMSIExperiment}[family]()
-    config.data.modalities = ("text", "audio", "visual")
+    config = with_plain_sgd(of_family(family), RATE)
     config.data.placement, config.data.max_length = placement, (8,)  # one padded length: one program
-    config.optim.name, config.optim.learning_rate, config.optim.schedule, config.optim.warmup = (
-        "sgd",
-        RATE,
-        "constant",
-        0.0,
-    )
-    config.optim.clip = config.optim.weight_decay = 0.0
     config.train.batch_size = 21  # 8 devices cannot share it evenly
     if family == "lsgmer":
         config.model.width = 32

@@ -11,7 +11,6 @@ from mer_jax import sweep
 from mer_jax.config import validate
 from mer_jax.data import loader, protocols
 from mer_jax.data import pool as pool_lib
-from mer_jax.data import synthetic as synthetic_lib
 from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
@@ -63,17 +62,12 @@ def build_without_reading(config, corpus, replicas):
     return compiled_lib.build(config, corpus, inputs, replicas, mesh), pool
 
 
-@pytest.fixture(scope="module")
-def framed(tmp_path_factory):
-    """Text, audio and drawn frames."""
-    path = tmp_path_factory.mktemp("framed") / "framed"
-    synthetic_lib.write_demo(path, 0, {"train": 40, "valid": 8, "test": 8}, "frames")
-    return Corpus(path)
+def marks_of(name):
+    slow = name.startswith("deepmsi_mer_frames") and ":tiny" not in name
+    return [pytest.mark.slow] * slow + [pytest.mark.nnx] * name.endswith(":tiny")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n.startswith("deepmsi_mer_frames") and ":t" not in n)) for n in PARAMETERS]
-)  # fmt: skip
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in PARAMETERS])
 def test_every_config_traces_a_step(name, demo, framed):
     config = load_config(name)
     of_frames = isinstance(config, deepmsi_mer_frames_lib.DeepMSIFramesExperiment)
@@ -237,7 +231,6 @@ def test_every_checked_name_exists_and_every_string_is_checked():
 
 
 def test_a_missing_modality_says_what_the_corpus_has(small_corpus):
-    from mer_jax.data.corpus import Corpus
 
     config = LSGMERExperiment()
     config.data.modalities = ("text", "visual")

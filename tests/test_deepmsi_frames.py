@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
+from experiments import of_family, with_plain_sgd
 from flax import nnx
 from PIL import Image
 
 from mer_jax import config as config_lib
 from mer_jax import visualize_vsc
-from mer_jax.data import loader, synthetic
+from mer_jax.data import loader
 from mer_jax.data.batch import Batch, where_real
-from mer_jax.data.corpus import Corpus
 from mer_jax.data.frames import coded
 from mer_jax.errors import UserError
 from mer_jax.models import deepmsi_mer_frames, family, swin
@@ -31,17 +31,15 @@ BACKBONE = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    path = tmp_path_factory.mktemp("frames") / "frames"
-    synthetic.write_demo(path, 0, {"train": 24, "valid": 6, "test": 6}, "frames")
-    return Corpus(path)
+@pytest.fixture
+def corpus(framed):
+    return framed
 
 
 def experiment(**changes):
     """A small one; `changes` by field, as `backbone__tune`."""
-    config = deepmsi_mer_frames_lib.DeepMSIFramesExperiment()
-    config.data.modalities, config.frames.size, config.train.batch_size = ("text", "visual"), 32, 8
+    config = with_plain_sgd(of_family("deepmsi_mer_frames", ("text", "visual")), 0.1)
+    config.frames.size, config.train.batch_size, config.optim.average = 32, 8, 0.0
     config.frames.crop, config.frames.flip, config.frames.colour = 1.0, 0.0, 0.0
     for name, value in BACKBONE.items():
         setattr(config.backbone, name, value)
@@ -49,8 +47,6 @@ def experiment(**changes):
     model.early_width = model.projection = 8
     model.tcn_widths, model.late_widths = (8,), (8,)
     model.dropout = model.early_dropout = model.tcn_dropout = model.projection_dropout = 0.0
-    config.optim.name, config.optim.schedule, config.optim.warmup, config.optim.average = "sgd", "constant", 0.0, 0.0
-    config.optim.learning_rate, config.optim.weight_decay, config.optim.clip = 0.1, 0.0, 0.0
     for name, value in changes.items():
         group, field = name.split("__")
         setattr(getattr(config, group), field, value)

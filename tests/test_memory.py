@@ -5,33 +5,28 @@ import itertools
 import jax
 import numpy as np
 import pytest
+import store
 from conftest import small_description, small_utterances
-from test_sharding import with_sgd
+from experiments import of_family, with_sgd
 
 from mer_jax import config as config_lib
 from mer_jax.data import loader
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
-from mer_jax.data.synthetic import write_demo
 from mer_jax.errors import UserError
 from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
-from mer_jax.models import lsgmer as lsgmer_lib
 from mer_jax.runtime import run_log, sharding
 from mer_jax.training import setup
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("memory") / "demo"
-    write_demo(folder, counts={"train": 200, "valid": 8, "test": 8})
-    return Corpus(folder)
+def corpus():
+    return Corpus(store.demo_corpus("demo-216", {"train": 200, "valid": 8, "test": 8}))
 
 
 def experiment(family):
-    config = {"lsgmer": lsgmer_lib.LSGMERExperiment, "deepmsi_mer": deepmsi_mer_lib.DeepMSIExperiment}[family]()
-    config.data.modalities, config.data.max_length = ("text", "audio", "visual"), (12,)
-    model = with_sgd(config).model
-    config.train.batch_size = 64
+    config = with_sgd(of_family(family))
+    model, config.data.max_length, config.train.batch_size = config.model, (12,), 64
     for name in vars(model):
         if name.endswith("dropout"):
             setattr(model, name, 0.0)
@@ -39,7 +34,7 @@ def experiment(family):
         model.width = 32
     else:
         model.vsc = False
-    return config
+    return config_lib.validate(config)
 
 
 def steps(config, corpus, count, devices=1):

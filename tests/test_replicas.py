@@ -6,7 +6,8 @@ import re
 import jax
 import numpy as np
 import pytest
-from conftest import small_description, small_utterances
+from conftest import corpus_of, small_description, small_utterances
+from experiments import of_folds_and_seeds as experiment
 
 from mer_jax import config as config_lib
 from mer_jax import experiment as experiment_lib
@@ -15,41 +16,14 @@ from mer_jax.data import pool as pool_lib
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
-from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
-from mer_jax.models import lsgmer as lsgmer_lib
 from mer_jax.runtime import run_log
 from mer_jax.training import compiled, setup
 from mer_jax.training import replicas as replicas_lib
 
-FAMILIES = {
-    "lsgmer": lsgmer_lib.LSGMERExperiment,
-    "fixed": deepmsi_mer_lib.DeepMSIExperiment,
-    "published": deepmsi_mer_lib.DeepMSIExperiment,
-}
-
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus") / "small"
-    write_corpus(folder, small_utterances(240), small_description())
-    return Corpus(folder)
-
-
-def experiment(family="lsgmer", **replicas_):
-    """Small, SGD: Adam would turn rounding into differences."""
-    config = FAMILIES[family]()
-    config.data.protocol = "kfold_dialogue:3"
-    config.replicas.seeds = 2
-    for name, value in replicas_.items():
-        setattr(config.replicas, name, value)
-    config.optim.name, config.optim.learning_rate, config.optim.warmup = "sgd", 0.1, 0.0
-    config.train.batch_size, config.train.epochs = 16, 2
-    if family == "lsgmer":
-        config.model.width = 16
-    else:
-        config.model.variant, config.optim.average = family, 0.0 if family == "published" else 0.9
-        config.model.projection, config.model.late_widths = 16, (16,)
-    return config_lib.validate(config)
+def corpus():
+    return Corpus(corpus_of(240))
 
 
 def losses(config, corpus, tmp_path, steps, devices=1, updates=None):

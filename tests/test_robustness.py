@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, class_targets, small_description, small_utterances
 from etils import epath
-from test_cli import snapshot
-from test_replicas import experiment
+from experiments import of_folds_and_seeds as experiment
+from runs import snapshot
 
-from mer_jax import experiment
+from mer_jax import experiment as experiment_lib
 from mer_jax.data import loader
 from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Corpus
@@ -270,7 +270,7 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
                   for i, u in enumerate(small_utterances(120))]  # fmt: skip
     write_corpus(tmp_path / "corpus", utterances, small_description())
     corpus, run = Corpus(tmp_path / "corpus"), epath.Path(tmp_path / "run")
-    experiment.run(experiment(together=6), corpus, run)
+    experiment_lib.run(experiment(together=6), corpus, run)
     result = json.loads(json.dumps(robustness.measure(experiment(together=6), corpus, run)))
     config = experiment(together=1)
     alone = robustness.measure(config, corpus, run, beside=run)
