@@ -21,7 +21,7 @@ def of_family(family, modalities=("text", "audio", "visual")):
     if family in ("fixed", "published"):
         config.model.variant = family
     if family == "published":
-        config.optim.average = 0.0  # its BatchNorm allows no other
+        config.optim.ema_decay = 0.0  # its BatchNorm allows no other
     return config
 
 
@@ -47,6 +47,6 @@ def of_folds_and_seeds(family="lsgmer", **replicas):
     if family == "lsgmer":
         config.model.width = 16
     else:
-        config.optim.average = 0.0 if family == "published" else 0.9
+        config.optim.ema_decay = 0.0 if family == "published" else 0.9
         config.model.projection, config.model.late_widths = 16, (16,)
     return config_lib.validate(config)

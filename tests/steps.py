@@ -37,24 +37,24 @@ def experiment(family, placement):
 
 def run(config, corpus):
     whole = setup.assemble(config, corpus, "unused")
-    whole.fleet.begin()
-    feed = whole.inputs.feed
-    order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 8)
+    whole.groups.begin()
+    feed = whole.data.batches
+    order = loader.training_order(feed.pool, whole.data.rows_of_training(), config.train.batch_size, 0, 8)
 
     def params():
-        leaves = jax.tree.leaves(distributed.to_host(whole.fleet.saved()["state"].params))
+        leaves = jax.tree.leaves(distributed.to_host(whole.groups.saved()["state"].params))
         return np.concatenate([x.ravel() for x in leaves]).astype(np.float64)
 
     losses, at = [], [params()]
     for _, batch in zip(range(STEPS), feed.training(order, 0), strict=False):
-        losses.append(run_log.by_replica(whole.fleet.train(whole.live(), *batch))[0]["loss"])
+        losses.append(run_log.by_replica(whole.groups.train(whole.live(), *batch))[0]["loss"])
         at.append(params())
-    scores = whole.fleet.score([0], "test", 16, best=False)[0]
+    scores = whole.groups.score([0], "test", 16, best=False)[0]
     return {
         "losses": np.array(losses),
         "gradients": -np.diff(at, axis=0) / RATE,
         "params": at[-1],
-        "probabilities": scores["probabilities"],
+        "probabilities": scores["predicted"],
     }
 
 

@@ -243,7 +243,7 @@ def test_a_device_without_memory_for_a_step_is_told_and_other_errors_are_not_hid
     full = out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"))
     assert isinstance(full, UserError)
     assert "Out of memory allocating 9 bytes.)" in str(full)
-    assert "--config.train.accumulate" in str(full)
+    assert "--config.train.microbatches" in str(full)
     other = RuntimeError("INTERNAL: something")
     assert out_of_memory(other) is other
     with pytest.raises(UserError, match="too little memory"), distributed.exit_together(1):

@@ -24,7 +24,7 @@ from mer_jax.main import parse_distributed
 
 SMALL = ["--config=configs/lsgmer.py:tiny", "--config.train.epochs=3", "--config.train.batch_size=16"]
 SMALL += ["--config.train.checkpoint_minutes=0.005", "--config.train.log_steps=1", "--config.train.log_reads=True"]
-SGD = ["--config.optim.name=sgd", "--config.optim.learning_rate=0.1", "--config.optim.average=0.9"]
+SGD = ["--config.optim.name=sgd", "--config.optim.learning_rate=0.1", "--config.optim.ema_decay=0.9"]
 STREAM = ["--config.data.placement=stream"]
 TIMEOUT = 10  # seconds until a process counts as lost
 

@@ -40,21 +40,21 @@ def experiment(family):
 def steps(config, corpus, count, devices=1):
     """Loss terms of every step, the params, and the bytes that a step needs besides its arguments and results."""
     whole = setup.assemble(config, corpus, "unused", jax.devices()[:devices])
-    whole.fleet.begin()
-    rows = whole.inputs.rows_of_training()
-    order = loader.training_order(whole.inputs.feed.pool, rows, config.train.batch_size, 0, 1)
+    whole.groups.begin()
+    rows = whole.data.rows_of_training()
+    order = loader.training_order(whole.data.batches.pool, rows, config.train.batch_size, 0, 1)
     terms = []
-    for batch in itertools.islice(whole.inputs.feed.training(order, 0), count):
-        terms.append(run_log.by_replica(whole.fleet.train([0], *batch))[0])
-    state = whole.program.init(
+    for batch in itertools.islice(whole.data.batches.training(order, 0), count):
+        terms.append(run_log.by_replica(whole.groups.train([0], *batch))[0])
+    state = whole.steps.init(
         *jax.tree.map(
-            lambda x: sharding.device_put_global(x, whole.program.each), (np.uint32(0), whole.inputs.given[0])
+            lambda x: sharding.device_put_global(x, whole.steps.each), (np.uint32(0), whole.data.inputs[0])
         ),
         {},
     )
-    weight = sharding.device_put_global(whole.inputs.trains[0][batch[-1]], whole.program.both)
-    compiled = whole.program.train.lower(state, weight, *batch[:3]).compile()
-    return terms, jax.device_get(whole.fleet.saved()["state"].params), compiled.memory_analysis().temp_size_in_bytes
+    weight = sharding.device_put_global(whole.data.trains[0][batch[-1]], whole.steps.both)
+    compiled = whole.steps.train.lower(state, weight, *batch[:3]).compile()
+    return terms, jax.device_get(whole.groups.saved()["state"].params), compiled.memory_analysis().temp_size_in_bytes
 
 
 def assert_same(a, b):
@@ -71,9 +71,9 @@ def test_a_batch_in_pieces_is_the_batch(family, corpus):
     """Also for the contrastive loss, which compares every sample of the batch with every other; 3 pieces do not divide 64."""
     config = experiment(family)
     whole = steps(config, corpus, 3)
-    config.train.accumulate = 3
+    config.train.microbatches = 3
     assert_same(steps(config, corpus, 3), whole)
-    config.train.accumulate = 8
+    config.train.microbatches = 8
     pieces = steps(config, corpus, 3)
     assert_same(pieces, whole)
     if family == "lsgmer":  # at this size most of DeepMSI-MER's memory is that of its gradients
@@ -84,15 +84,15 @@ def test_a_batch_in_pieces_is_the_batch(family, corpus):
 def test_pieces_on_eight_devices(corpus):
     config = experiment("lsgmer")
     whole = steps(config, corpus, 2)
-    config.train.accumulate = 2
+    config.train.microbatches = 2
     assert_same(steps(config, corpus, 2, devices=8), whole)
 
 
 def test_batch_norm_takes_no_pieces():
     config = deepmsi_mer_lib.DeepMSIExperiment()
     config.data.modalities = ("text", "audio", "visual")
-    config.model.variant, config.optim.average, config.train.accumulate = "published", 0.0, 2
-    with pytest.raises(UserError, match=r"train.accumulate=2: must be 1 with model.variant=published"):
+    config.model.variant, config.optim.ema_decay, config.train.microbatches = "published", 0.0, 2
+    with pytest.raises(UserError, match=r"train.microbatches=2: must be 1 with model.variant=published"):
         config_lib.validate(config)
 
 

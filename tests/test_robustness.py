@@ -286,11 +286,11 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
         assert result["clean"][score] == pytest.approx([known["test"][score][k] for k in ("mean", "sd")], abs=1e-6)
         assert result["missing"]["text"]["pooled"][score][0] == pytest.approx(known["points"][0]["pooled"][score])
     whole = resume.restore_finished(config, corpus, run)
-    apply, pool = family.family_of(config, corpus)[0].apply, whole.inputs.feed.pool
-    predict = jax.jit(lambda model, batch: apply(model.params, model.rest, batch)[0]["logits"].argmax(-1))
+    apply, pool = family.family_of(config, corpus)[0].apply, whole.data.batches.pool
+    predict = jax.jit(lambda model, batch: apply(model.params, model.model_state, batch)[0]["logits"].argmax(-1))
     wanted = {"missing": [], "noise": []}
-    for r, replica in enumerate(whole.fleet.replicas):
-        rows, model = whole.inputs.folds[replica.fold].test, whole.fleet.best(r)
+    for r, replica in enumerate(whole.groups.replicas):
+        rows, model = whole.data.folds[replica.fold].test, whole.groups.best(r)
         clean = step.standardize(
             jax.tree.map(jnp.asarray, loader.collate(corpus, pool, rows, (("text", 9), ("audio", 1)), "refuse")),
             model.input_stats,

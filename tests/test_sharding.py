@@ -36,14 +36,14 @@ def with_dropout(config):
 def losses(config, corpus, devices, steps):
     """Loss and gradient norm of every step and replica, and the final params."""
     whole = setup.assemble(config, corpus, Path("unused"), jax.devices()[:devices])
-    whole.fleet.begin()
-    inputs = whole.inputs
-    order = loader.training_order(inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, 0, 8)
+    whole.groups.begin()
+    inputs = whole.data
+    order = loader.training_order(inputs.batches.pool, inputs.rows_of_training(), config.train.batch_size, 0, 8)
     found = []
-    for _, batch in zip(range(steps), inputs.feed.training(order, 0), strict=False):
-        terms = run_log.by_replica(whole.fleet.train(whole.live(), *batch))
+    for _, batch in zip(range(steps), inputs.batches.training(order, 0), strict=False):
+        terms = run_log.by_replica(whole.groups.train(whole.live(), *batch))
         found.append([[terms[r]["loss"], terms[r]["grad_norm"]] for r in sorted(terms)])
-    state = whole.fleet.saved()["state"]
+    state = whole.groups.saved()["state"]
     assert state.step.sharding.num_devices == devices
     return np.array(found), jax.device_get(state.params)
 
@@ -78,7 +78,7 @@ def test_gradients_of_one_step(family, small_demo):
     if family == "lsgmer":
         config.model.width, config.model.label_average = 32, 0.0
     else:
-        config.optim.average = 0.0
+        config.optim.ema_decay = 0.0
     _, one = losses(config, small_demo, 1, 1)
     _, eight = losses(config, small_demo, 8, 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), one, eight)
@@ -111,18 +111,18 @@ MESHES = ((1, {}), (8, {"model": 2, "fsdp": True}), (4, {"fsdp": True}))
 @pytest.mark.parametrize(("count", "replicas"), [(1, 1), (2, 2), (2, 1)])
 def test_a_checkpoint_moves_to_another_mesh(config, corpus, tmp_path, count, replicas):
     """Bit for bit: on one device, on others, with weights split or not, replicas together or in turn."""
-    config.replicas.seeds, config.replicas.together = count, replicas
+    config.replicas.seeds, config.replicas.replicas_per_step = count, replicas
     checkpoints = Checkpoints(tmp_path / "c", keep=9)
     wanted = None
     for step, (devices, mesh) in enumerate(itertools.chain(MESHES, MESHES), 1):
         config.mesh = config_lib.MeshSettings(**mesh)
         whole = setup.assemble(config, corpus, "unused", jax.devices()[:devices])
-        whole.fleet.begin()
+        whole.groups.begin()
         if step > 1:
-            found = checkpoints.newest(whole.fleet.like(), lambda step, info: None, pytest.fail)
+            found = checkpoints.newest(whole.groups.like(), lambda step, info: None, pytest.fail)
             assert found[0] == step - 1
-            whole.fleet.load(found[2])
-        saved = whole.fleet.saved()
+            whole.groups.load(found[2])
+        saved = whole.groups.saved()
         checkpoints.save(step, saved, {})
         checkpoints.wait()
         arrays = [
@@ -141,16 +141,16 @@ def collectives(config, corpus):
     the share of a replica's state that a device holds."""
     whole = setup.assemble(config_lib.validate(config), corpus, "unused")
     order = loader.training_order(
-        whole.inputs.feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 1
+        whole.data.batches.pool, whole.data.rows_of_training(), config.train.batch_size, 0, 1
     )
-    source, places, pads, rows = next(whole.inputs.feed.training(order, 0))
-    shapes = jax.eval_shape(whole.program.init, np.uint32(0), whole.inputs.given[0], {})
+    source, places, pads, rows = next(whole.data.batches.training(order, 0))
+    shapes = jax.eval_shape(whole.steps.init, np.uint32(0), whole.data.inputs[0], {})
     state = jax.tree.map(
-        lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), shapes, whole.program.layout["state"]
+        lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), shapes, whole.steps.layout["state"]
     )
     weight = jax.ShapeDtypeStruct((len(rows),), bool)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to the power of an integer
-        text = whole.program.train.lower(state, weight, source, places, pads).compile().as_text()
+        text = whole.steps.train.lower(state, weight, source, places, pads).compile().as_text()
     params = sum(x.size for x in jax.tree.leaves(shapes.params))
     found = {}
     for line in text.splitlines():
