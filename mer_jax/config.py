@@ -1,6 +1,6 @@
-"""The experiment as a tree of dataclasses: every default is written here, once. No JAX.
+"""The experiment as a tree of dataclasses. Every default, range and choice stands in the field itself. No JAX.
 
-A config file in `configs/` returns an `Experiment`; `--config.a.b=…` overrides a field of it.
+A config file in `configs/` returns the `Experiment` of a model family; `--config.a.b=…` overrides a field of it.
 """
 
 import copy
@@ -8,75 +8,130 @@ import dataclasses
 import json
 import math
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mer_jax.data import protocols
 from mer_jax.errors import UserError
-from mer_jax.models.deepmsi_mer import DeepMSIExperiment, _validate_deepmsi
-from mer_jax.models.deepmsi_mer_frames import DeepMSIFramesExperiment, _validate_frames
-from mer_jax.models.lsgmer import LSGMERExperiment, _validate_lsgmer
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What may stand in a field: see `setting`."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    swept: bool = False
+    changes_result: bool = True
+
+    def violation(self, value: Any) -> str:
+        """What the value must be, in words, if it is not; otherwise nothing."""
+        if self.choices and value not in self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.below is not None:
+            low = 0 if self.at_least is None else self.at_least
+            if not low <= value < self.below:
+                return f"in [{low:g}, {self.below:g})"
+        if self.at_least is not None and not value >= self.at_least:
+            return f"at least {self.at_least:g}"
+        if self.above is not None and not self.above < value < math.inf:
+            return f"above {self.above:g} and finite"
+        if self.at_most is not None and not value <= self.at_most:
+            return f"at most {self.at_most:g}"
+        return ""
+
+
+def setting(default: Any, **rule: Any) -> Any:
+    """A field of a settings dataclass: its default, and what may stand in it.
+
+    at_least, above, at_most, below: bounds of a number; `below` alone means from 0. choices: the allowed words.
+    swept: replicas of one compiled program may differ in it, because neither a shape nor the course of the program depends
+    on it. changes_result=False: the field says where and how a run computes, not what; a run may be carried on with another.
+    """
+    return dataclasses.field(default=default, metadata={"rule": Rule(**rule)})
+
+
+def group(kind: type) -> Any:
+    """A field that holds a dataclass of settings."""
+    return dataclasses.field(default_factory=kind)
 
 
 @dataclasses.dataclass
 class DataSettings:
-    path: str = (
-        ""  # a corpus folder (see mer_jax/records.py); empty = the built-in demo corpus; demo:clutter = its variant
-    )
-    protocol: str = "official"  # who trains, validates and tests whom, by name: see mer_jax/protocols.py
-    seed: int = 0  # of the order of batches, and of the protocols that draw; the same for all replicas
+    """Which utterances are read, and how."""
+
+    path: str = ""  # a corpus folder (see mer_jax/data); empty = the built-in demo corpus; demo:clutter = its variant
+    protocol: str = "official"  # who trains, validates and tests whom, by name: see mer_jax/data/protocols.py
+    seed: int = setting(0, at_least=0)  # of the order of batches and of protocols that draw; the same for all replicas
     modalities: tuple[str, ...] = ("text", "audio")
     max_length: tuple[int, ...] = (128,)  # time steps kept, from the start: one number for all, or one per modality
     soft_labels: bool = False  # learn what the raters say, where they are known, instead of the label alone
     test_on_trained: bool = False  # test even utterances on whose labels the features were trained (see the manifest)
-    nonfinite: str = "refuse"  # NaN and infinite values: refuse | zero (both count them)
-    standardize: bool = (
-        True  # zero mean, unit variance per feature, measured on the training part (frames always by ImageNet's)
-    )
-    placement: str = "auto"  # splits on the device or streamed: auto | resident | stream
-    resident_limit_mb: int = 4096  # auto keeps the splits on the device up to this size
-    group_by_length: int = 8  # utterances of so many batches are sorted by length among themselves; 1 = off
-    read_threads: int = 1  # threads that read ahead when streaming
+    # What happens to NaN and infinite values; both choices count them.
+    nonfinite: str = setting("refuse", choices=("refuse", "zero"))
+    # Zero mean and unit variance of every feature, measured on the training part (of frames always ImageNet's).
+    standardize: bool = True
+    # Splits lie on the device or are streamed; auto keeps them on the device up to resident_limit_mb.
+    placement: str = setting("auto", choices=("auto", "resident", "stream"), changes_result=False)
+    resident_limit_mb: int = setting(4096, at_least=1, changes_result=False)
+    group_by_length: int = setting(8, at_least=1)  # utterances of so many batches are sorted by length; 1 = off
+    read_threads: int = setting(1, at_least=1, changes_result=False)  # threads that read ahead when streaming
 
 
 @dataclasses.dataclass
 class LossSettings:
     """What the loss of every family has."""
 
-    imbalance: str = "none"  # none | class_weights | focal | logit_adjustment
-    focal_gamma: float = 2.0
-    label_smoothing: float = 0.1
+    imbalance: str = setting("none", choices=("none", "class_weights", "focal", "logit_adjustment"))
+    focal_gamma: float = setting(2.0, at_least=0, swept=True)
+    label_smoothing: float = setting(0.1, below=1, swept=True)
 
 
 @dataclasses.dataclass
 class OptimSettings:
-    name: str = "adamw"  # adamw | adam (decay added to the gradient) | sgd
-    learning_rate: float = 3e-4
-    schedule: str = "cosine"  # constant | linear | cosine, the last two down to 0 after the last epoch
-    warmup: float = 0.05  # share of all steps
-    weight_decay: float = 1e-2  # on matrices only: no bias, scale or label embedding decays
-    clip: float = 1.0  # global gradient norm; 0 = off
-    b1: float = 0.9
-    b2: float = 0.999
-    average: float = 0.99  # decay per step of a running average of the weights, which is then evaluated; 0 = off
+    """The optimiser; see mer_jax/training/optim.py."""
+
+    # adam adds the decay to the gradient, adamw and sgd decouple it.
+    name: str = setting("adamw", choices=("adamw", "adam", "sgd"))
+    learning_rate: float = setting(3e-4, above=0, swept=True)
+    # linear and cosine fall to 0 after the last epoch.
+    schedule: str = setting("cosine", choices=("constant", "linear", "cosine"))
+    warmup: float = setting(0.05, below=1)  # share of all steps
+    weight_decay: float = setting(1e-2, at_least=0, swept=True)  # on matrices only: no bias, scale or label embedding
+    clip: float = setting(1.0, at_least=0)  # global gradient norm; 0 = off
+    b1: float = setting(0.9, below=1)
+    b2: float = setting(0.999, below=1)
+    # Decay per step of an exponential moving average of the weights, which is then evaluated; 0 = off.
+    ema_decay: float = setting(0.99, below=1)
 
 
 @dataclasses.dataclass
 class TrainSettings:
-    batch_size: int = 64
-    eval_batch_size: int = 256
-    epochs: int = 12
-    patience: int = 4  # epochs without a better validation score before stopping; 0 = never
-    select: str = "weighted_f1"  # validation score that chooses the checkpoint: weighted_f1 | macro_f1 | accuracy | uar
-    checkpoint_minutes: float = 10.0  # save so often besides every epoch's end
-    keep_checkpoints: int = (
-        2  # how many of the latest stay on disk; one that turns out damaged is made up for by the one before
-    )
-    log_steps: int = 20
-    look: bool = True  # at the end see what the model attends to and how its features lie, for the report
-    log_reads: bool = False  # every process writes which utterances it took for each step, to WORKDIR/reads
-    accumulate: int = 1  # a batch is gone through in so many pieces, for less memory; the update is the whole batch's
-    precision: str = "float32"  # the model's products: float32 | bfloat16; parameters, statistics and loss stay float32
+    """How long and how a run trains, and what it writes."""
+
+    batch_size: int = setting(64, at_least=1)
+    eval_batch_size: int = setting(256, at_least=1)
+    epochs: int = setting(12, at_least=1)
+    patience: int = setting(4, at_least=0)  # epochs without a better validation score before stopping; 0 = never
+    select: str = "weighted_f1"  # the validation score that chooses the checkpoint, one of the task's
+    checkpoint_minutes: float = setting(
+        10.0, at_least=0, changes_result=False
+    )  # save so often besides every epoch's end
+    # How many of the latest checkpoints stay on disk: if one turns out damaged, the one before takes its place.
+    keep_checkpoints: int = setting(2, at_least=1, changes_result=False)
+    log_steps: int = setting(20, at_least=1, changes_result=False)
+    # At the end, look at what the model attends to and where its features lie, for the report.
+    inspect: bool = setting(True, changes_result=False)
+    # Every process writes which utterances it took for each step, to WORKDIR/reads.
+    log_reads: bool = setting(False, changes_result=False)
+    # A batch is computed in so many pieces, for less memory; the update is the whole batch's.
+    microbatches: int = setting(1, at_least=1)
+    # Of the model's products; parameters, statistics and loss stay float32.
+    precision: str = setting("float32", choices=("float32", "bfloat16"))
 
 
 @dataclasses.dataclass
@@ -84,87 +139,99 @@ class ReplicaSettings:
     """The runs that make up the experiment, trained side by side: folds x seeds x points."""
 
     folds: tuple[int, ...] = ()  # which folds of the protocol, by number from 0; empty = all
-    seeds: int = 1  # seeds config.seed, config.seed + 1, …
-    grid: str = ""  # swept fields: every combination of "optim.learning_rate=1e-4,3e-4 model.dropout=0.1,0.3"
-    points: str = (
-        ""  # swept fields: just these points, "optim.learning_rate=1e-4,model.dropout=0.1 optim.learning_rate=…"
-    )
-    together: int = 0  # replicas in one compiled step; 1 = one after the other; 0 = 1 on a CPU, else all
+    seeds: int = setting(1, at_least=1)  # seeds config.seed, config.seed + 1, …
+    grid: str = ""  # swept fields, every combination: "optim.learning_rate=1e-4,3e-4 model.dropout=0.1,0.3"
+    points: str = ""  # swept fields, just these points: "optim.learning_rate=1e-4,model.dropout=0.1 …"
+    # Replicas in one compiled step; 1 = one after the other; 0 = 1 on a CPU, else all.
+    replicas_per_step: int = setting(0, at_least=0, changes_result=False)
 
 
 @dataclasses.dataclass
 class MeshSettings:
-    """How the run lies on the devices; changes no result but in rounding. What is left of them is shared by replicas and data."""
+    """How the run lies on the devices; it changes no result but in rounding. Replicas and data share what is left."""
 
-    model: int = 1  # devices that share the weights of each layer, by output features
-    fsdp: bool = False  # params, moments and averages are split over the devices that share the data
+    # Devices that share the weights of each layer, by output features.
+    model: int = setting(1, at_least=1, changes_result=False)
+    # Parameters, moments and averages are split over the devices that share the data.
+    fsdp: bool = setting(False, changes_result=False)
 
 
 @dataclasses.dataclass
 class Experiment:
-    """What every model family has; each adds its own `model` and `loss`."""
+    """What every model family has. A family adds its own `model` and `loss`, and says below what it asks of a corpus."""
 
     experiment: str = ""  # names the default workdir, runs/<experiment>
-    seed: int = 0  # of a replica's start and dropout
-    replicas: ReplicaSettings = dataclasses.field(default_factory=ReplicaSettings)
-    mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
-    data: DataSettings = dataclasses.field(default_factory=DataSettings)
-    optim: OptimSettings = dataclasses.field(default_factory=OptimSettings)
-    train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    seed: int = setting(0, at_least=0)  # of a replica's start and dropout
+    replicas: ReplicaSettings = group(ReplicaSettings)
+    mesh: MeshSettings = group(MeshSettings)
+    data: DataSettings = group(DataSettings)
+    optim: OptimSettings = group(OptimSettings)
+    train: TrainSettings = group(TrainSettings)
+
+    @classmethod
+    def family(cls) -> str:
+        """The name of the family, which is its file in mer_jax/models, or a module that Python finds elsewhere."""
+        return cls.__module__.removeprefix("mer_jax.models.")
+
+    def sweeps(self, field: str) -> bool:
+        """Whether replicas of the run differ in the field."""
+        return field in self.replicas.grid + self.replicas.points
+
+    def check(self) -> None:
+        """Checks what one field alone cannot say, for `validate`; raises UserError."""
+
+    def frame_augmentation(self) -> Any:
+        """What the model sees of frames, a `data.frames.View` in settings; None if it reads features only."""
+        return None
+
+    def files(self) -> dict[str, str]:
+        """Files beside the corpus that the result depends on, by what they hold; their sha256 belong to a run."""
+        return {}
+
+    def known_modalities(self) -> tuple[str, ...] | None:
+        """The modalities that the family can read; None if it takes any."""
+        return None
+
+    def check_corpus(self, corpus: Any) -> None:
+        """Checks what the config asks of an opened corpus; raises UserError saying what the corpus has."""
+        name, frames = corpus.manifest["name"], self.frame_augmentation() is not None
+        for modality in self.data.modalities:
+            if modality not in corpus.modalities:
+                raise UserError(self._lacks(corpus, modality))
+            framed = "pixels" in corpus.modalities[modality]
+            if framed and not (frames and modality == "visual"):
+                raise UserError(
+                    f"--config: corpus {name!r} holds frames as {modality}, which configs/deepmsi_mer_frames.py reads; "
+                    "leave them out with --config.data.modalities, or give a corpus of features"
+                )
+            if frames and modality == "visual" and not framed:
+                raise UserError(
+                    f"--config: corpus {name!r} holds visual features, not frames; configs/deepmsi_mer.py reads them, "
+                    "`python -m data_prep.clips … --visual-encoder=jpeg` makes a corpus with frames"
+                )
+        if self.data.soft_labels and not corpus.manifest.get("voted"):
+            raise UserError(
+                f"--config.data.soft_labels=True: corpus {name!r} does not say how its raters voted; leave it off"
+            )
+
+    def _lacks(self, corpus: Any, modality: str) -> str:
+        known = self.known_modalities() or tuple(corpus.modalities)
+        if self.frame_augmentation() is None:
+            known = tuple(m for m in known if "pixels" not in corpus.modalities.get(m, {}))
+        usable = ",".join(m for m in corpus.modalities if m in known)
+        return (
+            f"--config.data.modalities={','.join(self.data.modalities)}: corpus {corpus.manifest['name']!r} "
+            f"has no {modality!r}; it has {', '.join(corpus.modalities)}"
+            + (f". Run with --config.data.modalities={usable}" if usable else "")
+        )
 
 
-# What a sweep inside one program may change: numbers that neither a shape nor the course of the program depends on.
-SWEPT = (
-    "optim.learning_rate", "optim.weight_decay",
-    "model.dropout", "model.input_dropout", "model.encoder_dropout", "model.early_dropout", "model.tcn_dropout",
-    "model.projection_dropout", "model.label_average", "model.threshold", "model.alpha",
-    "loss.apc", "loss.contrastive", "loss.temperature", "loss.label_smoothing", "loss.focal_gamma",
-)  # fmt: skip
-
-# Fields that may differ between a run and the command that carries it on: where and how it runs, not what it computes.
-CHANGES_NO_RESULT = ("mesh.", "train.checkpoint_minutes", "train.keep_checkpoints", "train.log_", "train.look", "data.placement", "data.read_threads",
-                     "data.resident_limit_mb", "replicas.together")  # fmt: skip
-
-CHOICES = {
-    "data.nonfinite": ("refuse", "zero"),
-    "data.placement": ("auto", "resident", "stream"),
-    "model.encoder": ("transformer", "gru"),
-    "model.reduce": ("mean", "max", "attention", "cosine", "rows"),
-    "model.fusion": ("concat", "gated"),
-    "model.label_init": ("words", "random"),
-    "model.label_update": ("optimizer", "class_mean"),
-    "loss.imbalance": ("none", "class_weights", "focal", "logit_adjustment"),
-    "model.pool": ("mean", "attention"),
-    "model.variant": ("fixed", "published"),
-    "optim.name": ("adamw", "adam", "sgd"),
-    "optim.schedule": ("constant", "linear", "cosine"),
-    "train.precision": ("float32", "bfloat16"),
-    "train.select": ("weighted_f1", "macro_f1", "accuracy", "uar"),
-}
-AT_LEAST: dict[str, float] = {
-    "seed": 0, "data.seed": 0, "replicas.seeds": 1, "replicas.together": 0, "data.resident_limit_mb": 1, "data.group_by_length": 1, "data.read_threads": 1,
-    "model.width": 1, "model.heads": 1, "model.early_width": 1, "model.tcn_kernel": 1, "model.projection": 1, "model.alpha": 0, "model.threshold": -1, "loss.apc": 0, "loss.focal_gamma": 0, "loss.contrastive": 0, "frames.flip": 0,
-    "optim.weight_decay": 0, "optim.clip": 0, "train.batch_size": 1, "train.eval_batch_size": 1,
-    "frames.size": 1, "frames.crop": 0.01, "backbone.patch": 1, "backbone.width": 1, "backbone.window": 1, "backbone.mlp": 1, "backbone.stage": 1, "backbone.at_once": 0,
-    "train.epochs": 1, "train.patience": 0, "train.checkpoint_minutes": 0, "train.keep_checkpoints": 1, "train.log_steps": 1, "train.accumulate": 1, "mesh.model": 1,
-}  # fmt: skip
-ABOVE_ZERO = ("loss.temperature", "optim.learning_rate", "model.keep", "backbone.rate", "backbone.layer_decay")
-AT_MOST_ONE = ("model.keep", "model.threshold", "model.alpha", "frames.crop", "frames.flip", "backbone.layer_decay")
-BELOW_ONE = (
-    "model.dropout", "model.early_dropout", "model.tcn_dropout", "model.projection_dropout", "model.input_dropout", "model.encoder_dropout", "model.time_dropout", "model.modality_dropout", "model.label_average", "loss.label_smoothing",
-    "optim.warmup", "optim.b1", "optim.b2", "optim.average", "frames.colour", "backbone.drop_path",
-)  # fmt: skip
+AnyExperiment = TypeVar("AnyExperiment", bound=Experiment)
 
 
 def to_dict(config: Experiment) -> dict[str, Any]:
-    """The tree as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def limits(settings: DataSettings) -> dict[str, int]:
-    """How many time steps of each modality are read, at most."""
-    each = settings.max_length * (len(settings.modalities) // len(settings.max_length))
-    return dict(zip(settings.modalities, each, strict=True))
+    """The tree as plain JSON values, its family first."""
+    return {"family": config.family(), **json.loads(json.dumps(dataclasses.asdict(config)))}
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -175,97 +242,89 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def validate(config: Experiment) -> Experiment:
+def fields(config: Experiment) -> dict[str, Any]:
+    """Every field by its full name, as in 'optim.learning_rate', with its value."""
+    return {name: value for name, value in flatten(to_dict(config)).items() if name != "family"}
+
+
+def rules(config: Experiment) -> Iterator[tuple[str, Rule]]:
+    """The rule of every field that has one, by full name."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        inner = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+        for name, owner in [(field.name, field), *((f"{field.name}.{f.name}", f) for f in inner)]:
+            if "rule" in owner.metadata:
+                yield name, owner.metadata["rule"]
+
+
+def sweepable_fields(config: Experiment) -> tuple[str, ...]:
+    """The fields in which replicas of one compiled program may differ."""
+    return tuple(name for name, rule in rules(config) if rule.swept)
+
+
+def fields_without_result(config: Experiment) -> frozenset[str]:
+    """The fields in which a run and the command that carries it on may differ."""
+    return frozenset(name for name, rule in rules(config) if not rule.changes_result)
+
+
+def max_lengths(settings: DataSettings) -> dict[str, int]:
+    """How many time steps of each modality are read, at most."""
+    each = settings.max_length * (len(settings.modalities) // len(settings.max_length))
+    return dict(zip(settings.modalities, each, strict=True))
+
+
+def validate(config: AnyExperiment) -> AnyExperiment:
     """Returns the config with comma lists split; raises UserError naming the field and what would be right."""
     _check_tuples(config)
-    config.data.modalities = _split(config.data.modalities)
+    config.data.modalities = split_names(config.data.modalities)
     last = config.seed + config.replicas.seeds - 1
-    _require(last < 2**32, "seed", config.seed, f"such that the last seed, {last}, is below {2**32}")
-    for name, value in flatten(to_dict(config)).items():
-        if name == "train.select" and "test" in value:
-            raise UserError(
-                f"--config.{name}={value}: the test part chooses nothing; only data.protocol=published does that"
-            )
-        if name in CHOICES:
-            _require(value in CHOICES[name], name, value, f"one of {', '.join(CHOICES[name])}")
-        if name in AT_LEAST:
-            _require(value >= AT_LEAST[name], name, value, f"at least {AT_LEAST[name]:g}")
-        if name in ABOVE_ZERO:
-            _require(0 < value < math.inf, name, value, "above 0 and finite")
-        if name in AT_MOST_ONE:
-            _require(value <= 1, name, value, "at most 1")
-        if name in BELOW_ONE:
-            _require(0 <= value < 1, name, value, "in [0, 1)")
+    require(last < 2**32, "seed", config.seed, f"such that the last seed, {last}, is below {2**32}")
+    values = fields(config)
+    if "test" in config.train.select:
+        raise UserError(
+            f"--config.train.select={config.train.select}: the test part chooses nothing; only data.protocol=published "
+            "does that"
+        )
+    for name, rule in rules(config):
+        violation = rule.violation(values[name])
+        require(not violation, name, values[name], violation)
     protocols.check_name(config.data.protocol)
     modalities, lengths = config.data.modalities, config.data.max_length
-    _require(len(modalities) > 0 and len(set(modalities)) == len(modalities), "data.modalities", ",".join(modalities),
-             "one or more different names, as in --config.data.modalities=text,audio")  # fmt: skip
-    _require(len(lengths) in (1, len(modalities)) and min(lengths) > 0, "data.max_length", lengths,
-             "one positive number, or one for each modality, as in --config.data.max_length='(64,1)'")  # fmt: skip
-    if isinstance(config, LSGMERExperiment):
-        _validate_lsgmer(config.model)
-    if isinstance(config, DeepMSIExperiment):
-        _validate_deepmsi(config)
-    if isinstance(config, DeepMSIFramesExperiment):
-        _validate_frames(config)
+    different = len(modalities) > 0 and len(set(modalities)) == len(modalities)
+    names = "one or more different names, as in --config.data.modalities=text,audio"
+    require(different, "data.modalities", ",".join(modalities), names)
+    numbers = "one positive number, or one for each modality, as in --config.data.max_length='(64,1)'"
+    require(len(lengths) in (1, len(modalities)) and min(lengths) > 0, "data.max_length", lengths, numbers)
+    config.check()
     return config
 
 
 def _check_tuples(config: Experiment) -> None:
     """The flag parser checks that a tuple is one, not what is in it."""
-    for name, group in vars(config).items():
-        if not dataclasses.is_dataclass(group):
+    for name, settings in vars(config).items():
+        if not dataclasses.is_dataclass(settings):
             continue
-        for field, hint in typing.get_type_hints(type(group)).items():
+        for field, hint in typing.get_type_hints(type(settings)).items():
             if typing.get_origin(hint) is tuple:
-                kind, value = typing.get_args(hint)[0], getattr(group, field)
+                kind, value = typing.get_args(hint)[0], getattr(settings, field)
                 good = isinstance(value, tuple) and all(type(item) is kind for item in value)
                 words = {int: "whole numbers, as in (64,32)", str: "names, as in a,b"}[kind]
-                _require(good, f"{name}.{field}", value, words)
+                require(good, f"{name}.{field}", value, words)
 
 
-def _split(names: tuple[str, ...]) -> tuple[str, ...]:
+def split_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """The flag --config.x=a,b arrives as ('a,b',)."""
     return tuple(name.strip() for item in names for name in item.split(",") if name.strip())
 
 
-def _require(true: bool, name: str, value: Any, right: str) -> None:
+def require(true: bool, name: str, value: Any, right: str) -> None:
+    """Raises UserError, saying what would be right, unless it is true."""
     if not true:
         raise UserError(f"--config.{name}={value}: must be {right}")
 
 
-def validate_against(config: Experiment, corpus: Any) -> None:
-    """Checks what the config asks of an opened corpus; raises UserError saying what the corpus has."""
-    for modality in config.data.modalities:
-        if modality not in corpus.modalities:
-            known = ("text", "audio", "visual") if isinstance(config, DeepMSIExperiment) else tuple(corpus.modalities)
-            if not isinstance(config, DeepMSIFramesExperiment):
-                known = tuple(m for m in known if "pixels" not in corpus.modalities.get(m, {}))
-            run = ",".join(m for m in corpus.modalities if m in known)
-            raise UserError(
-                f"--config.data.modalities={','.join(config.data.modalities)}: corpus {corpus.manifest['name']!r} "
-                f"has no {modality!r}; it has {', '.join(corpus.modalities)}"
-                + (f". Run with --config.data.modalities={run}" if run else "")
-            )
-        framed, wanted = "pixels" in corpus.modalities[modality], isinstance(config, DeepMSIFramesExperiment)
-        if framed and not (wanted and modality == "visual"):
-            raise UserError(
-                f"--config: corpus {corpus.manifest['name']!r} holds frames as {modality}, which configs/deepmsi_mer_frames.py "
-                "reads; leave them out with --config.data.modalities, or give a corpus of features"
-            )
-        if wanted and modality == "visual" and not framed:
-            raise UserError(
-                f"--config: corpus {corpus.manifest['name']!r} holds visual features, not frames; configs/deepmsi_mer.py reads them, "
-                "`python -m data_prep.clips … --visual-encoder=jpeg` makes a corpus with frames"
-            )
-    if config.data.soft_labels and not corpus.manifest.get("voted"):
-        raise UserError(
-            f"--config.data.soft_labels=True: corpus {corpus.manifest['name']!r} does not say how its raters voted; leave it off"
-        )
-
-
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The fields that differ between two `to_dict` trees, as `name: old -> new` lines."""
+    """The fields that differ between two trees, as `name: old -> new` lines."""
     a, b = flatten(old), flatten(new)
     return [
         f"{k}: {a.get(k, '(none)')} -> {b.get(k, '(none)')}"
@@ -275,19 +334,17 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def default_workdir(config: Experiment) -> Path:
+    """runs/<experiment>"""
     return Path("runs") / config.experiment
 
 
-AnyExperiment = TypeVar("AnyExperiment", bound=Experiment)
-
-
 def with_values(config: AnyExperiment, values: dict[str, Any]) -> AnyExperiment:
-    """The config with the fields set, numbers or arrays; without a sweep of its own."""
+    """The config with the fields set, to numbers or arrays; without a sweep of its own."""
     changed = copy.copy(config)
     changed.replicas = dataclasses.replace(config.replicas, grid="", points="")
     for field, value in values.items():
-        group, name = field.split(".")
-        holder = copy.copy(getattr(changed, group))
+        holder_name, name = field.split(".")
+        holder = copy.copy(getattr(changed, holder_name))
         setattr(holder, name, value)
-        setattr(changed, group, holder)
+        setattr(changed, holder_name, holder)
     return changed

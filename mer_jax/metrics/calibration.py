@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""How far probabilities can be believed, and temperature scaling. No JAX."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -7,9 +7,6 @@ from mer_jax.metrics.significance import MIN_DIFFERENCE
 
 EPSILON = 1e-12  # stands for a probability of 0, whose logarithm is needed: 27.6 nats
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-
-
-# ---- calibration ----
 
 
 def calibration(
@@ -51,7 +48,7 @@ def reliability(
 def soft_label_metrics(
     probabilities: Float[np.ndarray, "rows classes"], soft: Float[np.ndarray, "rows classes"]
 ) -> dict[str, int | float]:
-    """How the probabilities p fit the raters' distributions q (`records.soft_label`), over the rows that have one.
+    """How the probabilities p fit the raters' distributions q (`data.corpus.soft_label`), over the rows that have one.
 
     utterances: how many these are. nll: mean -sum q log p in nats. jensen_shannon: mean JS(q, p) in nats, at most ln 2.
     agreement: mean share of the raters who chose the predicted class; agreement_at_most: of the class that most chose.

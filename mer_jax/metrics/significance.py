@@ -1,19 +1,20 @@
-"""TODO: say what lives here."""
+"""Intervals and paired tests by resampling dialogues, of counts that add up over dialogues. No JAX."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Num, Shaped
 
-from mer_jax.metrics.classification import SCORES, class_f1, overall
+from mer_jax.metrics.classification import class_f1, overall
 
 FEW_DIALOGUES = 20  # simulated runs that are equally good: p < 0.05 in 12 % of 300 with 10 dialogues, in 4 % with 31
 CHUNK_BYTES = 100e6  # of a bootstrap's resamples held at a time
 MIN_DIFFERENCE = 1e-12  # a mean of three equal scores need not equal a mean of two: differences below this are none
 
 
-# ---- intervals and tests ----
+Scores = Callable[[Any], dict[str, Any]]  # counts with any leading axes -> every score by name
 
 
 def by_dialogue(
@@ -30,7 +31,7 @@ def by_dialogue(
 
 
 def bootstrap(
-    members: Num[np.ndarray, "members dialogues classes classes"], samples: int = 2000, seed: int = 0
+    members: Num[np.ndarray, "members dialogues *counts"], samples: int = 2000, seed: int = 0, scores: Scores = overall
 ) -> dict[str, dict[str, float]]:
     """95 % percentile interval (`low`, `high`) of every score's mean over the members (Efron 1979).
 
@@ -39,7 +40,7 @@ def bootstrap(
     """
     if members.shape[1] < 2:
         return {}
-    means = {name: values.mean(1) for name, values in _resampled(members, samples, seed).items()}
+    means = {name: values.mean(1) for name, values in _resampled(members, samples, seed, scores).items()}
     return {name: _interval(values) for name, values in means.items()}
 
 
@@ -55,10 +56,11 @@ def bootstrap_classes(
 
 
 def paired_bootstrap(
-    a: Num[np.ndarray, "members_a dialogues classes classes"],
-    b: Num[np.ndarray, "members_b dialogues classes classes"],
+    a: Num[np.ndarray, "members_a dialogues *counts"],
+    b: Num[np.ndarray, "members_b dialogues *counts"],
     samples: int = 10000,
     seed: int = 0,
+    scores: Scores = overall,
 ) -> dict[str, dict[str, float]]:
     """Per score the means over members `a` and `b`, their `difference` b - a, its 95 % interval `low` to `high`, and `p`.
 
@@ -66,9 +68,9 @@ def paired_bootstrap(
     twice the smaller share of resampled differences <= 0 or >= 0, each count and the number of samples plus 1; at most 1.
     """
     both, first = np.concatenate([a, b]), len(a)
-    resampled = _resampled(both, samples, seed)
+    resampled = _resampled(both, samples, seed, scores)
     found = {}
-    for name, values in overall(both.sum(1)).items():
+    for name, values in scores(both.sum(1)).items():
         mean_a, mean_b = float(values[:first].mean()), float(values[first:].mean())
         difference = resampled[name][:, first:].mean(1) - resampled[name][:, :first].mean(1)
         difference[np.abs(difference) < MIN_DIFFERENCE] = 0
@@ -83,22 +85,22 @@ def paired_bootstrap(
     return found
 
 
-def _resampled(members: np.ndarray, samples: int, seed: int) -> dict[str, np.ndarray]:
+def _resampled(members: np.ndarray, samples: int, seed: int, scores: Scores) -> dict[str, np.ndarray]:
     """The scores [samples, members] of every member on the same resamples of the dialogues."""
-    chunks = [overall(chunk) for chunk in _resampled_chunks(members, samples, np.random.default_rng(seed))]
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in SCORES}
+    chunks = [scores(chunk) for chunk in _resampled_chunks(members, samples, np.random.default_rng(seed))]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _resampled_chunks(members: np.ndarray, samples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """The members' confusion matrices [samples, members, classes, classes] on resamples of the dialogues. A resample says how
-    often each dialogue was drawn; its matrices are that row times all the dialogues'."""
-    count, dialogues, classes, _ = members.shape
+    """The members' counts [samples, members, *counts] on resamples of the dialogues. A resample says how often each
+    dialogue was drawn; its counts are that row times all the dialogues'."""
+    count, dialogues, *shape = members.shape
     flat = np.moveaxis(members, 1, 0).reshape(dialogues, -1).astype(np.float64)
     rows = max(1, int(CHUNK_BYTES / (16 * (dialogues + flat.shape[1]))))
     for start in range(0, samples, rows):
         size = min(rows, samples - start)
         drawn = rng.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=size)
-        yield (drawn.astype(np.float64) @ flat).reshape(size, count, classes, classes)
+        yield (drawn.astype(np.float64) @ flat).reshape(size, count, *shape)
 
 
 def _interval(values: np.ndarray) -> dict[str, float]:

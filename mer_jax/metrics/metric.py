@@ -1,0 +1,51 @@
+"""One row of a task's table of scores, and how figures are written. No JAX."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A score that a task reports.
+
+    title, short: how it is called in tables and in a line. function: from the task's counts, with any leading axes, to the
+    score. direction: whether larger ("max") or smaller ("min") is better. unit: "percent" for fractions, which are shown
+    times 100, or "" for numbers shown as they are.
+    """
+
+    title: str
+    short: str
+    function: Callable[[Any], Any]
+    direction: Literal["max", "min"] = "max"
+    unit: str = "percent"
+
+    def better(self, new: float, old: float) -> bool:
+        """Whether the new value is better than the old one."""
+        return new > old if self.direction == "max" else new < old
+
+    def worst(self) -> float:
+        """What every value is better than."""
+        return -np.inf if self.direction == "max" else np.inf
+
+
+def mean_sd(values: Sequence[float]) -> dict[str, float | None]:
+    """`mean` and sample standard deviation `sd` (n - 1); sd is None for one value, both are for none."""
+    return {
+        "mean": float(np.mean(values)) if values else None,
+        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+    }
+
+
+def percent(found: Mapping[str, float | None]) -> str:
+    """`58.9 ± 1.1`"""
+    mean, sd = found["mean"], found["sd"]
+    return "-" if mean is None else f"{100 * mean:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+
+
+def between(interval: Mapping[str, float]) -> str:
+    if "low" not in interval:  # see `bootstrap`
+        return "-"
+    return f"{100 * interval['low']:.1f}–{100 * interval['high']:.1f}"

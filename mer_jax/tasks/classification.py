@@ -1,0 +1,208 @@
+"""One class of several for every utterance. No JAX at import: reports and comparisons read results without it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mer_jax.data.corpus import Corpus
+from mer_jax.metrics.calibration import calibration, fit_temperature, soft_label_metrics, temperature_scale
+from mer_jax.metrics.classification import METRICS, scores
+from mer_jax.metrics.metric import mean_sd
+from mer_jax.metrics.significance import by_dialogue
+from mer_jax.tasks.task import Arrays, Evaluation, Task
+
+CALIBRATION = ("ece", "nll", "brier")
+RATERS = ("nll", "jensen_shannon", "agreement", "agreement_at_most")
+
+
+class Classification(Task):
+    """labels: the classes' names, in the order of the model's logits. Targets are `label`, Int32[rows], and `target`,
+    Float32[rows, classes], the distribution to learn: all on the label, or as the raters say."""
+
+    name: ClassVar[str] = "classification"
+    metrics = METRICS
+
+    def __init__(self, labels: Sequence[str]):
+        self.labels = tuple(labels)
+        self.width = len(self.labels)
+
+    # ---- data
+
+    def targets(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
+        """`soft`: what is learnt is what the raters say, where any of them chose a class."""
+        label = corpus.label_ids(rows)
+        target = np.eye(self.width, dtype=np.float32)[label]
+        if soft:
+            raters = corpus.soft_labels(rows)
+            target = np.where(raters.any(1, keepdims=True), raters, target)
+        return {"label": label, "target": target}
+
+    def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        counts = np.bincount(targets["label"], minlength=self.width).tolist()
+        return {"classes": dict(zip(self.labels, counts, strict=True))}
+
+    def gaps(self, described: Mapping[str, Any]) -> str:
+        absent = [name for name, count in described["classes"].items() if not count]
+        return f"no training utterance is {', '.join(absent)}" if absent else ""
+
+    def training_note(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> str:
+        if not soft:
+            return ""
+        voted = corpus.soft_labels(rows).any(1)
+        return (
+            f"learnt is what the raters say of {voted.sum()} training utterances; of {(~voted).sum()}, where none of them "
+            "chose a class, the label"
+        )
+
+    def prior(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Every class's share of the training part, Float32[classes]."""
+        return targets["target"].mean(0, dtype=np.float64).astype(np.float32)
+
+    # ---- on the device; JAX starts with the first model, not with the import
+
+    def loss(self, values: Any, targets: Arrays, weight: Any, *, prior: Any, settings: Any) -> Any:
+        """The mean of `losses.cross_entropy`."""
+        from mer_jax.models.losses import cross_entropy, weighted_mean
+
+        each = cross_entropy(
+            values,
+            targets["target"],
+            prior=prior,
+            imbalance=settings.imbalance,
+            focal_gamma=settings.focal_gamma,
+            label_smoothing=settings.label_smoothing,
+        )
+        return weighted_mean(each, weight)
+
+    def evaluate(self, values: Any, targets: Arrays, weight: Any) -> Evaluation:
+        """`loss` is the cross entropy in nats; `confusion`: Int[classes, classes]; `predicted`: the
+        probabilities, [batch, classes]."""
+        import jax
+        import jax.numpy as jnp
+
+        from mer_jax.metrics.confusion import confusion
+        from mer_jax.models.losses import weighted_mean
+
+        log_p = jax.nn.log_softmax(values)
+        nll = -jnp.take_along_axis(log_p, targets["label"][:, None], axis=1)[:, 0]
+        return Evaluation(
+            means={"loss": weighted_mean(nll, weight) * weight.sum()},
+            counts={"confusion": confusion(values, targets["label"], weight)},
+            rows={"predicted": jnp.exp(log_p)},
+        )
+
+    def decide(self, values: Any) -> Any:
+        """The class of the largest logit, Int32[batch]."""
+        return values.argmax(-1).astype(np.int32)
+
+    def calibrate(self, values: Any, temperature: Any) -> Any:
+        """Temperature-scaled probabilities."""
+        import jax
+
+        return jax.nn.softmax(values / temperature, axis=-1)
+
+    def explained(self, values: Any) -> Any:
+        """The logit of the predicted class."""
+        import jax
+
+        return jax.nn.one_hot(values.argmax(-1), values.shape[-1])
+
+    # ---- scores
+
+    def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
+        return {"loss": evaluated["loss"], **scores(evaluated["confusion"], self.labels)}
+
+    def analyse(self, valid: Mapping[str, Any], test: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
+        """`calibration` as it is and after temperature scaling fitted on the validation part; `raters`, where their votes
+        are known."""
+        temperature = fit_temperature(valid["predicted"], truth["valid"]["label"])
+        label, p = truth["test"]["label"], test["predicted"]
+        found: dict[str, Any] = {
+            "calibration": {
+                "temperature": temperature,
+                "test": calibration(p, label),
+                "test_scaled": calibration(temperature_scale(p, temperature), label),
+            }
+        }
+        if truth["soft"].any():
+            found["raters"] = soft_label_metrics(p, truth["soft"])
+        return found
+
+    def count(self, targets: Mapping[str, np.ndarray], decisions: np.ndarray) -> np.ndarray:
+        """The confusion matrix, Int[classes, classes]."""
+        cell = targets["label"].astype(np.int64) * self.width + decisions
+        return np.bincount(cell, minlength=self.width**2).reshape(self.width, self.width)
+
+    def count_by_dialogue(
+        self, targets: Mapping[str, np.ndarray], decisions: np.ndarray, dialogues: np.ndarray
+    ) -> np.ndarray:
+        return by_dialogue(targets["label"], decisions, dialogues, self.width)[1]
+
+    def floor(self, train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The most frequent class is said of every utterance."""
+        most = int(np.bincount(train["label"], minlength=self.width).argmax())
+        return self.count(test, np.full(len(test["label"]), most))
+
+    def pool(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """`pooled`: the sum of all confusion matrices; the means of `calibration` and, where all have them, `raters`."""
+        pooled = scores(np.sum([result["test"]["confusion"] for result in results], axis=0), self.labels)
+        found: dict[str, Any] = {"pooled": pooled}
+        found["calibration"] = {
+            when: {name: mean_sd([r["calibration"][when][name] for r in results]) for name in CALIBRATION}
+            for when in ("test", "test_scaled")
+        }
+        if all("raters" in result for result in results):
+            found["raters"] = {name: mean_sd([r["raters"][name] for r in results]) for name in RATERS}
+        return found
+
+    def describe_ensemble(
+        self, counts: np.ndarray, predicted: np.ndarray, targets: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        found = scores(counts, self.labels)
+        return {
+            "per_class": found["per_class"],
+            "confusion": found["confusion"],
+            "calibration": calibration(predicted, targets["label"]),
+        }
+
+    # ---- on the console
+
+    def print_part(self, title: str, scores: Mapping[str, Any]) -> None:
+        from mer_jax.tasks import classification_console
+
+        classification_console.print_classes(title, scores)
+
+    def print_analysis(self, point: Mapping[str, Any], selects_on: str) -> None:
+        from mer_jax.tasks import classification_console
+
+        classification_console.print_calibration(point, selects_on)
+
+    # ---- predictions
+
+    def decisions(self, predicted: np.ndarray) -> np.ndarray:
+        return predicted.argmax(-1)
+
+    def describe_prediction(self, predicted: np.ndarray, digits: int | None = None) -> dict[str, Any]:
+        """`prediction`, the class's name, and `probabilities` by class name."""
+        values = [float(p) if digits is None else round(float(p), digits) for p in predicted]
+        probabilities = dict(zip(self.labels, values, strict=True))
+        return {"prediction": self.labels[int(predicted.argmax())], "probabilities": probabilities}
+
+    def confidence(self, predicted: np.ndarray) -> np.ndarray:
+        """The largest probability."""
+        return predicted.max(-1)
+
+    def mistakes(self, predicted: np.ndarray, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Those with the highest probability of a wrong class first."""
+        wrong = np.flatnonzero(predicted.argmax(1) != targets["label"])
+        return wrong[np.argsort(-predicted[wrong].max(1), kind="stable")]
+
+    def decision_name(self, decision: Any) -> str:
+        return self.labels[int(decision)]
+
+    def decision_names(self) -> tuple[str, ...]:
+        return self.labels
+
+    def explained_output(self, predicted: np.ndarray) -> np.ndarray:
+        return predicted.argmax(-1)

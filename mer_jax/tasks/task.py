@@ -1,0 +1,171 @@
+"""What is predicted: the contract that every task keeps. Training, evaluation, prediction, export and report ask the task;
+none of them knows whether the targets are classes, numbers or several labels at once. No JAX at import."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mer_jax.data.corpus import Corpus
+from mer_jax.metrics.metric import Metric
+
+Arrays = dict[str, Any]
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What evaluating one batch gives, and, added up, a part. A pytree (registered in `training.step`).
+
+    means: sums over the batch's real rows of what is averaged over a part; every task has `loss`. counts: what adds up
+    over batches and dialogues. rows: one entry for each row of the batch, kept by utterance; every task has `predicted`,
+    [batch, width].
+    """
+
+    means: Arrays
+    counts: Arrays
+    rows: Arrays
+
+
+class Task(abc.ABC):
+    """One kind of target, of one corpus.
+
+    metrics: the table of its scores; the first row is the main score. width: numbers that a model gives for an utterance.
+    Decisions are what a model finally says of utterances, [rows]; values are what it gives for them, [rows, width].
+    """
+
+    name: ClassVar[str]
+    metrics: Mapping[str, Metric]
+    width: int
+
+    @property
+    def main_metric(self) -> str:
+        """The score that tables lead with."""
+        return next(iter(self.metrics))
+
+    # ---- data
+
+    @abc.abstractmethod
+    def targets(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
+        """What is learnt of the corpus's utterances `rows`, an array [rows, …] by name. soft: as the raters say."""
+
+    @abc.abstractmethod
+    def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What metrics.json says of a part's targets."""
+
+    @abc.abstractmethod
+    def gaps(self, described: Mapping[str, Any]) -> str:
+        """What a training part lacks, in words, by what `describe_targets` says of it; nothing if all is there."""
+
+    @abc.abstractmethod
+    def training_note(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> str:
+        """What a person should know of what is learnt of the training utterances `rows`; often nothing."""
+
+    @abc.abstractmethod
+    def prior(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What the loss needs to know of the training part's targets."""
+
+    # ---- on the device
+
+    @abc.abstractmethod
+    def loss(self, values: Any, targets: Arrays, weight: Any, *, prior: Any, settings: Any) -> Any:
+        """The mean loss over the rows that count; settings: `config.LossSettings`, whose numbers may be arrays."""
+
+    @abc.abstractmethod
+    def evaluate(self, values: Any, targets: Arrays, weight: Any) -> Evaluation:
+        """What is needed of a batch to score it."""
+
+    @abc.abstractmethod
+    def decide(self, values: Any) -> Any:
+        """The decision on every row."""
+
+    @abc.abstractmethod
+    def calibrate(self, values: Any, temperature: Any) -> Any:
+        """What is predicted of every row, [rows, width], calibrated by what `analyse` has fitted."""
+
+    @abc.abstractmethod
+    def explained(self, values: Any) -> Any:
+        """Which of the outputs is explained of every row, as weights [rows, width]."""
+
+    # ---- scores
+
+    @abc.abstractmethod
+    def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
+        """What metrics.json says of a part: `loss`, the scores, and what else is printed of it."""
+
+    @abc.abstractmethod
+    def analyse(self, valid: Mapping[str, Any], test: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
+        """What else metrics.json says of a replica: calibration, agreement with raters. truth: `valid` and `test`
+        targets, and the raters' distributions of the test part, `soft`."""
+
+    @abc.abstractmethod
+    def count(self, targets: Mapping[str, np.ndarray], decisions: np.ndarray) -> np.ndarray:
+        """The counts that `metrics` are functions of, by decisions."""
+
+    @abc.abstractmethod
+    def count_by_dialogue(
+        self, targets: Mapping[str, np.ndarray], decisions: np.ndarray, dialogues: np.ndarray
+    ) -> np.ndarray:
+        """The counts of each dialogue, [dialogues, …], in the sorted order of their names."""
+
+    @abc.abstractmethod
+    def floor(self, train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The counts of the test part if the best constant of the training part is said of every utterance."""
+
+    @abc.abstractmethod
+    def pool(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What metrics.json says of all test parts of some replicas together."""
+
+    @abc.abstractmethod
+    def describe_ensemble(
+        self, counts: np.ndarray, predicted: np.ndarray, targets: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """What metrics.json says of the mean of several seeds' predictions, besides the scores."""
+
+    @abc.abstractmethod
+    def print_part(self, title: str, scores: Mapping[str, Any]) -> None:
+        """Prints what `score` says of a part."""
+
+    @abc.abstractmethod
+    def print_analysis(self, point: Mapping[str, Any], selects_on: str) -> None:
+        """Prints what `pool` says of a point. selects_on: the part that chose the checkpoint."""
+
+    def metric_values(self, counts: np.ndarray) -> dict[str, Any]:
+        """Every score, by counts with any leading axes."""
+        return {name: metric.function(counts) for name, metric in self.metrics.items()}
+
+    def is_better(self, score: str, new: float, old: float | None) -> bool:
+        """Whether a validation score beats the best one so far."""
+        metric = self.metrics[score]
+        return metric.better(new, metric.worst() if old is None else old)
+
+    # ---- predictions
+
+    @abc.abstractmethod
+    def decisions(self, predicted: np.ndarray) -> np.ndarray:
+        """The decisions by what is predicted, on the host."""
+
+    @abc.abstractmethod
+    def describe_prediction(self, predicted: np.ndarray, digits: int | None = None) -> dict[str, Any]:
+        """What a person reads of one utterance: `prediction`, and what it rests on, rounded to so many digits."""
+
+    @abc.abstractmethod
+    def confidence(self, predicted: np.ndarray) -> np.ndarray:
+        """How sure the model is of every row."""
+
+    @abc.abstractmethod
+    def mistakes(self, predicted: np.ndarray, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Which rows are wrong, the worst first."""
+
+    @abc.abstractmethod
+    def explained_output(self, predicted: np.ndarray) -> np.ndarray:
+        """Which of the outputs is explained of every row, as `explained` says, on the host."""
+
+    @abc.abstractmethod
+    def decision_name(self, decision: Any) -> str:
+        """A decision in words."""
+
+    @abc.abstractmethod
+    def decision_names(self) -> tuple[str, ...]:
+        """All decisions that there are, in words."""
