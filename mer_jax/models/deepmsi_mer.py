@@ -322,9 +322,7 @@ class DeepMSIMER(nnx.Module):
         if not self.vsc:
             return x, mask, None
         threshold, alpha = value_of(self.threshold, x.dtype), value_of(self.alpha, x.dtype)
-        found = vsc.compress(
-            x, mask, guide, keep=self.keep, threshold=threshold, alpha=alpha, published=self.published
-        )
+        found = vsc.compress(x, mask, guide, keep=self.keep, threshold=threshold, alpha=alpha, published=self.published)
         return found.tokens, found.mask, found.kept
 
 
@@ -396,5 +394,11 @@ def build_with(
             rngs=rngs,
         )
 
-    found = family.Family(module=module, objective=functools.partial(objective, task=task), sentence=SENTENCE)
+    found = family.Family(
+        module=module,
+        objective=functools.partial(objective, task=task),
+        sentence=SENTENCE,
+        # VSC keeps a share of the visual steps, and the TCN plans by how many there are.
+        fixed_lengths=("visual",),
+    )
     return dataclasses.replace(found, **more)

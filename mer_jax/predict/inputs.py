@@ -68,7 +68,7 @@ def check_flags_apply(inputs: Sequence[Any], options: InputOptions) -> None:
 
 
 def items_of(
-    inputs: Any, model: ModelSpec, options: InputOptions = InputOptions(), encoders: EncoderClient | None = None
+    inputs: Any, model: ModelSpec, options: InputOptions | None = None, encoders: EncoderClient | None = None
 ) -> Iterator[Item]:
     """The items of what `Predictor.predict` takes, one after the other.
 
@@ -77,6 +77,7 @@ def items_of(
     may be missing), `id`, `start`, `end`; a folder of clips. encoders: what encodes clips, to be used again; otherwise they
     are started where they are needed, and ended. Raises UserError.
     """
+    options = options or InputOptions()
     if isinstance(inputs, Mapping):
         yield _of_arrays(inputs, options.sentence or "")
         return
