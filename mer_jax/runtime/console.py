@@ -1,12 +1,15 @@
-"""TODO: say what lives here."""
+"""What a person sees on the console: the console itself, progress with rate and time left. No JAX."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import rich.box
+import rich.console
+import rich.progress
 
 console = rich.console.Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 160  # a file or a pipe has no width; tables must not be squeezed into 80 columns
 PLAIN_SECONDS = 20.0  # without a terminal, a line of progress so often
 
 
