@@ -236,10 +236,10 @@ class DeepMSIMER(nnx.Module):
         guided = token if self.vsc else 0
         if self.backbone is not None:
             token, guided = self.backbone.width, self.backbone.guide_width
-        self.early = None
-        if guided and guides:
-            hidden, rate = settings.early_width, settings.early_dropout
-            self.early = EarlyFusion(guides, hidden, guided, rate, published=self.published, rngs=rngs)
+        hidden, rate = settings.early_width, settings.early_dropout
+        published = self.published
+        fuses = guided and guides
+        self.early = EarlyFusion(guides, hidden, guided, rate, published=published, rngs=rngs) if fuses else None
         alone = bool(guided) and not guides and not self.published
         self.guide = nnx.Param(jnp.zeros(guided)) if alone else None
         he = not self.published

@@ -111,7 +111,7 @@ class PredictionReport:
     def close(self) -> None:
         """Prints the totals."""
         failed = f"; {self.failed} could not be used" if self.failed else ""
-        done = f"{self.done - self.failed} utterances predicted"
+        done = f"{self.done - self.failed} utterances classified"
         print(f"{done}, {self.rate(time.monotonic())}{failed}", file=sys.stderr)
         for note, count in self.notes.items():
             if count > 1:
