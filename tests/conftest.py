@@ -132,3 +132,25 @@ def small_corpus(tmp_path):
     """A fresh small corpus folder that a test may damage."""
     write_corpus(tmp_path / "small", small_utterances(), small_description(), shard_records=10)
     return tmp_path / "small"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Small random encoders of the real classes, in folders."""
+    from recordings import write_models
+
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory):
+    """Eight wavs of different lengths."""
+    from recordings import write_speech
+
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="session")
+def portrait():
+    """Eileen Collins, by NASA: 512 x 512, her face from about (178, 64) to (272, 162)."""
+    return pytest.importorskip("skimage.data", reason="needs pip install -e '.[test]'").astronaut()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from browser import BROWSER
 from conftest import ROOT, free_ports, user_env
-from test_extract import needs_prep, tone, write_movie, write_table, write_wav
+from recordings import needs_prep, tone, write_movie, write_table, write_wav
 
 import mer_jax
 from mer_jax.demo import __main__ as demo_main

@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 from conftest import ROOT, small_description, small_utterances, user_env
-from test_extract import needs_prep
+from recordings import needs_prep
 
 from mer_jax.data.corpus import Corpus, Manifest
 from mer_jax.data.corpus_writer import write_corpus
