@@ -83,9 +83,7 @@ def make_batch(lengths, pad):
     features = {m: np.where(np.expand_dims(mask[m], tuple(range(2, x.ndim))), x[:, : mask[m].shape[1]], 0).astype(np.float32)
                 for m, x in values.items()}  # fmt: skip
     label = np.zeros(len(lengths), np.int32)
-    return jax.tree.map(
-        jnp.asarray, Batch(features, mask, class_targets(label, 2), label.astype(np.float32) + 1)
-    )
+    return jax.tree.map(jnp.asarray, Batch(features, mask, class_targets(label, 2), label.astype(np.float32) + 1))
 
 
 def call(batch, rows, hidden=(), **sigma):
