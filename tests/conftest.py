@@ -127,6 +127,11 @@ def small_description(**changes):
     return Description(**(fields | changes))
 
 
+def class_targets(label, classes):
+    """What `Classification.targets` makes of labels alone."""
+    return {"label": label, "target": np.eye(classes, dtype=np.float32)[label]}
+
+
 @pytest.fixture
 def small_corpus(tmp_path):
     """A fresh small corpus folder that a test may damage."""

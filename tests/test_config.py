@@ -4,7 +4,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, class_targets
 
 from mer_jax import config as config_lib
 from mer_jax import sweep
@@ -49,7 +49,9 @@ def test_the_table_of_parameters_names_every_config():
 
 def build_without_reading(config, corpus, replicas):
     """The compiled functions for so many replicas of the official split, and the pool."""
-    pool = pool_lib.select_utterances(corpus, np.arange(len(corpus)), {m: 128 for m in config.data.modalities})
+    rows = np.arange(len(corpus))
+    targets = class_targets(corpus.label_ids(rows), len(corpus.labels))
+    pool = pool_lib.select_utterances(corpus, rows, {m: 128 for m in config.data.modalities}, targets)
     fold = protocols.split(corpus, "official", 0).folds[0]
     widths = {m: corpus.modalities[m]["width"] for m in config.data.modalities}
     widths |= {m: 3 for m in widths if "pixels" in corpus.modalities[m]}
@@ -91,14 +93,16 @@ def test_every_config_traces_a_step(name, demo, framed):
         shapes = {m: ((batch, 16, corpus.modalities[m]["width"]), np.float32) for m in ("text", "audio")}
         shapes["visual"] = ((batch, 16, pixels, pixels, 3), np.uint8)
         mask = {m: jax.ShapeDtypeStruct((batch, 16), bool) for m in shapes}
-        rest = [((batch,), np.int32), ((batch, classes), np.float32), ((batch,), np.float32)]
-        source = Batch({m: jax.ShapeDtypeStruct(*s) for m, s in shapes.items()}, mask, *(jax.ShapeDtypeStruct(*s) for s in rest))  # fmt: skip
+        targets = {"label": jax.ShapeDtypeStruct((batch,), np.int32)}
+        targets["target"] = jax.ShapeDtypeStruct((batch, classes), np.float32)
+        features = {m: jax.ShapeDtypeStruct(*s) for m, s in shapes.items()}
+        source = Batch(features, mask, targets, jax.ShapeDtypeStruct((batch,), np.float32))
     else:
         rows = jax.ShapeDtypeStruct((batch,), np.int32)
         flat = {m: jax.ShapeDtypeStruct((100, demo.modalities[m]["width"]), np.float16) for m in config.data.modalities}
         column = {m: jax.ShapeDtypeStruct((len(pool),), np.int32) for m in config.data.modalities}
-        source = loader.Resident(flat, column, column, jax.ShapeDtypeStruct((len(pool),), np.int32),
-                               jax.ShapeDtypeStruct(pool.targets.shape, np.float32))  # fmt: skip
+        targets = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in pool.targets.items()}
+        source = loader.Resident(flat, column, column, targets)
     pads = tuple((m, 16) for m in config.data.modalities)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to the power of an integer
         new, terms = jax.eval_shape(lambda s, w, d, r: compiled.train(s, w, d, r, pads), state, weight, source, rows)

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import pickle
 
@@ -5,22 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import small_description, small_utterances
+from conftest import class_targets, small_description, small_utterances
 
 from mer_jax.data import loader
 from mer_jax.data import pool as pool_lib
 from mer_jax.data.corpus import Corpus, soft_label
 from mer_jax.data.corpus_writer import write_corpus
-from mer_jax.data.records import dataclasses
 from mer_jax.errors import UserError
 from mer_jax.runtime import sharding
+from mer_jax.tasks.classification import Classification
 
 LIMITS = {"text": 5, "audio": 3}
 ONE = sharding.make_mesh(devices=jax.devices()[:1])
 
 
 def training_pool(corpus):
-    return pool_lib.select_utterances(corpus, corpus.rows("train"), LIMITS)
+    rows = corpus.rows("train")
+    return pool_lib.select_utterances(corpus, rows, LIMITS, class_targets(corpus.label_ids(rows), len(corpus.labels)))
 
 
 def scan(corpus, pool, nonfinite="refuse", keep=False):
@@ -51,13 +53,14 @@ def test_a_pool_cuts_and_counts(pool):
 def test_what_raters_say_is_learnt_where_they_chose_a_class(small_corpus):
     corpus = Corpus(small_corpus)
     rows = corpus.rows("train")
-    hard, soft = (pool_lib.select_utterances(corpus, rows, LIMITS, soft=soft) for soft in (False, True))
-    np.testing.assert_array_equal(hard.targets, np.eye(3)[hard.labels])
+    task = Classification(corpus.labels)
+    hard, soft = (task.targets(corpus, rows, soft=soft)["target"] for soft in (False, True))
+    np.testing.assert_array_equal(hard, np.eye(3)[corpus.label_ids(rows)])
     for i, row in enumerate(rows.tolist()):
         said = soft_label(corpus[row].votes, corpus.labels)
-        np.testing.assert_array_equal(soft.targets[i], said if said.any() else hard.targets[i])
-    np.testing.assert_allclose(soft.targets.sum(1), 1, rtol=1e-6)
-    assert 0 < (soft.targets == hard.targets).all(1).sum() < len(rows)
+        np.testing.assert_array_equal(soft[i], said if said.any() else hard[i])
+    np.testing.assert_allclose(soft.sum(1), 1, rtol=1e-6)
+    assert 0 < (soft == hard).all(1).sum() < len(rows)
 
 
 def test_gather_and_collate_give_the_same_batch(small_corpus, pool):
@@ -180,7 +183,7 @@ def test_grain_gives_the_same_stream_with_any_threads_and_from_any_step(small_co
         for (a, *_, rows), (b, *_, same) in zip(whole[start:], stream(threads, start, 9 - start), strict=True):
             jax.tree.map(np.testing.assert_array_equal, a, b)
             np.testing.assert_array_equal(rows, same)
-            np.testing.assert_array_equal(a.label, pool.labels[rows])
+            np.testing.assert_array_equal(a.targets["label"], pool.targets["label"][rows])
 
 
 def test_sources_pickle_for_worker_processes(small_corpus, pool):
@@ -207,7 +210,7 @@ def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corp
         streamed.evaluation(parts, 4, 2), packed.evaluation(parts, 4, 2), strict=True
     ):
         np.testing.assert_array_equal(rows, same)
-        assert len(block.label) == 8, "two different parts of 4"
+        assert len(block.weight) == 8, "two different parts of 4"
         real = np.unique(rows[rows >= 0])
         assert int(block.weight.sum()) == len(real)
         for k in range(3):
@@ -217,7 +220,8 @@ def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corp
             )
             np.testing.assert_array_equal(found.weight, wanted.weight)
             real = np.asarray(wanted.weight) > 0
-            np.testing.assert_array_equal(found.label[real], wanted.label[real])
+            for name, values in wanted.targets.items():
+                np.testing.assert_array_equal(found.targets[name][real], values[real])
             for m in LIMITS:
                 time = min(found.mask[m].shape[1], wanted.mask[m].shape[1])
                 np.testing.assert_array_equal(found.mask[m][:, :time], wanted.mask[m][:, :time])
@@ -227,8 +231,7 @@ def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corp
 def test_pads_are_few_and_long_enough():
     pool = pool_lib.UtterancePool(
         np.arange(100),
-        np.zeros(100, np.int32),
-        np.ones((100, 1), np.float32),
+        {},
         {"text": np.arange(1, 101, dtype=np.int32)},
         {},
     )

@@ -103,7 +103,7 @@ def test_the_published_model_has_its_parameters():
     images = jnp.zeros((2, 3, 256, 256, 3))
     batch = Batch({"text": jnp.zeros((2, 1, 1024)), "audio": jnp.zeros((2, 1, 768)), "visual": images},
                   {"text": jnp.ones((2, 1), bool), "audio": jnp.ones((2, 1), bool), "visual": jnp.ones((2, 3), bool)},
-                  jnp.zeros(2, jnp.int32), jnp.zeros((2, 6)), jnp.ones(2))  # fmt: skip
+                  {}, jnp.ones(2))  # fmt: skip
     outputs, _ = jax.eval_shape(lambda key: model.apply(*model.init(key), batch), jax.random.key(0))
     assert outputs["kept"].place.shape == (2, 3, 100)
     assert outputs["logits"].shape == (2, 6)

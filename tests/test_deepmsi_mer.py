@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from conftest import class_targets
 
 from mer_jax.data.batch import Batch
 from mer_jax.models.deepmsi_mer import DeepMSIMER, fusion_objective
@@ -54,12 +55,12 @@ def make_batch(modalities=tuple(WIDTHS), lengths=LENGTHS, pad=0, tokens=1):
     label = np.arange(len(lengths), dtype=np.int32) % 2
     return jax.tree.map(
         jnp.asarray,
-        Batch(features, mask, label, np.eye(CLASSES, dtype=np.float32)[label], np.ones(len(lengths), np.float32)),
+        Batch(features, mask, class_targets(label, CLASSES), np.ones(len(lengths), np.float32)),
     )
 
 
 def samples(batch):
-    for i in range(len(batch.label)):
+    for i in range(len(batch.weight)):
         yield {m: np.asarray(batch.features[m][i])[np.asarray(batch.mask[m][i])] for m in batch.features}
 
 
@@ -94,7 +95,7 @@ def gradients(modalities, key=None, **switch):
     def objective(p):
         outputs, _ = apply(p, batch, key)
         return fusion_objective(
-            outputs["logits"], outputs["projections"], outputs["present"], outputs["temperature"], batch.label, batch.target, batch.weight,
+            outputs["logits"], outputs["projections"], outputs["present"], outputs["temperature"], batch.targets["label"], batch.targets["target"], batch.weight,
             prior=jnp.ones(CLASSES) / CLASSES, contrastive_weight=0.5, pairs=("visual-text", "visual-audio", "text-audio"),
             per_positive=True, imbalance="none", focal_gamma=2.0, label_smoothing=0.0,
         )[0]  # fmt: skip

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import class_targets
 
 from mer_jax import config as config_lib
 from mer_jax.data import pool as pool_lib
@@ -58,7 +59,7 @@ def batch_of(modalities, time=7):
         for m in modalities
     }
     return jax.tree.map(
-        jnp.asarray, Batch(features, mask, np.zeros(4, np.int32), np.zeros((4, 3), np.float32), np.ones(4, np.float32))
+        jnp.asarray, Batch(features, mask, class_targets(np.zeros(4, np.int32), 3), np.ones(4, np.float32))
     )
 
 
@@ -117,7 +118,7 @@ def test_evidence_lies_on_real_steps_and_sums_up(explained):
     start = {m: jnp.zeros_like(x) for m, x in standard.features.items()}
     if found.kept is None:
         start = {m: attribution.utterance_mean(x, batch.mask[m]) for m, x in standard.features.items()}
-    at = Batch(start, batch.mask, batch.label, batch.target, batch.weight)
+    at = Batch(start, batch.mask, batch.targets, batch.weight)
     before, predicted = apply(model.params, model.rest, at)[0]["logits"], np.asarray(found.logits).argmax(1)
     wanted = (found.logits - before)[np.arange(4), predicted]
     total = sum(x.sum(1) for x in found.evidence.values())
@@ -154,7 +155,7 @@ def test_own_mean_is_of_the_real_steps():
 def test_a_map_of_few_utterances(count, small_corpus):
     feature = RNG.normal(size=(count, 4)).astype(np.float32)
     corpus = Corpus(small_corpus)
-    pool = pool_lib.select_utterances(corpus, np.arange(len(corpus)), {"text": 9, "audio": 1})
+    pool = pool_lib.select_utterances(corpus, np.arange(len(corpus)), {"text": 9, "audio": 1}, {})
     found = inspection.pca_projection(corpus, pool, np.arange(count), {"feature": feature})
     at = np.stack([found["x"], found["y"]], 1)
     assert at.shape == (count, 2)

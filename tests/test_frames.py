@@ -6,7 +6,7 @@ import io
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import small_description
+from conftest import class_targets, small_description
 from PIL import Image
 
 from mer_jax import config as config_lib
@@ -177,7 +177,9 @@ def test_colours_are_their_formula():
 
 def feed_of(folder, threads=1, seed=0):
     corpus = Corpus(folder)
-    pool = pool_lib.select_utterances(corpus, np.arange(len(corpus)), {"visual": 2, "text": 4})
+    rows = np.arange(len(corpus))
+    targets = class_targets(corpus.label_ids(rows), len(corpus.labels))
+    pool = pool_lib.select_utterances(corpus, rows, {"visual": 2, "text": 4}, targets)
     view = View(8, crop=0.5, flip=0.5, colour=0.2)
     mesh = sharding.make_mesh(devices=sharding.jax.devices()[:1])
     feed = loader.BatchSource(corpus, pool, "refuse", mesh, read_threads=threads, view=view, seed=seed)

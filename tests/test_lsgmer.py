@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from conftest import class_targets
 
 from mer_jax.data.batch import Batch
 from mer_jax.models import layers, lsgmer
@@ -47,7 +48,7 @@ def make_batch(lengths, pad=0, widths=WIDTHS, seed=3):
     label = rng.integers(0, CLASSES, len(lengths)).astype(np.int32)
     return jax.tree.map(
         jnp.asarray,
-        Batch(features, mask, label, np.eye(CLASSES, dtype=np.float32)[label], np.ones(len(lengths), np.float32)),
+        Batch(features, mask, class_targets(label, CLASSES), np.ones(len(lengths), np.float32)),
     )
 
 
@@ -55,7 +56,7 @@ LENGTHS = [{"text": 4, "audio": 1}, {"text": 7, "audio": 3}, {"text": 1, "audio"
 
 
 def samples(batch):
-    for i in range(len(batch.label)):
+    for i in range(len(batch.weight)):
         yield {m: np.asarray(batch.features[m][i])[np.asarray(batch.mask[m][i])] for m in WIDTHS if m in batch.features}
 
 
@@ -202,7 +203,7 @@ def test_a_gradient_reaches_every_parameter(switch):
     def objective(p):
         outputs = apply(p, batch)
         return joint_objective(
-            outputs["logits"], outputs["similarity"], batch.target, batch.weight, prior=jnp.ones(CLASSES) / CLASSES,
+            outputs["logits"], outputs["similarity"], batch.targets["target"], batch.weight, prior=jnp.ones(CLASSES) / CLASSES,
             apc_weight=0.5, temperature=0.1, imbalance="none", focal_gamma=2.0, label_smoothing=0.0,
         )[0]  # fmt: skip
 
@@ -270,6 +271,6 @@ def test_update_labels_by_class_mean_drops_the_optimisers_step():
     fused = jnp.asarray(RNG.normal(size=(3, WIDTH)), jnp.float32)
     old, new = ({"labels": jnp.full((CLASSES, WIDTH), v), "other": jnp.full((2,), v)} for v in (1.0, 2.0))
     found = lsgmer.update_labels(old, new, {"fused": fused}, batch, how="class_mean", alpha=0.9)
-    wanted = 0.9 + 0.1 * lsgmer.class_means(fused, batch.label, batch.weight, old["labels"])
+    wanted = 0.9 + 0.1 * lsgmer.class_means(fused, batch.targets["label"], batch.weight, old["labels"])
     np.testing.assert_allclose(found["labels"], wanted, atol=1e-6)
     np.testing.assert_array_equal(found["other"], new["other"])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, small_description, small_utterances
+from conftest import ROOT, class_targets, small_description, small_utterances
 from etils import epath
 from test_cli import snapshot
 from test_replicas import experiment
@@ -83,9 +83,7 @@ def make_batch(lengths, pad):
     features = {m: np.where(np.expand_dims(mask[m], tuple(range(2, x.ndim))), x[:, : mask[m].shape[1]], 0).astype(np.float32)
                 for m, x in values.items()}  # fmt: skip
     label = np.zeros(len(lengths), np.int32)
-    return jax.tree.map(
-        jnp.asarray, Batch(features, mask, label, np.eye(2, dtype=np.float32)[label], label.astype(np.float32) + 1)
-    )
+    return jax.tree.map(jnp.asarray, Batch(features, mask, class_targets(label, 2), label.astype(np.float32) + 1))
 
 
 def call(batch, rows, hidden=(), **sigma):
@@ -300,7 +298,7 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
         noisy = call(clean, pool.rows[rows], text=SIGMAS[-1])
         for kind, batch in (("missing", dataclasses.replace(clean, **gone)), ("noise", noisy)):
             matrix = np.zeros((3, 3), int)
-            np.add.at(matrix, (pool.labels[rows], np.asarray(predict(model, batch))), 1)
+            np.add.at(matrix, (pool.targets["label"][rows], np.asarray(predict(model, batch))), 1)
             wanted[kind].append(scores(matrix, corpus.labels))
     for kind, m in (("missing", "audio"), ("noise", "text")):
         for score in SCORES:

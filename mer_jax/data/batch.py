@@ -14,15 +14,13 @@ class Batch:
 
     features[m]: Float[batch, time_m, feat_m], or frames, UInt8[batch, time_m, height, width, 3]; zero where mask is False
     mask[m]:     Bool[batch, time_m], True where a real time step is; an utterance without the modality has none
-    label:       Int32[batch]
-    target:      Float[batch, classes], the distribution to learn: all on the label, or the raters' (data.soft_labels)
+    targets[n]:  [batch, …], what the task makes of the utterances' targets; empty where they are not known
     weight:      Float[batch], 0 for rows that only fill the batch up, else 1
     """
 
     features: dict[str, Any]
     mask: dict[str, Any]
-    label: Any
-    target: Any
+    targets: dict[str, Any]
     weight: Any
 
 

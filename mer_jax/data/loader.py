@@ -115,8 +115,7 @@ class Resident:
     flat: dict[str, Any]
     start: dict[str, Any]
     length: dict[str, Any]
-    label: Any
-    target: Any
+    targets: dict[str, Any]
 
 
 def blocks_of(pool: UtterancePool, mesh: jax.sharding.Mesh) -> list[tuple[np.ndarray, bool]]:
@@ -159,9 +158,8 @@ def pack(
         if len(blocks) > 1
         else sharding.device_put_global(flat, sharding.replicated(mesh))
     )
-    return Resident(
-        flat, *sharding.device_put_global((start, length, pool.labels, pool.targets), sharding.replicated(mesh))
-    )
+    rest = sharding.device_put_global((start, length, dict(pool.targets)), sharding.replicated(mesh))
+    return Resident(flat, *rest)
 
 
 def gather(resident: Resident, rows: Int[Array, "batch"], pads: PaddedLengths) -> Batch:
@@ -174,7 +172,8 @@ def gather(resident: Resident, rows: Int[Array, "batch"], pads: PaddedLengths) -
         mask[m] = (steps < resident.length[m][at][:, None]) & real[:, None]
         value = resident.flat[m].at[resident.start[m][at][:, None] + steps].get(mode="clip")
         features[m] = jnp.where(mask[m][..., None], value.astype(jnp.float32), 0)
-    return Batch(features, mask, resident.label[at], resident.target[at], real.astype(jnp.float32))
+    targets = {name: x[at] for name, x in resident.targets.items()}
+    return Batch(features, mask, targets, real.astype(jnp.float32))
 
 
 def collate(
@@ -209,7 +208,8 @@ def collate(
             features[m][i, : len(value)] = value
             mask[m][i, : len(value)] = True
     at = np.maximum(rows, 0)
-    return Batch(features, mask, pool.labels[at], pool.targets[at], real.astype(np.float32))
+    targets = {name: x[at] for name, x in pool.targets.items()}
+    return Batch(features, mask, targets, real.astype(np.float32))
 
 
 def take_rows(batch: Batch, places: Int[Array, "batch"]) -> Batch:
@@ -217,7 +217,8 @@ def take_rows(batch: Batch, places: Int[Array, "batch"]) -> Batch:
     real, at = places >= 0, jnp.maximum(places, 0)
     mask = {m: x[at] & real[:, None] for m, x in batch.mask.items()}
     features = {m: where_real(mask[m], x[at]) for m, x in batch.features.items()}
-    return Batch(features, mask, batch.label[at], batch.target[at], real.astype(jnp.float32))
+    targets = {name: x[at] for name, x in batch.targets.items()}
+    return Batch(features, mask, targets, real.astype(jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,13 +16,11 @@ from mer_jax.runtime import distributed
 
 @dataclasses.dataclass(frozen=True)
 class UtterancePool:
-    """The utterances that an experiment uses: `rows` in the corpus, their label ids, the distributions to learn
-    (Float32[rows, classes]), and per modality how many time steps each keeps. Everywhere else an utterance is a position in
-    the pool."""
+    """The utterances that an experiment uses: `rows` in the corpus, their targets ([rows, …] by name, as the task made
+    them), and per modality how many time steps each keeps. Everywhere else an utterance is a position in the pool."""
 
     rows: np.ndarray
-    labels: np.ndarray
-    targets: np.ndarray
+    targets: Mapping[str, np.ndarray]
     lengths: Mapping[str, np.ndarray]
     cut: Mapping[str, np.ndarray]  # Bool: which sequences were longer
 
@@ -31,19 +29,12 @@ class UtterancePool:
 
 
 def select_utterances(
-    corpus: Corpus, rows: np.ndarray, max_lengths: Mapping[str, int], *, soft: bool = False
+    corpus: Corpus, rows: np.ndarray, max_lengths: Mapping[str, int], targets: Mapping[str, np.ndarray]
 ) -> UtterancePool:
-    """The corpus's utterances `rows`, their sequences cut to `max_lengths` time steps. `soft`: what is learnt is what the
-    raters say, where any of them chose a class."""
+    """The corpus's utterances `rows` with their `targets`; their sequences are cut to `max_lengths` time steps."""
     full = {m: corpus.index[f"length/{m}"][rows] for m in max_lengths}
-    labels = corpus.label_ids(rows)
-    targets = np.eye(len(corpus.labels), dtype=np.float32)[labels]
-    if soft:
-        raters = corpus.soft_labels(rows)
-        targets = np.where(raters.any(1, keepdims=True), raters, targets)
     return UtterancePool(
         rows=rows,
-        labels=labels,
         targets=targets,
         lengths={m: np.minimum(full[m], limit) for m, limit in max_lengths.items()},
         cut={m: full[m] > limit for m, limit in max_lengths.items()},

@@ -60,7 +60,7 @@ def without(batch: Batch, real: dict[str, Any]) -> Batch:
     """The batch with only those time steps that are `real`, Bool[batch, time] of each modality, too."""
     mask = {m: batch.mask[m] & real[m] for m in batch.mask}
     features = {m: where_real(mask[m], x) for m, x in batch.features.items()}
-    return Batch(features, mask, batch.label, batch.target, batch.weight)
+    return Batch(features, mask, batch.targets, batch.weight)
 
 
 def shapley_by_modality(

@@ -107,7 +107,7 @@ def disturbed(
             return x + strength * noise(key, rows, x.shape[1], x.shape[2:])
 
         features[m] = where_real(mask[m], jax.lax.cond(sigma[m] > 0, with_noise, lambda x: x, x))
-    return Batch(features, mask, batch.label, batch.target, batch.weight)
+    return Batch(features, mask, batch.targets, batch.weight)
 
 
 def predictor(whole: setup.Run) -> Callable[..., Any]:

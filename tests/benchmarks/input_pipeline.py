@@ -15,6 +15,7 @@ from mer_jax.data import pool as pool_lib
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic import demo_corpus
 from mer_jax.runtime import sharding
+from mer_jax.tasks import task_of
 
 BATCH = 32
 
@@ -36,7 +37,9 @@ def main():
     path = parser.parse_args().corpus
     flags.FLAGS.mark_as_parsed()
     corpus = Corpus(path) if path else demo_corpus()
-    pool = pool_lib.select_utterances(corpus, corpus.rows("train"), dict.fromkeys(corpus.modalities, 128))
+    rows = corpus.rows("train")
+    lengths, targets = dict.fromkeys(corpus.modalities, 128), task_of(corpus).targets(corpus, rows, soft=False)
+    pool = pool_lib.select_utterances(corpus, rows, lengths, targets)
     steps = min(len(pool) // BATCH, 100)
     count = steps * BATCH
     order = np.random.default_rng(0).permutation(len(pool))[:count]
