@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
         else:
             model.projection_dropout = model.early_dropout = model.dropout = model.tcn_dropout = 0.4
         loss.label_smoothing, loss.pairs, loss.per_positive = 0.0, ("visual-text", "visual-audio"), False
-        optim.name, optim.weight_decay, optim.clip, optim.average = "adam", 1e-5, 0.0, 0.0
+        optim.name, optim.weight_decay, optim.clip, optim.ema_decay = "adam", 1e-5, 0.0, 0.0
         optim.schedule, optim.warmup = "constant", 0.0
         optim.learning_rate = 5e-5 if arg == "iemocap" else 1e-4
         train.batch_size, train.epochs, train.patience = 32, 30, 4
@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
         optim.learning_rate = 2e-3
         train.epochs = 3
     elif not arg:
-        optim.learning_rate, optim.weight_decay, optim.average = 2e-3, 1.0, 0.995
+        optim.learning_rate, optim.weight_decay, optim.ema_decay = 2e-3, 1.0, 0.995
         train.epochs, train.patience = 30, 8
     else:
         raise ValueError(f"configs/deepmsi_mer.py knows the arguments iemocap, meld and tiny, or none, not {arg!r}")

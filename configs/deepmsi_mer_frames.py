@@ -8,7 +8,7 @@ DIR is a corpus with frames: `python -m data_prep.clips … --visual-encoder=jpe
 two stages learn, and lower layers more slowly:
 
 python -m data_prep.swin microsoft/swinv2-tiny-patch4-window8-256 --out swin_t.npz
-… --config.backbone.weights=swin_t.npz --config.backbone.tune=last:2 --config.backbone.layer_decay=0.8
+… --config.backbone.weights=swin_t.npz --config.backbone.trainable_stages=last:2 --config.backbone.layer_decay=0.8
 """
 
 from mer_jax.models import deepmsi_mer_frames
@@ -30,12 +30,12 @@ def get_config(arg: str = "") -> deepmsi_mer_frames.DeepMSIFramesExperiment:
         model.variant, model.pool, train.batch_size = "published", "mean", 32
         model.projection_dropout, model.early_dropout, model.dropout, model.tcn_dropout = 0.2, 0.3, 0.3, 0.3
         loss.label_smoothing, loss.pairs, loss.per_positive = 0.0, ("visual-text", "visual-audio"), False
-        optim.name, optim.weight_decay, optim.clip, optim.average = "adam", 1e-5, 0.0, 0.0
+        optim.name, optim.weight_decay, optim.clip, optim.ema_decay = "adam", 1e-5, 0.0, 0.0
         optim.schedule, optim.warmup, optim.learning_rate = "constant", 0.0, 5e-5
         frames.crop, frames.flip, frames.colour = 1.0, 0.0, 0.0
     elif arg == "swin_t":
         backbone.norm_first, train.precision = False, "bfloat16"  # as in public checkpoints
-        optim.learning_rate, optim.weight_decay, optim.average = 3e-4, 0.05, 0.999
+        optim.learning_rate, optim.weight_decay, optim.ema_decay = 3e-4, 0.05, 0.999
     elif arg == "tiny":
         experiment.data.path, experiment.data.modalities = "demo:frames", ("visual",)
         model.early_width = model.projection = 64
@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> deepmsi_mer_frames.DeepMSIFramesExperiment:
         # What a drawn square says depends on its colours, and on what is left and right in it.
         frames.size, frames.crop, frames.flip, frames.colour = 32, 1.0, 0.0, 0.0
         backbone.width, backbone.depths, backbone.heads, backbone.window, backbone.mlp = 64, (1, 2), (4, 4), 4, 2
-        backbone.stage, backbone.sides, backbone.drop_path, backbone.rematerialize = 1, (4,), 0.0, False
+        backbone.vsc_stage, backbone.vsc_grid_sides, backbone.drop_path, backbone.rematerialize = 1, (4,), 0.0, False
         model.dropout = model.tcn_dropout = model.projection_dropout = 0.1
         loss.label_smoothing, optim.learning_rate = 0.0, 1e-3
         train.eval_batch_size, train.epochs, train.patience = 64, 20, 0

@@ -18,16 +18,16 @@ def get_config(arg: str = "") -> lsgmer.LSGMERExperiment:
         experiment.loss.label_smoothing = 0.0
         optim.learning_rate, optim.weight_decay = 5e-4, 1.0
         if arg == "iemocap":
-            model.dropout, model.encoder_dropout, optim.average = 0.5, 0.3, 0.995
+            model.dropout, model.encoder_dropout, optim.ema_decay = 0.5, 0.3, 0.995
             train.epochs, train.patience = 10, 4
         else:
-            model.dropout, model.encoder_dropout, optim.average = 0.3, 0.1, 0.99
+            model.dropout, model.encoder_dropout, optim.ema_decay = 0.3, 0.1, 0.99
             train.epochs, train.patience = 8, 3
     elif arg == "emodb":  # 300 to 450 utterances of 25 descriptors train: small, and often hidden
         experiment.data.modalities, experiment.data.protocol = ("audio",), "loso"
         model.width, model.input_dropout, model.time_dropout = 64, 0.1, 0.2
         experiment.loss.label_smoothing = 0.0
-        optim.learning_rate, optim.average = 5e-3, 0.95
+        optim.learning_rate, optim.ema_decay = 5e-3, 0.95
         train.batch_size, train.epochs, train.patience = 32, 25, 0
     elif arg == "tiny":
         model.width = 32

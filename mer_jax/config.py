@@ -118,7 +118,9 @@ class TrainSettings:
     epochs: int = setting(12, at_least=1)
     patience: int = setting(4, at_least=0)  # epochs without a better validation score before stopping; 0 = never
     select: str = "weighted_f1"  # the validation score that chooses the checkpoint, one of the task's
-    checkpoint_minutes: float = setting(10.0, at_least=0, changes_result=False)  # save so often besides every epoch's end
+    checkpoint_minutes: float = setting(
+        10.0, at_least=0, changes_result=False
+    )  # save so often besides every epoch's end
     # How many of the latest checkpoints stay on disk: if one turns out damaged, the one before takes its place.
     keep_checkpoints: int = setting(2, at_least=1, changes_result=False)
     log_steps: int = setting(20, at_least=1, changes_result=False)
@@ -170,6 +172,10 @@ class Experiment:
     def family(cls) -> str:
         """The name of the family, which is its file in mer_jax/models, or a module that Python finds elsewhere."""
         return cls.__module__.removeprefix("mer_jax.models.")
+
+    def sweeps(self, field: str) -> bool:
+        """Whether replicas of the run differ in the field."""
+        return field in self.replicas.grid + self.replicas.points
 
     def check(self) -> None:
         """Checks what one field alone cannot say, for `validate`; raises UserError."""

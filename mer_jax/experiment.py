@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""A run on one page: open the corpus, check, split, prepare, train, score, report."""
 
 import platform
 from typing import Any
@@ -7,112 +7,125 @@ import jax
 from clu import parameter_overview
 from etils import epath
 
-from mer_jax import config as config_lib
+from mer_jax.config import Experiment
 from mer_jax.data import leakage, protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic import demo_corpus
 from mer_jax.errors import UserError
 from mer_jax.evaluation.final import finish
 from mer_jax.files import read_json
-from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
-from mer_jax.models import pretrained
-from mer_jax.runtime import checkpoint, console, distributed, run_log
-from mer_jax.training.loop import loop
+from mer_jax.report import render
+from mer_jax.runtime import checkpoint, distributed, run_log
+from mer_jax.runtime.console import console
+from mer_jax.tasks import task_of
+from mer_jax.training.loop import Loop
 from mer_jax.training.replicas import replicas_of
 from mer_jax.training.resume import resume_or_begin
-from mer_jax.training.setup import Run, assemble
+from mer_jax.training.setup import Run, assemble, split_of
 from mer_jax.training.workdir import identity, is_finished
 
 
-def check(experiment: config_lib.Experiment, corpus: Corpus) -> None:
-    """Everything that the experiment asks of the corpus and that can be refused without JAX."""
-    config_lib.validate_against(experiment, corpus)
-    if isinstance(experiment, deepmsi_mer_frames_lib.DeepMSIFramesExperiment) and experiment.backbone.weights:
-        backbone = vars(experiment.backbone)
-        fixed = ("patch", "width", "depths", "heads", "mlp", "norm_first")
-        pretrained.check(experiment.backbone.weights, {name: backbone[name] for name in fixed})
-    split = protocols.split(corpus, experiment.data.protocol, experiment.data.seed)
-    if not experiment.data.test_on_trained:
-        protocols.refuse_retest(corpus, split, experiment.data.modalities)
+def open_corpus(config: Experiment) -> Corpus:
+    """The corpus of the config: a folder, or the built-in demo corpus."""
+    if not config.data.path or config.data.path.startswith("demo:"):
+        return demo_corpus(variant=config.data.path.removeprefix("demo:"))
+    return Corpus(config.data.path)
+
+
+def check(config: Experiment, corpus: Corpus) -> None:
+    """Checks everything that the config asks of the corpus and that can be refused before a device is used."""
+    config.check_corpus(corpus)
+    metrics, select = task_of(corpus).metrics, config.train.select
+    if select not in metrics:
+        raise UserError(f"--config.train.select={select}: must be one of {', '.join(metrics)}")
+    split = split_of(config, corpus)
+    if not config.data.test_on_trained:
+        protocols.refuse_retest(corpus, split, config.data.modalities)
     smallest = min(len(fold.train) for fold in split.folds)
-    if experiment.train.batch_size > smallest:
+    if config.train.batch_size > smallest:
         raise UserError(
-            f"--config.train.batch_size={experiment.train.batch_size}: the training part has only {smallest} utterances"
+            f"--config.train.batch_size={config.train.batch_size}: the training part has only {smallest} utterances"
         )
-    replicas_of(experiment, split)
-
-
-def open_corpus(experiment: config_lib.Experiment) -> Corpus:
-    if not experiment.data.path or experiment.data.path.startswith("demo:"):
-        return demo_corpus(variant=experiment.data.path.removeprefix("demo:"))
-    return Corpus(experiment.data.path)
+    replicas_of(config, split)
 
 
 def run(
-    config: config_lib.Experiment,
+    config: Experiment,
     corpus: Corpus,
     workdir: epath.PathLike,
     *,
     allow_config_change: bool = False,
     profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Trains or carries on, then scores every replica's best model once on its test part. Returns what metrics.json holds.
+    """Trains or carries on, scores every replica's best model once on its test part, and writes the report. Returns what
+    metrics.json holds.
 
-    Raises distributed.Stopped, with all saved, when the machine is wanted back (SIGTERM, a preemption notice).
+    Raises distributed.Preempted, with all saved, when the machine is wanted back (SIGTERM, a preemption notice).
     """
     workdir, now = epath.Path(workdir), identity(config, corpus)
-    if is_finished(workdir, now, allow_config_change):
-        console.console.print(f"{workdir} is finished; --mode=eval scores it again, another --workdir starts anew")
+    if is_finished(config, workdir, now, allow_config_change):
+        console.print(f"{workdir} is finished; --mode=eval scores it again, another --workdir starts anew")
+        write_report(workdir)
         return read_json(workdir / "metrics.json")
     distributed.barrier("looked at the workdir")  # nobody writes into it before
     notice = distributed.PreemptionNotice()
-    whole = assemble(config, corpus, workdir)
-    leaks = print_leakage(whole)
+    run = assemble(config, corpus, workdir)
+    leaks = print_leakage(run)
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / "config.json").exists():
         run_log.write_json(workdir / "config.json", now)
-    run_log.write_text(
-        workdir / "manifest.json", corpus.text
-    )  # what a model needs to know of its data, when they are elsewhere
+    # What a model needs to know of its data, when they are elsewhere.
+    run_log.write_text(workdir / "manifest.json", corpus.text)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     try:
-        start = resume_or_begin(whole, checkpoints)
+        start = resume_or_begin(run, checkpoints)
         cost = run_log.Cost(workdir, start)
         run_log.write_json(workdir / "config.json", now)  # a change that cannot carry on has left the old one
         if start == 0:
-            params = whole.fleet.params()
-            run_log.write_text(
-                workdir / "parameters.txt",
-                parameter_overview.get_parameter_overview(params, include_stats=False) + "\n",
-            )
-            run_log.write_json(workdir / "split.json", leakage.to_json(corpus, whole.split, leaks))
-        print_start(whole)
-        loop(whole, checkpoints, start, notice, run_log.Profile(workdir, profile), cost)
+            write_beginning(run, leaks)
+        print_start(run)
+        Loop(run, checkpoints, start, run_log.Profile(workdir, profile), cost).train(notice)
     finally:
         checkpoints.close()
-    result = finish(whole, leaks, cost)  # a notice that comes now is too late to stop for
+    result = finish(run, leaks, cost)  # a notice that comes now is too late to stop for
     distributed.barrier("finished")
     notice.close()
+    write_report(workdir)
     return result
 
 
-def print_leakage(whole: Run) -> list[Any]:
+def write_report(workdir: epath.Path) -> None:
+    """Writes the finished run's page; of several processes the first one does."""
+    if distributed.is_primary():
+        render.write([workdir], workdir / "report.html")
+
+
+def write_beginning(run: Run, leaks: list[Any]) -> None:
+    """Writes what is known before the first step: every parameter's shape, and who is in which part."""
+    overview = parameter_overview.get_parameter_overview(run.groups.params(), include_stats=False)
+    run_log.write_text(run.workdir / "parameters.txt", f"{overview}\n")
+    run_log.write_json(run.workdir / "split.json", leakage.to_json(run.corpus, run.split, leaks))
+
+
+def print_leakage(run: Run) -> list[Any]:
     """Counts what the parts of every fold share, and says so."""
-    sentences = dict(zip(whole.inputs.feed.pool.rows.tolist(), whole.inputs.sentences, strict=True))
-    leaks = [leakage.leakage(whole.corpus, fold, sentences) for fold in whole.split.folds]
-    for line in leakage.leak_lines(whole.split, leaks):
-        console.console.print(f"  {line}")
+    sentences = dict(zip(run.data.pool.rows.tolist(), run.data.sentences, strict=True))
+    leaks = [leakage.leakage(run.corpus, fold, sentences) for fold in run.split.folds]
+    for line in leakage.leak_lines(run.split, leaks):
+        console.print(f"  {line}")
     return leaks
 
 
-def print_start(whole: Run) -> None:
-    count, together = len(whole.standings), whole.program.together
-    parameters = parameter_overview.count_parameters(whole.fleet.params())
-    how = "" if count == 1 else f" x {count} replicas" + (f", {together} at a time" if together < count else "")
-    of = (
-        f" of {jax.process_count()} processes ({', '.join(distributed.all_gather_text(platform.node()))})"
-        if distributed.is_multiprocess()
-        else ""
-    )
-    console.console.print(f"{parameters:,} parameters{how} on {jax.device_count()} {jax.devices()[0].platform} device(s){of}; "
-                      f"everything goes to {whole.workdir}")  # fmt: skip
+def print_start(run: Run) -> None:
+    """Says how large the model is, and on what it trains."""
+    for note in run.steps.family.notes:
+        console.print(note)
+    count, per_step = len(run.progress), run.steps.replicas_per_step
+    parameters = parameter_overview.count_parameters(run.groups.params())
+    many = "" if count == 1 else f" x {count} replicas" + (f", {per_step} at a time" if per_step < count else "")
+    processes = ""
+    if distributed.is_multiprocess():
+        nodes = ", ".join(distributed.all_gather_text(platform.node()))
+        processes = f" of {jax.process_count()} processes ({nodes})"
+    devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s){processes}"
+    console.print(f"{parameters:,} parameters{many} on {devices}; everything goes to {run.workdir}")

@@ -1,6 +1,8 @@
 """Train and score a model: `python -m mer_jax.main --config=configs/lsgmer.py`."""
 
+import dataclasses
 import difflib
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -11,48 +13,69 @@ from etils import epath
 from ml_collections import config_flags
 
 from mer_jax import config as config_lib
-from mer_jax import files
+from mer_jax import experiment, old_runs
+from mer_jax.config import Experiment
 from mer_jax.errors import UserError, reported
-from mer_jax.experiment import check, open_corpus
-from mer_jax.models import family as family_lib
+from mer_jax.evaluation import final, robustness
+from mer_jax.files import cache_folder
+from mer_jax.runtime import distributed, sharding
+from mer_jax.runtime.console import console
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="The experiment: a file of configs/, e.g. configs/lsgmer.py or configs/lsgmer.py:tiny. "
-    "Any field of it can be changed: --config.optim.learning_rate=3e-4, --config.data.path=DIR, --config.seed=1."
-)  # fmt: skip
+    "config",
+    help_string="The experiment: a file of configs/, e.g. configs/lsgmer.py or configs/lsgmer.py:tiny. Any field of it "
+    "can be changed: --config.optim.learning_rate=3e-4, --config.data.path=DIR, --config.seed=1.",
+)
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where everything the run makes goes; runs/<experiment> if not given. The same command on the same "
-    "folder resumes an unfinished run."
-)  # fmt: skip
+    "workdir",
+    None,
+    "Where everything the run makes goes; runs/<experiment> if not given. The same command on the same folder resumes an "
+    "unfinished run.",
+)
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval", "robustness"], "train: train, then score. eval: score a finished workdir again. "
-    "robustness: how its test score falls when modalities go missing or features get noisy."
-)  # fmt: skip
+    "mode",
+    "train",
+    ["train", "eval", "robustness"],
+    "train: train, then score. eval: score a finished workdir again. robustness: how its test score falls when modalities "
+    "go missing or features get noisy.",
+)
 BESIDE = flags.DEFINE_string(
     "beside",
     None,
-    "With --mode=robustness: the workdir of another run of the same corpus and split, whose fall this run's is set beside.",
+    "With --mode=robustness: the workdir of another run of the same corpus and split, whose fall this run's is set "
+    "beside.",
 )
 CHANGED = flags.DEFINE_bool(
     "allow_config_change", False, "Resume a workdir although the config is not the one it began with."
 )
 STOPPED = flags.DEFINE_integer(
-    "stopped_exit_code", 0, "Exit code after a SIGTERM or a preemption notice, when all is saved and the run is not finished; for "
-    "launchers that start again what ends with a certain code.", lower_bound=0, upper_bound=255
-)  # fmt: skip
+    "stopped_exit_code",
+    0,
+    "Exit code after a SIGTERM or a preemption notice, when all is saved and the run is not finished; for launchers that "
+    "start again what ends with a certain code.",
+    lower_bound=0,
+    upper_bound=255,
+)
 PROFILE = flags.DEFINE_string(
-    "profile", None, "START:STOP: trace the training steps from START to STOP into WORKDIR/profile, which TensorBoard's profiler and "
-    "ui.perfetto.dev open; steps count from 1, and the first ones compile."
-)  # fmt: skip
+    "profile",
+    None,
+    "START:STOP: trace the training steps from START to STOP into WORKDIR/profile, which TensorBoard's profiler and "
+    "ui.perfetto.dev open; steps count from 1, and the first ones compile.",
+)
 DISTRIBUTED = flags.DEFINE_string(
-    "distributed", "auto", "How the run's other processes are found, if there are any: auto (a TPU pod, Slurm, Open MPI or "
-    "Kubernetes tell), none, or HOST:PORT,N,I: process 0 listens there, of N processes this is number I. All get the same "
-    "other flags, and a --workdir that all of them see."
-)  # fmt: skip
+    "distributed",
+    "auto",
+    "How the run's other processes are found, if there are any: auto (a TPU pod, Slurm, Open MPI or Kubernetes tell), "
+    "none, or HOST:PORT,N,I: process 0 listens there, of N processes this is number I. All get the same other flags, and a "
+    "--workdir that all of them see.",
+)
 TIMEOUT = flags.DEFINE_integer(
-    "distributed_timeout", 100, "Seconds to wait for the last process at the start, and seconds of silence after which a "
-    "process counts as lost and ends all others.", lower_bound=1
-)  # fmt: skip
+    "distributed_timeout",
+    100,
+    "Seconds to wait for the last process at the start, and seconds of silence after which a process counts as lost and "
+    "ends all others.",
+    lower_bound=1,
+)
 
 
 def main(_: list[str]) -> None:
@@ -60,35 +83,27 @@ def main(_: list[str]) -> None:
     with reported():
         if BESIDE.value and MODE.value != "robustness":
             raise UserError("--beside is of --mode=robustness")
-        experiment = config_lib.validate(CONFIG.value)
+        config = config_lib.validate(CONFIG.value)
         how, profile = parse_distributed(DISTRIBUTED.value), parse_profile(PROFILE.value)
-        corpus = open_corpus(experiment)
-        check(experiment, corpus)
-        workdir = epath.Path(WORKDIR.value or config_lib.default_workdir(experiment))
+        corpus = experiment.open_corpus(config)
+        experiment.check(config, corpus)
+        workdir = epath.Path(WORKDIR.value or config_lib.default_workdir(config))
         with jax_started(how, workdir):
-            from mer_jax import experiment as experiment_lib
-            from mer_jax.evaluation import final, robustness
-            from mer_jax.report import render
-            from mer_jax.runtime import distributed
-
             if MODE.value == "eval":
-                sys.exit(final.score_again(experiment, corpus, workdir))
+                sys.exit(final.score_again(config, corpus, workdir))
             if MODE.value == "robustness":
-                robustness.measure(experiment, corpus, workdir, BESIDE.value)
+                robustness.measure(config, corpus, workdir, BESIDE.value)
+                experiment.write_report(workdir)
             else:
-                experiment_lib.run(experiment, corpus, workdir, allow_config_change=CHANGED.value, profile=profile)
-            if distributed.is_primary():
-                render.write([workdir], workdir / "report.html")
+                experiment.run(config, corpus, workdir, allow_config_change=CHANGED.value, profile=profile)
 
 
 @contextmanager
 def jax_started(how: str | tuple[str, int, int], workdir: epath.Path) -> Iterator[None]:
-    """JAX and the run's other processes, after everything that can be refused without them."""
-    from mer_jax.runtime import console, distributed, sharding
-
+    """JAX's devices and the run's other processes, after everything that can be refused without them."""
     distributed.start(how, TIMEOUT.value, workdir)
-    sharding.start(files.cache_folder() / "xla")
-    console.console.quiet = not distributed.is_primary()
+    sharding.start(cache_folder() / "xla")
+    console.quiet = not distributed.is_primary()
     try:
         with distributed.exit_together(TIMEOUT.value):
             yield
@@ -122,10 +137,10 @@ def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with a config's mistakes told in a line."""
     with reported():
         try:
-            rest = flags.FLAGS(argv)
+            rest = flags.FLAGS([with_todays_names(argument) for argument in argv])
             if CONFIG.value is None:
                 raise UserError("--config is missing; try --config=configs/lsgmer.py")
-            if not isinstance(CONFIG.value, config_lib.Experiment):
+            if not isinstance(CONFIG.value, Experiment):
                 CONFIG.value.experiment  # noqa: B018 - a file that did not load says so when it is first used
                 raise UserError("--config: get_config() must return a mer_jax.config.Experiment")
             if len(rest) > 1:
@@ -135,24 +150,40 @@ def parse_flags(argv: list[str]) -> list[str]:
             raise UserError(explain(error)) from None
 
 
+def with_todays_names(argument: str) -> str:
+    """A flag --config.FIELD under the field's name of today, where 0.8 called it otherwise."""
+    found = re.fullmatch(r"(--?config\.)([\w.]+)(=.*)?", argument, re.DOTALL)
+    if found is None or found[2] not in old_runs.FIELDS:
+        return argument
+    today = old_runs.FIELDS[found[2]]
+    print(f"note: --config.{found[2]} is called --config.{today} since 0.9", file=sys.stderr)
+    return f"{found[1]}{today}{found[3] or ''}"
+
+
 def explain(error: Exception) -> str:
+    """What is wrong with the config or a flag, in a line."""
     text = str(error.args[0]) if len(error.args) == 1 else str(error)
     if isinstance(error, OSError) or "Traceback" in text:  # of the config file: its last line says what is wrong
         return "--config: " + text.strip().splitlines()[-1].strip()
     field = re.search(r"Field (\w+) not found", text)
     if field is None:
         return text
-    # ml_collections names the dataclass that lacks the field: only the families that have it can be meant.
-    families = [f() for f in family_lib.FAMILIES]
-    meant = [
-        f for f in families if any(f"{type(x).__module__}.{type(x).__name__}'" in text for x in (f, *vars(f).values()))
-    ]
-    known = sorted({k for family in meant or families for k in config_lib.flatten(config_lib.to_dict(family))})
+    known = sorted(fields_near(text))
     near = difflib.get_close_matches(field[1], [k.split(".")[-1] for k in known], n=1, cutoff=0.6)
     hint = ", ".join(f"--config.{k}" for k in known if k.split(".")[-1] in near)
     return f"the config has no field {field[1]!r}" + (
         f"; did you mean {hint}?" if hint else f"; it has {', '.join(known)}"
     )
+
+
+def fields_near(text: str) -> set[str]:
+    """The fields that may be meant: ml_collections names the dataclass that lacks one, and so the family's file."""
+    found = set(config_lib.fields(Experiment()))
+    for module in set(re.findall(r"'?([\w.]+)\.\w+'", text)):
+        for kind in vars(importlib.import_module(module)).values() if module in sys.modules else ():
+            if dataclasses.is_dataclass(kind) and isinstance(kind, type) and issubclass(kind, Experiment):
+                found |= set(config_lib.fields(kind()))
+    return found
 
 
 if __name__ == "__main__":

@@ -10,14 +10,21 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from etils import epath
 
 from mer_jax import config as config_lib
+from mer_jax import experiment
+from mer_jax.config import Experiment
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError, out_of_memory, reported
-from mer_jax.experiment import check, open_corpus
+from mer_jax.evaluation.summary import markdown
 from mer_jax.main import CHANGED, CONFIG, DISTRIBUTED, MODE, WORKDIR, jax_started, parse_distributed, parse_flags
+from mer_jax.report import render
+from mer_jax.runtime import distributed, run_log
+from mer_jax.runtime.console import console
+from mer_jax.tasks import task_of
 
 SWEEP = flags.DEFINE_string(
     "sweep", None, "A file with get_sweep() -> {row: {field: value}}, e.g. configs/lsgmer_ablations.py."
@@ -31,56 +38,48 @@ def main(_: list[str]) -> None:
         if MODE.value != "train":
             raise UserError(f"--mode={MODE.value} is of one run: python -m mer_jax.main with that run's --workdir")
         if SWEEP.value is None:
-            raise UserError("--sweep is missing, as in --sweep=configs/lsgmer_ablations.py; for folds, seeds and values of one "
-                            "experiment use python -m mer_jax.main with --config.replicas.…")  # fmt: skip
+            raise UserError(
+                "--sweep is missing, as in --sweep=configs/lsgmer_ablations.py; for folds, seeds and values of one "
+                "experiment use python -m mer_jax.main with --config.replicas.…"
+            )
         base = config_lib.validate(CONFIG.value)
         rows = read_rows(SWEEP.value, ROWS.value)
         how = parse_distributed(DISTRIBUTED.value)
         workdir = epath.Path(WORKDIR.value or f"{config_lib.default_workdir(base)}-sweep")
-        experiments = {row: change(base, changes) for row, changes in rows.items()}
-        corpus = open_corpus(base)
-        for experiment in experiments.values():
-            check(experiment, corpus)
+        configs = {row: change(base, changes) for row, changes in rows.items()}
+        corpus = experiment.open_corpus(base)
+        for config in configs.values():
+            experiment.check(config, corpus)
         with jax_started(how, workdir):
-            run_rows(experiments, corpus, workdir)
+            run_rows(configs, corpus, workdir)
 
 
-def run_rows(experiments: dict[str, config_lib.Experiment], corpus: Corpus, workdir: epath.Path) -> None:
-    import jax
-
-    from mer_jax import experiment as experiment_lib
-    from mer_jax.evaluation.summary import markdown
-    from mer_jax.report import render
-    from mer_jax.runtime import console, distributed, run_log
-
+def run_rows(configs: dict[str, Experiment], corpus: Corpus, workdir: epath.Path) -> None:
+    """Runs every row and writes their table. Raises UserError, at the end, if a row failed."""
+    task = task_of(corpus)
     found: dict[str, dict[str, Any]] = {}  # rows that have finished
     failed: list[str] = []
-    for number, (row, experiment) in enumerate(experiments.items(), 1):
-        console.console.print(f"\n[bold]{number} of {len(experiments)}: {row}[/bold]")
+    for number, (row, config) in enumerate(configs.items(), 1):
+        console.print(f"\n[bold]{number} of {len(configs)}: {row}[/bold]")
         try:
-            found[row] = experiment_lib.run(experiment, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
-            if distributed.is_primary():
-                render.write([workdir / slug(row)], workdir / slug(row) / "report.html")
+            found[row] = experiment.run(config, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
         except (UserError, jax.errors.JaxRuntimeError) as error:
             # A row that diverges, or is too big, must not cost the others; but who knows at which row other processes are.
             why = out_of_memory(error)
             if distributed.is_multiprocess() or not isinstance(why, UserError):
                 raise
             failed.append(f"{row}: {why}")
-            console.console.print(f"failed: {why}")
-        run_log.write_json(
-            workdir / "sweep.json",
-            {row: {name: result[name] for name in ("protocol", "points")} for row, result in found.items()},
-        )
-    run_log.write_text(workdir / "sweep.md", markdown(found))
+            console.print(f"failed: {why}")
+        rows = {row: {name: result[name] for name in ("protocol", "points")} for row, result in found.items()}
+        run_log.write_json(workdir / "sweep.json", rows)
+    table = markdown(task, found)
+    run_log.write_text(workdir / "sweep.md", table)
     if found and distributed.is_primary():
         render.write([workdir / slug(row) for row in found], workdir / "report.html")
     shown = ", report.html shows it" * bool(found)
-    console.console.out(
-        f"\n{markdown(found)}\n{workdir}/sweep.json holds what every row found, sweep.md this table{shown}"
-    )
+    console.out(f"\n{table}\n{workdir}/sweep.json holds what every row found, sweep.md this table{shown}")
     if failed:
-        raise UserError(f"{len(failed)} of {len(experiments)} rows failed:\n  " + "\n  ".join(failed))
+        raise UserError(f"{len(failed)} of {len(configs)} rows failed:\n  " + "\n  ".join(failed))
 
 
 def read_rows(path: str, only: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -110,23 +109,23 @@ def read_rows(path: str, only: list[str] | None) -> dict[str, dict[str, Any]]:
     return {name: changes for name, changes in rows.items() if not only or name in only}
 
 
-def change(base: config_lib.Experiment, changes: dict[str, Any]) -> config_lib.Experiment:
+def change(base: Experiment, changes: dict[str, Any]) -> Experiment:
     """The base experiment with the row's fields changed; raises UserError for a field or type it does not have."""
-    experiment = copy.deepcopy(base)
-    known = config_lib.flatten(config_lib.to_dict(base))
+    config = copy.deepcopy(base)
+    known = config_lib.fields(base)
     for field, value in changes.items():
         if field in ("seed", "experiment", "data.path"):
             raise UserError(f"the sweep changes {field}, which all rows share; set it on the command line")
         if field not in known:
             raise UserError(f"the sweep changes {field!r}, which the config does not have; it has {', '.join(known)}")
         *path, last = field.split(".")
-        holder: Any = experiment
+        holder: Any = config
         for name in path:
             holder = getattr(holder, name)
         if type(value) is not type(getattr(holder, last)):
             raise UserError(f"the sweep sets {field} to {value!r}; it must be a {type(getattr(holder, last)).__name__}")
         setattr(holder, last, value)
-    return config_lib.validate(experiment)
+    return config_lib.validate(config)
 
 
 def slug(name: str) -> str:

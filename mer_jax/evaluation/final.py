@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""The end of a run: the best models scored once, and everything that is written of them."""
 
 import json
 from typing import Any
@@ -7,129 +7,145 @@ import numpy as np
 from etils import epath
 
 from mer_jax import config as config_lib
+from mer_jax.config import Experiment
 from mer_jax.data import leakage, protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
-from mer_jax.evaluation import summary
 from mer_jax.evaluation.inspection import (
+    MAX_ERRORS,
     MAX_INSPECTED,
     attribution_summary,
     compute_inspection_outputs,
-    most_confident_errors,
     pca_projection,
 )
 from mer_jax.evaluation.predictions import write_predictions
-from mer_jax.evaluation.summary import calibrated, points_of, rated, scored
+from mer_jax.evaluation.summary import Tests, print_summary, summarise_points
 from mer_jax.files import read_json
-from mer_jax.runtime import console, run_log
+from mer_jax.runtime import run_log
+from mer_jax.runtime.console import console
+from mer_jax.tasks import Task
 from mer_jax.training.compiled import steps_per_epoch
 from mer_jax.training.resume import restore_finished
 from mer_jax.training.setup import Run
 from mer_jax.training.workdir import identity, is_finished, versions
 
-# ---- the end ----
 
-
-def finish(whole: Run, leaks: list[Any], cost: run_log.Cost) -> dict[str, Any]:
-    """Scores valid and test with the best models, writes predictions, what there is to see of them and metrics.json, shows
-    the table."""
-    results, tests = score_parts(whole)
-    config, corpus, pool = whole.config, whole.corpus, whole.inputs.feed.pool
-    entries = [(whole.fleet.replicas[r].name, *found) for r, found in tests.items()]
-    write_predictions(whole.workdir / "predictions.jsonl", corpus, pool, entries, whole.inputs.sentences)
-    by = "test" if whole.split.selects_on_test else "validation"
-    points = points_of(corpus, pool, whole.fleet.replicas, results, tests, config.train.select)
+def finish(run: Run, leaks: list[Any], cost: run_log.Cost) -> dict[str, Any]:
+    """Scores valid and test with the best models, writes predictions, what there is to see of them and metrics.json, and
+    prints the table."""
+    results, tests = score_parts(run)
+    config, corpus, replicas = run.config, run.corpus, run.groups.replicas
+    entries = [(replicas[r].name, *found) for r, found in tests.items()]
+    path = run.workdir / "predictions.jsonl"
+    write_predictions(path, run.task, corpus, run.data.pool, entries, run.data.sentences)
+    points = summarise_points(run.task, corpus, run.data, replicas, results, tests, config.train.select)
     chosen = next(point for point in points if point["chosen"])
     result = {
+        "task": run.task.name,
         "labels": list(corpus.labels),
-        "protocol": {
-            "name": whole.split.protocol,
-            "title": whole.split.title(),
-            "description": whole.split.description,
-            "leaky": whole.split.leaky,
-            "split_sha256": protocols.sha256(corpus, whole.split),
-            "leakage": leakage.leak_lines(whole.split, leaks),
-            "selection": f"best {by} {config.train.select}",
-            "selects_on": by,
-            "test": "best epoch of the test part itself" if whole.split.selects_on_test
-            else "scored once per replica, with the selected checkpoint",
+        "protocol": describe_protocol(run, leaks),
+        "data": {
+            "name": corpus.manifest["name"],
+            "manifest_sha256": corpus.manifest_sha256,
+            "counts": {fold.name: c for fold, c in zip(run.split.folds, run.data.counts, strict=True)},
         },
-        "data": {"name": corpus.manifest["name"], "manifest_sha256": corpus.manifest_sha256,
-                 "counts": {f.name: c for f, c in zip(whole.split.folds, whole.inputs.counts, strict=True)}},
         "valid": chosen["valid"],
         "test": chosen["test"],
         "points": points,
         "replicas": results,
         "config": config_lib.to_dict(config),
         "versions": versions(),
-    }  # fmt: skip
+    }
     if (bayes := corpus.manifest.get("bayes_accuracy")) is not None:
         result["data"]["bayes_accuracy"] = bayes["+".join(sorted(config.data.modalities))]
-    if config.train.look:
-        first = next(r for r in tests if whole.fleet.replicas[r].values == chosen["values"])
-        write_inspection(whole, first, *tests[first])
-    cost.write(whole.config.train.epochs * steps_per_epoch(config, whole.inputs))
-    run_log.write_json(whole.workdir / "metrics.json", result)
-    print_result(result, whole.workdir)
+    if config.train.inspect:
+        first = next(r for r in tests if replicas[r].values == chosen["values"])
+        write_inspection(run, first, *tests[first])
+    cost.write(config.train.epochs * steps_per_epoch(config, run.data))
+    run_log.write_json(run.workdir / "metrics.json", result)
+    print_result(run.task, result, run.workdir)
     return result
 
 
-def write_inspection(whole: Run, r: int, rows: np.ndarray, probabilities: np.ndarray) -> None:
+def describe_protocol(run: Run, leaks: list[Any]) -> dict[str, Any]:
+    """What metrics.json says of who trained, validated and tested whom."""
+    split = run.split
+    by = "test" if split.selects_on_test else "validation"
+    honest = "scored once per replica, with the selected checkpoint"
+    return {
+        "name": split.protocol,
+        "title": split.title(),
+        "description": split.description,
+        "leaky": split.leaky,
+        "split_sha256": protocols.sha256(run.corpus, split),
+        "leakage": leakage.leak_lines(split, leaks),
+        "selection": f"best {by} {run.config.train.select}",
+        "selects_on": by,
+        "test": "best epoch of the test part itself" if split.selects_on_test else honest,
+    }
+
+
+def write_inspection(run: Run, r: int, rows: np.ndarray, predicted: np.ndarray) -> None:
     """Writes map.json and explain.json of replica r, whose test part are these rows of the pool."""
-    inputs, fleet = whole.inputs, whole.fleet
-    wrong = most_confident_errors(probabilities, inputs.feed.pool.labels[rows])
+    wrong = run.task.mistakes(predicted, run.data.targets(rows))[:MAX_ERRORS]
     some = np.union1d(np.linspace(0, len(rows) - 1, min(len(rows), MAX_INSPECTED)).astype(int), wrong)
-    seen = compute_inspection_outputs(
-        whole.program.apply, fleet.best(r), inputs.feed, rows[some], whole.config.train.eval_batch_size
-    )
-    name, settings = fleet.replicas[r].name, (whole.corpus, inputs.feed.pool)
-    run_log.write_json(whole.workdir / "map.json", pca_projection(*settings, rows[some], seen) | {"replica": name})
-    reasons = attribution_summary(*settings, rows, probabilities, some, seen, wrong, inputs.sentences)
-    run_log.write_json(whole.workdir / "explain.json", reasons | {"replica": name})
+    best, size = run.groups.best(r), run.config.train.eval_batch_size
+    outputs = compute_inspection_outputs(run.steps.apply, best, run.data.batches, rows[some], size)
+    replica = {"replica": run.groups.replicas[r].name}
+    projection = pca_projection(run.corpus, run.data.pool, rows[some], outputs)
+    run_log.write_json(run.workdir / "map.json", projection | replica)
+    summary = attribution_summary(run.task, run.corpus, run.data, rows, predicted, some, outputs, wrong)
+    run_log.write_json(run.workdir / "explain.json", summary | replica)
 
 
-def score_parts(whole: Run) -> tuple[list[dict[str, Any]], dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """What metrics.json says of every replica; and of those that finished the test part's utterances and probabilities."""
-    fleet, labels = whole.fleet, whole.inputs.feed.pool.labels
-    done = [r for r, s in enumerate(whole.standings) if s.status != "diverged"]
-    valid, test = (fleet.score(done, part, whole.config.train.eval_batch_size, best=True) for part in ("valid", "test"))
+def score_parts(run: Run) -> tuple[list[dict[str, Any]], Tests]:
+    """What metrics.json says of every replica; and what those that finished predict of their test part."""
+    groups, task, size = run.groups, run.task, run.config.train.eval_batch_size
+    done = [r for r, progress in enumerate(run.progress) if progress.status != "diverged"]
+    valid, test = (groups.score(done, part, size, best=True) for part in ("valid", "test"))
     results = []
-    for r, (replica, standing) in enumerate(zip(fleet.replicas, whole.standings, strict=True)):
-        about = {"name": replica.name, "fold": replica.fold_name, "seed": replica.seed, "point": replica.point,
-                 "values": replica.values, "status": "finished" if r in done else "diverged", "step": standing.step}  # fmt: skip
+    for r, (replica, progress) in enumerate(zip(groups.replicas, run.progress, strict=True)):
+        about = {
+            "name": replica.name,
+            "fold": replica.fold_name,
+            "seed": replica.seed,
+            "point": replica.point,
+            "values": replica.values,
+            "status": "finished" if r in done else "diverged",
+            "step": progress.step,
+        }
         if r in done:
-            fold = whole.inputs.folds[replica.fold]
-            about |= {
-                "valid": scored(valid[r], whole.corpus.labels),
-                "test": scored(test[r], whole.corpus.labels),
-                "calibration": calibrated(valid[r], test[r], labels[fold.valid], labels[fold.test]),
-                **rated(test[r], whole.corpus.soft_labels(whole.inputs.feed.pool.rows[fold.test])),
-            }
+            fold = run.data.folds[replica.fold]
+            soft = run.corpus.soft_labels(run.data.pool.rows[fold.test])
+            truth = {"valid": run.data.targets(fold.valid), "test": run.data.targets(fold.test), "soft": soft}
+            about |= {"valid": task.score(valid[r]), "test": task.score(test[r])}
+            about |= task.analyse(valid[r], test[r], truth)
         results.append(about)
-    tests = {r: (whole.inputs.folds[fleet.replicas[r].fold].test, test[r]["probabilities"]) for r in done}
+    tests = {r: (run.data.folds[groups.replicas[r].fold].test, test[r]["predicted"]) for r in done}
     return results, tests
 
 
-def print_result(result: dict[str, Any], workdir: epath.Path) -> None:
-    summary.print_summary(result)
+def print_result(task: Task, result: dict[str, Any], workdir: epath.Path) -> None:
+    """The tables of a finished run, and where everything is."""
+    print_summary(task, result)
     if (bayes := result["data"].get("bayes_accuracy")) is not None:
         accuracy = result["test"]["accuracy"]["mean"]
-        console.console.print(f"accuracy {accuracy:.4f} is {accuracy / bayes:.3f} of the Bayes-optimal {bayes:.4f}")
-    console.console.print(f"metrics.json, predictions.jsonl and the checkpoint are in {workdir}")
+        console.print(f"accuracy {accuracy:.4f} is {accuracy / bayes:.3f} of the Bayes-optimal {bayes:.4f}")
+    console.print(f"metrics.json, predictions.jsonl and the checkpoint are in {workdir}")
 
 
-def score_again(config: config_lib.Experiment, corpus: Corpus, workdir: epath.Path) -> int:
+def score_again(config: Experiment, corpus: Corpus, workdir: epath.Path) -> int:
     """Scores the best models of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
-    if not is_finished(workdir, identity(config, corpus), allow_config_change=False):
+    if not is_finished(config, workdir, identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=eval finishes it")
     known = read_json(workdir / "metrics.json")
-    whole = restore_finished(config, corpus, workdir)
-    results, _ = score_parts(whole)
-    print_result(known, workdir)
+    run = restore_finished(config, corpus, workdir)
+    results, _ = score_parts(run)
+    print_result(run.task, known, workdir)
     before, now = ({r["name"]: r for r in found} for found in (known["replicas"], results))
     changed = config_lib.differences(before, json.loads(json.dumps(now)))
     if changed:
-        console.console.print("these figures are NOT those of metrics.json:\n  " + "\n  ".join(changed))
+        console.print("these figures are NOT those of metrics.json:\n  " + "\n  ".join(changed))
         return 1
-    console.console.print("the same figures as in metrics.json")
+    console.print("the same figures as in metrics.json")
     return 0

@@ -1,12 +1,11 @@
 """What a finished run leaves of its test part: predictions, a map of its features, reasons."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
 
 from mer_jax.data import loader
 from mer_jax.data.corpus import Corpus
@@ -14,42 +13,36 @@ from mer_jax.data.loader import BatchSource
 from mer_jax.data.pool import UtterancePool
 from mer_jax.evaluation import attribution
 from mer_jax.runtime import distributed, sharding
+from mer_jax.tasks import Task
 from mer_jax.training import step
+from mer_jax.training.prepare import TrainingData
 
 MAX_INSPECTED = 2000  # test utterances that are looked at, at most, evenly drawn
 MAX_ERRORS = 20  # confident mistakes that are explained
 MAX_STEPS = 5  # time steps that are named of a mistake
 
 
-def most_confident_errors(
-    probabilities: Float[np.ndarray, "rows classes"], labels: Int[np.ndarray, "rows"]
-) -> Int[np.ndarray, "worst"]:
-    """Which rows are wrong with the highest probability, the worst first."""
-    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
-    return wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:MAX_ERRORS]
-
-
 def compute_inspection_outputs(
-    apply: Callable[..., Any], model: step.EvalState, feed: BatchSource, rows: np.ndarray, batch_size: int
+    apply: Callable[..., Any], model: step.EvalState, batches: BatchSource, rows: np.ndarray, batch_size: int
 ) -> dict[str, Any]:
-    """Of these rows of the pool (sorted): the features that are classified, `shapley` of every modality, `attention`, `kept`; see
-    `explain.Explanation`."""
-    everywhere = sharding.replicated(feed.mesh)
+    """Of these rows of the pool (sorted): `feature`, `attention` and `kept` of the model's outputs, and `shapley` of every
+    modality; see `attribution.BatchAttribution`."""
 
-    @functools.partial(jax.jit, static_argnums=3, out_shardings=everywhere)
-    def look(model: step.EvalState, source: Any, places: Any, pads: loader.PaddedLengths) -> Any:
-        outputs, shapley = attribution.shapley_by_modality(apply, model, loader.materialize_batch(source, places, pads))
+    @functools.partial(jax.jit, static_argnums=3, out_shardings=sharding.replicated(batches.mesh))
+    def inspect(model: step.EvalState, source: Any, row_positions: Any, lengths: loader.PaddedLengths) -> Any:
+        batch = loader.materialize_batch(source, row_positions, lengths)
+        outputs, shapley = attribution.shapley_by_modality(apply, model, batch)
         kept = outputs.get("kept")
         return {"feature": outputs["feature"], "shapley": shapley, "attention": outputs["attention"], "kept": kept}
 
     found: dict[int, Any] = {}
-    for source, places, pads, here in feed.evaluation([rows], batch_size, 1):
-        seen = distributed.to_host(
-            look(model, source, sharding.device_put_global(places[0], sharding.batch_sharding(feed.mesh)), pads)
-        )
+    along_batch = sharding.batch_sharding(batches.mesh)
+    for source, positions, lengths, here in batches.evaluation([rows], batch_size, 1):
+        at = sharding.device_put_global(positions[0], along_batch)
+        outputs = distributed.to_host(inspect(model, source, at, lengths))
         for i, row in enumerate(here[0].tolist()):
             if row >= 0:
-                found[row] = jax.tree.map(lambda x, i=i: x[i], seen)
+                found[row] = jax.tree.map(lambda x, i=i: x[i], outputs)
     members = [found[row] for row in rows.tolist()]
     return {
         "feature": np.stack([one["feature"] for one in members]),
@@ -59,9 +52,9 @@ def compute_inspection_outputs(
     }
 
 
-def pca_projection(corpus: Corpus, pool: UtterancePool, rows: np.ndarray, seen: dict[str, Any]) -> dict[str, Any]:
+def pca_projection(corpus: Corpus, pool: UtterancePool, rows: np.ndarray, outputs: dict[str, Any]) -> dict[str, Any]:
     """Where the utterances lie along the two directions in which their features differ most."""
-    x = seen["feature"].astype(np.float64)
+    x = outputs["feature"].astype(np.float64)
     x -= x.mean(0)
     x = np.pad(x, ((0, max(0, 2 - len(x))), (0, 0)))  # a single utterance lies in the middle
     _, size, directions = np.linalg.svd(x, full_matrices=False)
@@ -89,47 +82,63 @@ def frames_of(kept: Any, length: int) -> dict[str, Any]:
 
 
 def attribution_summary(
+    task: Task,
     corpus: Corpus,
-    pool: UtterancePool,
+    data: TrainingData,
     rows: np.ndarray,
-    probabilities: np.ndarray,
+    predicted: np.ndarray,
     some: np.ndarray,
-    seen: dict[str, Any],
+    outputs: dict[str, Any],
     wrong: np.ndarray,
-    sentences: Sequence[str],
 ) -> dict[str, Any]:
-    """What decided: the mean Shapley value of each modality for the logit of the predicted class, by predicted class; of the
-    worst mistakes their own, and the time steps that had most of the predicted label's attention.
+    """What decided: the mean Shapley value of each modality for the logit that is explained, by decision; of the worst
+    mistakes their own, and the time steps that had most of the attention.
 
-    rows: the test part's, in the pool; some: which of them were `seen`; wrong: which of them are the worst.
+    rows: the test part's, in the pool. some: which of them `outputs` are of. wrong: which of them are the worst.
     """
-    predicted = probabilities[some].argmax(1)
-    value = {m: x[np.arange(len(some)), predicted] for m, x in seen["shapley"].items()}
+    explained = task.explained_output(predicted[some])
+    values = {m: x[np.arange(len(some)), explained] for m, x in outputs["shapley"].items()}
+    names = np.array([task.decision_name(decision) for decision in task.decisions(predicted[some])])
     shares = {
-        label: {m: round(float(x[predicted == c].mean()), 4) for m, x in value.items()}
-        for c, label in enumerate(corpus.labels)
-        if (predicted == c).any()
+        name: {m: round(float(x[names == name].mean()), 4) for m, x in values.items()}
+        for name in task.decision_names()
+        if (names == name).any()
     }
     mistakes = []
     for i in wrong.tolist():
         at, row = int(np.searchsorted(some, i)), int(rows[i])
-        top = {}
-        for m, weight in seen["attention"][at].items():
-            mine = (weight[predicted[at]] if weight.ndim > 1 else weight)[: pool.lengths[m][row]]
-            if len(mine) > 1:
-                first = np.argsort(-mine, kind="stable")[:MAX_STEPS]
-                top[m] = [[int(t), round(float(mine[t]), 4)] for t in first]
-        kept, frames = seen["kept"][at], {}
+        kept, frames = outputs["kept"][at], {}
         if kept is not None and kept.place.ndim == 1:  # of frames, not of the tokens in each
-            frames = {"frames": frames_of(kept, int(pool.lengths["visual"][row]))}
-        index = corpus.index
-        mistakes.append({
-            "id": str(index["id"][pool.rows[row]]), "label": str(index["label"][pool.rows[row]]),
-            "prediction": corpus.labels[predicted[at]], "probability": round(float(probabilities[i].max()), 4),
-            "sentence": sentences[row], "modalities": {m: round(float(x[at]), 4) for m, x in value.items()}, "top_steps": top, **frames,
-        })  # fmt: skip
+            frames = {"frames": frames_of(kept, int(data.pool.lengths["visual"][row]))}
+        index, corpus_row = corpus.index, data.pool.rows[row]
+        mistakes.append(
+            {
+                "id": str(index["id"][corpus_row]),
+                "label": str(index["label"][corpus_row]),
+                "prediction": str(names[at]),
+                "probability": round(float(task.confidence(predicted[i])), 4),
+                "sentence": data.sentences[row],
+                "modalities": {m: round(float(x[at]), 4) for m, x in values.items()},
+                "top_steps": top_steps(data, row, outputs["attention"][at], int(explained[at])),
+                **frames,
+            }
+        )
     return {
         "utterances_used": len(some),
-        "shares": {"modalities": list(value), "per_class": shares},
+        "shares": {"modalities": list(values), "per_class": shares},
         "mistakes": mistakes,
     }
+
+
+def top_steps(
+    data: TrainingData, row: int, attention: dict[str, np.ndarray], explained: int
+) -> dict[str, list[list[float]]]:
+    """The time steps that had most of an utterance's attention, [step, share] each, by modality. explained: the output whose
+    attention counts, where every output has its own."""
+    found = {}
+    for m, weight in attention.items():
+        shares = (weight[explained] if weight.ndim > 1 else weight)[: data.pool.lengths[m][row]]
+        if len(shares) > 1:
+            first = np.argsort(-shares, kind="stable")[:MAX_STEPS]
+            found[m] = [[int(step), round(float(shares[step]), 4)] for step in first]
+    return found

@@ -13,35 +13,33 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.data.pool import UtterancePool
 from mer_jax.errors import UserError
 from mer_jax.runtime.run_log import write_text
+from mer_jax.tasks import Task
 
 
 def write_predictions(
     path: epath.Path,
+    task: Task,
     corpus: Corpus,
     pool: UtterancePool,
     entries: Iterable[tuple[str, np.ndarray, np.ndarray]],
     sentences: Sequence[str],
 ) -> None:
-    """One JSON line per replica and utterance: replica, id, dialogue, label, prediction, probabilities by class name, sentence.
+    """One JSON line per replica and utterance: replica, id, dialogue, label, what the task says of it, sentence.
 
-    entries: of every replica its name, the positions of its utterances in the pool, and probabilities [utterances, classes].
+    entries: of every replica its name, the positions of its utterances in the pool, and what is predicted of them.
     """
-    lines = [
-        json.dumps(
-            {
+    index, lines = corpus.index, []
+    for name, rows, predicted in entries:
+        for at, row, values in zip(rows.tolist(), pool.rows[rows].tolist(), predicted, strict=True):
+            line = {
                 "replica": name,
-                "id": str(corpus.index["id"][row]),
-                "dialogue": str(corpus.index["dialogue"][row]),
-                "label": str(corpus.index["label"][row]),
-                "prediction": corpus.labels[int(p.argmax())],
-                "probabilities": {label: round(float(v), 6) for label, v in zip(corpus.labels, p, strict=True)},
+                "id": str(index["id"][row]),
+                "dialogue": str(index["dialogue"][row]),
+                "label": str(index["label"][row]),
+                **task.describe_prediction(values, digits=6),
                 "sentence": sentences[at],
-            },
-            ensure_ascii=False,
-        )
-        for name, rows, probabilities in entries
-        for at, row, p in zip(rows.tolist(), pool.rows[rows].tolist(), probabilities, strict=True)
-    ]
+            }
+            lines.append(json.dumps(line, ensure_ascii=False))
     write_text(path, "\n".join(lines) + "\n")
 
 

@@ -26,6 +26,7 @@ point that validation chose, sd null where there is one; M is a modality or, whe
 A run of one modality has no `missing` and no `over_floor`: nothing would be left to predict from.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,11 +35,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich.box
+import rich.table
 from etils import epath
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from mer_jax import config as config_lib
 from mer_jax import files
+from mer_jax.config import Experiment
 from mer_jax.data import loader
 from mer_jax.data.batch import Batch, where_real
 from mer_jax.data.corpus import Corpus
@@ -59,12 +61,14 @@ from mer_jax.evaluation.robustness_curves import (
     percent,
     retention,
 )
-from mer_jax.metrics.classification import SCORES
-from mer_jax.runtime import console, distributed, run_log
-from mer_jax.training import resume, setup, step
-from mer_jax.training import workdir as workdir_lib
+from mer_jax.runtime import distributed, run_log
+from mer_jax.runtime.console import Progress, console, duration
+from mer_jax.tasks import Task, task_of
+from mer_jax.training import step
+from mer_jax.training.resume import restore_finished
+from mer_jax.training.setup import Run
+from mer_jax.training.workdir import identity, is_finished
 
-MAIN_SCORE = "weighted_f1"
 FILE = "robustness.json"
 DEFINITION = {
     "missing": "At rate r an utterance loses the modality if its draw, uniform in [0, 1) and the same at every rate, is below r; all: every modality "
@@ -75,9 +79,6 @@ DEFINITION = {
     "effective": "Mean over the rates (sigmas) above 0 of (S(rate) - S(0)) - (S2(rate) - S2(0)), S2 of the run beside: above 0, this run falls less.",
     "floor": "The most frequent class of the training part, said of every test utterance.",
 }
-
-
-# ---- on the device ----
 
 
 def noise(
@@ -107,55 +108,59 @@ def disturbed(
             return x + strength * noise(key, rows, x.shape[1], x.shape[2:])
 
         features[m] = where_real(mask[m], jax.lax.cond(sigma[m] > 0, with_noise, lambda x: x, x))
-    return Batch(features, mask, batch.targets, batch.weight)
+    return dataclasses.replace(batch, features=features, mask=mask)
 
 
-def predictor(whole: setup.Run) -> Callable[..., Any]:
-    """predict(model, source, places, rows, hidden, sigma, pads) -> the predicted classes Int[(replicas,) conditions, batch] of the
-    replicas that share a call; hidden and sigma hold one value for each condition. Compiled once for each padded length."""
-    apply, together, each = whole.program.apply, whole.program.together, whole.program.each
+def predictor(run: Run) -> Callable[..., Any]:
+    """predict(model, source, row_positions, rows, hidden, sigma, padded_lengths) -> the decisions [(replicas,) conditions,
+    batch] of the replicas that share a call; hidden and sigma hold one value for each condition. Compiled once for each
+    padded length."""
+    apply, task, several = run.steps.apply, run.task, run.steps.replicas_per_step > 1
 
-    def predict(model: step.EvalState, source: Any, places: Any, rows: Any, hidden: Any, sigma: Any, pads: Any) -> Any:
-        def one(model: step.EvalState, places: Any, rows: Any) -> Any:
-            batch = step.standardize(loader.materialize_batch(source, places, pads), model.input_stats)
+    def predict(
+        model: step.EvalState, source: Any, positions: Any, rows: Any, hidden: Any, sigma: Any, lengths: Any
+    ) -> Any:
+        def one(model: step.EvalState, positions: Any, rows: Any) -> Any:
+            batch = step.standardize(loader.materialize_batch(source, positions, lengths), model.input_stats)
 
             def under(condition: tuple[Any, Any]) -> Any:
-                outputs, _ = apply(model.params, model.rest, disturbed(batch, rows, *condition))
-                return outputs["logits"].argmax(-1).astype(jnp.int32)
+                outputs, _ = apply(model.params, model.model_state, disturbed(batch, rows, *condition))
+                return task.decide(outputs["logits"])
 
             return jax.lax.map(under, (hidden, sigma))
 
-        return (jax.vmap(one, spmd_axis_name="replica") if together > 1 else one)(model, places, rows)
+        return (jax.vmap(one, spmd_axis_name="replica") if several else one)(model, positions, rows)
 
-    return jax.jit(predict, static_argnums=6, out_shardings=each)
+    return jax.jit(predict, static_argnums=6, out_shardings=run.steps.per_replica)
 
 
-def predictions(whole: setup.Run, which: Sequence[int], listed: Sequence[Condition]) -> dict[int, np.ndarray]:
-    """Of every replica in `which` the predicted classes of its test part, Int[conditions, utterances], in the part's order."""
-    fleet, pool, modalities = whole.fleet, whole.inputs.feed.pool, whole.config.data.modalities
-    parts = {r: whole.inputs.folds[fleet.replicas[r].fold].test for r in which}
-    found = {r: np.zeros((len(listed), len(rows)), np.int32) for r, rows in parts.items()}
+def predictions(run: Run, which: Sequence[int], listed: Sequence[Condition]) -> dict[int, np.ndarray]:
+    """Of every replica in `which` the decisions on its test part, [conditions, utterances], in the part's order."""
+    groups, pool, modalities = run.groups, run.data.pool, run.config.data.modalities
+    parts = {r: run.data.folds[groups.replicas[r].fold].test for r in which}
+    found: dict[int, np.ndarray] = {}
     # NumPy arrays: what every process holds in full may go into a call as it is.
     hidden = {m: np.array([c.hidden[i] for c in listed]) for i, m in enumerate(modalities)}
     sigma = {m: np.array([c.sigma[i] for c in listed], np.float32) for i, m in enumerate(modalities)}
-    predict = predictor(whole)
-    progress = console.Progress("robustness", sum(len(rows) for rows in parts.values()), "utterances")
+    predict = predictor(run)
+    progress = Progress("robustness", sum(len(rows) for rows in parts.values()), "utterances")
 
     def take(group: tuple[int, ...], rows: np.ndarray, outputs: Any) -> None:
         values = distributed.to_host(outputs)
-        values = values if whole.program.together > 1 else values[None]
+        values = values if run.steps.replicas_per_step > 1 else values[None]
         for k, r in enumerate(group):
-            if r in found:
-                real = rows[k] >= 0
-                found[r][:, np.searchsorted(parts[r], rows[k][real])] = values[k][:, real]
+            if r in parts:
+                real, kept = rows[k] >= 0, (len(listed), len(parts[r]))
+                found.setdefault(r, np.zeros(kept, values.dtype))[:, np.searchsorted(parts[r], rows[k][real])] = values[
+                    k
+                ][:, real]
                 progress.update(progress.done + int(real.sum()))
 
     pending: list[Any] = []
-    for group, rows, model, source, places, pads in fleet.batches(
-        which, "test", whole.config.train.eval_batch_size, best=True
-    ):
-        of_corpus = fleet.laid(pool.rows[np.maximum(rows, 0)].astype(np.int32))
-        pending.append((group, rows, predict(model, source, places, of_corpus, hidden, sigma, pads)))
+    size = run.config.train.eval_batch_size
+    for group, rows, model, source, positions, lengths in groups.batches(which, "test", size, best=True):
+        of_corpus = groups.on_devices(pool.rows[np.maximum(rows, 0)].astype(np.int32))
+        pending.append((group, rows, predict(model, source, positions, of_corpus, hidden, sigma, lengths)))
         if len(pending) > 1:  # the device has the next batch while this one is taken
             take(*pending.pop(0))
     for one in pending:
@@ -164,16 +169,13 @@ def predictions(whole: setup.Run, which: Sequence[int], listed: Sequence[Conditi
     return found
 
 
-# ---- the command ----
-
-
 def measure(
-    config: config_lib.Experiment, corpus: Corpus, workdir: epath.PathLike, beside: epath.PathLike | None = None
+    config: Experiment, corpus: Corpus, workdir: epath.PathLike, beside: epath.PathLike | None = None
 ) -> dict[str, Any]:
     """Writes and shows the robustness of a finished run; returns what the file holds. Raises UserError if the run is not
     finished, or the one beside it cannot be compared with."""
     workdir = epath.Path(workdir)
-    if not workdir_lib.is_finished(workdir, workdir_lib.identity(config, corpus), allow_config_change=False):
+    if not is_finished(config, workdir, identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=robustness finishes it")
     known = files.read_json(workdir / "metrics.json")
     about = {
@@ -183,41 +185,47 @@ def measure(
         "split_sha256": known["protocol"]["split_sha256"],
         "seed": SEED,
     }
-    other = None if beside is None else read_beside(epath.Path(beside), about, workdir)
-    whole = resume.restore_finished(config, corpus, workdir)
+    metrics = task_of(corpus).metrics
+    other = None if beside is None else read_beside(epath.Path(beside), about, workdir, tuple(metrics))
+    run = restore_finished(config, corpus, workdir)
+    task = run.task
     chosen = next(i for i, point in enumerate(known["points"]) if point["chosen"])
     which = [r for r, x in enumerate(known["replicas"]) if x["point"] == chosen and x["status"] == "finished"]
-    modalities, pool = config.data.modalities, whole.inputs.feed.pool
+    modalities, pool = config.data.modalities, run.data.pool
     listed = conditions(modalities)
     began = time.monotonic()
-    found = predictions(whole, which, listed)
+    found = predictions(run, which, listed)
     took = time.monotonic() - began
-    folds = [whole.inputs.folds[whole.fleet.replicas[r].fold] for r in which]
+    folds = [run.data.folds[run.groups.replicas[r].fold] for r in which]
 
     def tested(r: int) -> Tested:
-        rows = whole.inputs.folds[whole.fleet.replicas[r].fold].test
+        rows = run.data.folds[run.groups.replicas[r].fold].test
         has = np.stack([pool.lengths[m][rows] > 0 for m in modalities], axis=1)
-        return Tested(found[r], pool.labels[rows], draws(modalities, pool.rows[rows]), has)
+        return Tested(found[r], run.data.targets(rows), draws(modalities, pool.rows[rows]), has)
 
     result: dict[str, Any] = about | {
         "modalities": list(modalities),
-        "replicas": [whole.fleet.replicas[r].name for r in which],
+        "replicas": [run.groups.replicas[r].name for r in which],
         "utterances": sum(len(fold.test) for fold in folds),
         "definition": DEFINITION,
-        **curves(modalities, listed, [tested(r) for r in which], len(corpus.labels)),
-        "floor": floor([(pool.labels[fold.train], pool.labels[fold.test]) for fold in folds], len(corpus.labels)),
-    }  # fmt: skip
-    result["retention"] = {kind: {m: retention(of) for m, of in result[kind].items()} for kind in ("missing", "noise")}
-    result["over_floor"] = {m: {score: of[score][-1][0] - result["floor"][score][0] for score in SCORES}
-                            for m, of in result["missing"].items()}  # fmt: skip
-    result["effective"] = None if other is None else effective_of(result, other, str(beside))
+        **curves(task, modalities, listed, [tested(r) for r in which]),
+        "floor": floor(task, [(run.data.targets(fold.train), run.data.targets(fold.test)) for fold in folds]),
+    }
+    result["retention"] = {
+        kind: {m: retention(task, of) for m, of in result[kind].items()} for kind in ("missing", "noise")
+    }
+    result["over_floor"] = {
+        m: {score: of[score][-1][0] - result["floor"][score][0] for score in task.metrics}
+        for m, of in result["missing"].items()
+    }
+    result["effective"] = None if other is None else effective_of(task, result, other, str(beside))
     run_log.write_json(workdir / FILE, result)
-    print_robustness(result)
-    print_what_was_tested(result, known, len(listed), took, workdir)
+    print_robustness(task, result)
+    print_what_was_tested(task, result, known, len(listed), took, workdir)
     return result
 
 
-def read_beside(folder: epath.Path, about: dict[str, Any], workdir: epath.Path) -> Any:
+def read_beside(folder: epath.Path, about: dict[str, Any], workdir: epath.Path, scores: tuple[str, ...]) -> Any:
     """The robustness.json of another run. Raises UserError if there is none, or if it is of other utterances."""
     path = folder / FILE
     if not path.exists():
@@ -231,7 +239,7 @@ def read_beside(folder: epath.Path, about: dict[str, Any], workdir: epath.Path) 
         theirs = {name: found[name] for name in about}
         for kind, at in (("missing", "rates"), ("noise", "sigmas")):
             theirs[kind] = next((of[at] for of in found[kind].values()), mine[kind])
-        _ = [means(of, score) for kind in ("missing", "noise") for of in found[kind].values() for score in SCORES]
+        _ = [means(of, score) for kind in ("missing", "noise") for of in found[kind].values() for score in scores]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path} is not what --mode=robustness writes; make it again") from None
     for name in ("manifest_sha256", "split_sha256", "seed", "missing", "noise"):
@@ -243,10 +251,9 @@ def read_beside(folder: epath.Path, about: dict[str, Any], workdir: epath.Path) 
     return found
 
 
-# ---- on the console ----
-
-
-def print_robustness(result: Mapping[str, Any]) -> None:
+def print_robustness(task: Task, result: Mapping[str, Any]) -> None:
+    """How far the main score falls."""
+    main, title_of = task.main_metric, task.metrics[task.main_metric].title
     count = len(result["replicas"])
     for kind, at, title, where in (
         ("missing", "rates", "where a share of the utterances loses a modality", "lost"),
@@ -255,7 +262,7 @@ def print_robustness(result: Mapping[str, Any]) -> None:
         if not result[kind]:
             continue
         table = rich.table.Table(
-            title=f"weighted F1 in percent {title}; test of {result['name']}, protocol {result['protocol']}"
+            title=f"{title_of} in percent {title}; test of {result['name']}, protocol {result['protocol']}"
             + (f", mean of {count} replicas" if count > 1 else ""),
             title_justify="left", box=rich.box.SIMPLE_HEAD,
         )  # fmt: skip
@@ -266,33 +273,33 @@ def print_robustness(result: Mapping[str, Any]) -> None:
         for name in extra:
             table.add_column(name, justify="right")
         for m, of in result[kind].items():
-            kept, ahead = result["retention"][kind][m][MAIN_SCORE], result["over_floor"].get(m, {}).get(MAIN_SCORE, 0.0)
-            cells = [percent(mean) for mean in means(of, MAIN_SCORE)] + [percent(kept)]
+            kept, ahead = result["retention"][kind][m][main], result["over_floor"].get(m, {}).get(main, 0.0)
+            cells = [percent(mean) for mean in means(of, main)] + [percent(kept)]
             cells += [percent(ahead, sign=True)] if kind == "missing" else []
             if result["effective"]:
                 found = result["effective"][kind].get(m)
-                cells += [percent(found and found[MAIN_SCORE], sign=True)]
+                cells += [percent(found and found[main], sign=True)]
             table.add_row(m, *cells)
-        console.console.print(table)
+        console.print(table)
 
 
 def print_what_was_tested(
-    result: Mapping[str, Any], known: Mapping[str, Any], listed: int, took: float, workdir: epath.Path
+    task: Task, result: Mapping[str, Any], known: Mapping[str, Any], listed: int, took: float, workdir: epath.Path
 ) -> None:
     """What the tables do not say."""
-    say = console.console.print
-    present = {m: of[MAIN_SCORE][0] for m, of in result["present"].items()}
+    say, main = console.print, task.main_metric
+    present = {m: of[main][0] for m, of in result["present"].items()}
     full = "+".join(sorted(result["modalities"]))
     if others := ", ".join(f"{m} {percent(mean)}" for m, mean in present.items() if m != full):
         say(
-            f"all modalities {percent(present[full])}; only {others}; the most frequent class {percent(result['floor'][MAIN_SCORE][0])}"
+            f"all modalities {percent(present[full])}; only {others}; the most frequent class {percent(result['floor'][main][0])}"
         )
     else:
         say(f"nothing is left of a run of {full} alone when that is missing: noise only")
     for m, of in result["missing"].items():
         if n := of["left_with_nothing"]:
             say(f"{n} of {result['utterances']} test utterances have no modality but {m} and are left with nothing")
-    for name in SCORES:
+    for name in task.metrics:
         before, now = known["test"][name]["mean"], result["clean"][name][0]
         if abs(before - now) > 1e-6:
             say(
@@ -300,4 +307,4 @@ def print_what_was_tested(
             )
     if result["effective"]:
         say(f"effective: how much less the score falls than that of {result['effective']['beside']}, in points")
-    say(f"{listed} conditions of {result['utterances']} utterances in {console.duration(took)}; {workdir / FILE}")
+    say(f"{listed} conditions of {result['utterances']} utterances in {duration(took)}; {workdir / FILE}")

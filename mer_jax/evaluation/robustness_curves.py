@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""How far scores fall when modalities go missing or features get noisy: conditions, draws and curves. No JAX."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mer_jax.metrics.classification import SCORES, mean_sd, overall
-from mer_jax.metrics.confusion import confusion_counts
+from mer_jax.metrics.metric import mean_sd
+from mer_jax.tasks import Task
 
 RATES = tuple(i / 10 for i in range(11))
 SIGMAS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -39,9 +39,6 @@ def noisy(modalities: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The curves of noise: {name: the modalities it is in}."""
     alone = {m: (m,) for m in modalities}
     return alone | ({"all": tuple(modalities)} if len(modalities) > 1 else {})
-
-
-# ---- which modality an utterance loses ----
 
 
 def key_of(modality: str) -> int:
@@ -79,11 +76,11 @@ def over_replicas(values: Float[np.ndarray, "replicas"]) -> list[float | None]:
     return list(mean_sd(values.tolist()).values())
 
 
-def curve(confusions: Int[np.ndarray, "replicas points classes classes"]) -> dict[str, Any]:
-    """{SCORE: [[mean, sd] of every point], "pooled": {SCORE: [of every point]}}"""
-    each, pooled = overall(confusions), overall(confusions.sum(0))
-    by_point = {name: [over_replicas(column) for column in each[name].T] for name in SCORES}
-    return by_point | {"pooled": {name: pooled[name].tolist() for name in SCORES}}
+def curve(task: Task, counts: np.ndarray) -> dict[str, Any]:
+    """{SCORE: [[mean, sd] of every point], "pooled": {SCORE: [of every point]}}, of counts [replicas, points, …]."""
+    each, pooled = task.metric_values(counts), task.metric_values(counts.sum(0))
+    by_point = {name: [over_replicas(column) for column in each[name].T] for name in task.metrics}
+    return by_point | {"pooled": {name: pooled[name].tolist() for name in task.metrics}}
 
 
 def means(of: Mapping[str, Any], score: str) -> Float[np.ndarray, "points"]:
@@ -91,63 +88,69 @@ def means(of: Mapping[str, Any], score: str) -> Float[np.ndarray, "points"]:
     return np.array([mean for mean, _ in of[score]], np.float64)
 
 
-def retention(of: Mapping[str, Any]) -> dict[str, float | None]:
+def retention(task: Task, of: Mapping[str, Any]) -> dict[str, float | None]:
     """By score, as in DEFINITION; None where the clean score is 0."""
-    values = {score: means(of, score) for score in SCORES}
+    values = {score: means(of, score) for score in task.metrics}
     return {score: float((v[1:] / v[0]).mean()) if v[0] > 0 else None for score, v in values.items()}
 
 
-def effective(of: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, float]:
+def effective(task: Task, of: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, float]:
     """By score, as in DEFINITION."""
-    falls = {score: [means(x, score)[1:] - means(x, score)[0] for x in (of, beside)] for score in SCORES}
+    falls = {score: [means(x, score)[1:] - means(x, score)[0] for x in (of, beside)] for score in task.metrics}
     return {score: float((mine - theirs).mean()) for score, (mine, theirs) in falls.items()}
 
 
 class Tested(NamedTuple):
-    """A replica's test part: predicted classes Int[conditions, utterances], true ones, draws and which modalities there are, both
-    [utterances, modalities]."""
+    """A replica's test part. decisions: [conditions, utterances]. targets: what is true. drawn, has: draws, and which
+    modalities there are, both [utterances, modalities]."""
 
-    predicted: np.ndarray
-    gold: np.ndarray
+    decisions: np.ndarray
+    targets: dict[str, np.ndarray]
     drawn: np.ndarray
     has: np.ndarray
 
 
 def curves(
-    modalities: Sequence[str], listed: Sequence[Condition], tested: Sequence[Tested], classes: int
+    task: Task, modalities: Sequence[str], listed: Sequence[Condition], tested: Sequence[Tested]
 ) -> dict[str, Any]:
-    """`clean`, `present`, `missing` and `noise` of the file; `listed` are the conditions of the predictions."""
+    """`clean`, `present`, `missing` and `noise` of the file; `listed` are the conditions of the decisions."""
     count, at = len(modalities), {condition: i for i, condition in enumerate(listed)}
-    whole, zero = (False,) * count, (0.0,) * count
+    nothing_hidden, zero = (False,) * count, (0.0,) * count
 
-    def score(rows: Sequence[np.ndarray]) -> np.ndarray:
+    def counts(rows: Sequence[np.ndarray]) -> np.ndarray:
         """rows: of each replica the condition of each utterance."""
-        return np.stack([confusion_counts(of.gold, of.predicted[c, np.arange(len(c))], classes)
-                         for of, c in zip(tested, rows, strict=True)])  # fmt: skip
+        pairs = zip(tested, rows, strict=True)
+        return np.stack([task.count(of.targets, of.decisions[c, np.arange(len(c))]) for of, c in pairs])
 
     def under(condition: Condition) -> np.ndarray:
-        return score([np.full(len(of.gold), at[condition]) for of in tested])
+        return counts([np.full(of.decisions.shape[1], at[condition]) for of in tested])
 
     def without(gone: Sequence[np.ndarray]) -> np.ndarray:
-        return score([np.array([at[Condition(tuple(row), zero)] for row in rows.tolist()], int) for rows in gone])
+        return counts([np.array([at[Condition(tuple(row), zero)] for row in rows.tolist()], int) for rows in gone])
 
-    def point(confusions: np.ndarray) -> dict[str, Any]:
-        return {name: over_replicas(values) for name, values in overall(confusions).items()}
+    def point(counted: np.ndarray) -> dict[str, Any]:
+        return {name: over_replicas(values) for name, values in task.metric_values(counted).items()}
 
-    present = {"+".join(sorted(m for m, gone in zip(modalities, c.hidden, strict=True) if not gone)): point(under(c))
-               for c in listed if not any(c.sigma)}  # fmt: skip
+    present = {}
+    for condition in listed:
+        if not any(condition.sigma):
+            left = sorted(m for m, hidden in zip(modalities, condition.hidden, strict=True) if not hidden)
+            present["+".join(left)] = point(under(condition))
     missing: Curves = {}
     if count > 1:
         gone = [losses(modalities, of.drawn, of.has) for of in tested]
         for name in gone[0]:
-            points = [without([each[name][i] for each in gone]) for i in range(len(RATES))]
-            nothing = 0 if name == "all" else sum(int((gone_to_nothing(of.has, modalities.index(name))).sum()) for of in tested)  # fmt: skip
-            missing[name] = {"rates": list(RATES), **curve(np.stack(points, axis=1)), "left_with_nothing": nothing}
+            points = np.stack([without([each[name][i] for each in gone]) for i in range(len(RATES))], axis=1)
+            alone = [] if name == "all" else [gone_to_nothing(of.has, modalities.index(name)) for of in tested]
+            left = sum(int(rows.sum()) for rows in alone)
+            missing[name] = {"rates": list(RATES), **curve(task, points), "left_with_nothing": left}
     noises: Curves = {}
     for name, members in noisy(modalities).items():
-        strengths = [Condition(whole, tuple(s * (m in members) for m in modalities)) for s in SIGMAS]
-        noises[name] = {"sigmas": list(SIGMAS), **curve(np.stack([under(c) for c in strengths], axis=1))}
-    return {"clean": point(under(Condition(whole, zero))), "present": present, "missing": missing, "noise": noises}
+        strengths = [Condition(nothing_hidden, tuple(s * (m in members) for m in modalities)) for s in SIGMAS]
+        points = np.stack([under(c) for c in strengths], axis=1)
+        noises[name] = {"sigmas": list(SIGMAS), **curve(task, points)}
+    clean = point(under(Condition(nothing_hidden, zero)))
+    return {"clean": clean, "present": present, "missing": missing, "noise": noises}
 
 
 def gone_to_nothing(has: Bool[np.ndarray, "utterances modalities"], i: int) -> Bool[np.ndarray, "utterances"]:
@@ -155,21 +158,20 @@ def gone_to_nothing(has: Bool[np.ndarray, "utterances modalities"], i: int) -> B
     return has[:, i] & (has.sum(1) == 1)
 
 
-def floor(labels: Sequence[tuple[np.ndarray, np.ndarray]], classes: int) -> dict[str, Any]:
-    """labels: of each replica those of its training part and of its test part."""
-    said = [np.full(len(test), np.bincount(trained, minlength=classes).argmax()) for trained, test in labels]
-    matrices = np.stack([confusion_counts(test, s, classes) for (_, test), s in zip(labels, said, strict=True)])
-    return {name: over_replicas(values) for name, values in overall(matrices).items()}
+def floor(task: Task, parts: Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]) -> dict[str, Any]:
+    """parts: of each replica the targets of its training part and of its test part."""
+    counted = np.stack([task.floor(train, test) for train, test in parts])
+    return {name: over_replicas(values) for name, values in task.metric_values(counted).items()}
 
 
-def effective_of(mine: Mapping[str, Any], theirs: Mapping[str, Any], beside: str) -> dict[str, Any]:
+def effective_of(task: Task, mine: Mapping[str, Any], theirs: Mapping[str, Any], beside: str) -> dict[str, Any]:
     """Of the curves that both runs have; "all" only where it means the same modalities."""
     same = sorted(mine["modalities"]) == sorted(theirs["modalities"])
-    return {"beside": beside} | {
-        kind: {m: effective(of, theirs[kind][m]) for m, of in mine[kind].items()
-               if m in theirs[kind] and (same or m != "all")}
-        for kind in ("missing", "noise")
-    }  # fmt: skip
+    found: dict[str, Any] = {"beside": beside}
+    for kind in ("missing", "noise"):
+        shared = {m: of for m, of in mine[kind].items() if m in theirs[kind] and (same or m != "all")}
+        found[kind] = {m: effective(task, of, theirs[kind][m]) for m, of in shared.items()}
+    return found
 
 
 def percent(fraction: float | None, *, sign: bool = False) -> str:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mer_jax.config import limits
+from mer_jax.config import max_lengths
 from mer_jax.models import family
 from mer_jax.models.deepmsi_mer import DeepMSIExperiment
 from mer_jax.models.deepmsi_mer_frames import DeepMSIFramesExperiment
@@ -40,14 +40,16 @@ def exported_function(trained: Any, replica: int) -> ExportedFunction:
     def call(features: dict[str, Any], mask: dict[str, Any]) -> Any:
         features = {m: first(x, most[m]) if m in most else x for m, x in features.items()}
         mask = {m: first(x, most[m]) if m in most else x for m, x in mask.items()}
-        return calibrated_probabilities(apply, model, temperature, unlabelled_batch(features, mask))
+        return calibrated_probabilities(
+            apply, model, temperature, unlabelled_batch(features, mask, len(trained.labels))
+        )
 
     return ExportedFunction(call, shapes_of(trained), most)
 
 
 def longest_of(trained: Any) -> dict[str, int]:
     """The time steps of the longest sequences that the run used."""
-    return {m: min(n, trained.modalities[m]["longest"]) for m, n in limits(trained.config.data).items()}
+    return {m: min(n, trained.modalities[m]["longest"]) for m, n in max_lengths(trained.config.data).items()}
 
 
 def most_of(trained: Any) -> dict[str, int]:

@@ -6,156 +6,122 @@ Any non-empty set of the three modalities will do.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, TypedDict
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from mer_jax import config as config_lib
-from mer_jax.config import Experiment, LossSettings, _require, _split
+from mer_jax.config import Experiment, LossSettings, group, require, setting, split_names
 from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Manifest
-from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
-from mer_jax.models import family as family_lib
-from mer_jax.models import functional
-from mer_jax.models import vsc as vsc_lib
-from mer_jax.models.deepmsi_mer_frames import backbone_arguments, is_frozen
-from mer_jax.models.family import shared_settings, widths_of
-from mer_jax.models.layers import Number, drop_steps, dropout, masked_mean, split_key, sweepable, unit, value_of
-from mer_jax.models.losses import Number, contrastive, cross_entropy, weighted_mean
-from mer_jax.models.swin import SwinV2
+from mer_jax.models import family, vsc
+from mer_jax.models.layers import (
+    Number,
+    drop_steps,
+    dropout,
+    is_off,
+    masked_mean,
+    split_key,
+    sweepable,
+    unit,
+    value_of,
+)
+from mer_jax.models.losses import contrastive
 from mer_jax.models.tcn import TCN
-from mer_jax.runtime import console
-from mer_jax.training import replicas
+from mer_jax.tasks import Task
+
+MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads them
+SENTENCE = (
+    "DeepMSI-MER (arXiv 2502.08573): text and audio guide the compression of the visual sequence, a temporal convolutional "
+    "network reads it, and a contrastive loss aligns the modalities"
+)
 
 
 @dataclasses.dataclass
 class DeepMSISettings:
-    """DeepMSI-MER (arXiv 2502.08573) on features; sizes here are ours, the published ones are in configs/deepmsi_mer.py."""
+    """DeepMSI-MER on features. Sizes here are ours; the published ones are in configs/deepmsi_mer.py."""
 
-    variant: str = "fixed"  # fixed (as the paper means it) | published (as the official code computes it)
+    # fixed: as the paper means it; published: as the official code computes it.
+    variant: str = setting("fixed", choices=("fixed", "published"))
     vsc: bool = True  # visual sequence compression; False = the TCN reads every frame
-    keep: float = 0.5  # share of the frames (of a frame's tokens, where it has several) that VSC keeps [ours]
-    threshold: float = 0.6  # VSC merges a dropped frame into the kept ones that are more similar than this (cosine)
-    alpha: float = 0.9  # share of the kept frame in the merged one
-    pool: str = (
-        "attention"  # how sequences of text and audio become one vector: mean | attention (one learned query) [ours]
-    )
-    early_width: int = 128
+    # Share of the frames (of a frame's tokens, where it has several) that VSC keeps [ours].
+    keep: float = setting(0.5, above=0, at_most=1)
+    # VSC merges a dropped frame into the kept ones that are more similar than this (cosine).
+    threshold: float = setting(0.6, at_least=-1, at_most=1, swept=True)
+    alpha: float = setting(0.9, at_least=0, at_most=1, swept=True)  # share of the kept frame in the merged one
+    # How sequences of text and audio become one vector; attention has one learned query [ours].
+    pool: str = setting("attention", choices=("mean", "attention"))
+    early_width: int = setting(128, at_least=1)
     tcn_widths: tuple[int, ...] = (128, 128, 128)  # one block each; block l looks 2^l steps back
-    tcn_kernel: int = 3
-    projection: int = 256
+    tcn_kernel: int = setting(3, at_least=1)
+    projection: int = setting(256, at_least=1)
     late_widths: tuple[int, ...] = (256, 128)
-    dropout: float = 0.3  # in the late fusion
-    early_dropout: float = 0.1
-    tcn_dropout: float = 0.3
-    projection_dropout: float = 0.2
-    modality_dropout: float = 0.0  # share of samples of which one modality is hidden while training
+    dropout: float = setting(0.3, below=1, swept=True)  # in the late fusion
+    early_dropout: float = setting(0.1, below=1, swept=True)
+    tcn_dropout: float = setting(0.3, below=1, swept=True)
+    projection_dropout: float = setting(0.2, below=1, swept=True)
+    modality_dropout: float = setting(0.0, below=1)  # share of samples of which one modality is hidden while training
 
 
 @dataclasses.dataclass
 class ContrastiveSettings(LossSettings):
-    contrastive: float = 0.5  # weight of the contrastive loss beside the classification loss; 0 = none
-    temperature: float = 0.5
+    """The classification loss and the contrastive one."""
+
+    # Weight of the contrastive loss beside the classification loss; 0 = none.
+    contrastive: float = setting(0.5, at_least=0, swept=True)
+    temperature: float = setting(0.5, above=0, swept=True)
     learn_temperature: bool = False  # start from `temperature` and learn it
-    pairs: tuple[str, ...] = (
-        "visual-text",
-        "visual-audio",
-        "text-audio",
-    )  # anchor-other; those the run does not have are left out
+    # anchor-other; those that the run does not have are left out.
+    pairs: tuple[str, ...] = ("visual-text", "visual-audio", "text-audio")
     per_positive: bool = True  # mean over an anchor's positives; False = their sum over batch - 1, as published
 
 
 @dataclasses.dataclass
 class DeepMSIExperiment(Experiment):
+    """DeepMSI-MER on pre-extracted features."""
+
     experiment: str = "deepmsi_mer"
-    model: DeepMSISettings = dataclasses.field(default_factory=DeepMSISettings)
-    loss: ContrastiveSettings = dataclasses.field(default_factory=ContrastiveSettings)
+    model: DeepMSISettings = group(DeepMSISettings)
+    loss: ContrastiveSettings = group(ContrastiveSettings)
+
+    def known_modalities(self) -> tuple[str, ...]:
+        return ("text", "audio", "visual")
+
+    def check(self) -> None:
+        for name in ("tcn_widths", "late_widths"):
+            widths = getattr(self.model, name)
+            positive = len(widths) > 0 and min(widths) > 0
+            require(positive, f"model.{name}", widths, "one or more positive numbers")
+        self.loss.pairs = split_names(self.loss.pairs)
+        for pair in self.loss.pairs:
+            anchor, _, other = pair.partition("-")
+            different = len({anchor, other} & set(self.known_modalities())) == 2
+            example = "pairs of two different modalities, as in --config.loss.pairs=visual-text,visual-audio"
+            require(different, "loss.pairs", ",".join(self.loss.pairs), example)
+        if self.model.variant == "published":
+            decay, pieces = self.optim.ema_decay, self.train.microbatches
+            weights = "0 with model.variant=published: its BatchNorm statistics belong to the weights as trained"
+            require(decay == 0, "optim.ema_decay", decay, weights)
+            whole = "1 with model.variant=published: its BatchNorm takes the mean of the whole batch"
+            require(pieces == 1, "train.microbatches", pieces, whole)
+        known = set(self.data.modalities) <= set(self.known_modalities())
+        names = "among text, audio, visual for DeepMSI-MER"
+        require(known, "data.modalities", ",".join(self.data.modalities), names)
 
 
-def _validate_deepmsi(config: DeepMSIExperiment) -> None:
-    for name in ("tcn_widths", "late_widths"):
-        widths = getattr(config.model, name)
-        _require(len(widths) > 0 and min(widths) > 0, f"model.{name}", widths, "one or more positive numbers")
-    config.loss.pairs = _split(config.loss.pairs)
-    for pair in config.loss.pairs:
-        anchor, _, other = pair.partition("-")
-        _require(len({anchor, other} & {"text", "audio", "visual"}) == 2, "loss.pairs", ",".join(config.loss.pairs),
-                 "pairs of two different modalities, as in --config.loss.pairs=visual-text,visual-audio")  # fmt: skip
-    if config.model.variant == "published":
-        _require(config.optim.average == 0, "optim.average", config.optim.average,
-                 "0 with model.variant=published: its BatchNorm statistics belong to the weights as trained")  # fmt: skip
-        _require(config.train.accumulate == 1, "train.accumulate", config.train.accumulate,
-                 "1 with model.variant=published: its BatchNorm takes the mean of the whole batch")  # fmt: skip
-    unknown = set(config.data.modalities) - {"text", "audio", "visual"}
-    _require(
-        not unknown, "data.modalities", ",".join(config.data.modalities), "among text, audio, visual for DeepMSI-MER"
-    )
+class Outputs(family.Outputs):
+    """projections[m]: Float[batch, dim] of length 1. present[m]: Bool[batch], whether the sample has the modality.
+    temperature of the contrastive loss: Float[]. attention[m]: of the pooling over the time steps, Float[batch, time].
+    kept: what VSC made of the frames, vsc.Kept of [batch, …], or of each frame's tokens, of [batch, time, …]; None without
+    VSC."""
 
-
-def fusion_objective(
-    logits: Float[Array, "batch classes"],
-    projections: dict[str, Float[Array, "batch dim"]],
-    present: dict[str, Bool[Array, "batch"]],
-    temperature: Float[Array, ""],
-    label: Int[Array, "batch"],
-    target: Float[Array, "batch classes"],
-    weight: Float[Array, "batch"],
-    *,
-    prior: Float[Array, "classes"],
-    contrastive_weight: Number,
-    pairs: tuple[str, ...],
-    per_positive: bool,
-    imbalance: str,
-    focal_gamma: Number,
-    label_smoothing: Number,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """DeepMSI-MER's total: mean classification loss + contrastive_weight * mean over `pairs` ("anchor-other", those whose
-    two modalities are there, over the samples that have both) of the contrastive loss; the terms by name, with the number of
-    positive pairs."""
-    classification = cross_entropy(
-        logits, target, prior=prior, imbalance=imbalance, focal_gamma=focal_gamma, label_smoothing=label_smoothing
-    )
-    terms = {"classification": weighted_mean(classification, weight)}
-    names = [pair.split("-") for pair in pairs]
-    found = [
-        contrastive(
-            projections[a],
-            projections[b],
-            label,
-            jnp.where(present[a] & present[b], weight, 0),
-            temperature=temperature,
-            per_positive=per_positive,
-        )
-        for a, b in names
-        if a in projections and b in projections
-    ]
-    if not found or (isinstance(contrastive_weight, float | int) and contrastive_weight == 0):
-        return terms["classification"], terms
-    terms["contrastive"] = jnp.stack([loss for loss, _ in found]).mean()
-    terms["positive_pairs"] = jnp.stack([count for _, count in found]).sum()
-    return terms["classification"] + contrastive_weight * terms["contrastive"], terms
-
-
-MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads them
-
-
-class Outputs(TypedDict):
-    """logits: Float[batch, classes]; projections[m]: Float[batch, dim] of length 1; present[m]: Bool[batch], whether the sample has
-    the modality; temperature of the contrastive loss: Float[]; feature: what is classified, Float[batch, dim]; attention[m]: of
-    the pooling over the time steps, Float[batch, time]; kept: what VSC made of the frames, vsc.Kept of [batch, …], or of each
-    frame's tokens, of [batch, time, …]; None without VSC"""
-
-    logits: Array
     projections: dict[str, Array]
     present: dict[str, Array]
     temperature: Array
-    feature: Array
-    attention: dict[str, Array]
-    kept: vsc_lib.Kept | None
 
 
 class MLPBlock(nnx.Module):
@@ -206,83 +172,78 @@ class ProjectionHead(nnx.Module):
         return self.norm(p + dropout(self.mix(nnx.gelu(p, approximate=False)), self.rate, key))
 
 
+@dataclasses.dataclass(frozen=True)
+class VisualInput:
+    """What a visual time step is. tokens: how many lie side by side in it (1: a step is a frame's one vector, and VSC works
+    over the frames; more: VSC works inside every frame, whose tokens are then averaged). compress: whether VSC does.
+    backbone(rngs): makes what reads frames instead (`swin.SwinV2`), compresses their tokens itself and gives their mean."""
+
+    tokens: int = 1
+    compress: bool = False
+    backbone: Callable[[nnx.Rngs], nnx.Module] | None = None
+
+
 class DeepMSIMER(nnx.Module):
     """Text, audio and visual features, any of them -> emotion logits and one projection per modality. Without text and audio
     a learned vector guides VSC [ours].
 
-    backbone: arguments of `swin.SwinV2`, which then reads frames, compresses their tokens where it has `sides` and gives their
-    mean (`vsc` and `keep` are of features only); None where visual steps are features.
-    widths: features per time step of each modality; tokens: how many tokens lie side by side in a visual step (1: a step is
-    a frame's one vector, and VSC works over the frames; more: VSC works inside every frame, whose tokens are then averaged).
-    attended: of text and audio, those pooled over time by attention instead of the mean; for one vector it would be the same.
+    widths: features per time step of each modality. outputs: how many logits. attended: of text and audio, those pooled over
+    time by attention instead of the mean; for one vector it would be the same. temperature: of the contrastive loss.
     """
 
     def __init__(
         self,
+        settings: DeepMSISettings,
         *,
         widths: Mapping[str, int],
-        tokens: int,
-        backbone: Mapping[str, Any] | None,
+        visual: VisualInput,
         attended: tuple[str, ...],
-        classes: int,
-        variant: str,
-        vsc: bool,
-        keep: float,
-        threshold: Number,
-        alpha: Number,
-        early_width: int,
-        tcn_widths: tuple[int, ...],
-        tcn_kernel: int,
-        projection: int,
-        late_widths: tuple[int, ...],
-        dropout: Number,
-        early_dropout: Number,
-        tcn_dropout: Number,
-        projection_dropout: Number,
-        modality_dropout: float,
+        outputs: int,
         temperature: Number,
         learn_temperature: bool,
         rngs: nnx.Rngs,
     ):
         self.modalities = tuple(m for m in MODALITIES if m in widths)
-        self.tokens, self.published, self.modality_dropout = tokens, variant == "published", modality_dropout
-        self.vsc, self.keep, self.threshold, self.alpha = vsc, keep, sweepable(threshold), sweepable(alpha)
+        self.tokens, self.published = visual.tokens, settings.variant == "published"
+        self.modality_dropout = settings.modality_dropout
+        self.vsc, self.keep = visual.compress, settings.keep
+        self.threshold, self.alpha = sweepable(settings.threshold), sweepable(settings.alpha)
         self.learn_temperature = learn_temperature
         zero = nnx.initializers.zeros  # attention starts as the mean
-        self.queries = nnx.Dict(
-            {m: nnx.Linear(widths[m], 1, use_bias=False, kernel_init=zero, rngs=rngs) for m in attended}
-        )
-        guides = sum(widths[m] for m in ("text", "audio") if m in widths)
+        queries = {m: nnx.Linear(widths[m], 1, use_bias=False, kernel_init=zero, rngs=rngs) for m in attended}
+        self.queries = nnx.Dict(queries)
+        self.backbone: Any = None if visual.backbone is None else visual.backbone(rngs)
         sizes = dict(widths)
-        self.backbone = None if backbone is None else SwinV2(**backbone, rngs=rngs)
         if "visual" in widths:
-            token = widths["visual"] // tokens
-            guided = token if vsc else 0
-            if self.backbone is not None:
-                token, guided = self.backbone.width, self.backbone.guide_width
-            self.early = (
-                EarlyFusion(guides, early_width, guided, early_dropout, published=self.published, rngs=rngs)
-                if guided and guides
-                else None
-            )
-            alone = bool(guided) and not guides and not self.published
-            self.guide = nnx.Param(jnp.zeros(guided)) if alone else None
-            self.tcn = TCN(token, tcn_widths, tcn_kernel, tcn_dropout, he=not self.published, rngs=rngs)
-            sizes["visual"] = tcn_widths[-1]
-        self.heads = nnx.Dict(
-            {m: ProjectionHead(sizes[m], projection, projection_dropout, rngs=rngs) for m in self.modalities}
-        )
-        inputs = (len(self.modalities) * projection, *late_widths)
-        self.late = nnx.List(
-            [
-                MLPBlock(a, b, dropout, published=self.published, rngs=rngs)
-                for a, b in zip(inputs, late_widths, strict=False)
-            ]
-        )
-        self.classifier = nnx.Linear(late_widths[-1], classes, rngs=rngs)
+            self._visual_layers(settings, widths, rngs)
+            sizes["visual"] = settings.tcn_widths[-1]
+        rate = settings.projection_dropout
+        heads = {m: ProjectionHead(sizes[m], settings.projection, rate, rngs=rngs) for m in self.modalities}
+        self.heads = nnx.Dict(heads)
+        late = (len(self.modalities) * settings.projection, *settings.late_widths)
+        steps = zip(late, settings.late_widths, strict=False)
+        blocks = [MLPBlock(a, b, settings.dropout, published=self.published, rngs=rngs) for a, b in steps]
+        self.late = nnx.List(blocks)
+        self.classifier = nnx.Linear(settings.late_widths[-1], outputs, rngs=rngs)
         self.temperature = sweepable(temperature)
         if learn_temperature:
             self.log_temperature = nnx.Param(jnp.log(jnp.float32(temperature)))
+
+    def _visual_layers(self, settings: DeepMSISettings, widths: Mapping[str, int], rngs: nnx.Rngs) -> None:
+        """What guides VSC, and the TCN that reads what it leaves."""
+        guides = sum(widths[m] for m in ("text", "audio") if m in widths)
+        token = widths["visual"] // self.tokens
+        guided = token if self.vsc else 0
+        if self.backbone is not None:
+            token, guided = self.backbone.width, self.backbone.guide_width
+        self.early = None
+        if guided and guides:
+            hidden, rate = settings.early_width, settings.early_dropout
+            self.early = EarlyFusion(guides, hidden, guided, rate, published=self.published, rngs=rngs)
+        alone = bool(guided) and not guides and not self.published
+        self.guide = nnx.Param(jnp.zeros(guided)) if alone else None
+        he = not self.published
+        self.tcn = TCN(token, settings.tcn_widths, settings.tcn_kernel, settings.tcn_dropout, he=he, rngs=rngs)
 
     def __call__(self, batch: Batch, *, key: PRNGKeyArray | None = None) -> Outputs:
         hidden, early, tcn, *keys = split_key(key, 3 + len(self.modalities) + len(self.late))
@@ -328,7 +289,7 @@ class DeepMSIMER(nnx.Module):
 
     def _compress(
         self, batch: Batch, pooled: dict[str, Array], real: Array, key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"], vsc_lib.Kept | None]:
+    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"], vsc.Kept | None]:
         """The frames that the TCN reads, in order, which of them are real, and `kept` of the outputs."""
         x, mask = batch.features["visual"], batch.mask["visual"]
         guide = None
@@ -345,7 +306,7 @@ class DeepMSIMER(nnx.Module):
             guide = jnp.broadcast_to(guide[:, None], (b, t, guide.shape[-1])).reshape(b * t, -1)
         if self.backbone is not None:
             key = None if key is None else jax.random.fold_in(key, 1)
-            x, kept = self.backbone.look(x.reshape(b * t, *x.shape[2:]), guide, key=key)
+            x, kept = self.backbone.tokens_and_kept(x.reshape(b * t, *x.shape[2:]), guide, key=key)
             frames = x.mean(1)
         else:
             x = x.reshape(b * t, self.tokens, -1)
@@ -356,63 +317,84 @@ class DeepMSIMER(nnx.Module):
 
     def _keep(
         self, x: Float[Array, "batch length dim"], mask: Bool[Array, "batch length"], guide: Array | None
-    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"], vsc_lib.Kept | None]:
+    ) -> tuple[Float[Array, "batch kept dim"], Bool[Array, "batch kept"], vsc.Kept | None]:
         """What VSC leaves of the tokens, and what became of each; all of them without it."""
         if not self.vsc:
             return x, mask, None
         threshold, alpha = value_of(self.threshold, x.dtype), value_of(self.alpha, x.dtype)
-        found = vsc_lib.compress(
+        found = vsc.compress(
             x, mask, guide, keep=self.keep, threshold=threshold, alpha=alpha, published=self.published
         )
         return found.tokens, found.mask, found.kept
 
 
-def deepmsi_family(config: DeepMSIExperiment, corpus: Manifest) -> Any:
-    visual = corpus.modalities["visual"] if "visual" in config.data.modalities else {"longest": 0}
-    tokens = visual.get("tokens", 1)
-    backbone = None
-    if isinstance(config, deepmsi_mer_frames_lib.DeepMSIFramesExperiment):
-        backbone = backbone_arguments(config)
-        if config.backbone.tune != "all" and not config.backbone.weights:
-            console.console.print(
-                f"note: backbone.tune={config.backbone.tune} without backbone.weights: what does not learn is random"
-            )
-    compress = config.model.vsc and backbone is None
-    if compress and visual["longest"] * tokens == 1:
-        console.console.print("every clip is one visual vector: there is nothing to compress, VSC is off")
+def objective(
+    config: DeepMSIExperiment, outputs: Outputs, batch: Batch, prior: Any, *, task: Task
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Mean classification loss + weight * mean contrastive loss over the pairs whose two modalities are there, over the
+    samples that have both; the terms by name, with the number of positive pairs."""
+    settings, projections, present = config.loss, outputs["projections"], outputs["present"]
+    loss = task.loss(outputs["logits"], batch.targets, batch.weight, prior=prior, settings=settings)
+    terms = {"classification": loss}
+    found = [
+        contrastive(
+            projections[a],
+            projections[b],
+            batch.targets["label"],
+            jnp.where(present[a] & present[b], batch.weight, 0),
+            temperature=outputs["temperature"],
+            per_positive=settings.per_positive,
+        )
+        for a, b in (pair.split("-") for pair in settings.pairs)
+        if a in projections and b in projections
+    ]
+    if not found or is_off(settings.contrastive):
+        return loss, terms
+    terms["contrastive"] = jnp.stack([loss for loss, _ in found]).mean()
+    terms["positive_pairs"] = jnp.stack([count for _, count in found]).sum()
+    return loss + settings.contrastive * terms["contrastive"], terms
+
+
+def build(config: DeepMSIExperiment, manifest: Manifest, task: Task) -> family.Family:
+    """DeepMSI-MER for a corpus of features."""
+    steps = manifest.modalities.get("visual", {}) if "visual" in config.data.modalities else {}
+    tokens, longest = steps.get("tokens", 1), steps.get("longest", 0)
+    notes: tuple[str, ...] = ()
+    compress = config.model.vsc
+    if compress and longest * tokens == 1:
+        notes = ("every clip is one visual vector: there is nothing to compress, VSC is off",)
         compress = False
-    compared = [pair for pair in config.loss.pairs if set(pair.split("-")) <= set(config.data.modalities)]
+    return build_with(config, manifest, task, lambda config: VisualInput(tokens, compress), notes=notes)
+
+
+def build_with(
+    config: DeepMSIExperiment,
+    manifest: Manifest,
+    task: Task,
+    visual: Callable[[Any], VisualInput],
+    **more: Any,
+) -> family.Family:
+    """The family with what `visual(config)` says of the visual steps; `more` are further fields of `Family`."""
+    pairs = [pair for pair in config.loss.pairs if set(pair.split("-")) <= set(config.data.modalities)]
+    swept = config.sweeps("loss.contrastive")
+    learned = config.loss.learn_temperature and bool(pairs) and (config.loss.contrastive > 0 or swept)
     attended = tuple(
         m
         for m in config.data.modalities
-        if m != "visual" and config.model.pool == "attention" and corpus.modalities[m]["longest"] > 1
+        if m != "visual" and config.model.pool == "attention" and manifest.modalities[m]["longest"] > 1
     )
-    swept = "loss.contrastive" in replicas.swept_fields(config)
-    learned = config.loss.learn_temperature and bool(compared) and (config.loss.contrastive > 0 or swept)
 
-    def arguments(values: dict[str, Any]) -> dict[str, Any]:
-        here = config_lib.with_values(config, values)
-        model = {k: v for k, v in vars(here.model).items() if k != "pool"}
-        vsc = {"threshold": model["threshold"], "alpha": model["alpha"]}
-        return model | {
-            "backbone": None if backbone is None else backbone | vsc, "vsc": compress, "classes": len(corpus.labels), "tokens": tokens, "attended": attended,
-            "temperature": here.loss.temperature, "learn_temperature": learned, "widths": widths_of(config, corpus),
-        }  # fmt: skip
+    def module(config: DeepMSIExperiment, rngs: nnx.Rngs) -> DeepMSIMER:
+        return DeepMSIMER(
+            config.model,
+            widths=family.widths_of(config, manifest),
+            visual=visual(config),
+            attended=attended,
+            outputs=task.width,
+            temperature=config.loss.temperature,
+            learn_temperature=learned,
+            rngs=rngs,
+        )
 
-    def learning(given: family_lib.ReplicaInputs) -> Any:
-        settings = dict(vars(config_lib.with_values(config, given.values).loss))
-        weight = settings.pop("contrastive")
-        for name in ("learn_temperature", "temperature"):
-            del settings[name]
-
-        def loss(outputs: Outputs, batch: Batch) -> Any:
-            return fusion_objective(
-                outputs["logits"], outputs["projections"], outputs["present"], outputs["temperature"], batch.label, batch.target,
-                batch.weight, prior=given.prior, contrastive_weight=weight, **settings,
-            )  # fmt: skip
-
-        return loss, lambda old, new, outputs, batch: new
-
-    return functional.functionalize(
-        DeepMSIMER, arguments, **shared_settings(config), frozen=is_frozen(config)
-    ), learning
+    found = family.Family(module=module, objective=functools.partial(objective, task=task), sentence=SENTENCE)
+    return dataclasses.replace(found, **more)

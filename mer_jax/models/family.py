@@ -1,76 +1,163 @@
-"""TODO: say what lives here."""
+"""What a model family is: one file of models/ that holds its settings, its experiment and `build`. Families are imported by
+name, from this folder or from anywhere Python finds them; there is no list of them."""
 
 import dataclasses
+import importlib
+import importlib.util
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import Any, NotRequired, TypedDict
 
 import jax
+from flax import nnx
+from jaxtyping import Array, Float
 
-from mer_jax import config as config_lib
-from mer_jax.config import CHANGES_NO_RESULT, Experiment, flatten, to_dict
+from mer_jax.config import Experiment, fields, fields_without_result, flatten
+from mer_jax.data.batch import Batch, where_real
 from mer_jax.data.corpus import Manifest
 from mer_jax.errors import UserError
-from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
-from mer_jax.models import functional
-from mer_jax.models import lsgmer as lsgmer_lib
-from mer_jax.models.deepmsi_mer import DeepMSIExperiment, deepmsi_family
-from mer_jax.models.deepmsi_mer_frames import DeepMSIFramesExperiment
-from mer_jax.models.lsgmer import LSGMERExperiment, lsgmer_family
-from mer_jax.training import replicas
+from mer_jax.tasks import Task
 
-FAMILIES = (LSGMERExperiment, DeepMSIExperiment, DeepMSIFramesExperiment)
+Path = tuple[str, ...]  # of a parameter in the model's tree
 
 
-def from_dict(tree: dict[str, Any]) -> Experiment:
-    """The experiment whose `to_dict` this is; raises UserError if no family has these fields. One that changes no result may be
-    missing, as in runs of earlier versions."""
-    names = flatten(tree).keys()
-    for family in FAMILIES:
-        known = flatten(to_dict(family())).keys()
-        if names <= known and all(name.startswith(CHANGES_NO_RESULT) for name in known - names):
-            found = family()
-            for name, value in tree.items():
-                group = getattr(found, name)
-                if not dataclasses.is_dataclass(group):
-                    setattr(found, name, value)
-                    continue
-                for field, inner in value.items():
-                    setattr(group, field, tuple(inner) if isinstance(inner, list) else inner)
-            return found
-    near = min(FAMILIES, key=lambda family: len(flatten(to_dict(family())).keys() ^ names))
-    other = ", ".join(sorted(flatten(to_dict(near())).keys() ^ names))
-    raise UserError(f"the config is of another version of mer_jax: what differs is {other}")
+class Outputs(TypedDict):
+    """What every model gives, for training, evaluation, reports and explanations alike. A family may add its own.
 
+    logits: Float[batch, width], what the task reads. feature: Float[batch, dim], what is classified in the end.
+    attention[m]: over the time steps of modality m, Float[batch, time] or, one row for each output,
+    Float[batch, width, time]; a modality without attention is left out. kept: what became of the frames or of their
+    tokens, `models.vsc.Kept`, for a model that compresses them.
+    """
 
-def family_of(
-    config: config_lib.Experiment, corpus: Manifest
-) -> tuple[functional.FunctionalModel, Callable[[ReplicaInputs], Any]]:
-    """(the model, given -> (loss, after_update)): the one place where settings become arguments."""
-    if isinstance(config, lsgmer_lib.LSGMERExperiment):
-        return lsgmer_family(config, corpus)
-    if isinstance(config, deepmsi_mer_lib.DeepMSIExperiment):
-        return deepmsi_family(config, corpus)
-    raise TypeError(f"no model is known for {type(config).__name__}")
-
-
-def shared_settings(config: config_lib.Experiment) -> dict[str, Any]:
-    """What pure.pure is told for every family."""
-    return {
-        "swept": replicas.swept_fields(config),
-        "compute": {"float32": None, "bfloat16": jax.numpy.bfloat16}[config.train.precision],
-    }
-
-
-def widths_of(config: config_lib.Experiment, corpus: Manifest) -> dict[str, int]:
-    return {m: corpus.modalities[m]["width"] for m in config.data.modalities}
+    logits: Array
+    feature: Array
+    attention: dict[str, Array]
+    kept: NotRequired[Any]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class ReplicaInputs:
-    """What makes a replica: input_stats[m]: mean and scale, Float[feat], that raw features are standardised with; prior:
-    Float[classes], the classes' shares of its training part; values: the swept fields, `{field: Float[]}`."""
+    """What makes a replica.
+
+    input_stats[m]: mean and scale, Float[feat], that raw features are standardised with. prior: what the task's loss knows
+    of the training part, for classes their shares, Float[classes]. overrides: the swept fields, `{field: Float[]}`.
+    """
 
     input_stats: Any
     prior: Any
-    values: Any
+    overrides: Any
+
+
+def zeros(features: dict[str, Array], mask: dict[str, Array]) -> dict[str, Array]:
+    """The training part's mean, which standardised features have at zero."""
+    return jax.tree.map(jax.numpy.zeros_like, features)
+
+
+def utterance_means(features: dict[str, Array], mask: dict[str, Array]) -> dict[str, Array]:
+    """Every real time step becomes the mean of the utterance's; for a model that normalises each step, whose gradients near
+    zero are those of nothing."""
+
+    def mean(x: Float[Array, "batch time *feat"], real: Array) -> Array:
+        count = jax.numpy.maximum(jax.numpy.expand_dims(real.sum(1), range(1, x.ndim)), 1).astype(x.dtype)
+        return where_real(real, jax.numpy.broadcast_to(x.sum(1, keepdims=True) / count, x.shape))
+
+    return {m: mean(x, mask[m]) for m, x in features.items()}
+
+
+def keep_update(config: Any, old: Any, new: Any, outputs: Any, batch: Batch) -> Any:
+    """The optimiser's update as it is."""
+    return new
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A family built for one config and corpus. Where a function takes `config`, its swept fields may hold arrays.
+
+    module(config, rngs) -> the NNX module, called as module(batch, key=…) -> `Outputs`.
+    objective(config, outputs, batch, prior) -> (the loss, its terms by name).
+    sentence: what the model is, for cards and reports.
+    after_update(config, old params, new params, outputs, batch) -> the new params, with the last word on them.
+    frozen(path): whether a parameter does not learn. lr_factor(path): factor on a parameter's learning rate.
+    start: arrays of the model that are given instead of drawn. notes: what a person should know before training.
+    attribution_baseline(features, mask) -> where the path of integrated gradients begins.
+    """
+
+    module: Callable[[Any, nnx.Rngs], nnx.Module]
+    objective: Callable[[Any, Any, Batch, Any], tuple[Array, dict[str, Array]]]
+    sentence: str
+    after_update: Callable[[Any, Any, Any, Any, Batch], Any] = keep_update
+    frozen: Callable[[Path], bool] = lambda path: False
+    lr_factor: Callable[[Path], float] | None = None
+    start: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    attribution_baseline: Callable[[dict[str, Array], dict[str, Array]], dict[str, Array]] = zeros
+
+
+def family_module(name: str) -> ModuleType:
+    """The file of a family; raises UserError if Python does not find it."""
+    for module in (f"mer_jax.models.{name}", name):
+        try:
+            found = importlib.util.find_spec(module) is not None
+        except (ImportError, ValueError):
+            found = False
+        if found:
+            return importlib.import_module(module)
+    raise UserError(
+        f"the model family {name!r} is neither a file of mer_jax/models nor a module that Python finds; put the folder "
+        "that holds it on PYTHONPATH"
+    )
+
+
+def experiment_type(name: str) -> type[Experiment]:
+    """The experiment that a family's file defines; raises UserError if there is not exactly one."""
+    module = family_module(name)
+    found = [x for x in vars(module).values() if isinstance(x, type) and issubclass(x, Experiment)]
+    own = [x for x in found if x.__module__ == module.__name__]
+    if len(own) != 1:
+        raise UserError(f"{module.__file__} must define one subclass of mer_jax.config.Experiment, not {len(own)}")
+    return own[0]
+
+
+def family_of(config: Experiment, manifest: Manifest, task: Task) -> Family:
+    """The family of the config, built for a corpus and its task."""
+    return family_module(config.family()).build(config, manifest, task)
+
+
+def experiment_from(tree: dict[str, Any]) -> Experiment:
+    """The experiment whose `config.to_dict` this is; raises UserError if its family has other fields. A field that changes no
+    result may be missing."""
+    config = experiment_type(tree["family"])()
+    known = fields(config)
+    given = {name: value for name, value in flatten(tree).items() if name != "family"}
+    missing = known.keys() - given.keys() - fields_without_result(config)
+    if other := sorted(missing | (given.keys() - known.keys())):
+        raise UserError(f"the config is of another version of mer_jax: what differs is {', '.join(other)}")
+    for name, value in given.items():
+        *holder, last = name.split(".")
+        owner = getattr(config, holder[0]) if holder else config
+        setattr(owner, last, tuple(value) if isinstance(value, list) else value)
+    return config
+
+
+def widths_of(config: Experiment, manifest: Manifest) -> dict[str, int]:
+    """Features per time step of every modality that the run reads."""
+    return {m: manifest.modalities[m]["width"] for m in config.data.modalities}
+
+
+def check_outputs(outputs: Any, rows: int, task: Task, family: str) -> None:
+    """Raises UserError unless shapes of a model's outputs are those of `Outputs` for a batch of so many rows."""
+    missing = [name for name in ("logits", "feature", "attention") if name not in outputs]
+    if missing:
+        raise UserError(f"model family {family!r} gives no {', '.join(missing)}: see mer_jax.models.family.Outputs")
+    wanted = {"logits": (rows, task.width), "feature": (rows, None)}
+    for name, shape in wanted.items():
+        found = getattr(outputs[name], "shape", None)
+        if found is None or len(found) != 2 or any(w not in (None, f) for w, f in zip(shape, found, strict=True)):
+            form = ", ".join("dim" if size is None else str(size) for size in shape)
+            raise UserError(f"model family {family!r}: {name} has shape {found}; it must be ({form})")
+    for modality, x in outputs["attention"].items():
+        if len(x.shape) not in (2, 3) or x.shape[0] != rows:
+            form = f"({rows}, time) or ({rows}, {task.width}, time)"
+            raise UserError(f"model family {family!r}: attention[{modality!r}] has shape {x.shape}; it must be {form}")

@@ -11,10 +11,12 @@ from flax import nnx
 
 @dataclasses.dataclass(frozen=True)
 class FunctionalModel:
-    """init(key, values, start) -> (params, rest); apply(params, rest, batch, key=None) -> (outputs, rest).
+    """init(key, overrides, start) -> (params, model_state); apply(params, model_state, batch, key=None) -> (outputs,
+    model_state).
 
-    `params` is what the optimiser changes, `rest` every other variable, both nested dicts of arrays. `values`: the swept
-    numbers, `{field: array}`; `start`: arrays of either that are not drawn but given, a part of the same tree. `key` None means deterministic; otherwise it seeds dropout for this one call.
+    params: what the optimiser changes; model_state: every other variable; both are nested dicts of arrays. overrides: the
+    swept numbers, `{field: array}`. start: arrays of either that are not drawn but given, a part of the same tree. key: None
+    means deterministic; otherwise it seeds dropout for this one call.
     """
 
     init: Callable[..., tuple[Any, Any]]
@@ -22,51 +24,52 @@ class FunctionalModel:
 
 
 def functionalize(
-    module: Callable[..., nnx.Module],
-    arguments: Callable[[dict[str, Any]], dict[str, Any]],
+    module: Callable[[dict[str, Any], nnx.Rngs], nnx.Module],
     swept: Iterable[str] = (),
     compute: Any = None,
     frozen: Callable[[tuple[str, ...]], bool] = lambda path: False,
 ) -> FunctionalModel:
-    """`module(**arguments(values), rngs=…)` turned into pure functions, for any values of the `swept` fields. `compute`: the
-    float type that `apply` works in; variables and outputs stay float32. `frozen`: parameters, by path, that are not learnt
-    and so are of `rest`."""
+    """`module(overrides, rngs)` turned into pure functions, for any values of the `swept` fields. compute: the float type
+    that `apply` works in; variables and outputs stay float32. frozen(path): whether a parameter is not learnt and so belongs
+    to the model state."""
     learnt = nnx.All(nnx.Param, lambda path, variable: not frozen(tuple(map(str, path))))
 
-    def make(key: jax.Array, values: dict[str, Any]) -> nnx.Module:
-        return module(**arguments(values), rngs=nnx.Rngs(key))
+    def make(key: jax.Array, overrides: dict[str, Any]) -> nnx.Module:
+        return module(overrides, nnx.Rngs(key))
 
     def split(model: nnx.Module) -> Any:
         return nnx.split(model, learnt, ...)
 
     some = {field: jax.ShapeDtypeStruct((), jnp.float32) for field in swept}
-    graph, params_spec, rest_spec = split(nnx.eval_shape(make, jax.random.key(0), some))
+    graph, params_spec, state_spec = split(nnx.eval_shape(make, jax.random.key(0), some))
 
     def fill(spec: Any, values: Any) -> Any:
         state = jax.tree.map(lambda x: x, spec)
         nnx.replace_by_pure_dict(state, values)
         return state
 
-    def init(key: jax.Array, values: dict[str, Any] | None = None, start: Any = None) -> tuple[Any, Any]:
-        _, *both = split(make(key, values or {}))
-        params, rest = (_with_start(_named(nnx.to_pure_dict(state)), start or {}) for state in both)
-        return params, rest
+    def init(key: jax.Array, overrides: dict[str, Any] | None = None, start: Any = None) -> tuple[Any, Any]:
+        _, *both = split(make(key, overrides or {}))
+        params, model_state = (_with_start(_named(nnx.to_pure_dict(state)), start or {}) for state in both)
+        return params, model_state
 
     def choose(others: Any, still: Any) -> Any:
-        """Of two trees like `rest` the frozen parameters of the second, everything else of the first."""
+        """Of two trees like `model_state` the frozen parameters of the second, everything else of the first."""
         return jax.tree_util.tree_map_with_path(
             lambda path, a, b: b if frozen(tuple(key.key for key in path)) else a, others, still
         )
 
-    def apply(params: Any, rest: Any, batch: Any, key: jax.Array | None = None) -> tuple[Any, Any]:
-        held = rest
+    def apply(params: Any, model_state: Any, batch: Any, key: jax.Array | None = None) -> tuple[Any, Any]:
+        held = model_state
         if compute is not None:
-            params, batch, held = _cast(params, compute), _cast(batch, compute), choose(rest, _cast(rest, compute))
-        model: Any = nnx.merge(graph, fill(params_spec, _numbered(params)), fill(rest_spec, _numbered(held)), copy=True)
+            params, batch = _cast(params, compute), _cast(batch, compute)
+            held = choose(model_state, _cast(model_state, compute))
+        variables = fill(params_spec, _numbered(params)), fill(state_spec, _numbered(held))
+        model: Any = nnx.merge(graph, *variables, copy=True)
         outputs, changed = model(batch, key=key), _named(nnx.to_pure_dict(split(model)[2]))
         if compute is not None:
             outputs, changed = _cast(outputs, jnp.float32), _cast(changed, jnp.float32)
-        return outputs, choose(changed, rest)
+        return outputs, choose(changed, model_state)
 
     return FunctionalModel(init, apply)
 

@@ -21,13 +21,18 @@ def sweepable(value: Number) -> Any:
 
 
 def value_of(held: Any, dtype: Any) -> Any:
-    """What `hold` kept, to compute with."""
+    """What `sweepable` kept, to compute with."""
     return held[...].astype(dtype) if isinstance(held, SweptScalar) else held
 
 
+def is_off(number: Any) -> bool:
+    """Whether a number of the config is a constant zero, so that what it weighs is left out of the program."""
+    return isinstance(number, float | int) and number == 0
+
+
 def dropout(x: Float[Array, "*shape"], rate: Any, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
-    """Inverted dropout; `key` None leaves x as it is. rate: what `hold` kept."""
-    if key is None or (isinstance(rate, float | int) and rate == 0):
+    """Inverted dropout; `key` None leaves x as it is. rate: what `sweepable` kept."""
+    if key is None or is_off(rate):
         return x
     kept = jax.random.bernoulli(key, 1 - value_of(rate, jnp.float32), x.shape)
     return jnp.where(kept, x / (1 - value_of(rate, x.dtype)), 0)

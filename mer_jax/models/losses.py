@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-Number = float | Float[Array, ""]  # of the config: a constant of the program or, swept over replicas, an array
+from mer_jax.models.layers import Number
 
 
 def weighted_mean(x: Float[Array, "batch"], weight: Float[Array, "batch"]) -> Float[Array, ""]:
@@ -72,3 +72,13 @@ def contrastive(
         batch = weight.sum()
         loss = each.sum() / (jnp.maximum(batch - 1, 1) * jnp.maximum(batch, 1))
     return loss, count.sum()
+
+
+def jensen_shannon(log_p: Float[Array, "batch classes"], log_q: Float[Array, "batch classes"]) -> Float[Array, "batch"]:
+    """JS = KL(p || m)/2 + KL(q || m)/2, m = (p + q)/2, in nats: 0 for equal, at most ln 2. Takes log-probabilities."""
+    log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
+
+    def kl(log_x: Array) -> Array:
+        return (jnp.exp(log_x) * (log_x - log_m)).sum(-1)
+
+    return 0.5 * (kl(log_p) + kl(log_q))

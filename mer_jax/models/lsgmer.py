@@ -1,13 +1,13 @@
 """LSGMER: Leveraging Label Potential for Enhanced Multimodal Emotion Recognition (arXiv 2504.05158).
 
 The paper's equations for H_2, w, H and the moving average are followed to the letter; it leaves open how H_0 and H_1 are
-made, how the classes axis is reduced and how the modalities are fused. Those are ours, each behind an argument.
+made, how the classes axis is reduced and how the modalities are fused. Those are ours, each behind a setting.
 """
 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from mer_jax import config as config_lib
-from mer_jax.config import Experiment, LossSettings, _require
+from mer_jax.config import Experiment, LossSettings, group, require, setting
 from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Manifest
-from mer_jax.models import family as family_lib
-from mer_jax.models import functional
-from mer_jax.models.family import shared_settings, widths_of
+from mer_jax.models import family
 from mer_jax.models.layers import (
     BiGRU,
     MultiHeadAttention,
@@ -29,141 +26,98 @@ from mer_jax.models.layers import (
     TransformerLayer,
     drop_steps,
     dropout,
+    is_off,
     masked_mean,
     split_key,
     sweepable,
     unit,
     value_of,
 )
-from mer_jax.models.losses import Number, cross_entropy, weighted_mean
+from mer_jax.models.losses import jensen_shannon, weighted_mean
+from mer_jax.tasks import Task
+
+SENTENCE = (
+    "LSGMER (arXiv 2504.05158): label embeddings attend to every modality, and a joint objective ties the fused feature's "
+    "similarity to the labels to the prediction"
+)
 
 
 @dataclasses.dataclass
 class LSGMERSettings:
-    """LSGMER (arXiv 2504.05158); every default here is ours, the paper states none."""
+    """LSGMER (arXiv 2504.05158). Every default here is ours; the paper states none."""
 
-    width: int = 256
-    heads: int = 4
-    encoder: str = "transformer"  # H_1: transformer | gru
-    dropout: float = 0.3  # before the classifier
-    input_dropout: float = 0.0  # on the standardised features
-    encoder_dropout: float = 0.2  # on the residual branches of the transformer layer; on the GRU's output
-    time_dropout: float = 0.0  # share of time steps hidden while training
-    modality_dropout: float = 0.0  # share of samples of which one modality is hidden while training
+    width: int = setting(256, at_least=1)
+    heads: int = setting(4, at_least=1)
+    encoder: str = setting("transformer", choices=("transformer", "gru"))  # makes H_1
+    dropout: float = setting(0.3, below=1, swept=True)  # before the classifier
+    input_dropout: float = setting(0.0, below=1, swept=True)  # on the standardised features
+    # On the residual branches of the transformer layer; on the GRU's output.
+    encoder_dropout: float = setting(0.2, below=1, swept=True)
+    time_dropout: float = setting(0.0, below=1)  # share of time steps hidden while training
+    modality_dropout: float = setting(0.0, below=1)  # share of samples of which one modality is hidden while training
     lse: bool = True  # label signal enhancement; False = mean over time of H_1
     gate: bool = True  # w = sigmoid(H_2); False = 1
-    reduce: str = "mean"  # over the classes axis: mean | max | attention | cosine | rows
-    fusion: str = "concat"  # concat | gated
-    label_init: str = "words"  # words | random
-    label_update: str = "optimizer"  # L' is: optimizer (the table after its step) | class_mean (of the fused features)
-    label_average: float = 0.9  # alpha; 0 = no moving average
+    # How the classes axis is reduced.
+    reduce: str = setting("mean", choices=("mean", "max", "attention", "cosine", "rows"))
+    fusion: str = setting("concat", choices=("concat", "gated"))
+    label_init: str = setting("words", choices=("words", "random"))
+    # L' is the table after its optimiser step, or the class means of the fused features.
+    label_update: str = setting("optimizer", choices=("optimizer", "class_mean"))
+    label_average: float = setting(0.9, below=1, swept=True)  # alpha; 0 = no moving average
 
 
 @dataclasses.dataclass
 class JointObjectiveSettings(LossSettings):
-    apc: float = 0.5  # lambda, weight of APC beside the classification loss; 0 = none
-    temperature: float = 0.1  # tau of q = softmax(cos / tau); 1 = the paper's formula to the letter
+    """JOO: the classification loss and APC."""
+
+    apc: float = setting(0.5, at_least=0, swept=True)  # lambda, weight of APC beside the classification loss; 0 = none
+    # tau of q = softmax(cos / tau); 1 = the paper's formula to the letter.
+    temperature: float = setting(0.1, above=0, swept=True)
 
 
 @dataclasses.dataclass
 class LSGMERExperiment(Experiment):
+    """LSGMER on any modalities."""
+
     experiment: str = "lsgmer"
-    model: LSGMERSettings = dataclasses.field(default_factory=LSGMERSettings)
-    loss: JointObjectiveSettings = dataclasses.field(default_factory=JointObjectiveSettings)
+    model: LSGMERSettings = group(LSGMERSettings)
+    loss: JointObjectiveSettings = group(JointObjectiveSettings)
+
+    def check(self) -> None:
+        model = self.model
+        require(
+            model.width % model.heads == 0, "model.width", model.width, f"a multiple of model.heads = {model.heads}"
+        )
+        even = model.encoder != "gru" or model.width % 2 == 0
+        require(even, "model.width", model.width, "even when model.encoder is gru")
+        rows = "optimizer when model.reduce is rows: there is no one fused feature to take the mean of"
+        one_feature = model.reduce != "rows" or model.label_update != "class_mean"
+        require(one_feature, "model.label_update", model.label_update, rows)
+        require(model.lse or model.reduce == "mean", "model.reduce", model.reduce, "mean when model.lse is off")
 
 
-def _validate_lsgmer(model: LSGMERSettings) -> None:
-    _require(model.width % model.heads == 0, "model.width", model.width, f"a multiple of model.heads = {model.heads}")
-    _require(
-        model.encoder != "gru" or model.width % 2 == 0, "model.width", model.width, "even when model.encoder is gru"
-    )
-    _require(model.reduce != "rows" or model.label_update != "class_mean", "model.label_update", model.label_update,
-             "optimizer when model.reduce is rows: there is no one fused feature to take the mean of")  # fmt: skip
-    if not model.lse:
-        _require(model.reduce == "mean", "model.reduce", model.reduce, "mean when model.lse is off")
+class Outputs(family.Outputs):
+    """similarity: cos(H, L), Float[batch, classes]. fused: H, Float[batch, (classes,) dim]. feature: what is classified,
+    with `rows` the mean over them. attention[m]: of each label over the time steps, mean of the heads; none without LSE."""
 
-
-def jensen_shannon(log_p: Float[Array, "batch classes"], log_q: Float[Array, "batch classes"]) -> Float[Array, "batch"]:
-    """JS = KL(p || m)/2 + KL(q || m)/2, m = (p + q)/2, in nats: 0 for equal, at most ln 2. Takes log-probabilities."""
-    log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
-
-    def kl(log_x: Array) -> Array:
-        return (jnp.exp(log_x) * (log_x - log_m)).sum(-1)
-
-    return 0.5 * (kl(log_p) + kl(log_q))
-
-
-def apc(
-    logits: Float[Array, "batch classes"], similarity: Float[Array, "batch classes"], temperature: Number
-) -> Float[Array, "batch"]:
-    """APC of LSGMER (arXiv 2504.05158): JS(q, p), p = softmax(logits), q = softmax(cos(H, L) / temperature).
-
-    The paper has no temperature (= 1); without one q can hardly leave the uniform distribution.
-    """
-    return jensen_shannon(jax.nn.log_softmax(logits), jax.nn.log_softmax(similarity / temperature))
-
-
-def joint_objective(
-    logits: Float[Array, "batch classes"],
-    similarity: Float[Array, "batch classes"],
-    target: Float[Array, "batch classes"],
-    weight: Float[Array, "batch"],
-    *,
-    prior: Float[Array, "classes"],
-    apc_weight: Number,
-    temperature: Number,
-    imbalance: str,
-    focal_gamma: Number,
-    label_smoothing: Number,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """JOO of LSGMER: mean classification loss + apc_weight * mean APC, and the two terms by name. Numbers may be arrays."""
-    classification = cross_entropy(
-        logits, target, prior=prior, imbalance=imbalance, focal_gamma=focal_gamma, label_smoothing=label_smoothing
-    )
-    terms = {"classification": weighted_mean(classification, weight)}
-    if isinstance(apc_weight, float | int) and apc_weight == 0:
-        return terms["classification"], terms
-    terms["apc"] = weighted_mean(apc(logits, similarity, temperature), weight)
-    return terms["classification"] + apc_weight * terms["apc"], terms
-
-
-class Outputs(TypedDict):
-    """logits: Float[batch, classes]; similarity: cos(H, L), Float[batch, classes]; fused: H, Float[batch, (classes,) dim];
-    feature: what is classified, Float[batch, dim], with `rows` the mean over them; attention[m]: of each label over the
-    time steps, mean of the heads, Float[batch, classes, time]; none without LSE"""
-
-    logits: Array
     similarity: Array
     fused: Array
-    feature: Array
-    attention: dict[str, Array]
 
 
 class Branch(nnx.Module):
     """One modality up to its enhanced feature: [batch, classes, dim] with LSE, [batch, 1, dim] without."""
 
-    def __init__(
-        self,
-        feat: int,
-        width: int,
-        heads: int,
-        *,
-        encoder: str,
-        input_dropout: Number,
-        encoder_dropout: Number,
-        lse: bool,
-        gate: bool,
-        rngs: nnx.Rngs,
-    ):
-        self.gate, self.input_dropout = gate, sweepable(input_dropout)
+    def __init__(self, feat: int, settings: LSGMERSettings, *, rngs: nnx.Rngs):
+        width, heads = settings.width, settings.heads
+        self.gate, self.input_dropout = settings.gate, sweepable(settings.input_dropout)
         self.project = nnx.Linear(feat, width, rngs=rngs)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.encoder = (
-            TransformerLayer(width, heads, encoder_dropout, rngs=rngs)
-            if encoder == "transformer"
-            else BiGRU(width, encoder_dropout, rngs=rngs)
+            TransformerLayer(width, heads, settings.encoder_dropout, rngs=rngs)
+            if settings.encoder == "transformer"
+            else BiGRU(width, settings.encoder_dropout, rngs=rngs)
         )
-        self.lse = MultiHeadAttention(width, heads, rngs=rngs) if lse else None
+        self.lse = MultiHeadAttention(width, heads, rngs=rngs) if settings.lse else None
 
     def __call__(
         self,
@@ -189,61 +143,39 @@ class Branch(nnx.Module):
 class LSGMER(nnx.Module):
     """Any number of modalities -> emotion logits and the similarity of the fused feature to the label embeddings.
 
-    widths: features per modality, in order; label_words: Float[classes, any] embeddings of the label words.
+    widths: features per modality, in order. label_words: Float[classes, any], embeddings of the label words. temperature:
+    of the reduction `cosine`.
     """
 
     def __init__(
         self,
+        settings: LSGMERSettings,
         *,
         widths: Mapping[str, int],
         label_words: np.ndarray,
-        width: int,
-        heads: int,
-        encoder: str,
-        dropout: Number,
-        input_dropout: Number,
-        encoder_dropout: Number,
-        time_dropout: float,
-        modality_dropout: float,
-        lse: bool,
-        gate: bool,
-        reduce: str,
-        fusion: str,
-        label_init: str,
         temperature: Number,
         rngs: nnx.Rngs,
     ):
+        width, classes = settings.width, len(label_words)
         self.modalities = tuple(widths)
-        self.dropout, self.reduce, self.temperature = sweepable(dropout), reduce, sweepable(temperature)
-        self.time_dropout, self.modality_dropout = time_dropout, modality_dropout
-        classes = len(label_words)
-        self.branches = nnx.Dict(
-            {
-                m: Branch(
-                    feat,
-                    width,
-                    heads,
-                    encoder=encoder,
-                    input_dropout=input_dropout,
-                    encoder_dropout=encoder_dropout,
-                    lse=lse,
-                    gate=gate,
-                    rngs=rngs,
-                )
-                for m, feat in widths.items()
-            }
+        self.dropout, self.reduce, self.temperature = (
+            sweepable(settings.dropout),
+            settings.reduce,
+            sweepable(temperature),
         )
-        self.labels = nnx.Param(initial_labels(label_words, width, label_init, rngs.params()))
-        if reduce == "attention":
+        self.time_dropout, self.modality_dropout = settings.time_dropout, settings.modality_dropout
+        self.branches = nnx.Dict({m: Branch(feat, settings, rngs=rngs) for m, feat in widths.items()})
+        self.labels = nnx.Param(initial_labels(label_words, width, settings.label_init, rngs.params()))
+        if self.reduce == "attention":
             self.pool = nnx.Linear(width, 1, use_bias=False, rngs=rngs)
-        self.fusion = fusion if len(widths) > 1 else "concat"  # one modality has nothing to weigh
+        self.fusion = settings.fusion if len(widths) > 1 else "concat"  # one modality has nothing to weigh
         if self.fusion == "gated":
             self.fusion_gate = nnx.Linear(len(widths) * width, len(widths) * width, rngs=rngs)
             self.fuse = nnx.Linear(width, width, rngs=rngs)
         else:
             self.fuse = nnx.Linear(len(widths) * width, width, rngs=rngs)
         self.fuse_norm = nnx.LayerNorm(width, rngs=rngs)
-        if reduce == "rows":
+        if self.reduce == "rows":
             self.classifier = nnx.Linear(width, 1, use_bias=False, rngs=rngs)
             self.row_bias = nnx.Param(jnp.zeros((classes,)))
         else:
@@ -329,41 +261,55 @@ def class_means(
 
 
 def update_labels(
-    old: dict[str, Any], new: dict[str, Any], outputs: Outputs, batch: Batch, *, how: str, alpha: Any
+    config: LSGMERExperiment, old: dict[str, Any], new: dict[str, Any], outputs: Outputs, batch: Batch
 ) -> dict[str, Any]:
     """The new params with the label embeddings' moving average done.
 
-    how "optimizer": L' is the table after the optimiser's step, so alpha slows that step down. "class_mean": L' is each
-    class's mean fused feature, and the optimiser's step on the table is dropped.
+    label_update "optimizer": L' is the table after the optimiser's step, so alpha slows that step down. "class_mean": L' is
+    each class's mean fused feature, and the optimiser's step on the table is dropped.
     """
     target = new["labels"]
-    if how == "class_mean":
-        target = class_means(jax.lax.stop_gradient(outputs["fused"]), batch.label, batch.weight, old["labels"])
-    return new | {"labels": average_labels(old["labels"], target, alpha)}
+    if config.model.label_update == "class_mean":
+        fused = jax.lax.stop_gradient(outputs["fused"])
+        target = class_means(fused, batch.targets["label"], batch.weight, old["labels"])
+    return new | {"labels": average_labels(old["labels"], target, config.model.label_average)}
 
 
-def lsgmer_family(config: LSGMERExperiment, corpus: Manifest) -> Any:
-    words = np.asarray(corpus.manifest["label_embeddings"], np.float32)
+def apc(
+    logits: Float[Array, "batch classes"], similarity: Float[Array, "batch classes"], temperature: Number
+) -> Float[Array, "batch"]:
+    """APC of LSGMER (arXiv 2504.05158): JS(q, p), p = softmax(logits), q = softmax(cos(H, L) / temperature).
 
-    def arguments(values: dict[str, Any]) -> dict[str, Any]:
-        here = config_lib.with_values(config, values)
-        model = {k: v for k, v in vars(here.model).items() if k not in ("label_update", "label_average")}
-        return model | {
-            "label_words": words, "temperature": here.loss.temperature, "widths": widths_of(config, corpus),
-        }  # fmt: skip
+    The paper has no temperature (= 1); without one q can hardly leave the uniform distribution.
+    """
+    return jensen_shannon(jax.nn.log_softmax(logits), jax.nn.log_softmax(similarity / temperature))
 
-    def learning(given: family_lib.ReplicaInputs) -> Any:
-        here = config_lib.with_values(config, given.values)
-        settings = dict(vars(here.loss))
-        apc_weight = settings.pop("apc")
 
-        def loss(outputs: Outputs, batch: Batch) -> Any:
-            return joint_objective(
-                outputs["logits"], outputs["similarity"], batch.target, batch.weight,
-                prior=given.prior, apc_weight=apc_weight, **settings,
-            )  # fmt: skip
+def objective(
+    config: LSGMERExperiment, outputs: Outputs, batch: Batch, prior: Any, *, task: Task
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """JOO of LSGMER: mean classification loss + lambda * mean APC, and the two terms by name."""
+    settings = config.loss
+    loss = task.loss(outputs["logits"], batch.targets, batch.weight, prior=prior, settings=settings)
+    terms = {"classification": loss}
+    if is_off(settings.apc):
+        return loss, terms
+    terms["apc"] = weighted_mean(apc(outputs["logits"], outputs["similarity"], settings.temperature), batch.weight)
+    return loss + settings.apc * terms["apc"], terms
 
-        model = here.model
-        return loss, functools.partial(update_labels, how=model.label_update, alpha=model.label_average)
 
-    return functional.functionalize(LSGMER, arguments, **shared_settings(config)), learning
+def build(config: LSGMERExperiment, manifest: Manifest, task: Task) -> family.Family:
+    """LSGMER for a corpus, whose manifest embeds the words of its labels."""
+    words = np.asarray(manifest.manifest["label_embeddings"], np.float32)
+    widths = family.widths_of(config, manifest)
+
+    def module(config: LSGMERExperiment, rngs: nnx.Rngs) -> LSGMER:
+        return LSGMER(config.model, widths=widths, label_words=words, temperature=config.loss.temperature, rngs=rngs)
+
+    return family.Family(
+        module=module,
+        objective=functools.partial(objective, task=task),
+        sentence=SENTENCE,
+        after_update=update_labels,
+        attribution_baseline=family.utterance_means,
+    )

@@ -3,6 +3,7 @@
 All frames of a batch are one call: frames are the batch axis here. Tokens are kept as a grid [frames, height, width, dim].
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -162,13 +163,13 @@ class Block(nnx.Module):
         shifted: bool,
         pretrained: int = 0,
         compression: Compression | None = None,
-        one_mask: bool = False,
+        published_shift_mask: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "frames kept_height kept_width dim"], vsc.Kept | None]:
         """compression: VSC between attention and MLP; as published without the shortcut around the attention. Returns what
-        became of the tokens, too. one_mask: as published, every shifted window is masked as if it were the only one."""
+        became of the tokens, too. published_shift_mask: as published, every shifted window is masked as if it were the only one."""
         first, second = split_key(key, 2)
-        y = self.attention_norm(self._attend(x, window, shifted, pretrained, one_mask))
+        y = self.attention_norm(self._attend(x, window, shifted, pretrained, published_shift_mask))
         if compression is None or not compression.published:
             y = x + drop_path(y, self.rate, first)
         kept = None
@@ -181,14 +182,14 @@ class Block(nnx.Module):
     def _mlp(self, x: Array) -> Array:
         return self.mlp_out(nnx.gelu(self.mlp_in(x), approximate=False))
 
-    def _attend(self, x: Array, window: int, shifted: bool, pretrained: int, one_mask: bool) -> Array:
+    def _attend(self, x: Array, window: int, shifted: bool, pretrained: int, published_shift_mask: bool) -> Array:
         grid = (x.shape[1], x.shape[2])
         tiles = tiling(grid, window, shifted)
         filled = [(0, w * n - side) for side, w, n in zip(grid, tiles.window, tiles.number, strict=True)]
         x = jnp.pad(x, ((0, 0), *filled, (0, 0)))
         x = jnp.roll(x, [-shift for shift in tiles.shift], (1, 2))
         mask = pairs(grid, tiles)
-        if one_mask and mask is not None:
+        if published_shift_mask and mask is not None:
             only = pairs(tiles.window, tiles._replace(number=(1, 1)))
             mask = None if only is None else np.repeat(only, math.prod(tiles.number), axis=0)
         y = self.attention(into_windows(x, tiles), tiles.window, mask, pretrained)
@@ -241,57 +242,71 @@ def layer_of(path: Sequence[str], depths: Sequence[int]) -> tuple[int, int]:
     return stage, 1 + sum(depths[:stage]) + block
 
 
-class SwinV2(nnx.Module):
-    """Images -> tokens: [frames, height, width, 3] -> [frames, height / 2^(stages + 1), …, width * 2^(stages - 1)], normalised.
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """patch: pixels along a side of a patch. drop_path: rate of the last block, growing evenly from 0. pretrained_windows:
+    per stage the window its weights were trained with, if another. norm_first: merging norms before the product.
+    rematerialize: blocks are computed again in the backward pass. frames_per_group: so many frames are gone through together,
+    one such group after the other, and again in the backward pass, with the memory of one group; 0 = all frames. Where
+    several devices share the batch a group should divide by their number. frozen_stages: so many stages drop no path, those
+    that do not learn."""
 
-    patch: pixels along a side of a patch. drop_path: rate of the last block, growing evenly from 0. pretrained: per stage the
-    window its weights were trained with, if another. sides: grids that VSC leaves in blocks 0, 2, 4 … of stage `stage` (from
-    0), guided by `guide`; empty = no VSC. threshold, alpha, published: see `vsc.compress`. rematerialize: blocks are computed
-    again in the backward pass. at_once: so many frames are gone through together, one such group after the other, and again
-    in the backward pass, with the memory of one group; 0 = all frames. Where several devices share the batch a group should
-    divide by their number. still: so many stages drop no path, those that do not learn.
-    """
+    patch: int = 4
+    width: int = 96
+    depths: Sequence[int] = (2, 2, 6, 2)
+    heads: Sequence[int] = (3, 6, 12, 24)
+    window: int = 8
+    mlp: int = 4
+    drop_path: float = 0.2
+    pretrained_windows: Sequence[int] = ()
+    norm_first: bool = False
+    rematerialize: bool = True
+    frames_per_group: int = 0
+    frozen_stages: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCompression:
+    """VSC in the blocks 0, 2, 4 … of stage `stage` (from 0): the sides of the grids that it leaves; none = no VSC. published:
+    as the official code computes it; see `vsc.compress`."""
+
+    stage: int = 2
+    grid_sides: Sequence[int] = ()
+    threshold: Number = 0.6
+    alpha: Number = 0.9
+    published: bool = False
+
+
+class SwinV2(nnx.Module):
+    """Images -> tokens: [frames, height, width, 3] -> [frames, height / 2^(stages + 1), …, width * 2^(stages - 1)],
+    normalised. Raises ValueError if a stage is to compress more often than it has pairs of blocks."""
 
     def __init__(
-        self,
-        *,
-        patch: int = 4,
-        width: int = 96,
-        depths: Sequence[int] = (2, 2, 6, 2),
-        heads: Sequence[int] = (3, 6, 12, 24),
-        window: int = 8,
-        mlp: int = 4,
-        drop_path: float = 0.2,
-        pretrained: Sequence[int] = (),
-        norm_first: bool = False,
-        stage: int = 2,
-        sides: Sequence[int] = (),
-        threshold: Number = 0.6,
-        alpha: Number = 0.9,
-        published: bool = False,
-        rematerialize: bool = True,
-        at_once: int = 0,
-        still: int = 0,
-        rngs: nnx.Rngs,
+        self, architecture: Architecture, compression: StageCompression = StageCompression(), *, rngs: nnx.Rngs
     ):
+        a, stage, depths = architecture, compression.stage, architecture.depths
+        sides = tuple(compression.grid_sides)
         if sides and len(sides) > -(-depths[stage] // 2):
             raise ValueError(
                 f"stage {stage} has {depths[stage]} blocks, every second of which may compress: not {len(sides)}"
             )
-        self.window, self.pretrained = window, tuple(pretrained) or (0,) * len(depths)
-        self.stage, self.sides, self.rematerialize, self.at_once = stage, tuple(sides), rematerialize, at_once
-        self.threshold, self.alpha, self.published = sweepable(threshold), sweepable(alpha), published
-        self.embed = nnx.Conv(3, width, (patch, patch), (patch, patch), padding="VALID", rngs=rngs)
-        self.embed_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-        rates = iter(np.linspace(0, drop_path, sum(depths)) * (np.arange(sum(depths)) >= sum(depths[:still])))
-        widths = [width * 2**i for i in range(len(depths))]
+        self.window, self.pretrained_windows = a.window, tuple(a.pretrained_windows) or (0,) * len(depths)
+        self.vsc_stage, self.vsc_grid_sides = stage, sides
+        self.rematerialize, self.frames_per_group = a.rematerialize, a.frames_per_group
+        self.threshold, self.alpha = sweepable(compression.threshold), sweepable(compression.alpha)
+        self.published = compression.published
+        self.embed = nnx.Conv(3, a.width, (a.patch, a.patch), (a.patch, a.patch), padding="VALID", rngs=rngs)
+        self.embed_norm = nnx.LayerNorm(a.width, epsilon=1e-5, rngs=rngs)
+        drops = np.arange(sum(depths)) >= sum(depths[: a.frozen_stages])
+        rates = iter(np.linspace(0, a.drop_path, sum(depths)) * drops)
+        widths = [a.width * 2**i for i in range(len(depths))]
         self.stages = nnx.List(
             [
-                nnx.List([Block(w, h, mlp, float(next(rates)), rngs=rngs) for _ in range(depth)])
-                for w, h, depth in zip(widths, heads, depths, strict=True)
+                nnx.List([Block(w, h, a.mlp, float(next(rates)), rngs=rngs) for _ in range(depth)])
+                for w, h, depth in zip(widths, a.heads, depths, strict=True)
             ]
         )
-        self.merges = nnx.List([PatchMerging(w, norm_first, rngs=rngs) for w in widths[:-1]])
+        self.merges = nnx.List([PatchMerging(w, a.norm_first, rngs=rngs) for w in widths[:-1]])
         self.norm = nnx.LayerNorm(widths[-1], epsilon=1e-5, rngs=rngs)
         self.width, self.guide_width = widths[-1], widths[stage] if sides else 0
 
@@ -302,9 +317,9 @@ class SwinV2(nnx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "frames tokens dim"]:
-        return self.look(images, guide, key=key)[0]
+        return self.tokens_and_kept(images, guide, key=key)[0]
 
-    def look(
+    def tokens_and_kept(
         self,
         images: Float[Array, "frames height width 3"],
         guide: Float[Array, "frames guide"] | None = None,
@@ -312,7 +327,7 @@ class SwinV2(nnx.Module):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "frames tokens dim"], vsc.Kept | None]:
         """The tokens, and what became of those of VSC's stage, row by row (None without VSC)."""
-        count = -(-len(images) // self.at_once) if self.at_once else 1
+        count = -(-len(images) // self.frames_per_group) if self.frames_per_group else 1
         if count == 1:
             return self._all(images, guide, key)
 
@@ -335,7 +350,7 @@ class SwinV2(nnx.Module):
             for j, block in enumerate(blocks):
                 x, found = self._run(i, j, block, x, guide, next(keys))
                 if found is not None:
-                    kept = found if kept is None else kept.then(found)
+                    kept = found if kept is None else kept.compose(found)
             if i < len(self.merges):
                 x = self.merges[i](x)
         return self.norm(x.reshape(x.shape[0], -1, x.shape[-1])), kept
@@ -344,14 +359,14 @@ class SwinV2(nnx.Module):
         self, i: int, j: int, block: Block, x: Array, guide: Array | None, key: PRNGKeyArray | None
     ) -> tuple[Array, vsc.Kept | None]:
         compression = None
-        if i == self.stage and j % 2 == 0 and j // 2 < len(self.sides):
+        if i == self.vsc_stage and j % 2 == 0 and j // 2 < len(self.vsc_grid_sides):
             threshold, alpha = value_of(self.threshold, x.dtype), value_of(self.alpha, x.dtype)
-            compression = Compression(self.sides[j // 2], threshold, alpha, self.published)
+            compression = Compression(self.vsc_grid_sides[j // 2], threshold, alpha, self.published)
 
         def run(x: Array, guide: Array | None, key: PRNGKeyArray | None) -> tuple[Array, vsc.Kept | None]:
             return block(
-                x, guide, window=self.window, shifted=j % 2 == 1, pretrained=self.pretrained[i], compression=compression,
-                one_mask=self.published and i == self.stage and bool(self.sides), key=key,
+                x, guide, window=self.window, shifted=j % 2 == 1, pretrained=self.pretrained_windows[i], compression=compression,
+                published_shift_mask=self.published and i == self.vsc_stage and bool(self.vsc_grid_sides), key=key,
             )  # fmt: skip
 
         return (jax.checkpoint(run) if self.rematerialize else run)(x, guide if compression else None, key)

@@ -18,7 +18,7 @@ class Kept(NamedTuple):
     place: Int[Array, "*batch kept"]
     into: Int[Array, "*batch length"]
 
-    def then(self, later: "Kept") -> "Kept":
+    def compose(self, later: "Kept") -> "Kept":
         """Of two compressions, one after the other."""
         none = jnp.full((*later.into.shape[:-1], 1), later.place.shape[-1], later.into.dtype)
         into = jnp.take_along_axis(jnp.concatenate([later.into, none], -1), self.into, axis=-1)

@@ -46,6 +46,15 @@ class Classification(Task):
         absent = [name for name, count in described["classes"].items() if not count]
         return f"no training utterance is {', '.join(absent)}" if absent else ""
 
+    def training_note(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> str:
+        if not soft:
+            return ""
+        voted = corpus.soft_labels(rows).any(1)
+        return (
+            f"learnt is what the raters say of {voted.sum()} training utterances; of {(~voted).sum()}, where none of them "
+            "chose a class, the label"
+        )
+
     def prior(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
         """Every class's share of the training part, Float32[classes]."""
         return targets["target"].mean(0, dtype=np.float64).astype(np.float32)
@@ -67,7 +76,8 @@ class Classification(Task):
         return weighted_mean(each, weight)
 
     def evaluate(self, values: Any, targets: Arrays, weight: Any) -> Evaluation:
-        """`loss` is the cross entropy in nats; `confusion`: Int[classes, classes]; `probabilities`: [batch, classes]."""
+        """`loss` is the cross entropy in nats; `confusion`: Int[classes, classes]; `predicted`: the
+        probabilities, [batch, classes]."""
         import jax
         import jax.numpy as jnp
 
@@ -79,7 +89,7 @@ class Classification(Task):
         return Evaluation(
             means={"loss": weighted_mean(nll, weight) * weight.sum()},
             counts={"confusion": confusion(values, targets["label"], weight)},
-            rows={"probabilities": jnp.exp(log_p)},
+            rows={"predicted": jnp.exp(log_p)},
         )
 
     def decide(self, values: Any) -> Any:
@@ -106,8 +116,8 @@ class Classification(Task):
     def analyse(self, valid: Mapping[str, Any], test: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
         """`calibration` as it is and after temperature scaling fitted on the validation part; `raters`, where their votes
         are known."""
-        temperature = fit_temperature(valid["probabilities"], truth["valid"]["label"])
-        label, p = truth["test"]["label"], test["probabilities"]
+        temperature = fit_temperature(valid["predicted"], truth["valid"]["label"])
+        label, p = truth["test"]["label"], test["predicted"]
         found: dict[str, Any] = {
             "calibration": {
                 "temperature": temperature,
@@ -146,14 +156,37 @@ class Classification(Task):
             found["raters"] = {name: mean_sd([r["raters"][name] for r in results]) for name in RATERS}
         return found
 
+    def describe_ensemble(
+        self, counts: np.ndarray, predicted: np.ndarray, targets: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        found = scores(counts, self.labels)
+        return {
+            "per_class": found["per_class"],
+            "confusion": found["confusion"],
+            "calibration": calibration(predicted, targets["label"]),
+        }
+
+    # ---- on the console
+
+    def print_part(self, title: str, scores: Mapping[str, Any]) -> None:
+        from mer_jax.tasks import classification_console
+
+        classification_console.print_classes(title, scores)
+
+    def print_analysis(self, point: Mapping[str, Any], selects_on: str) -> None:
+        from mer_jax.tasks import classification_console
+
+        classification_console.print_calibration(point, selects_on)
+
     # ---- predictions
 
     def decisions(self, predicted: np.ndarray) -> np.ndarray:
         return predicted.argmax(-1)
 
-    def describe_prediction(self, predicted: np.ndarray) -> dict[str, Any]:
+    def describe_prediction(self, predicted: np.ndarray, digits: int | None = None) -> dict[str, Any]:
         """`prediction`, the class's name, and `probabilities` by class name."""
-        probabilities = {name: float(p) for name, p in zip(self.labels, predicted, strict=True)}
+        values = [float(p) if digits is None else round(float(p), digits) for p in predicted]
+        probabilities = dict(zip(self.labels, values, strict=True))
         return {"prediction": self.labels[int(predicted.argmax())], "probabilities": probabilities}
 
     def confidence(self, predicted: np.ndarray) -> np.ndarray:
@@ -167,3 +200,9 @@ class Classification(Task):
 
     def decision_name(self, decision: Any) -> str:
         return self.labels[int(decision)]
+
+    def decision_names(self) -> tuple[str, ...]:
+        return self.labels
+
+    def explained_output(self, predicted: np.ndarray) -> np.ndarray:
+        return predicted.argmax(-1)

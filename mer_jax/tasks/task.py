@@ -19,7 +19,8 @@ class Evaluation:
     """What evaluating one batch gives, and, added up, a part. A pytree (registered in `training.step`).
 
     means: sums over the batch's real rows of what is averaged over a part; every task has `loss`. counts: what adds up
-    over batches and dialogues. rows: one entry for each row of the batch, kept by utterance.
+    over batches and dialogues. rows: one entry for each row of the batch, kept by utterance; every task has `predicted`,
+    [batch, width].
     """
 
     means: Arrays
@@ -56,6 +57,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def gaps(self, described: Mapping[str, Any]) -> str:
         """What a training part lacks, in words, by what `describe_targets` says of it; nothing if all is there."""
+
+    @abc.abstractmethod
+    def training_note(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> str:
+        """What a person should know of what is learnt of the training utterances `rows`; often nothing."""
 
     @abc.abstractmethod
     def prior(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -112,6 +117,20 @@ class Task(abc.ABC):
     def pool(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What metrics.json says of all test parts of some replicas together."""
 
+    @abc.abstractmethod
+    def describe_ensemble(
+        self, counts: np.ndarray, predicted: np.ndarray, targets: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """What metrics.json says of the mean of several seeds' predictions, besides the scores."""
+
+    @abc.abstractmethod
+    def print_part(self, title: str, scores: Mapping[str, Any]) -> None:
+        """Prints what `score` says of a part."""
+
+    @abc.abstractmethod
+    def print_analysis(self, point: Mapping[str, Any], selects_on: str) -> None:
+        """Prints what `pool` says of a point. selects_on: the part that chose the checkpoint."""
+
     def metric_values(self, counts: np.ndarray) -> dict[str, Any]:
         """Every score, by counts with any leading axes."""
         return {name: metric.function(counts) for name, metric in self.metrics.items()}
@@ -128,8 +147,8 @@ class Task(abc.ABC):
         """The decisions by what is predicted, on the host."""
 
     @abc.abstractmethod
-    def describe_prediction(self, predicted: np.ndarray) -> dict[str, Any]:
-        """What a person reads of one utterance: `prediction`, and what it rests on."""
+    def describe_prediction(self, predicted: np.ndarray, digits: int | None = None) -> dict[str, Any]:
+        """What a person reads of one utterance: `prediction`, and what it rests on, rounded to so many digits."""
 
     @abc.abstractmethod
     def confidence(self, predicted: np.ndarray) -> np.ndarray:
@@ -140,5 +159,13 @@ class Task(abc.ABC):
         """Which rows are wrong, the worst first."""
 
     @abc.abstractmethod
+    def explained_output(self, predicted: np.ndarray) -> np.ndarray:
+        """Which of the outputs is explained of every row, as `explained` says, on the host."""
+
+    @abc.abstractmethod
     def decision_name(self, decision: Any) -> str:
         """A decision in words."""
+
+    @abc.abstractmethod
+    def decision_names(self) -> tuple[str, ...]:
+        """All decisions that there are, in words."""

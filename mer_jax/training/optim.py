@@ -1,4 +1,4 @@
-"""Named settings -> an optax chain."""
+"""Settings -> an optax chain."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,17 +7,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mer_jax.config import OptimSettings
+from mer_jax.models.layers import is_off
+
 
 def schedule(kind: str, learning_rate: Any, warmup: float, steps: int) -> optax.Schedule:
     """Linear warm-up over `warmup` of `steps`, then constant, or down to 0 at `steps` (linear, cosine)."""
     rise = min(round(warmup * steps), steps - 1)
-    rest = {
+    after = {
         "constant": lambda: optax.constant_schedule(learning_rate),
         "linear": lambda: optax.linear_schedule(learning_rate, 0.0, steps - rise),
         "cosine": lambda: optax.cosine_decay_schedule(learning_rate, steps - rise),
     }[kind]()
-    whole = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rise), rest], [rise]) if rise else rest
-    return lambda count: whole(jnp.asarray(count, jnp.float32))
+    joined = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rise), after], [rise]) if rise else after
+    return lambda count: joined(jnp.asarray(count, jnp.float32))
 
 
 def decayed(params: Any) -> Any:
@@ -27,25 +30,20 @@ def decayed(params: Any) -> Any:
 
 
 def optimizer(
-    *,
-    name: str,
-    rate: optax.Schedule,
-    weight_decay: Any,
-    clip: float,
-    b1: Any,
-    b2: Any,
-    factor: Callable[[tuple[str, ...]], float] | None = None,
+    settings: OptimSettings, steps: int, lr_factor: Callable[[tuple[str, ...]], float] | None = None
 ) -> optax.GradientTransformation:
-    """Clip by global norm (0 = off), then AdamW (Loshchilov & Hutter 2019), SGD with the same decoupled decay, or Adam
-    with the decay of every parameter added to its gradient (L2 regularisation, what torch's Adam does). Numbers may be arrays. `factor` of a
-    parameter's path: on its learning rate, and so on its decoupled decay."""
-    clipped = optax.clip_by_global_norm(clip) if clip else optax.identity()
-    adam = optax.scale_by_adam(b1, b2)
-    mask = None if name == "adam" else decayed
-    off = isinstance(weight_decay, float | int) and weight_decay == 0
-    decay = optax.identity() if off else optax.add_decayed_weights(weight_decay, mask)
-    rule = {"adamw": (adam, decay), "adam": (decay, adam), "sgd": (decay,)}[name]
-    apart = () if factor is None else (scaled(factor),)
+    """Clip by global norm (0 = off), then AdamW (Loshchilov & Hutter 2019), SGD with the same decoupled decay, or Adam with
+    the decay of every parameter added to its gradient (L2 regularisation, what torch's Adam does). The settings' numbers may
+    be arrays. steps: of the whole training. lr_factor(path): on a parameter's learning rate, and so on its decoupled decay."""
+    clipped = optax.clip_by_global_norm(settings.clip) if settings.clip else optax.identity()
+    adam = optax.scale_by_adam(settings.b1, settings.b2)
+    mask = None if settings.name == "adam" else decayed
+    decay = optax.identity()
+    if not is_off(settings.weight_decay):
+        decay = optax.add_decayed_weights(settings.weight_decay, mask)
+    rule = {"adamw": (adam, decay), "adam": (decay, adam), "sgd": (decay,)}[settings.name]
+    apart = () if lr_factor is None else (scaled(lr_factor),)
+    rate = schedule(settings.schedule, settings.learning_rate, settings.warmup, steps)
     return optax.chain(clipped, *rule, *apart, optax.scale_by_learning_rate(rate))
 
 

@@ -3,8 +3,7 @@
 import dataclasses
 import itertools
 
-from mer_jax import config as config_lib
-from mer_jax.config import SWEPT, with_values
+from mer_jax.config import Experiment, fields, sweepable_fields, validate, with_values
 from mer_jax.data.protocols import Split
 from mer_jax.errors import UserError
 
@@ -21,7 +20,7 @@ class Replica:
     values: dict[str, float]
 
 
-def sweep_points(config: config_lib.Experiment) -> list[dict[str, float]]:
+def sweep_points(config: Experiment) -> list[dict[str, float]]:
     """The points of the sweep, `{field: value}` each; one empty point without a sweep. Raises UserError."""
     settings = config.replicas
     if (settings.grid or settings.points) and config.data.protocol == "published":
@@ -49,11 +48,11 @@ def sweep_points(config: config_lib.Experiment) -> list[dict[str, float]]:
         if point in read[:i]:
             raise UserError(f"--config.replicas: the point {format_overrides(point)} is there twice")
     for point in read:
-        config_lib.validate(with_values(config, point))
+        validate(with_values(config, point))
     return read
 
 
-def swept_fields(config: config_lib.Experiment) -> tuple[str, ...]:
+def swept_fields(config: Experiment) -> tuple[str, ...]:
     """The fields that differ between the points."""
     return tuple(sweep_points(config)[0])
 
@@ -68,22 +67,22 @@ def _pair(where: str, item: str) -> tuple[str, str]:
     return field, value
 
 
-def _number(config: config_lib.Experiment, field: str, text: str) -> float:
-    known = config_lib.flatten(config_lib.to_dict(config))
+def _number(config: Experiment, field: str, text: str) -> float:
+    known, sweepable = fields(config), sweepable_fields(config)
     if field not in known:
-        near = [name for name in SWEPT if name in known]
-        raise UserError(f"--config.replicas: the config has no field {field!r}; a sweep can change {', '.join(near)}")
+        can = ", ".join(sweepable)
+        raise UserError(f"--config.replicas: the config has no field {field!r}; a sweep can change {can}")
     if field == "seed":
         raise UserError(
             "--config.replicas: seeds are not swept; --config.replicas.seeds=5 gives seeds config.seed, config.seed + 1, …"
         )
     if field in ("experiment", "data.path"):
         raise UserError(f"--config.replicas: all replicas share {field}; set it on the command line")
-    if field not in SWEPT:
+    if field not in sweepable:
         raise UserError(
             f"--config.replicas: {field} cannot differ between replicas of one program: shapes or the course of the program "
             f"depend on it. Make it a row of a --sweep file of python -m mer_jax.sweep; here can be swept "
-            f"{', '.join(name for name in SWEPT if name in known)}"
+            f"{', '.join(sweepable)}"
         )
     try:
         return float(text)
@@ -95,7 +94,7 @@ def format_overrides(values: dict[str, float]) -> str:
     return ", ".join(f"{field}={value:g}" for field, value in values.items())
 
 
-def replicas_of(config: config_lib.Experiment, split: Split) -> tuple[Replica, ...]:
+def replicas_of(config: Experiment, split: Split) -> tuple[Replica, ...]:
     """All replicas: points outermost, then folds, then seeds. Raises UserError for a fold that the protocol does not have."""
     folds = config.replicas.folds or range(len(split.folds))
     for fold in folds:
@@ -112,33 +111,30 @@ def replicas_of(config: config_lib.Experiment, split: Split) -> tuple[Replica, .
                     f", {format_overrides(values)}" if values else ""
                 )
                 found.append(Replica(name, fold, split.folds[fold].name, seed, point, values))
-    together = config.replicas.together
-    if together and len(found) % together:
+    per_step = config.replicas.replicas_per_step
+    if per_step and len(found) % per_step:
         raise UserError(
-            f"--config.replicas.together={together}: must divide the {len(found)} replicas of this experiment, or be 0"
+            f"--config.replicas.replicas_per_step={per_step}: must divide the {len(found)} replicas of this experiment, or be "
+            "0"
         )
     return tuple(found)
 
 
-# ---- the run ----
-
-
 @dataclasses.dataclass
 class ReplicaProgress:
-    """Where a replica stands: its best step so far by the validation part, for how many epochs none was better, and whether
+    """How far a replica is: its best step so far by the validation part, for how many epochs none was better, and whether
     it is still `training`, has `stopped` early or has `diverged` to numbers that are none."""
 
     step: int | None = None
-    score: float = -1.0
+    score: float | None = None
     stale: int = 0
     status: str = "training"
 
-    def offer(self, at: int, score: float, patience: int) -> bool:
-        better = score > self.score
+    def update(self, step: int, score: float, better: bool, patience: int) -> None:
+        """Takes an epoch's validation score; after `patience` epochs without a better one the replica stops."""
         if better:
-            self.step, self.score, self.stale = at, score, 0
-        else:
-            self.stale += 1
-            if patience and self.stale >= patience:
-                self.status = "stopped"
-        return better
+            self.step, self.score, self.stale = step, score, 0
+            return
+        self.stale += 1
+        if patience and self.stale >= patience:
+            self.status = "stopped"

@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""A run, put together on the devices."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
-from mer_jax import config as config_lib
+from mer_jax.config import Experiment
 from mer_jax.data import protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.protocols import Split
 from mer_jax.runtime import sharding
+from mer_jax.tasks import Task, task_of
 from mer_jax.training.compiled import CompiledSteps, build, replicas_per_step
 from mer_jax.training.prepare import TrainingData, prepare_data
 from mer_jax.training.replica_groups import ReplicaGroups
@@ -21,33 +22,35 @@ from mer_jax.training.replicas import ReplicaProgress, replicas_of
 class Run:
     """What a run is made of."""
 
-    config: config_lib.Experiment
+    config: Experiment
+    task: Task
     corpus: Corpus
     split: Split
-    inputs: TrainingData
-    program: CompiledSteps
-    fleet: ReplicaGroups
-    standings: list[ReplicaProgress]
+    data: TrainingData
+    steps: CompiledSteps
+    groups: ReplicaGroups
+    progress: list[ReplicaProgress]
     workdir: epath.Path
 
     def live(self) -> list[int]:
-        return [r for r, standing in enumerate(self.standings) if standing.status == "training"]
+        """The replicas that still train."""
+        return [r for r, progress in enumerate(self.progress) if progress.status == "training"]
 
 
 def assemble(
-    config: config_lib.Experiment, corpus: Corpus, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None
+    config: Experiment, corpus: Corpus, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None
 ) -> Run:
     """Everything of the run on the devices (all there are), at no step yet."""
-    split = split_of(config, corpus)
+    task, split = task_of(corpus), split_of(config, corpus)
     replicas = replicas_of(config, split)
     mesh = sharding.make_mesh(replicas_per_step(config, len(replicas)), config.mesh.model, devices)
-    inputs = prepare_data(config, corpus, split, mesh)
-    program = build(config, corpus, inputs, len(replicas), mesh)
-    fleet = ReplicaGroups(program, inputs, replicas)
-    return Run(
-        config, corpus, split, inputs, program, fleet, [ReplicaProgress() for _ in replicas], epath.Path(workdir)
-    )
+    data = prepare_data(config, task, corpus, split, mesh)
+    steps = build(config, corpus, task, data, len(replicas), mesh)
+    groups = ReplicaGroups(steps, data, replicas)
+    progress = [ReplicaProgress() for _ in replicas]
+    return Run(config, task, corpus, split, data, steps, groups, progress, epath.Path(workdir))
 
 
-def split_of(config: config_lib.Experiment, corpus: Corpus) -> Split:
+def split_of(config: Experiment, corpus: Corpus) -> Split:
+    """Who trains, validates and tests whom."""
     return protocols.split(corpus, config.data.protocol, config.data.seed)

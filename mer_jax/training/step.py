@@ -10,9 +10,20 @@ import optax
 from jaxtyping import Array, Bool
 
 from mer_jax.data.batch import Batch, where_real
-from mer_jax.metrics.confusion import confusion
 from mer_jax.models.family import ReplicaInputs
-from mer_jax.models.losses import weighted_mean
+from mer_jax.tasks.task import Evaluation, Task
+
+jax.tree_util.register_dataclass(Evaluation)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class EvalState:
+    """What scoring needs of a model: its params, its other variables, and the statistics of its input."""
+
+    params: Any
+    model_state: Any
+    input_stats: Any
 
 
 @jax.tree_util.register_dataclass
@@ -20,32 +31,22 @@ from mer_jax.models.losses import weighted_mean
 class TrainState:
     """All that training changes or needs to carry on, of one replica or, with a leading axis, of several.
 
-    step: updates done. key: base of every random number (`fold_in(key, step)`). params, rest: the model's variables.
-    average: running average of params, which is then what is evaluated; an empty dict where none is kept. given: what the
-    replica was given and nothing changes: see `Given`.
+    step: updates done. key: base of every random number (`fold_in(key, step)`). params, model_state: the model's variables.
+    ema: moving average of params, which is then what is evaluated; an empty dict where none is kept. inputs: what the
+    replica was given and nothing changes.
     """
 
     step: Any
     key: Any
     params: Any
-    rest: Any
+    model_state: Any
     opt_state: Any
-    average: Any
-    given: Any
+    ema: Any
+    inputs: Any
 
-    def model(self) -> "Model":
+    def eval_state(self) -> EvalState:
         """What scoring needs of it."""
-        return EvalState(self.average or self.params, self.rest, self.given.input_stats)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class EvalState:
-    """A trained model: its params, its other variables, and the statistics of its input."""
-
-    params: Any
-    rest: Any
-    input_stats: Any
+        return EvalState(self.ema or self.params, self.model_state, self.inputs.input_stats)
 
 
 Loss = Callable[[Any, Batch], tuple[Array, dict[str, Array]]]
@@ -53,13 +54,16 @@ AfterUpdate = Callable[[Any, Any, Any, Batch], Any]
 
 
 class Objective(NamedTuple):
-    """How a replica learns. after_update(old params, new params, outputs, batch) has the last word on the new params;
-    average: decay per step of the running average of the params, 0 = none."""
+    """How a replica learns.
+
+    loss(outputs, batch) -> (the loss, its terms by name). after_update(old params, new params, outputs, batch) -> the new
+    params, with the last word on them. ema_decay: decay per step of the params' moving average, 0 = none.
+    """
 
     loss: Loss
     tx: optax.GradientTransformation
     after_update: AfterUpdate
-    average: float
+    ema_decay: float
 
 
 def standardize(batch: Batch, input_stats: dict[str, Any]) -> Batch:
@@ -74,24 +78,24 @@ def standardize(batch: Batch, input_stats: dict[str, Any]) -> Batch:
 
 def init_state(
     seed: Array,
-    given: ReplicaInputs,
+    inputs: ReplicaInputs,
     start: Any,
     *,
     init: Callable[..., Any],
-    rules: Callable[[ReplicaInputs], Objective],
+    objective: Callable[[ReplicaInputs], Objective],
 ) -> TrainState:
-    """start: arrays of the model that are given instead of drawn; see `pure.Pure`."""
+    """start: arrays of the model that are given instead of drawn; see `functional.FunctionalModel`."""
     model_key, key = jax.random.split(jax.random.key(seed))
-    params, rest = init(model_key, given.values, start)
-    made = rules(given)
+    params, model_state = init(model_key, inputs.overrides, start)
+    made = objective(inputs)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=key,
         params=params,
-        rest=rest,
+        model_state=model_state,
         opt_state=made.tx.init(params),
-        average=jax.tree.map(jnp.copy, params) if made.average else {},
-        given=given,
+        ema=jax.tree.map(jnp.copy, params) if made.ema_decay else {},
+        inputs=inputs,
     )
 
 
@@ -105,17 +109,19 @@ def microbatched(apply: Callable[..., Any], count: int) -> Callable[..., Any]:
     if count == 1:
         return apply
 
-    def whole(params: Any, rest: Any, batch: Batch, key: Array) -> tuple[Any, Any]:
+    def whole(params: Any, model_state: Any, batch: Batch, key: Array) -> tuple[Any, Any]:
         pieces = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
         @jax.checkpoint
         def one(piece: tuple[Batch, Array]) -> Any:
-            return apply(params, rest, *piece)[0]
+            return apply(params, model_state, *piece)[0]
+
+        def join(x: Array) -> Array:
+            """A number that belongs to no row, such as a temperature, is the same for all pieces."""
+            return x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) if x.ndim > 1 else x[0]
 
         outputs = jax.lax.map(one, (pieces, jax.random.split(key, count)))
-        # A number that belongs to no row, such as a temperature, is the same for all pieces.
-        join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) if x.ndim > 1 else x[0]  # noqa: E731
-        return jax.tree.map(join, outputs), rest
+        return jax.tree.map(join, outputs), model_state
 
     return whole
 
@@ -123,50 +129,44 @@ def microbatched(apply: Callable[..., Any], count: int) -> Callable[..., Any]:
 def gradients(
     state: TrainState, batch: Batch, *, apply: Callable[..., Any], loss: Loss
 ) -> tuple[Any, tuple[dict[str, Array], Any, Any]]:
-    """Gradient of the loss by params, and (loss terms, model outputs, new rest)."""
+    """The gradient of the loss by params, and (loss terms, model outputs, new model state)."""
     key = jax.random.fold_in(state.key, state.step)
 
     def objective(params: Any) -> tuple[Array, Any]:
-        outputs, rest = apply(params, state.rest, batch, key)
+        outputs, model_state = apply(params, state.model_state, batch, key)
         value, terms = loss(outputs, batch)
-        return value, (terms | {"loss": value}, outputs, rest)
+        return value, (terms | {"loss": value}, outputs, model_state)
 
     return jax.grad(objective, has_aux=True)(state.params)
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, apply: Callable[..., Any], rules: Callable[[ReplicaInputs], Objective]
+    state: TrainState, batch: Batch, *, apply: Callable[..., Any], objective: Callable[[ReplicaInputs], Objective]
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update of one replica.
 
-    The running average moves by 1 - average each step, faster at first: it is the mean of about the last
-    min(1 / (1 - average), step / 9) steps' params.
+    The moving average moves by 1 - ema_decay each step, faster at first: it is the mean of about the last
+    min(1 / (1 - ema_decay), step / 9) steps' params.
     """
-    made = rules(state.given)
-    batch = standardize(batch, state.given.input_stats)
-    grads, (terms, outputs, rest) = gradients(state, batch, apply=apply, loss=made.loss)
+    made = objective(state.inputs)
+    batch = standardize(batch, state.inputs.input_stats)
+    grads, (terms, outputs, model_state) = gradients(state, batch, apply=apply, loss=made.loss)
     updates, opt_state = made.tx.update(grads, state.opt_state, state.params)
     params = made.after_update(state.params, optax.apply_updates(state.params, updates), outputs, batch)
     # Without a row that counts, the other variables would be statistics of rows that are none of this replica's.
-    rest = jax.tree.map(lambda new, old: jnp.where(batch.weight.any(), new, old), rest, state.rest)
+    model_state = jax.tree.map(lambda new, old: jnp.where(batch.weight.any(), new, old), model_state, state.model_state)
     step = state.step + 1
     done = step.astype(jnp.float32)
-    slow = jnp.minimum(made.average, done / (done + 9))
-    averaged = jax.tree.map(lambda a, p: p + slow * (a - p), state.average, params) if made.average else {}
-    state = dataclasses.replace(state, step=step, params=params, rest=rest, opt_state=opt_state, average=averaged)
+    slow = jnp.minimum(made.ema_decay, done / (done + 9))
+    ema = jax.tree.map(lambda a, p: p + slow * (a - p), state.ema, params) if made.ema_decay else {}
+    state = dataclasses.replace(state, step=step, params=params, model_state=model_state, opt_state=opt_state, ema=ema)
     return state, terms | {"grad_norm": optax.tree.norm(grads)}
 
 
-def eval_step(model: EvalState, batch: Batch, *, apply: Callable[..., Any]) -> dict[str, Array]:
-    """confusion: Int[classes, classes] and nll: the sum over real rows; probabilities: Float[batch, classes]."""
-    outputs, _ = apply(model.params, model.rest, standardize(batch, model.input_stats))
-    log_p = jax.nn.log_softmax(outputs["logits"])
-    nll = -jnp.take_along_axis(log_p, batch.label[:, None], axis=1)[:, 0]
-    return {
-        "confusion": confusion(outputs["logits"], batch.label, batch.weight),
-        "nll": weighted_mean(nll, batch.weight) * batch.weight.sum(),
-        "probabilities": jnp.exp(log_p),
-    }
+def eval_step(model: EvalState, batch: Batch, *, apply: Callable[..., Any], task: Task) -> Evaluation:
+    """What the task needs of the batch to score it."""
+    outputs, _ = apply(model.params, model.model_state, standardize(batch, model.input_stats))
+    return task.evaluate(outputs["logits"], batch.targets, batch.weight)
 
 
 def keep_best(best: EvalState, model: EvalState, better: Bool[Array, ""]) -> EvalState:

@@ -1,0 +1,42 @@
+"""What a person reads of classification on the console."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import rich.box
+import rich.table
+
+from mer_jax.metrics.classification import METRICS
+from mer_jax.metrics.metric import percent
+from mer_jax.runtime.console import console
+
+
+def print_classes(title: str, scores: Mapping[str, Any]) -> None:
+    """Per class precision, recall, F1, support and where its utterances went; below, the overall scores."""
+    table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
+    table.add_column("class")
+    for name in ("precision", "recall", "F1", "support"):
+        table.add_column(name, justify="right")
+    for name in scores["per_class"]:
+        table.add_column(f"→{name}", justify="right", style="dim")
+    for i, (name, row) in enumerate(zip(scores["per_class"], scores["confusion"], strict=True)):
+        c = scores["per_class"][name]
+        counts = [f"[bold]{n}[/bold]" if i == j else str(n) for j, n in enumerate(row)]
+        table.add_row(name, f"{c['precision']:.3f}", f"{c['recall']:.3f}", f"{c['f1']:.3f}", str(c["support"]), *counts)
+    console.print(table)
+    known = {name: metric for name, metric in METRICS.items() if name in scores}
+    console.print("   ".join(f"{metric.title} {scores[name]:.4f}" for name, metric in known.items()))
+
+
+def print_calibration(point: Mapping[str, Any], selects_on: str) -> None:
+    """Calibration before and after temperature scaling, and agreement with the raters, of a point of metrics.json."""
+    before, after = point["calibration"]["test"], point["calibration"]["test_scaled"]
+    titles = {"ece": "ECE", "nll": "NLL", "brier": "Brier"}
+    values = [f"{title} {before[n]['mean']:.3f} -> {after[n]['mean']:.3f}" for n, title in titles.items()]
+    console.print(f"calibration: {', '.join(values)} by temperature scaling on the {selects_on} part")
+    if raters := point.get("raters"):
+        console.print(
+            f"against the raters: NLL {raters['nll']['mean']:.3f}, Jensen-Shannon {raters['jensen_shannon']['mean']:.3f} "
+            f"nats; {percent(raters['agreement'])} % of them chose the predicted class, "
+            f"{percent(raters['agreement_at_most'])} % the one that most chose"
+        )
