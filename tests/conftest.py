@@ -49,7 +49,7 @@ def cache_home(tmp_path_factory):
 def demo_folder(cache_home):
     path = cache_home / "mer_jax" / f"demo-v{VERSION}-seed0"
     # In a process of its own: here every call is checked by jaxtyping, which makes writing slow.
-    script = f"from mer_jax.synthetic import write_demo; from pathlib import Path; write_demo(Path({str(path)!r}))"
+    script = f"from mer_jax.data.synthetic import write_demo; from pathlib import Path; write_demo(Path({str(path)!r}))"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
     return path
 

@@ -129,7 +129,7 @@ import runpy, sys
 from pathlib import Path
 from mer_jax import export, train
 from mer_jax.config import validate
-from mer_jax.records import Corpus
+from mer_jax.data.corpus import Corpus
 folder, corpus = Path(sys.argv[1]), Corpus(Path(sys.argv[1]) / "corpus")
 for name in ("lsgmer", "deepmsi_mer"):
     config = runpy.run_path(f"configs/{name}.py")["get_config"]("tiny")

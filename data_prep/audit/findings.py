@@ -287,7 +287,7 @@ def _duplicates(corpus: Corpus, reading: Reading, modality: str, stream: Stream)
 
 
 def sharing(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
-    """Leakage between the splits as written; counts of mer_jax.protocols."""
+    """Leakage between the splits as written; counts of mer_jax.data.leakage."""
     split = corpus.index["split"]
     sentences = {int(row): f"{reading.sentence[row]:x}" for row in np.flatnonzero(reading.sentence)}
     longer = {row: s for row, s in sentences.items() if reading.words[row] >= SOME_WORDS}
