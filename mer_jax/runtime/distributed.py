@@ -69,8 +69,8 @@ def start(how: str | tuple[str, int, int], timeout: int, workdir: epath.Path) ->
     if len(set(counts.values())) > 1:
         found = ", ".join(str(counts[i]) for i in sorted(counts))
         raise UserError(
-            f"the processes must have alike many devices, and they have {found}; give each as many, or start one process "
-            "per device"
+            f"the processes must have alike many devices, and they have {found}; give each as many, or start one "
+            "process per device"
         )
 
 
@@ -159,8 +159,8 @@ def exit_together(timeout: int) -> Iterator[None]:
         # JAX ends this process as soon as it knows who is gone, and names it.
         first = str(error).splitlines()[0]
         _print_error(
-            f"another process is gone ({first}); within {timeout} s JAX tells which: see 'unhealthy' below, or 'leader' "
-            "for process 0. The same command on all hosts carries on from the last checkpoint"
+            f"another process is gone ({first}); within {timeout} s JAX tells which: see 'unhealthy' below, or "
+            "'leader' for process 0. The same command on all hosts carries on from the last checkpoint"
         )
         time.sleep(timeout + 30)
         _end("JAX has not found a lost process", 1)
