@@ -20,10 +20,10 @@ from mer_jax.errors import UserError
 class Rule:
     """What may stand in a field: see `setting`."""
 
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
+    at_least: float | int | None = None
+    above: float | int | None = None
+    at_most: float | int | None = None
+    below: float | int | None = None
     choices: tuple[str, ...] = ()
     swept: bool = False
     changes_result: bool = True

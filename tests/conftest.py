@@ -4,11 +4,16 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
+
+import store
 
 # Small programs, each run a few times: compiling them without optimisation takes a third of the time.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# One cache of compiled programs for all tests and the commands that they start, of whatever size: what is compiled here comes back.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(store.compiled_programs(os.environ["XLA_FLAGS"]))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import numpy as np
@@ -19,13 +24,16 @@ from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.corpus_writer import Description, write_corpus
 from mer_jax.data.synthetic import VERSION
 
-ROOT = Path(__file__).parents[1]
+ROOT = store.ROOT
 SHARED = ROOT.parent / "shared" / "data"  # real corpora, where someone has put them
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain reads absl flags
+store.write_whole_entries()
+if "PYTEST_XDIST_WORKER" not in os.environ:  # once, before there are workers
+    store.drop_damaged(os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
 def pytest_addoption(parser):
@@ -41,22 +49,30 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def cache_home(tmp_path_factory):
-    """One cache for all tests of a process: demo corpus and compiled programs."""
-    return tmp_path_factory.mktemp("cache")
+    """What the commands that a test starts take for the user's cache folder: empty but for the programs compiled by all tests."""
+    home = tmp_path_factory.mktemp("cache")
+    (home / "mer_jax").mkdir()
+    (home / "mer_jax" / "xla").symlink_to(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    return home
 
 
 @pytest.fixture(scope="session")
 def demo_folder(cache_home):
-    path = cache_home / "mer_jax" / f"demo-v{VERSION}-seed0"
-    # In a process of its own: here every call is checked by jaxtyping, which makes writing slow.
-    script = f"from mer_jax.data.synthetic import write_demo; from pathlib import Path; write_demo(Path({str(path)!r}))"
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
-    return path
+    """The demo corpus where these commands look for it, made once for all tests."""
+    name = f"demo-v{VERSION}-seed0"
+    (cache_home / "mer_jax" / name).symlink_to(store.demo_corpus(name))
+    return cache_home / "mer_jax" / name
 
 
 @pytest.fixture(scope="session")
 def demo(demo_folder):
     return Corpus(demo_folder)
+
+
+@pytest.fixture(scope="session")
+def framed():
+    """Text, audio and drawn frames of 36 utterances."""
+    return Corpus(store.demo_corpus("frames", {"train": 24, "valid": 6, "test": 6}, "frames"))
 
 
 @pytest.fixture
@@ -137,3 +153,12 @@ def small_corpus(tmp_path):
     """A fresh small corpus folder that a test may damage."""
     write_corpus(tmp_path / "small", small_utterances(), small_description(), shard_records=10)
     return tmp_path / "small"
+
+
+def corpus_of(count):
+    """The folder of a corpus of so many small utterances, made once for all tests; nobody may write into it."""
+
+    def make(folder):
+        write_corpus(folder / "small", small_utterances(count), small_description())
+
+    return store.made_once(f"small-{count}", make) / "small"

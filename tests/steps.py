@@ -9,14 +9,13 @@ import sys
 import jax
 import numpy as np
 from absl import flags
+from experiments import of_family, with_plain_sgd
 
 from mer_jax import config as config_lib
 from mer_jax import files
 from mer_jax.data import loader
 from mer_jax.data.corpus import Corpus
 from mer_jax.main import parse_distributed
-from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
-from mer_jax.models import lsgmer as lsgmer_lib
 from mer_jax.runtime import distributed, run_log, sharding
 from mer_jax.training import setup
 
@@ -25,16 +24,8 @@ RATE = 0.05
 
 
 def experiment(family, placement):
-    config = {"lsgmer": lsgmer_lib.LSGMERExperiment, "deepmsi_mer": deepmsi_mer_lib.DeepMSIExperiment}[family]()
-    config.data.modalities = ("text", "audio", "visual")
+    config = with_plain_sgd(of_family(family), RATE)
     config.data.placement, config.data.max_length = placement, (8,)  # one padded length: one program
-    config.optim.name, config.optim.learning_rate, config.optim.schedule, config.optim.warmup = (
-        "sgd",
-        RATE,
-        "constant",
-        0.0,
-    )
-    config.optim.clip = config.optim.weight_decay = 0.0
     config.train.batch_size = 21  # 8 devices cannot share it evenly
     if family == "lsgmer":
         config.model.width = 32
@@ -46,24 +37,24 @@ def experiment(family, placement):
 
 def run(config, corpus):
     whole = setup.assemble(config, corpus, "unused")
-    whole.fleet.begin()
-    feed = whole.inputs.feed
-    order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 8)
+    whole.groups.begin()
+    feed = whole.data.batches
+    order = loader.training_order(feed.pool, whole.data.rows_of_training(), config.train.batch_size, 0, 8)
 
     def params():
-        leaves = jax.tree.leaves(distributed.to_host(whole.fleet.saved()["state"].params))
+        leaves = jax.tree.leaves(distributed.to_host(whole.groups.saved()["state"].params))
         return np.concatenate([x.ravel() for x in leaves]).astype(np.float64)
 
     losses, at = [], [params()]
     for _, batch in zip(range(STEPS), feed.training(order, 0), strict=False):
-        losses.append(run_log.by_replica(whole.fleet.train(whole.live(), *batch))[0]["loss"])
+        losses.append(run_log.by_replica(whole.groups.train(whole.live(), *batch))[0]["loss"])
         at.append(params())
-    scores = whole.fleet.score([0], "test", 16, best=False)[0]
+    scores = whole.groups.score([0], "test", 16, best=False)[0]
     return {
         "losses": np.array(losses),
         "gradients": -np.diff(at, axis=0) / RATE,
         "params": at[-1],
-        "probabilities": scores["probabilities"],
+        "probabilities": scores["predicted"],
     }
 
 

@@ -8,9 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, free_ports, small_description, small_utterances, user_env
-
-from mer_jax.data.corpus_writer import write_corpus
+from conftest import ROOT, corpus_of, free_ports, user_env
 
 FLAGS = ["--config=configs/lsgmer.py:tiny", "--config.train.epochs=6", "--config.train.batch_size=16"]
 
@@ -46,8 +44,7 @@ def read(env, *paths):
 
 @pytest.mark.slow
 def test_a_run_in_a_bucket(tmp_path, cache_home, bucket):
-    write_corpus(tmp_path / "small", small_utterances(480), small_description())
-    flags = [*FLAGS, f"--config.data.path={tmp_path / 'small'}"]
+    flags = [*FLAGS, f"--config.data.path={corpus_of(480)}"]
     env = user_env(cache_home) | bucket
 
     def command(workdir, *more):

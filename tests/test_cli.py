@@ -1,19 +1,25 @@
 """The real commands, each in a process of its own."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, small_description, small_utterances
+import store
+from conftest import ROOT, small_description, small_utterances, user_env
+from damage import damage_flipped_bit, damage_missing_index, damage_truncated, damage_version
 from etils import epath
-from test_records import damage_flipped_bit, damage_missing_index, damage_truncated, damage_version
+from runs import snapshot
 
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.data.records import dataclasses
 from mer_jax.data.synthetic import MODALITIES
 from mer_jax.errors import UserError, out_of_memory
+from mer_jax.report import render
 from mer_jax.runtime import distributed
 
 CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
@@ -22,22 +28,10 @@ CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, cache_home, demo_folder):
     """A finished tiny run on the demo corpus: (workdir, console output)."""
-    import subprocess
-    import sys
-
-    from conftest import user_env
-
-    workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    done = subprocess.run(
-        [sys.executable, "-m", "mer_jax.main", CONFIG, f"--workdir={workdir}"], cwd=ROOT, env=user_env(cache_home),
-        capture_output=True, text=True, timeout=170,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return workdir, done.stdout
-
-
-def snapshot(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    run, output = store.finished_run("tiny", lambda workdir: [CONFIG, f"--workdir={workdir}"], user_env(cache_home))
+    workdir = shutil.copytree(run, tmp_path_factory.mktemp("runs") / "tiny")
+    render.write([workdir], workdir / "report.html")  # it tells where the run lies
+    return workdir, output
 
 
 def test_a_run_writes_everything(finished, demo):
@@ -115,8 +109,6 @@ def test_same_command_again_says_finished_and_eval_scores_the_same(finished, run
 
 @pytest.mark.slow
 def test_eval_tells_when_the_figures_are_not_the_same(finished, run_cli, tmp_path):
-    import shutil
-
     shutil.copytree(finished[0], tmp_path / "copy")
     path = tmp_path / "copy" / "metrics.json"
     metrics = json.loads(path.read_text())
@@ -251,7 +243,7 @@ def test_a_device_without_memory_for_a_step_is_told_and_other_errors_are_not_hid
     full = out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"))
     assert isinstance(full, UserError)
     assert "Out of memory allocating 9 bytes.)" in str(full)
-    assert "--config.train.accumulate" in str(full)
+    assert "--config.train.microbatches" in str(full)
     other = RuntimeError("INTERNAL: something")
     assert out_of_memory(other) is other
     with pytest.raises(UserError, match="too little memory"), distributed.exit_together(1):
@@ -339,11 +331,6 @@ def test_help_explains(run_cli, module):
 
 @pytest.mark.slow
 def test_the_demo_corpus_is_made_on_first_use(run_cli, tmp_path, monkeypatch):
-    import subprocess
-    import sys
-
-    from conftest import user_env
-
     done = subprocess.run(
         [sys.executable, "-c", "from mer_jax.data.synthetic import demo_corpus; print(len(demo_corpus()))"],
         env=user_env(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=60,

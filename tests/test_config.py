@@ -11,7 +11,6 @@ from mer_jax import sweep
 from mer_jax.config import validate
 from mer_jax.data import loader, protocols
 from mer_jax.data import pool as pool_lib
-from mer_jax.data import synthetic as synthetic_lib
 from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
@@ -63,17 +62,12 @@ def build_without_reading(config, corpus, replicas):
     return compiled_lib.build(config, corpus, inputs, replicas, mesh), pool
 
 
-@pytest.fixture(scope="module")
-def framed(tmp_path_factory):
-    """Text, audio and drawn frames."""
-    path = tmp_path_factory.mktemp("framed") / "framed"
-    synthetic_lib.write_demo(path, 0, {"train": 40, "valid": 8, "test": 8}, "frames")
-    return Corpus(path)
+def marks_of(name):
+    slow = name.startswith("deepmsi_mer_frames") and ":tiny" not in name
+    return [pytest.mark.slow] * slow + [pytest.mark.nnx] * name.endswith(":tiny")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n.startswith("deepmsi_mer_frames") and ":t" not in n)) for n in PARAMETERS]
-)  # fmt: skip
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in PARAMETERS])
 def test_every_config_traces_a_step(name, demo, framed):
     config = load_config(name)
     of_frames = isinstance(config, deepmsi_mer_frames_lib.DeepMSIFramesExperiment)
@@ -137,10 +131,10 @@ def test_every_config_traces_a_step(name, demo, framed):
         ("backbone.heads", (3, 6, 12), "a number for each stage that divides its width, 96, 192, 384, 768"),
         ("backbone.heads", (3, 6, 12, 25), "divides its width"),
         ("backbone.depths", (2, 2, 0, 2), "one or more positive"),
-        ("backbone.stage", 5, "from 1 to 4"),
-        ("backbone.sides", (14, 15), "that do not grow, at most 16"),
-        ("backbone.sides", (14, 12, 10, 8), "one to 3 numbers"),
-        ("backbone.tune", "last:5", "all, none, or last:K with K from 1 to 4"),
+        ("backbone.vsc_stage", 5, "from 1 to 4"),
+        ("backbone.vsc_grid_sides", (14, 15), "that do not grow, at most 16"),
+        ("backbone.vsc_grid_sides", (14, 12, 10, 8), "one to 3 numbers"),
+        ("backbone.trainable_stages", "last:5", "all, none, or last:K with K from 1 to 4"),
         ("backbone.layer_decay", 0.0, "above 0"),
     ],
 )
@@ -207,7 +201,7 @@ def test_averaged_weights_do_not_go_with_batch_norm():
     config.model.variant = "published"
     with pytest.raises(UserError, match="BatchNorm statistics"):
         validate(config)
-    config.optim.average = 0.0
+    config.optim.ema_decay = 0.0
     validate(config)
 
 
@@ -229,7 +223,7 @@ def test_every_checked_name_exists_and_every_string_is_checked():
         "replicas.grid",
         "replicas.points",
         "backbone.weights",
-        "backbone.tune",
+        "backbone.trainable_stages",
     }
     assert {k for k, v in flat.items() if isinstance(v, str)} - free == set(config_lib.CHOICES)
     numbers = {k for k, v in flat.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
@@ -237,7 +231,6 @@ def test_every_checked_name_exists_and_every_string_is_checked():
 
 
 def test_a_missing_modality_says_what_the_corpus_has(small_corpus):
-    from mer_jax.data.corpus import Corpus
 
     config = LSGMERExperiment()
     config.data.modalities = ("text", "visual")
@@ -255,19 +248,19 @@ def test_differences():
 def test_a_config_comes_back_from_its_json():
     for name in PARAMETERS:
         config = validate(load_config(name))
-        found = family_lib.from_dict(config_lib.to_dict(config))
+        found = family_lib.experiment_from(config_lib.to_dict(config))
         assert type(found) is type(config)
         assert found == config
     tree = config_lib.to_dict(config)
     del tree["optim"]["clip"]
     with pytest.raises(UserError, match=r"of another version of mer_jax: what differs is optim\.clip"):
-        family_lib.from_dict(tree)
+        family_lib.experiment_from(tree)
 
 
 def test_a_field_that_changes_no_result_may_be_of_a_later_version():
     tree = config_lib.to_dict(lsgmer_lib.LSGMERExperiment())
     del tree["train"]["look"]
-    assert family_lib.from_dict(tree).train.look
+    assert family_lib.experiment_from(tree).train.inspect
     del tree["train"]["patience"]
     with pytest.raises(UserError, match=r"train\.patience"):
-        family_lib.from_dict(tree)
+        family_lib.experiment_from(tree)

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
+from experiments import of_family, with_plain_sgd
 from flax import nnx
 from PIL import Image
 
 from mer_jax import config as config_lib
 from mer_jax import visualize_vsc
-from mer_jax.data import loader, synthetic
+from mer_jax.data import loader
 from mer_jax.data.batch import Batch, where_real
-from mer_jax.data.corpus import Corpus
 from mer_jax.data.frames import coded
 from mer_jax.errors import UserError
 from mer_jax.models import deepmsi_mer_frames, family, swin
@@ -31,17 +31,15 @@ BACKBONE = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    path = tmp_path_factory.mktemp("frames") / "frames"
-    synthetic.write_demo(path, 0, {"train": 24, "valid": 6, "test": 6}, "frames")
-    return Corpus(path)
+@pytest.fixture
+def corpus(framed):
+    return framed
 
 
 def experiment(**changes):
-    """A small one; `changes` by field, as `backbone__tune`."""
-    config = deepmsi_mer_frames_lib.DeepMSIFramesExperiment()
-    config.data.modalities, config.frames.size, config.train.batch_size = ("text", "visual"), 32, 8
+    """A small one; `changes` by field, as `backbone__trainable_stages`."""
+    config = with_plain_sgd(of_family("deepmsi_mer_frames", ("text", "visual")), 0.1)
+    config.frames.size, config.train.batch_size, config.optim.ema_decay = 32, 8, 0.0
     config.frames.crop, config.frames.flip, config.frames.colour = 1.0, 0.0, 0.0
     for name, value in BACKBONE.items():
         setattr(config.backbone, name, value)
@@ -49,8 +47,6 @@ def experiment(**changes):
     model.early_width = model.projection = 8
     model.tcn_widths, model.late_widths = (8,), (8,)
     model.dropout = model.early_dropout = model.tcn_dropout = model.projection_dropout = 0.0
-    config.optim.name, config.optim.schedule, config.optim.warmup, config.optim.average = "sgd", "constant", 0.0, 0.0
-    config.optim.learning_rate, config.optim.weight_decay, config.optim.clip = 0.1, 0.0, 0.0
     for name, value in changes.items():
         group, field = name.split("__")
         setattr(getattr(config, group), field, value)
@@ -59,7 +55,7 @@ def experiment(**changes):
 
 def assembled(corpus, **changes):
     whole = setup.assemble(experiment(**changes), corpus, "unused", jax.devices()[:1])
-    whole.fleet.begin()
+    whole.groups.begin()
     return whole
 
 
@@ -72,13 +68,13 @@ def after_steps(whole, count=1):
     """(params and other variables before, after) so many steps."""
 
     def now():
-        state = whole.fleet.saved()["state"]
-        return flat(state.params), flat(state.rest)
+        state = whole.groups.saved()["state"]
+        return flat(state.params), flat(state.model_state)
 
-    before, feed = now(), whole.inputs.feed
-    order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), whole.config.train.batch_size, 0, 1)
+    before, feed = now(), whole.data.batches
+    order = loader.training_order(feed.pool, whole.data.rows_of_training(), whole.config.train.batch_size, 0, 1)
     for item in itertools.islice(feed.training(order, 0), count):
-        whole.fleet.train([0], *item)
+        whole.groups.train([0], *item)
     return before, now()
 
 
@@ -115,7 +111,7 @@ def test_what_was_kept_is_followed_through_all_compressions():
     model = swin.SwinV2(**(BACKBONE | {"stage": 0, "published": True, "rematerialize": False}), rngs=nnx.Rngs(0))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
     guide = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8)), jnp.float32)
-    kept = jax.tree.map(np.asarray, model.look(images, guide)[1])
+    kept = jax.tree.map(np.asarray, model.tokens_and_kept(images, guide)[1])
     found = kept.place
     x = model.embed_norm(model.embed(images))
     how = [swin.Compression(side, 0.6, 0.9, True) for side in BACKBONE["sides"]]
@@ -142,7 +138,7 @@ def test_what_was_kept_is_followed_through_all_compressions():
     ],
 )
 def test_only_what_is_tuned_learns(corpus, tune, learns):
-    whole = assembled(corpus, backbone__tune=tune)
+    whole = assembled(corpus, backbone__trainable_stages=tune)
     (params, rest), (new, still) = after_steps(whole)
     assert any(name.startswith("tcn") for name in params)
     prefixes = tuple(f"backbone/{part}/" for part in learns)
@@ -165,7 +161,7 @@ def params_of(whole):
 @pytest.mark.slow
 def test_frozen_weights_compute_in_half_precision_and_stay_as_they_are(corpus):
     with jax.numpy_dtype_promotion("standard"):  # flax's LayerNorm mixes half and single precision
-        whole = assembled(corpus, backbone__tune="none", train__precision="bfloat16")
+        whole = assembled(corpus, backbone__trainable_stages="none", train__precision="bfloat16")
         (_, rest), (_, still) = after_steps(whole)
     for name in rest:
         assert still[name].dtype == rest[name].dtype
@@ -180,7 +176,7 @@ def test_lower_layers_learn_more_slowly(corpus):
         (params, _), (new, _) = after_steps(assembled(corpus, **changes))
         return {name: new[name] - params[name] for name in params}
 
-    plain, apart = step_of(), step_of(backbone__rate=0.5, backbone__layer_decay=0.5)
+    plain, apart = step_of(), step_of(backbone__lr_scale=0.5, backbone__layer_decay=0.5)
     wanted = {
         "embed": 0.5**5,
         "stages/0/0": 0.5**4,
@@ -210,13 +206,13 @@ def pretrained(path, **changes):
 @pytest.mark.parametrize("tune", ["all", "last:1"])
 def test_a_run_starts_from_given_weights(corpus, tmp_path, tune):
     arrays = pretrained(tmp_path / "w.npz")
-    whole = assembled(corpus, backbone__weights=str(tmp_path / "w.npz"), backbone__tune=tune)
-    state = whole.fleet.saved()["state"]
-    found = flat(state.params) | flat(state.rest)
+    whole = assembled(corpus, backbone__weights=str(tmp_path / "w.npz"), backbone__trainable_stages=tune)
+    state = whole.groups.saved()["state"]
+    found = flat(state.params) | flat(state.model_state)
     for name, value in arrays.items():
         np.testing.assert_array_equal(found[f"backbone/{name}"], value, err_msg=name)
     assert {n.removeprefix("backbone/") for n in found if n.startswith("backbone/")} == set(arrays)
-    drawn = flat(assembled(corpus, backbone__tune=tune).fleet.saved()["state"].params)
+    drawn = flat(assembled(corpus, backbone__trainable_stages=tune).groups.saved()["state"].params)
     np.testing.assert_array_equal(found["classifier/kernel"], drawn["classifier/kernel"])
     assert deepmsi_mer_frames.backbone_arguments(whole.config)["pretrained"] == (4, 3)
 
@@ -251,7 +247,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_pieces_of_a_batch_give_the_same_update(corpus):
-    whole, pieces = (after_steps(assembled(corpus, train__accumulate=n))[1][0] for n in (1, 4))
+    whole, pieces = (after_steps(assembled(corpus, train__microbatches=n))[1][0] for n in (1, 4))
     for name in whole:
         np.testing.assert_allclose(pieces[name], whole[name], atol=2e-6, err_msg=name)
 
@@ -267,7 +263,7 @@ def test_groups_of_frames_give_the_same(corpus):
         graph, params = nnx.split(swin.SwinV2(**sizes, rngs=nnx.Rngs(0)))
 
         def total(params):
-            tokens, kept = nnx.merge(graph, params).look(images, guide)
+            tokens, kept = nnx.merge(graph, params).tokens_and_kept(images, guide)
             return jnp.square(tokens[..., 0]).sum(), (tokens, kept)
 
         return jax.jit(jax.grad(total, has_aux=True))(params)
@@ -282,12 +278,12 @@ def test_groups_of_frames_give_the_same(corpus):
 def test_frames_beyond_a_clip_s_end_change_nothing(corpus):
     """Padding of a batch: other pictures there, the same logits."""
     whole = assembled(corpus)
-    model, feed = whole.fleet.best(0), whole.inputs.feed
+    model, feed = whole.groups.best(0), whole.data.batches
     apply = family.family_of(whole.config, corpus)[0].apply
     batch = jax.tree.map(
         jnp.asarray, loader.collate(corpus, feed.pool, np.arange(6), (("text", 12), ("visual", 4)), "refuse", feed.view)
     )
-    run = jax.jit(lambda b: apply(model.params, model.rest, b)[0]["logits"])
+    run = jax.jit(lambda b: apply(model.params, model.model_state, b)[0]["logits"])
     visual = batch.features["visual"].astype(jnp.float32)
     shown = [dataclasses.replace(batch, features=batch.features | {"visual": jnp.where(batch.mask["visual"][..., None, None, None], visual, fill)})
              for fill in (0.0, 77.0)]  # fmt: skip
@@ -299,7 +295,7 @@ def test_frames_beyond_a_clip_s_end_change_nothing(corpus):
 def test_frames_dropped_while_training_are_frames_that_are_missing(corpus):
     """The setting arrives from the config, and what is hidden leaves no trace of its pixels or as a guide."""
     whole = assembled(corpus, model__modality_dropout=0.9)
-    model, feed = whole.fleet.best(0), whole.inputs.feed
+    model, feed = whole.groups.best(0), whole.data.batches
     dropping, still = (
         family.family_of(experiment(model__modality_dropout=rate), corpus)[0].apply for rate in (0.9, 0.0)
     )
@@ -308,13 +304,13 @@ def test_frames_dropped_while_training_are_frames_that_are_missing(corpus):
         loader.collate(corpus, feed.pool, np.arange(12), (("text", 12), ("visual", 4)), "refuse", feed.view),
     )
     batch = step.standardize(batch, model.input_stats)
-    found, _ = jax.jit(dropping)(model.params, model.rest, batch, jax.random.key(0))
+    found, _ = jax.jit(dropping)(model.params, model.model_state, batch, jax.random.key(0))
     gone = {m: ~np.asarray(x) for m, x in found["present"].items()}
     assert (sum(x.astype(int) for x in gone.values()) <= 1).all()
     assert all(x.any() for x in gone.values())
     mask = {m: x & ~gone[m][:, None] for m, x in batch.mask.items()}
     features = {m: where_real(mask[m], x) for m, x in batch.features.items()}
-    wanted, _ = jax.jit(still)(model.params, model.rest, dataclasses.replace(batch, features=features, mask=mask))
+    wanted, _ = jax.jit(still)(model.params, model.model_state, dataclasses.replace(batch, features=features, mask=mask))
     np.testing.assert_allclose(found["logits"], wanted["logits"], atol=1e-5)
 
 
@@ -336,8 +332,8 @@ def test_eight_devices_are_one(corpus):
     """From frames: the same params after two steps, whole and in groups of frames."""
 
     def run(devices, at_once):
-        whole = setup.assemble(experiment(backbone__at_once=at_once), corpus, "unused", devices)
-        whole.fleet.begin()
+        whole = setup.assemble(experiment(backbone__frames_per_group=at_once), corpus, "unused", devices)
+        whole.groups.begin()
         return after_steps(whole, 2)[1][0]
 
     one = run(jax.devices()[:1], 0)
@@ -349,7 +345,7 @@ def test_eight_devices_are_one(corpus):
 
 @pytest.mark.slow
 def test_unstandardised_features_leave_frames_as_they_are(corpus):
-    given = assembled(corpus, data__standardize=False).inputs.given[0].input_stats
+    given = assembled(corpus, data__standardize=False).data.inputs[0].input_stats
     assert (given["text"]["scale"] == 1).all()
     np.testing.assert_allclose(given["visual"]["mean"], [123.675, 116.28, 103.53], rtol=1e-5)
 
@@ -366,16 +362,16 @@ def test_carrying_on_is_bit_for_bit(corpus):
     }
 
     def steps(whole, start, stop):
-        feed = whole.inputs.feed
-        order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), 8, 0, 1)
+        feed = whole.data.batches
+        order = loader.training_order(feed.pool, whole.data.rows_of_training(), 8, 0, 1)
         for item in itertools.islice(feed.training(order, start), stop - start):
-            whole.fleet.train([0], *item)
-        return jax.device_get(whole.fleet.saved())
+            whole.groups.train([0], *item)
+        return jax.device_get(whole.groups.saved())
 
     straight = steps(assembled(corpus, **changes), 0, 6)
     half = steps(assembled(corpus, **changes), 0, 3)
     again = assembled(corpus, **changes)
-    again.fleet.load(jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), half, again.fleet.like()))
+    again.groups.load(jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), half, again.groups.like()))
     jax.tree.map(np.testing.assert_array_equal, steps(again, 3, 6)["state"].params, straight["state"].params)
 
 
@@ -385,15 +381,15 @@ def test_two_replicas_are_two_runs(corpus):
 
     def run(together):
         config = experiment()
-        config.replicas.seeds, config.replicas.together = 2, together
+        config.replicas.seeds, config.replicas.replicas_per_step = 2, together
         whole = setup.assemble(config_lib.validate(config), corpus, "unused", jax.devices()[:1])
-        whole.fleet.begin()
-        feed = whole.inputs.feed
-        order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), 8, 0, 1)
+        whole.groups.begin()
+        feed = whole.data.batches
+        order = loader.training_order(feed.pool, whole.data.rows_of_training(), 8, 0, 1)
         for item in itertools.islice(feed.training(order, 0), 3):
-            whole.fleet.train([0, 1], *item)
-        scores = whole.fleet.score([0, 1], "test", 4, best=False)
-        return jax.device_get(whole.fleet.saved()["state"].params), [scores[r]["probabilities"] for r in (0, 1)]
+            whole.groups.train([0, 1], *item)
+        scores = whole.groups.score([0, 1], "test", 4, best=False)
+        return jax.device_get(whole.groups.saved()["state"].params), [scores[r]["predicted"] for r in (0, 1)]
 
     (params, scores), (wanted, apart) = run(2), run(1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params, wanted)

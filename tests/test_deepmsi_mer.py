@@ -20,7 +20,7 @@ DEFAULTS = {
     "early_dropout": 0.3, "tcn_dropout": 0.3, "projection_dropout": 0.3, "modality_dropout": 0.0, "temperature": 0.5, "learn_temperature": False,
 }  # fmt: skip
 SUBSETS = [
-    pytest.param(s, {}, marks=[pytest.mark.slow] if len(s) == 2 or s in (("audio",), ("visual",), ("text",)) else [])
+    pytest.param(s, {}, marks=pytest.mark.slow if len(s) < 3 else pytest.mark.nnx)
     for n in (1, 2, 3)
     for s in itertools.combinations(WIDTHS, n)
 ]
@@ -68,7 +68,7 @@ def samples(batch):
     ("modalities", "switch"),
     [
         *SUBSETS,
-        (tuple(WIDTHS), {"variant": "published"}),
+        pytest.param(tuple(WIDTHS), {"variant": "published"}, marks=pytest.mark.nnx),
         (tuple(WIDTHS), {"vsc": False}),
         (("text", "visual"), {"keep": 0.2}),
         (("text", "audio"), {"attended": ("audio",)}),
@@ -192,6 +192,7 @@ def test_dropout_needs_a_key_and_follows_it():
     assert np.abs(one - other).max() > 1e-3
 
 
+@pytest.mark.nnx
 def test_batch_norm_learns_its_statistics_while_training_only():
     apply, params = make(variant="published")
     batch = make_batch()

@@ -10,9 +10,10 @@ import types
 
 import numpy as np
 import pytest
+import store
 from browser import BROWSER
+from clips import needs_prep, tone, write_movie, write_table, write_wav
 from conftest import ROOT, free_ports, user_env
-from test_extract import needs_prep, tone, write_movie, write_table, write_wav
 
 import mer_jax
 from mer_jax.demo import __main__ as demo_main
@@ -152,25 +153,29 @@ def test_a_timeline():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, cache_home):
+def trained(cache_home):
     """A run on clips and sentences, made by the commands that a user would type."""
-    folder = tmp_path_factory.mktemp("demo")
-    rows = []
-    for i in range(12):
-        write_wav(folder / f"{i}.wav", tone(0.6, 120.0 + 150 * (i % 2)))
-        said = ("I am so glad, wonderful!", "Leave me alone.")[i % 2]
-        split = ("train", "valid", "test")[max(0, i // 2 - 3)]
-        rows.append({"file": f"{i}.wav", "label": ("joy", "anger")[i % 2], "sentence": said, "split": split})
-    table = write_table(folder / "t.csv", rows)
-    for module, *arguments in (
-        ("data_prep.clips", table, "--out", folder / "corpus", "--audio-encoder=egemaps", "--audio-every=10"),
-        ("mer_jax.main", "--config=configs/lsgmer.py:tiny", f"--config.data.path={folder / 'corpus'}", "--config.train.batch_size=8",
-         "--config.train.epochs=1", f"--workdir={folder / 'run'}"),
-    ):  # fmt: skip
-        command = [sys.executable, "-m", module, *map(str, arguments)]
-        done = subprocess.run(command, cwd=ROOT, env=user_env(cache_home), capture_output=True, text=True, timeout=170)
-        assert done.returncode == 0, done.stderr
-    return folder / "run"
+
+    def make(folder):
+        rows = []
+        for i in range(12):
+            write_wav(folder / f"{i}.wav", tone(0.6, 120.0 + 150 * (i % 2)))
+            said = ("I am so glad, wonderful!", "Leave me alone.")[i % 2]
+            split = ("train", "valid", "test")[max(0, i // 2 - 3)]
+            rows.append({"file": f"{i}.wav", "label": ("joy", "anger")[i % 2], "sentence": said, "split": split})
+        table = write_table(folder / "t.csv", rows)
+        for module, *arguments in (
+            ("data_prep.clips", table, "--out", folder / "corpus", "--audio-encoder=egemaps", "--audio-every=10"),
+            ("mer_jax.main", "--config=configs/lsgmer.py:tiny", f"--config.data.path={folder / 'corpus'}", "--config.train.batch_size=8",
+             "--config.train.epochs=1", f"--workdir={folder / 'run'}"),
+        ):  # fmt: skip
+            command = [sys.executable, "-m", module, *map(str, arguments)]
+            done = subprocess.run(
+                command, cwd=ROOT, env=user_env(cache_home), capture_output=True, text=True, timeout=170
+            )
+            assert done.returncode == 0, done.stderr
+
+    return store.made_once("clips", make) / "run"
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Several real processes as one run: the same numbers, the same files, and what happens when one of them goes."""
 
-import functools
 import itertools
 import json
 import os
@@ -14,8 +13,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, free_ports, small_description, small_utterances, user_env
-from test_resume import committed, compare, final_arrays
+import store
+from conftest import ROOT, corpus_of, free_ports, small_description, small_utterances, user_env
+from runs import committed, compare, final_arrays
 
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.data.synthetic import write_demo
@@ -24,7 +24,7 @@ from mer_jax.main import parse_distributed
 
 SMALL = ["--config=configs/lsgmer.py:tiny", "--config.train.epochs=3", "--config.train.batch_size=16"]
 SMALL += ["--config.train.checkpoint_minutes=0.005", "--config.train.log_steps=1", "--config.train.log_reads=True"]
-SGD = ["--config.optim.name=sgd", "--config.optim.learning_rate=0.1", "--config.optim.average=0.9"]
+SGD = ["--config.optim.name=sgd", "--config.optim.learning_rate=0.1", "--config.optim.ema_decay=0.9"]
 STREAM = ["--config.data.placement=stream"]
 TIMEOUT = 10  # seconds until a process counts as lost
 
@@ -77,10 +77,8 @@ def train(count, cache_home, workdir, corpus, flags, timeout=170):
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distributed") / "small"
-    write_corpus(folder, small_utterances(480), small_description())
-    return folder
+def corpus():
+    return corpus_of(480)
 
 
 def test_the_flag_is_checked():
@@ -264,24 +262,21 @@ def test_an_error_of_one_process_is_told_by_all_and_ends_all(tmp_path, cache_hom
         assert shard.name in output
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache_home, corpus):
+@pytest.fixture
+def undisturbed(cache_home, corpus, count):
     """The workdir of a SMALL run with so many processes that nothing happened to."""
 
-    @functools.cache
-    def run(count):
-        workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-        train(count, cache_home, workdir, corpus, SMALL)
-        return workdir
+    def make(folder):
+        train(count, cache_home, folder / "run", corpus, SMALL)
 
-    return run
+    return store.made_once(f"undisturbed-{count}", make) / "run"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("when", ["step", "evaluation", "save"])
 def test_sigterm_saves_and_exits_with_0(tmp_path, cache_home, corpus, undisturbed, count, when):
-    whole, stopped = undisturbed(count), tmp_path / "run"
+    whole, stopped = undisturbed, tmp_path / "run"
     epoch = json.loads((whole / "history.jsonl").read_text().splitlines()[0])["step"]
     seldom = ["--config.train.checkpoint_minutes=10"]  # nothing is saved in between
     flags = SMALL if when == "save" else [*SMALL, *seldom]

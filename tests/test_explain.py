@@ -96,7 +96,7 @@ def test_modalities_sum_to_the_difference_of_logits(explained):
     nothing = attribution.without(
         step.standardize(batch, model.input_stats), {m: jnp.zeros((1, 1), bool) for m in batch.mask}
     )
-    alone = apply(model.params, model.rest, nothing)[0]["logits"]
+    alone = apply(model.params, model.model_state, nothing)[0]["logits"]
     np.testing.assert_allclose(sum(found.shapley.values()), found.logits - alone, atol=1e-5)
     np.testing.assert_allclose(found.shapley["audio"][3], 0, atol=1e-6)  # it has none: a player who adds nothing
     assert np.abs(found.shapley["audio"][:3]).max() > 1e-3
@@ -119,7 +119,7 @@ def test_evidence_lies_on_real_steps_and_sums_up(explained):
     if found.kept is None:
         start = {m: attribution.utterance_mean(x, batch.mask[m]) for m, x in standard.features.items()}
     at = Batch(start, batch.mask, batch.targets, batch.weight)
-    before, predicted = apply(model.params, model.rest, at)[0]["logits"], np.asarray(found.logits).argmax(1)
+    before, predicted = apply(model.params, model.model_state, at)[0]["logits"], np.asarray(found.logits).argmax(1)
     wanted = (found.logits - before)[np.arange(4), predicted]
     total = sum(x.sum(1) for x in found.evidence.values())
     if found.kept is None:  # VSC's choices are jumps, over which no integral of a gradient can go

@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, free_ports, small_description, small_utterances, user_env
-
-from mer_jax.data.corpus_writer import write_corpus
+import store
+from conftest import ROOT, corpus_of, free_ports, user_env
 
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.rglob("*.sh"))
@@ -38,16 +37,15 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def flags(home):
-    write_corpus(home / "small", small_utterances(240), small_description())
-    return [*RUN, f"--config.data.path={home / 'small'}"]
+def flags():
+    return [*RUN, f"--config.data.path={corpus_of(240)}"]
 
 
 @pytest.fixture(scope="module")
-def alone(home, flags, cache_home):
+def alone(flags, cache_home):
     """What one process finds."""
-    told(["python", "-m", "mer_jax.main", *flags, f"--workdir={home / 'alone'}"], cache_home)
-    return metrics(home / "alone")
+    command = lambda workdir: [*flags, f"--workdir={workdir}"]  # noqa: E731
+    return metrics(store.finished_run("alone", command, user_env(cache_home))[0])
 
 
 def metrics(workdir):

@@ -71,7 +71,7 @@ FEW = ({}, {"encoder": "gru"}, {"reduce": "rows", "fusion": "gated"}, {"widths":
 FEW_FAST = [pytest.param(s, marks=[] if s in FEW else [pytest.mark.slow]) for s in SWITCHES]
 
 
-@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+@pytest.mark.parametrize("switch", [pytest.param({}, marks=pytest.mark.nnx), *SWITCHES[1:]], ids=str)
 def test_forward_pass_is_the_formula(switch):
     apply, params = make(**switch)
     batch = make_batch(LENGTHS, widths=switch.get("widths", WIDTHS))

@@ -5,33 +5,28 @@ import itertools
 import jax
 import numpy as np
 import pytest
+import store
 from conftest import small_description, small_utterances
-from test_sharding import with_sgd
+from experiments import of_family, with_sgd
 
 from mer_jax import config as config_lib
 from mer_jax.data import loader
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
-from mer_jax.data.synthetic import write_demo
 from mer_jax.errors import UserError
 from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
-from mer_jax.models import lsgmer as lsgmer_lib
 from mer_jax.runtime import run_log, sharding
 from mer_jax.training import setup
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("memory") / "demo"
-    write_demo(folder, counts={"train": 200, "valid": 8, "test": 8})
-    return Corpus(folder)
+def corpus():
+    return Corpus(store.demo_corpus("demo-216", {"train": 200, "valid": 8, "test": 8}))
 
 
 def experiment(family):
-    config = {"lsgmer": lsgmer_lib.LSGMERExperiment, "deepmsi_mer": deepmsi_mer_lib.DeepMSIExperiment}[family]()
-    config.data.modalities, config.data.max_length = ("text", "audio", "visual"), (12,)
-    model = with_sgd(config).model
-    config.train.batch_size = 64
+    config = with_sgd(of_family(family))
+    model, config.data.max_length, config.train.batch_size = config.model, (12,), 64
     for name in vars(model):
         if name.endswith("dropout"):
             setattr(model, name, 0.0)
@@ -39,27 +34,27 @@ def experiment(family):
         model.width = 32
     else:
         model.vsc = False
-    return config
+    return config_lib.validate(config)
 
 
 def steps(config, corpus, count, devices=1):
     """Loss terms of every step, the params, and the bytes that a step needs besides its arguments and results."""
     whole = setup.assemble(config, corpus, "unused", jax.devices()[:devices])
-    whole.fleet.begin()
-    rows = whole.inputs.rows_of_training()
-    order = loader.training_order(whole.inputs.feed.pool, rows, config.train.batch_size, 0, 1)
+    whole.groups.begin()
+    rows = whole.data.rows_of_training()
+    order = loader.training_order(whole.data.batches.pool, rows, config.train.batch_size, 0, 1)
     terms = []
-    for batch in itertools.islice(whole.inputs.feed.training(order, 0), count):
-        terms.append(run_log.by_replica(whole.fleet.train([0], *batch))[0])
-    state = whole.program.init(
+    for batch in itertools.islice(whole.data.batches.training(order, 0), count):
+        terms.append(run_log.by_replica(whole.groups.train([0], *batch))[0])
+    state = whole.steps.init(
         *jax.tree.map(
-            lambda x: sharding.device_put_global(x, whole.program.each), (np.uint32(0), whole.inputs.given[0])
+            lambda x: sharding.device_put_global(x, whole.steps.each), (np.uint32(0), whole.data.inputs[0])
         ),
         {},
     )
-    weight = sharding.device_put_global(whole.inputs.trains[0][batch[-1]], whole.program.both)
-    compiled = whole.program.train.lower(state, weight, *batch[:3]).compile()
-    return terms, jax.device_get(whole.fleet.saved()["state"].params), compiled.memory_analysis().temp_size_in_bytes
+    weight = sharding.device_put_global(whole.data.trains[0][batch[-1]], whole.steps.both)
+    compiled = whole.steps.train.lower(state, weight, *batch[:3]).compile()
+    return terms, jax.device_get(whole.groups.saved()["state"].params), compiled.memory_analysis().temp_size_in_bytes
 
 
 def assert_same(a, b):
@@ -76,9 +71,9 @@ def test_a_batch_in_pieces_is_the_batch(family, corpus):
     """Also for the contrastive loss, which compares every sample of the batch with every other; 3 pieces do not divide 64."""
     config = experiment(family)
     whole = steps(config, corpus, 3)
-    config.train.accumulate = 3
+    config.train.microbatches = 3
     assert_same(steps(config, corpus, 3), whole)
-    config.train.accumulate = 8
+    config.train.microbatches = 8
     pieces = steps(config, corpus, 3)
     assert_same(pieces, whole)
     if family == "lsgmer":  # at this size most of DeepMSI-MER's memory is that of its gradients
@@ -89,15 +84,15 @@ def test_a_batch_in_pieces_is_the_batch(family, corpus):
 def test_pieces_on_eight_devices(corpus):
     config = experiment("lsgmer")
     whole = steps(config, corpus, 2)
-    config.train.accumulate = 2
+    config.train.microbatches = 2
     assert_same(steps(config, corpus, 2, devices=8), whole)
 
 
 def test_batch_norm_takes_no_pieces():
     config = deepmsi_mer_lib.DeepMSIExperiment()
     config.data.modalities = ("text", "audio", "visual")
-    config.model.variant, config.optim.average, config.train.accumulate = "published", 0.0, 2
-    with pytest.raises(UserError, match=r"train.accumulate=2: must be 1 with model.variant=published"):
+    config.model.variant, config.optim.ema_decay, config.train.microbatches = "published", 0.0, 2
+    with pytest.raises(UserError, match=r"train.microbatches=2: must be 1 with model.variant=published"):
         config_lib.validate(config)
 
 

@@ -6,7 +6,8 @@ import re
 import jax
 import numpy as np
 import pytest
-from conftest import small_description, small_utterances
+from conftest import corpus_of, small_description, small_utterances
+from experiments import of_folds_and_seeds as experiment
 
 from mer_jax import config as config_lib
 from mer_jax import experiment as experiment_lib
@@ -15,62 +16,35 @@ from mer_jax.data import pool as pool_lib
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
-from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
-from mer_jax.models import lsgmer as lsgmer_lib
 from mer_jax.runtime import run_log
 from mer_jax.training import compiled, setup
 from mer_jax.training import replicas as replicas_lib
 
-FAMILIES = {
-    "lsgmer": lsgmer_lib.LSGMERExperiment,
-    "fixed": deepmsi_mer_lib.DeepMSIExperiment,
-    "published": deepmsi_mer_lib.DeepMSIExperiment,
-}
-
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus") / "small"
-    write_corpus(folder, small_utterances(240), small_description())
-    return Corpus(folder)
-
-
-def experiment(family="lsgmer", **replicas_):
-    """Small, SGD: Adam would turn rounding into differences."""
-    config = FAMILIES[family]()
-    config.data.protocol = "kfold_dialogue:3"
-    config.replicas.seeds = 2
-    for name, value in replicas_.items():
-        setattr(config.replicas, name, value)
-    config.optim.name, config.optim.learning_rate, config.optim.warmup = "sgd", 0.1, 0.0
-    config.train.batch_size, config.train.epochs = 16, 2
-    if family == "lsgmer":
-        config.model.width = 16
-    else:
-        config.model.variant, config.optim.average = family, 0.0 if family == "published" else 0.9
-        config.model.projection, config.model.late_widths = 16, (16,)
-    return config_lib.validate(config)
+def corpus():
+    return Corpus(corpus_of(240))
 
 
 def losses(config, corpus, tmp_path, steps, devices=1, updates=None):
     """Loss and gradient norm by replica name, step by step. updates: a dict that takes what each step added to each parameter, by replica
     name; with SGD that is the gradient, times the rate."""
     whole = setup.assemble(config, corpus, tmp_path, jax.devices()[:devices])
-    whole.fleet.begin()
-    inputs = whole.inputs
+    whole.groups.begin()
+    inputs = whole.data
     order = loader.training_order(
-        inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, config.data.seed, 8
+        inputs.batches.pool, inputs.rows_of_training(), config.train.batch_size, config.data.seed, 8
     )
-    found = {replica.name: [] for replica in whole.fleet.replicas}
-    params = lambda: jax.device_get(whole.fleet.saved()["state"].params)  # noqa: E731
+    found = {replica.name: [] for replica in whole.groups.replicas}
+    params = lambda: jax.device_get(whole.groups.saved()["state"].params)  # noqa: E731
     before = None if updates is None else params()
-    for _, batch in zip(range(steps), inputs.feed.training(order, 0), strict=False):
-        terms = run_log.by_replica(whole.fleet.train(whole.live(), *batch))
-        for r, replica in enumerate(whole.fleet.replicas):
+    for _, batch in zip(range(steps), inputs.batches.training(order, 0), strict=False):
+        terms = run_log.by_replica(whole.groups.train(whole.live(), *batch))
+        for r, replica in enumerate(whole.groups.replicas):
             found[replica.name].append([terms[r]["loss"], terms[r]["grad_norm"]])
         if updates is not None:
             after = params()
-            for r, replica in enumerate(whole.fleet.replicas):
+            for r, replica in enumerate(whole.groups.replicas):
                 added = jax.tree.map(lambda a, b, r=r: (a - b)[r], after, before)
                 updates.setdefault(replica.name, []).append(jax.tree_util.tree_leaves_with_path(added))
             before = after
@@ -132,11 +106,11 @@ def test_replicas_on_their_own_devices_do_not_talk(corpus, tmp_path):
     for seeds in (8, 2):
         config = experiment(folds=(0,), seeds=seeds)
         whole = setup.assemble(config, corpus, tmp_path)
-        order = loader.training_order(whole.inputs.feed.pool, whole.inputs.rows_of_training(), 16, 0, 8)
-        source, places, pads, rows = next(whole.inputs.feed.training(order, 0))
-        state = whole.fleet.like()["state"]
+        order = loader.training_order(whole.data.batches.pool, whole.data.rows_of_training(), 16, 0, 8)
+        source, places, pads, rows = next(whole.data.batches.training(order, 0))
+        state = whole.groups.like()["state"]
         weight = jax.ShapeDtypeStruct((seeds, len(rows)), bool)
-        texts.append(whole.program.train.lower(state, weight, source, places, pads).compile().as_text())
+        texts.append(whole.steps.train.lower(state, weight, source, places, pads).compile().as_text())
     collective = r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
     assert not re.search(collective, texts[0])
     assert re.search(collective, texts[1])
@@ -147,22 +121,22 @@ def test_every_utterance_is_read_once_a_step(corpus, tmp_path, monkeypatch):
     config = experiment()
     config.data.placement = "stream"
     whole = setup.assemble(config, corpus, tmp_path, jax.devices()[:1])
-    whole.fleet.begin()
-    feed = whole.inputs.feed
+    whole.groups.begin()
+    feed = whole.data.batches
     read = []
     inner = pool_lib.read_utterance
     monkeypatch.setattr(
         loader, "read_utterance", lambda corpus, pool, i, nonfinite: read.append(i) or inner(corpus, pool, i, nonfinite)
     )
-    parts = [whole.inputs.folds[r.fold].valid for r in whole.fleet.replicas]
+    parts = [whole.data.folds[r.fold].valid for r in whole.groups.replicas]
     for _ in feed.evaluation(parts, 16, 3):
         pass
     assert sorted(read) == list(range(240)), "three folds validate on all utterances, each by two seeds"
     read.clear()
-    order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), 16, 0, 8)
+    order = loader.training_order(feed.pool, whole.data.rows_of_training(), 16, 0, 8)
     trained = []
     for _, batch in zip(range(4), feed.training(order, 0), strict=False):
-        whole.fleet.train(whole.live(), *batch)
+        whole.groups.train(whole.live(), *batch)
         trained += batch[-1].tolist()
     assert read[: len(trained)] == trained, "six replicas train on what was read once"
 
@@ -193,7 +167,7 @@ def test_a_replica_that_diverges_is_left_out_and_the_others_finish(corpus, tmp_p
 def run_turns(config, corpus, tmp_path):
     """The same one replica after the other."""
     config = config_lib.validate(experiment_with(config, config.optim.learning_rate))
-    config.replicas.grid, config.replicas.together = "optim.learning_rate=0.1,1e38,0.05", 1
+    config.replicas.grid, config.replicas.replicas_per_step = "optim.learning_rate=0.1,1e38,0.05", 1
     return run(config, corpus, tmp_path / "turns")["replicas"]
 
 
@@ -201,7 +175,7 @@ def run_turns(config, corpus, tmp_path):
 @pytest.mark.parametrize("together", [6, 2, 1])
 def test_what_is_saved_is_what_is_loaded(together, corpus, tmp_path):
     """Whatever the groups, on disk all replicas lie along the leading axis, in their order."""
-    fleets = [setup.assemble(experiment(together=t), corpus, tmp_path, jax.devices()[:2]).fleet for t in (6, together)]
+    fleets = [setup.assemble(experiment(together=t), corpus, tmp_path, jax.devices()[:2]).groups for t in (6, together)]
     fleets[0].begin()
     saved = fleets[0].saved()
     like = jax.tree.map(lambda x: (x.shape, x.dtype), fleets[1].like())
@@ -265,7 +239,7 @@ def test_statistics_of_an_experiment(corpus, tmp_path):
     assert point["pooled"]["accuracy"] == accuracy_score([r["label"] for r in rows], [r["prediction"] for r in rows])
     mean = {}
     for row in rows:
-        mean[row["id"]] = mean.get(row["id"], 0) + np.array([row["probabilities"][n] for n in corpus.labels]) / 2
+        mean[row["id"]] = mean.get(row["id"], 0) + np.array([row["predicted"][n] for n in corpus.labels]) / 2
     gold = {row["id"]: row["label"] for row in rows}
     right = [corpus.labels[int(p.argmax())] == gold[i] for i, p in mean.items()]
     assert point["ensemble"]["members"] == 2
@@ -317,13 +291,13 @@ def test_grid_and_points():
 def test_what_memory_cannot_hold_is_refused_with_the_numbers(corpus, tmp_path, monkeypatch):
     """State, best models, gradients and updates of all six, and the corpus: a little less is refused, a little more is not."""
     whole = setup.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
-    whole.fleet.begin()
-    saved = whole.fleet.saved()
+    whole.groups.begin()
+    saved = whole.groups.saved()
 
     def size(tree):
         return sum(x.nbytes for x in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
 
-    need = size(saved) + 2 * size(saved["state"].params) + size(whole.inputs.feed.source)
+    need = size(saved) + 2 * size(saved["state"].params) + size(whole.data.batches.source)
     monkeypatch.setattr(compiled, "memory_bytes", lambda mesh: 1.001 * need)
     setup.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
     monkeypatch.setattr(compiled, "memory_bytes", lambda mesh: 0.999 * need)

@@ -8,16 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import small_description, small_utterances
+import store
+from conftest import corpus_of
+from experiments import of_family, with_plain_sgd, with_sgd
 
 from mer_jax import config as config_lib
 from mer_jax.data import loader
 from mer_jax.data.corpus import Corpus
-from mer_jax.data.corpus_writer import write_corpus
-from mer_jax.data.synthetic import write_demo
 from mer_jax.errors import UserError
-from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
-from mer_jax.models import lsgmer as lsgmer_lib
 from mer_jax.runtime import run_log, sharding
 from mer_jax.runtime.checkpoint import Checkpoints
 from mer_jax.training import setup
@@ -25,37 +23,39 @@ from mer_jax.training import setup
 
 @pytest.fixture
 def config():
-    config = lsgmer_lib.LSGMERExperiment()
-    config.data.modalities, config.model.width = ("text",), 32
-    return with_sgd(config)
+    config = of_family("lsgmer", ("text",))
+    config.model.width = 32
+    return with_dropout(config)
 
 
-def with_sgd(config):
+def with_dropout(config):
     config.model.dropout, config.train.batch_size = 0.3, 32
-    config.optim.name, config.optim.learning_rate, config.optim.warmup = "sgd", 0.1, 0.0
-    return config_lib.validate(config)
+    return config_lib.validate(with_sgd(config))
 
 
 def losses(config, corpus, devices, steps):
     """Loss and gradient norm of every step and replica, and the final params."""
     whole = setup.assemble(config, corpus, Path("unused"), jax.devices()[:devices])
-    whole.fleet.begin()
-    inputs = whole.inputs
-    order = loader.training_order(inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, 0, 8)
+    whole.groups.begin()
+    inputs = whole.data
+    order = loader.training_order(inputs.batches.pool, inputs.rows_of_training(), config.train.batch_size, 0, 8)
     found = []
-    for _, batch in zip(range(steps), inputs.feed.training(order, 0), strict=False):
-        terms = run_log.by_replica(whole.fleet.train(whole.live(), *batch))
+    for _, batch in zip(range(steps), inputs.batches.training(order, 0), strict=False):
+        terms = run_log.by_replica(whole.groups.train(whole.live(), *batch))
         found.append([[terms[r]["loss"], terms[r]["grad_norm"]] for r in sorted(terms)])
-    state = whole.fleet.saved()["state"]
+    state = whole.groups.saved()["state"]
     assert state.step.sharding.num_devices == devices
     return np.array(found), jax.device_get(state.params)
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus") / "small"
-    write_corpus(folder, small_utterances(600), small_description())
-    return Corpus(folder)
+def corpus():
+    return Corpus(corpus_of(600))
+
+
+@pytest.fixture(scope="module")
+def small_demo():
+    return Corpus(store.demo_corpus("demo-216", {"train": 200, "valid": 8, "test": 8}))
 
 
 @pytest.mark.slow
@@ -69,29 +69,18 @@ def test_one_device_is_eight_devices(config, corpus):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("family", "variant"),
-    [
-        (lsgmer_lib.LSGMERExperiment, ""),
-        (deepmsi_mer_lib.DeepMSIExperiment, "fixed"),
-        (deepmsi_mer_lib.DeepMSIExperiment, "published"),
-    ],
-)
-def test_gradients_of_one_step(family, variant, tmp_path):
+@pytest.mark.parametrize("family", ["lsgmer", "fixed", "published"])
+def test_gradients_of_one_step(family, small_demo):
     """SGD's first step at rate 1 without clip or decay is the gradient itself. DeepMSI-MER's contrastive loss compares
     every sample with every other, on whatever device it is."""
-    config = with_sgd(family())
-    config.data.modalities = ("text", "audio", "visual")
-    write_demo(tmp_path / "demo", counts={"train": 64, "valid": 8, "test": 8})
-    corpus = Corpus(tmp_path / "demo")
-    config.optim.learning_rate, config.optim.clip, config.optim.weight_decay = 1.0, 0.0, 0.0
-    config.optim.schedule = "constant"
-    if family is lsgmer_lib.LSGMERExperiment:
+    config = with_dropout(of_family(family))
+    with_plain_sgd(config, 1.0)
+    if family == "lsgmer":
         config.model.width, config.model.label_average = 32, 0.0
     else:
-        config.model.variant, config.optim.average = variant, 0.0
-    _, one = losses(config, corpus, 1, 1)
-    _, eight = losses(config, corpus, 8, 1)
+        config.optim.ema_decay = 0.0
+    _, one = losses(config, small_demo, 1, 1)
+    _, eight = losses(config, small_demo, 8, 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), one, eight)
 
 
@@ -122,18 +111,18 @@ MESHES = ((1, {}), (8, {"model": 2, "fsdp": True}), (4, {"fsdp": True}))
 @pytest.mark.parametrize(("count", "replicas"), [(1, 1), (2, 2), (2, 1)])
 def test_a_checkpoint_moves_to_another_mesh(config, corpus, tmp_path, count, replicas):
     """Bit for bit: on one device, on others, with weights split or not, replicas together or in turn."""
-    config.replicas.seeds, config.replicas.together = count, replicas
+    config.replicas.seeds, config.replicas.replicas_per_step = count, replicas
     checkpoints = Checkpoints(tmp_path / "c", keep=9)
     wanted = None
     for step, (devices, mesh) in enumerate(itertools.chain(MESHES, MESHES), 1):
         config.mesh = config_lib.MeshSettings(**mesh)
         whole = setup.assemble(config, corpus, "unused", jax.devices()[:devices])
-        whole.fleet.begin()
+        whole.groups.begin()
         if step > 1:
-            found = checkpoints.newest(whole.fleet.like(), lambda step, info: None, pytest.fail)
+            found = checkpoints.newest(whole.groups.like(), lambda step, info: None, pytest.fail)
             assert found[0] == step - 1
-            whole.fleet.load(found[2])
-        saved = whole.fleet.saved()
+            whole.groups.load(found[2])
+        saved = whole.groups.saved()
         checkpoints.save(step, saved, {})
         checkpoints.wait()
         arrays = [
@@ -152,16 +141,16 @@ def collectives(config, corpus):
     the share of a replica's state that a device holds."""
     whole = setup.assemble(config_lib.validate(config), corpus, "unused")
     order = loader.training_order(
-        whole.inputs.feed.pool, whole.inputs.rows_of_training(), config.train.batch_size, 0, 1
+        whole.data.batches.pool, whole.data.rows_of_training(), config.train.batch_size, 0, 1
     )
-    source, places, pads, rows = next(whole.inputs.feed.training(order, 0))
-    shapes = jax.eval_shape(whole.program.init, np.uint32(0), whole.inputs.given[0], {})
+    source, places, pads, rows = next(whole.data.batches.training(order, 0))
+    shapes = jax.eval_shape(whole.steps.init, np.uint32(0), whole.data.inputs[0], {})
     state = jax.tree.map(
-        lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), shapes, whole.program.layout["state"]
+        lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), shapes, whole.steps.layout["state"]
     )
     weight = jax.ShapeDtypeStruct((len(rows),), bool)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to the power of an integer
-        text = whole.program.train.lower(state, weight, source, places, pads).compile().as_text()
+        text = whole.steps.train.lower(state, weight, source, places, pads).compile().as_text()
     params = sum(x.size for x in jax.tree.leaves(shapes.params))
     found = {}
     for line in text.splitlines():
@@ -177,24 +166,22 @@ def collectives(config, corpus):
 
 
 @pytest.mark.slow
-def test_what_the_devices_tell_each_other(tmp_path):
+def test_what_the_devices_tell_each_other(small_demo):
     """Data parallel: the gradients, once, and for the contrastive loss the projections. With fsdp the weights are gathered and a
     device holds an eighth of the moments."""
-    write_demo(tmp_path / "demo", counts={"train": 200, "valid": 8, "test": 8})
-    corpus = Corpus(tmp_path / "demo")
     for family, kinds, sums in (
-        (lsgmer_lib.LSGMERExperiment, {"all-reduce"}, 1.01),
-        (deepmsi_mer_lib.DeepMSIExperiment, {"all-reduce", "all-gather"}, 1.1),
+        ("lsgmer", {"all-reduce"}, 1.01),
+        ("deepmsi_mer", {"all-reduce", "all-gather"}, 1.1),
     ):
-        config = family()
-        config.data.modalities, config.data.max_length = ("text", "audio", "visual"), (8,)
-        moved, held = collectives(config, corpus)
+        config = of_family(family)
+        config.data.max_length = (8,)
+        moved, held = collectives(config, small_demo)
         assert moved.keys() == kinds
         assert 1 <= moved["all-reduce"] < sums
         assert moved.get("all-gather", 0) < 0.06
         assert held == 1
         config.mesh.fsdp = True
-        moved, held = collectives(config, corpus)
+        moved, held = collectives(config, small_demo)
         assert moved["all-gather"] > 0.4
         assert moved["all-reduce"] < 0.9
         assert held < 0.14

@@ -89,7 +89,7 @@ def test_merging_is_its_formula(norm_first, grid):
     np.testing.assert_allclose(merging(jnp.asarray(x, jnp.float32)), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("grid", [(6, 9), (5, 7), (3, 2)], ids=str)
+@pytest.mark.parametrize("grid", [pytest.param((6, 9), marks=pytest.mark.nnx), (5, 7), (3, 2)], ids=str)
 @pytest.mark.parametrize("shifted", [False, True])
 def test_a_block_is_its_formula(grid, shifted):
     """Grids that windows of three divide, that they do not, and one smaller than a window."""

@@ -4,11 +4,11 @@ import csv
 import json
 import runpy
 import shutil
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, small_description, small_utterances
+import store
+from conftest import ROOT, small_description, small_utterances, user_env
 
 import mer_jax
 from mer_jax.data import loader
@@ -26,22 +26,17 @@ CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, cache_home, demo_folder):
-    """The workdir of a run on a small corpus."""
-    import subprocess
+def run(cache_home):
+    """The workdir of a run on a small corpus, which lies beside it."""
 
-    from conftest import user_env
+    def command(workdir):
+        write_corpus(workdir.parent / "small", small_utterances(240), small_description(), shard_records=50)
+        return [CONFIG, f"--workdir={workdir}", f"--config.data.path={workdir.parent / 'small'}", "--config.train.batch_size=16",
+                "--config.replicas.seeds=2"]  # fmt: skip
 
-    folder = tmp_path_factory.mktemp("trained")
-    write_corpus(folder / "small", small_utterances(240), small_description(), shard_records=50)
-    done = subprocess.run(
-        [sys.executable, "-m", "mer_jax.main", CONFIG, f"--workdir={folder / 'run'}", f"--config.data.path={folder / 'small'}",
-         "--config.train.batch_size=16", "--config.replicas.seeds=2"],
-        cwd=ROOT, env=user_env(cache_home), capture_output=True, text=True, timeout=170,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert (folder / "run" / "report.html").stat().st_size > 10_000
-    return folder / "run"
+    workdir, _ = store.finished_run("two-seeds", command, user_env(cache_home))
+    assert (workdir / "report.html").stat().st_size > 10_000
+    return workdir
 
 
 def known(run, replica=0):

@@ -1,26 +1,7 @@
 """Small folders as IEMOCAP and MELD are distributed, with every known trap planted in them."""
 
-import wave
-
 import numpy as np
-
-RATE = 16000
-
-
-def tone(seconds, pitch):
-    """Harmonics of a pitch that falls."""
-    at = np.arange(round(seconds * RATE)) / RATE
-    phase = 2 * np.pi * pitch * (at - 0.1 * at**2)
-    return (0.3 * sum(np.sin(k * phase) / k for k in (1, 2, 3))).astype(np.float32)
-
-
-def write_wav(path, sound):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(np.int16(sound * 32767).tobytes())
+from clips import RATE, tone, write_wav
 
 
 def write_film(path, seconds, pitch=None, left=60, right=200, rate=10):

@@ -142,8 +142,8 @@ def curves(
         for name in gone[0]:
             points = np.stack([without([each[name][i] for each in gone]) for i in range(len(RATES))], axis=1)
             alone = [] if name == "all" else [gone_to_nothing(of.has, modalities.index(name)) for of in tested]
-            left = sum(int(rows.sum()) for rows in alone)
-            missing[name] = {"rates": list(RATES), **curve(task, points), "left_with_nothing": left}
+            nothing = sum(int(rows.sum()) for rows in alone)
+            missing[name] = {"rates": list(RATES), **curve(task, points), "left_with_nothing": nothing}
     noises: Curves = {}
     for name, members in noisy(modalities).items():
         strengths = [Condition(nothing_hidden, tuple(s * (m in members) for m in modalities)) for s in SIGMAS]

@@ -55,8 +55,8 @@ def summarise_points(
     whole = [point for point in finished if not point["diverged"]]  # the others' means are of fewer folds
     best: dict[str, Any] | None = None
     for point in whole or finished:
-        means = [None if p is None else p["valid"][select]["mean"] for p in (point, best)]
-        if task.is_better(select, *means):
+        before = None if best is None else best["valid"][select]["mean"]
+        if task.is_better(select, point["valid"][select]["mean"], before):
             best = point
     assert best is not None, "at least one replica has finished"
     best["chosen"] = True

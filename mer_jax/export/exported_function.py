@@ -40,9 +40,7 @@ def exported_function(trained: Any, replica: int) -> ExportedFunction:
     def call(features: dict[str, Any], mask: dict[str, Any]) -> Any:
         features = {m: first(x, most[m]) if m in most else x for m, x in features.items()}
         mask = {m: first(x, most[m]) if m in most else x for m, x in mask.items()}
-        return calibrated_probabilities(
-            apply, model, temperature, unlabelled_batch(features, mask, len(trained.labels))
-        )
+        return calibrated_probabilities(apply, model, temperature, unlabelled_batch(features, mask))
 
     return ExportedFunction(call, shapes_of(trained), most)
 

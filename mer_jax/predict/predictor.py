@@ -76,10 +76,10 @@ class Prediction:
         return found
 
 
-def unlabelled_batch(features: dict[str, Any], mask: dict[str, Any], classes: int) -> Batch:
-    """A batch of utterances whose labels are not known."""
+def unlabelled_batch(features: dict[str, Any], mask: dict[str, Any]) -> Batch:
+    """A batch of utterances whose targets are not known."""
     size = next(iter(mask.values())).shape[0]  # len() takes no symbol
-    return Batch(features, mask, jnp.zeros((size,), jnp.int32), jnp.zeros((size, classes)), jnp.ones((size,)))
+    return Batch(features, mask, {}, jnp.ones((size,)))
 
 
 def calibrated_probabilities(apply: Callable[..., Any], model: step.EvalState, temperature: Any, batch: Batch) -> Any:
@@ -158,7 +158,7 @@ class Predictor:
 
         def probabilities(features: dict[str, Any], mask: dict[str, Any]) -> Any:
             return calibrated_probabilities(
-                self._apply, model, jnp.float32(temperature), unlabelled_batch(features, mask, len(self.labels))
+                self._apply, model, jnp.float32(temperature), unlabelled_batch(features, mask)
             )
 
         return probabilities
@@ -293,7 +293,7 @@ class Predictor:
                 if len(value):
                     features[m][i, : len(value)], mask[m][i, : len(value)] = value, True
         weight = (np.arange(rows) < len(items)).astype(np.float32)
-        return Batch(features, mask, np.zeros(rows, np.int32), np.zeros((rows, len(self.labels)), np.float32), weight)
+        return Batch(features, mask, {}, weight)
 
 
 def windows(items: Iterable[Item], most: int) -> Iterator[list[Item]]:

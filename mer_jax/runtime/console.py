@@ -1,4 +1,4 @@
-"""What a command says on the console: lines, bars of progress, durations."""
+"""What a person sees on the console: the console itself, progress with rate and time left, durations. No JAX."""
 
 import time
 from collections.abc import Iterator
@@ -8,6 +8,8 @@ import rich.console
 import rich.progress
 
 console = rich.console.Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 160  # a file or a pipe has no width; tables must not be squeezed into 80 columns
 PLAIN_SECONDS = 20.0  # without a terminal, a line of progress so often
 
 

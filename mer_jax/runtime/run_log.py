@@ -20,8 +20,6 @@ from mer_jax import files
 from mer_jax.runtime import distributed
 from mer_jax.runtime.console import Stopwatch, console
 
-if not console.is_terminal:
-    console.width = 160  # a file or a pipe has no width; tables must not be squeezed into 80 columns
 # Of each group of replicas: their numbers, and values with one entry for each (of one alone, just the value).
 Terms = list[tuple[tuple[int, ...], dict[str, Any]]]
 

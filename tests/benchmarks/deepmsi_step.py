@@ -73,19 +73,19 @@ def ours(batch, precision, keep):
     model.tcn_widths, model.vsc, model.keep = (1024, 1024, 1024), keep > 0, keep or 1.0
     model.projection_dropout, model.early_dropout, model.dropout, model.tcn_dropout = 0.2, 0.3, 0.3, 0.3
     config.loss.label_smoothing = 0.0
-    optim.name, optim.weight_decay, optim.clip, optim.average, optim.schedule = "adam", 1e-5, 0.0, 0.0, "constant"
+    optim.name, optim.weight_decay, optim.clip, optim.ema_decay, optim.schedule = "adam", 1e-5, 0.0, 0.0, "constant"
     config = config_lib.validate(config)
     with tempfile.TemporaryDirectory() as folder:
         write_corpus_of(Path(folder) / "c", 4 * batch)
         whole = setup.assemble(config, Corpus(Path(folder) / "c"), Path("unused"))
-    fleet, feed = whole.fleet, whole.inputs.feed
+    fleet, feed = whole.groups, whole.data.batches
     fleet.begin()
-    items = feed.training(loader.training_order(feed.pool, whole.inputs.rows_of_training(), batch, 0, 1), 0)
+    items = feed.training(loader.training_order(feed.pool, whole.data.rows_of_training(), batch, 0, 1), 0)
     source, places, pads, rows = next(items)
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), fleet.like()["state"])
     weight = np.ones(len(rows), bool)
     products = sum_of_products(
-        jax.make_jaxpr(lambda s, w, d, p: whole.program.train(s, w, d, p, pads))(state, weight, source, places).jaxpr
+        jax.make_jaxpr(lambda s, w, d, p: whole.steps.train(s, w, d, p, pads))(state, weight, source, places).jaxpr
     )
     parameters = sum(x.size for x in jax.tree.leaves(fleet.params()))
 

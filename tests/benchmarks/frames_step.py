@@ -73,19 +73,19 @@ def ours(arguments, vsc):
     config.train.batch_size = config.train.eval_batch_size = arguments.batch
     config.train.precision, config.model.vsc = arguments.precision, vsc
     config.model.variant = arguments.variant
-    config.backbone.rematerialize, config.backbone.at_once = arguments.rematerialize, arguments.at_once
+    config.backbone.rematerialize, config.backbone.frames_per_group = arguments.rematerialize, arguments.at_once
     config = config_lib.validate(config)
     with tempfile.TemporaryDirectory() as folder:
         write_corpus_of(Path(folder) / "c", 2 * arguments.batch)
         whole = setup.assemble(config, Corpus(Path(folder) / "c"), Path("unused"))
-        fleet, feed = whole.fleet, whole.inputs.feed
+        fleet, feed = whole.groups, whole.data.batches
         fleet.begin()
-        order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), arguments.batch, 0, 1)
+        order = loader.training_order(feed.pool, whole.data.rows_of_training(), arguments.batch, 0, 1)
         item = next(feed.training(order, 0))
     source, places, pads, rows = item
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), fleet.like()["state"])
     weight = np.ones(len(rows), bool)
-    program = jax.make_jaxpr(lambda s, w, d, p: whole.program.train(s, w, d, p, pads))(state, weight, source, places)
+    program = jax.make_jaxpr(lambda s, w, d, p: whole.steps.train(s, w, d, p, pads))(state, weight, source, places)
     flops = 2 * sum_of_products(program.jaxpr)
     parameters = sum(x.size for x in jax.tree.leaves(fleet.params()))
 
@@ -273,7 +273,7 @@ def main():
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--variant", default="published", choices=("published", "fixed"))
     parser.add_argument("--rematerialize", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--at-once", type=int, default=0, help="backbone.at_once; 0 = all frames")
+    parser.add_argument("--at-once", type=int, default=0, help="backbone.frames_per_group; 0 = all frames")
     parser.add_argument(
         "--warm", type=int, default=4, help="steps before the clock starts: memory is slow when it is first touched"
     )

@@ -35,15 +35,15 @@ def worker(how, batch):
     config = lsgmer_lib.LSGMERExperiment()
     config.data.placement, config.data.max_length, config.train.batch_size = "stream", (8,), batch
     whole = setup.assemble(config_lib.validate(config), demo_corpus(), "unused")
-    whole.fleet.begin()
-    feed = whole.inputs.feed
-    order = loader.training_order(feed.pool, whole.inputs.rows_of_training(), batch, 0, 8)
+    whole.groups.begin()
+    feed = whole.data.batches
+    order = loader.training_order(feed.pool, whole.data.rows_of_training(), batch, 0, 8)
     read = 0
     for step, batch_of in enumerate(feed.training(order, 0)):
         if step == 10:
             jax.block_until_ready(terms)
             began = time.perf_counter()
-        terms = whole.fleet.train([0], *batch_of)
+        terms = whole.groups.train([0], *batch_of)
         read += int((feed.addressable_rows(batch_of[-1]) >= 0).sum())
         if step == 10 + STEPS:
             break

@@ -37,20 +37,20 @@ def measure(config, corpus):
     console.console.quiet = True
     sharding.start(files.cache_folder() / "xla")
     whole = setup.assemble(config, corpus, Path("unused"))
-    whole.fleet.begin()
-    inputs = whole.inputs
+    whole.groups.begin()
+    inputs = whole.data
     order = loader.training_order(
-        inputs.feed.pool, inputs.rows_of_training(), config.train.batch_size, 0, config.data.group_by_length
+        inputs.batches.pool, inputs.rows_of_training(), config.train.batch_size, 0, config.data.group_by_length
     )
-    for batch in (x for x, _ in zip(inputs.feed.training(order, 0), range(STEPS), strict=False)):
-        terms = whole.fleet.train([0], *batch)  # compiles every padded length
+    for batch in (x for x, _ in zip(inputs.batches.training(order, 0), range(STEPS), strict=False)):
+        terms = whole.groups.train([0], *batch)  # compiles every padded length
     jax.block_until_ready(terms)
-    items, waited, began = inputs.feed.training(order, 0), 0.0, time.perf_counter()
+    items, waited, began = inputs.batches.training(order, 0), 0.0, time.perf_counter()
     for _ in range(STEPS):
         before = time.perf_counter()
         batch = next(items)
         waited += time.perf_counter() - before
-        terms = whole.fleet.train([0], *batch)
+        terms = whole.groups.train([0], *batch)
     jax.block_until_ready(terms)
     seconds = time.perf_counter() - began
     return {

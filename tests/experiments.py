@@ -1,0 +1,52 @@
+"""Small experiments that train in seconds."""
+
+from mer_jax import config as config_lib
+from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
+from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
+from mer_jax.models import lsgmer as lsgmer_lib
+
+FAMILIES = {
+    "lsgmer": lsgmer_lib.LSGMERExperiment,
+    "deepmsi_mer": deepmsi_mer_lib.DeepMSIExperiment,
+    "fixed": deepmsi_mer_lib.DeepMSIExperiment,
+    "published": deepmsi_mer_lib.DeepMSIExperiment,
+    "deepmsi_mer_frames": deepmsi_mer_frames_lib.DeepMSIFramesExperiment,
+}
+
+
+def of_family(family, modalities=("text", "audio", "visual")):
+    """A family's own settings; the name may be that of a variant of DeepMSI-MER."""
+    config = FAMILIES[family]()
+    config.data.modalities = modalities
+    if family in ("fixed", "published"):
+        config.model.variant = family
+    if family == "published":
+        config.optim.ema_decay = 0.0  # its BatchNorm allows no other
+    return config
+
+
+def with_sgd(config, learning_rate=0.1):
+    """SGD: Adam would turn rounding into differences."""
+    config.optim.name, config.optim.learning_rate, config.optim.warmup = "sgd", learning_rate, 0.0
+    return config
+
+
+def with_plain_sgd(config, learning_rate):
+    """What a step moves the params by is the gradient, times the rate."""
+    config.optim.schedule, config.optim.clip, config.optim.weight_decay = "constant", 0.0, 0.0
+    return with_sgd(config, learning_rate)
+
+
+def of_folds_and_seeds(family="lsgmer", **replicas):
+    """Three folds, two seeds, two epochs; `replicas` are settings of that name."""
+    config = with_sgd(of_family(family, ("text", "audio")))
+    config.data.protocol, config.replicas.seeds = "kfold_dialogue:3", 2
+    for name, value in replicas.items():
+        setattr(config.replicas, name, value)
+    config.train.batch_size, config.train.epochs = 16, 2
+    if family == "lsgmer":
+        config.model.width = 16
+    else:
+        config.optim.ema_decay = 0.0 if family == "published" else 0.9
+        config.model.projection, config.model.late_widths = 16, (16,)
+    return config_lib.validate(config)

@@ -1,0 +1,133 @@
+"""What the tests make once and keep on this machine: compiled programs, the demo corpus, finished runs.
+
+All of it lies in $MER_JAX_TEST_CACHE (or ~/.cache/mer_jax-tests) under a key of everything that it depends on, so that nothing is ever
+stale. It belongs to all workers of all test runs: who comes first makes it while the others wait. The folder may be removed at any time.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib.metadata import distributions, version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+HOME = Path(os.environ.get("MER_JAX_TEST_CACHE") or Path.home() / ".cache" / "mer_jax-tests")
+DAY = 24 * 3600
+
+
+def key_of(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def processor() -> bytes:
+    """What this machine's processor can do: a program compiled for another one may not run here."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.is_file() else []
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})).encode()
+
+
+# ---- compiled programs ----
+
+
+def compiled_programs(flags: str) -> Path:
+    """The folder of JAX's compilation cache for tests that run with these XLA flags."""
+    key = key_of(flags.encode(), processor())
+    folder = HOME / "xla" / f"jax-{version('jax')}-{version('jaxlib')}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_whole_entries() -> None:
+    """Lets JAX's compilation cache in this process write an entry aside and rename it: nobody ever reads one that is half written."""
+    from jax._src.lru_cache import LRUCache
+
+    def put(self: LRUCache, key: str, value: bytes) -> None:
+        path = Path(str(self.path)) / f"{key}-cache"
+        if not path.exists():
+            aside = path.with_name(f"{key}-{os.getpid()}.partial")
+            aside.write_bytes(value)
+            aside.replace(path)
+
+    LRUCache.put = put
+
+
+def drop_damaged(folder: str) -> None:
+    """Removes the entries that a command wrote in part because a test killed it: JAX writes them in place and would never replace them.
+    Looks only at those that are new since the last call. Also removes those that are two months old."""
+    from jax._src.compilation_cache import decompress_executable
+
+    stamp = Path(folder) / "checked"
+    since, now = stamp.stat().st_mtime if stamp.exists() else 0.0, time.time()
+    for path in Path(folder).iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process looks, too
+            if path.stat().st_mtime < now - 60 * DAY:
+                path.unlink()
+            elif path.name.endswith("-cache") and path.stat().st_mtime >= since - 1:
+                try:
+                    decompress_executable(path.read_bytes())
+                except Exception:  # the kind depends on which library compresses
+                    path.unlink()
+    stamp.touch()
+    os.utime(stamp, (now, now))
+
+
+# ---- corpora and runs ----
+
+
+@cache
+def made() -> Path:
+    """The folder for what the package makes as it stands now: its key is every source and every installed version."""
+    installed = sorted({f"{d.name} {d.version}" for d in distributions()})
+    files = sorted(p for name in ("mer_jax", "data_prep", "configs", "tests") for p in (ROOT / name).rglob("*.py"))
+    parts = [part for p in files for part in (str(p.relative_to(ROOT)).encode(), p.read_bytes())]
+    folder = HOME / "made" / key_of(sys.version.encode(), *map(str.encode, installed), processor(), *parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    for other in folder.parent.iterdir():
+        if other.stat().st_mtime < time.time() - DAY:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
+
+
+def made_once(name: str, make) -> Path:
+    """The folder `name`, which `make(folder)` fills unless someone has filled it. Nobody may write into it afterwards: take a copy."""
+    folder, whole = made() / name, made() / f"{name}.whole"
+    with open(made() / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            whole.touch()
+    return folder
+
+
+def demo_corpus(name: str, counts: dict[str, int] | None = None, variant: str = "") -> Path:
+    """A demo corpus in a folder of this name."""
+    # In a process of its own: in tests every call is checked by jaxtyping, which makes writing slow.
+    script = "import sys; from pathlib import Path; from mer_jax.synthetic import write_demo; "
+
+    def make(folder: Path) -> None:
+        call = f"write_demo(Path(sys.argv[1]), 0, {counts!r}, {variant!r})"
+        subprocess.run([sys.executable, "-c", script + call, str(folder / name)], check=True, cwd=ROOT)
+
+    return made_once(name, make) / name
+
+
+def finished_run(name: str, command, env: dict[str, str]) -> tuple[Path, str]:
+    """(workdir, console output) of the finished run of `command(workdir)`; the workdir has this name."""
+
+    def make(folder: Path) -> None:
+        line = [sys.executable, "-m", "mer_jax.main", *map(str, command(folder / name))]
+        done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=170)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (folder / "output").write_text(done.stdout)
+
+    folder = made_once(name, make)
+    return folder / name, (folder / "output").read_text()
