@@ -111,7 +111,7 @@ def made_once(name: str, make) -> Path:
 def demo_corpus(name: str, counts: dict[str, int] | None = None, variant: str = "") -> Path:
     """A demo corpus in a folder of this name."""
     # In a process of its own: in tests every call is checked by jaxtyping, which makes writing slow.
-    script = "import sys; from pathlib import Path; from mer_jax.synthetic import write_demo; "
+    script = "import sys; from pathlib import Path; from mer_jax.data.synthetic import write_demo; "
 
     def make(folder: Path) -> None:
         call = f"write_demo(Path(sys.argv[1]), 0, {counts!r}, {variant!r})"
