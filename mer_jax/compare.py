@@ -1,8 +1,7 @@
 """Whether one finished run is better than another on the same test utterances: paired tests. No JAX.
 
-`python -m mer_jax.compare RUN_A RUN_B` reads metrics.json and predictions.jsonl of both folders. Every score of the task is
-computed from the predictions, also those that are newer than a run.
-"""
+`python -m mer_jax.compare RUN_A RUN_B` reads metrics.json and predictions.jsonl of both folders. Every score of the
+task is computed from the predictions, also those that are newer than a run."""
 
 import argparse
 import functools
@@ -22,9 +21,10 @@ from mer_jax.metrics.metric import Metric, mean_sd
 from mer_jax.metrics.significance import FEW_DIALOGUES, mcnemar, paired_bootstrap
 
 MIN_SAMPLES = 100
-EPILOG = """The runs must have tested the same utterances: same split and labels. Their numbers of seeds may differ. A score's
-difference is that of the means over seeds; its interval and p come from resampling dialogues. McNemar's test compares the
-ensembles of the seeds, utterance by utterance."""
+EPILOG = """\
+The runs must have tested the same utterances: same split and labels. Their numbers of seeds may differ. A score's
+difference is that of the means over seeds; its interval and p come from resampling dialogues. McNemar's test compares
+the ensembles of the seeds, utterance by utterance."""
 
 
 def left_out(run: FinishedRun) -> list[str]:
@@ -57,7 +57,8 @@ def ensemble_correct(run: FinishedRun) -> np.ndarray:
 
 
 def compare(a: FinishedRun, b: FinishedRun, *, samples: int = 10000, seed: int = 0) -> dict[str, Any]:
-    """What the command prints and writes: paired tests of b against a, as fractions. Raises UserError if they are not paired."""
+    """What the command prints and writes: paired tests of b against a, as fractions. Raises UserError if they are not
+    paired."""
     incomplete = list(dict.fromkeys(left_out(a) + left_out(b)))
     refuse_unpaired(a, b)
     if samples < MIN_SAMPLES:

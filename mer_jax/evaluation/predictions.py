@@ -1,5 +1,5 @@
-"""predictions.jsonl: one line for each replica and utterance of its test part, written and read. The task says what a line
-holds of what is predicted. No JAX."""
+"""predictions.jsonl: one line for each replica and utterance of its test part, written and read. The task says what a
+line holds of what is predicted. No JAX."""
 
 import dataclasses
 import json
@@ -47,10 +47,9 @@ def format_predictions(
 class Predictions:
     """What some replicas predict of their test parts.
 
-    One entry for each utterance: ids (sorted), sentences ("" where unknown), labels (in words), dialogues, and the task's
-    targets. One entry for each line of the file: replica, a position in `names`; utterance, a position in `ids`; decisions;
-    predicted, [lines, width].
-    """
+    One entry for each utterance: ids (sorted), sentences ("" where unknown), labels (in words), dialogues, and the
+    task's targets. One entry for each line of the file: replica, a position in `names`; utterance, a position in
+    `ids`; decisions; predicted, [lines, width]."""
 
     names: tuple[str, ...]
     ids: tuple[str, ...]
@@ -75,7 +74,8 @@ class Predictions:
 
 
 def read_predictions(path: epath.PathLike, task: Task, names: Sequence[str], known: Collection[str]) -> Predictions:
-    """The lines of the replicas `names`; known: all that metrics.json has. Raises UserError, naming the line that is wrong."""
+    """The lines of the replicas `names`; known: all that metrics.json has. Raises UserError, naming the line that is
+    wrong."""
     number_of = {name: i for i, name in enumerate(names)}
     utterances: dict[str, tuple[str, str, str]] = {}
     seen: set[tuple[int, str]] = set()

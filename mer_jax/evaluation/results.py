@@ -24,12 +24,11 @@ OPTIONAL_FILES = {
     "explain": ("replica", "utterances_used", "shares", "mistakes"),
     "robustness": ("definition", "replicas", "noise", "floor"),
 }
-SESSION_FIELDS = (
-    *("began", "from_step", "to_step", "seconds", "devices", "kind", "platform"),
-    *("processes", "hosts", "cpus", "peak_memory_bytes"),
-)
+STEPS_FIELDS = ("began", "from_step", "to_step", "seconds")
+MACHINE_FIELDS = ("devices", "kind", "platform", "processes", "hosts", "cpus", "peak_memory_bytes")
 MISTAKE_FIELDS = ("id", "label", "prediction", "probability", "modalities")
-PROTOCOL_FIELDS = ("title", "description", "leaky", "split_sha256", "leakage", "selection", "selects_on", "test")
+SPLIT_FIELDS = ("name", "title", "description", "leaky", "split_sha256", "leakage")
+SELECTION_FIELDS = ("selection", "selects_on", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +116,10 @@ def read_metrics(folder: epath.PathLike) -> Any:
 
 
 def check_metrics(metrics: Any) -> None:
-    """Raises KeyError or TypeError unless metrics.json has what runs of every task have. A score may be missing: the run may
-    be older than the score."""
+    """Raises KeyError or TypeError unless metrics.json has what runs of every task have. A score may be missing: the
+    run may be older than the score."""
     require(metrics, "", ("protocol", "data", "points", "replicas", "config", "versions"))
-    require(metrics["protocol"], "protocol", PROTOCOL_FIELDS)
+    require(metrics["protocol"], "protocol", SPLIT_FIELDS + SELECTION_FIELDS)
     require(metrics["data"], "data", ("name", "manifest_sha256", "counts"))
     for i, point in enumerate(metrics["points"]):
         require(point, f"points.{i}", ("values", "chosen", "replicas", "diverged", "valid", "test"))
@@ -179,7 +178,8 @@ def refuse_incomplete(run: FinishedRun) -> None:
 
 
 def read_history(file: epath.Path, known: set[str]) -> list[dict[str, Any]]:
-    """The evaluations of a run; known: the replicas that metrics.json has. Raises UserError, naming the line that is wrong."""
+    """The evaluations of a run; known: the replicas that metrics.json has. Raises UserError, naming the line that is
+    wrong."""
     rows: list[dict[str, Any]] = []
     for number, line in read_lines(file) if file.exists() else ():
         try:
@@ -217,7 +217,7 @@ def _check_optional(name: str, value: Any) -> None:
     require(value, "", OPTIONAL_FILES[name])
     if name == "cost":
         for i, session in enumerate(value["sessions"]):
-            require(session, f"sessions.{i}", SESSION_FIELDS)
+            require(session, f"sessions.{i}", STEPS_FIELDS + MACHINE_FIELDS)
             datetime.datetime.fromisoformat(session["began"])
     if name == "explain":
         require(value["shares"], "shares", ("modalities", "per_class"))
@@ -233,8 +233,8 @@ def same_targets(a: FinishedRun, b: FinishedRun) -> bool:
 
 
 def first_difference(a: FinishedRun, b: FinishedRun) -> tuple[str, str, str] | None:
-    """The first thing in which the tests of two runs differ, and what it is of each, in words. None if the runs have the same
-    split and tested the same utterances with the same labels and dialogues; their features may be others."""
+    """The first thing in which the tests of two runs differ, and what it is of each, in words. None if the runs have
+    the same split and tested the same utterances with the same labels and dialogues; their features may be others."""
 
     def split(run: FinishedRun) -> str:
         protocol = run.metrics["protocol"]

@@ -6,6 +6,11 @@ from typing import Any
 from mer_jax.tasks import Task
 
 
+def title(what: str, task: Task) -> str:
+    """The title of a table of scores, with their unit if they have one in common."""
+    return f"{what}, percent" if all(metric.unit == "percent" for metric in task.metrics.values()) else what
+
+
 def columns(task: Task) -> list[str]:
     """The heads of the columns, after the one that names the row."""
     first, *others = (metric.title for metric in task.metrics.values())
