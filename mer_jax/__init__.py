@@ -9,12 +9,12 @@ for found in model.predict("clip.wav", sentence="I did not expect that."):
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mer_jax.trained import Trained
+    from mer_jax.predict.predictor import Predictor
 
 
-def load(run: Any) -> "Trained":
-    """The models of a finished run, from its workdir, to predict with; see `mer_jax.trained.Trained`. Raises UserError, a
-    ValueError, if they cannot be had."""
-    from mer_jax import trained  # JAX starts with the first model, not with the import
+def load(run: Any) -> "Predictor":
+    """Loads the models of a finished run from its workdir, to predict with; see `mer_jax.predict.predictor.Predictor`.
+    Raises UserError, a ValueError, if they cannot be had."""
+    from mer_jax.predict import predictor  # JAX starts with the first model, not with the import
 
-    return trained.load(run)
+    return predictor.load(run)

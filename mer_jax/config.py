@@ -10,7 +10,7 @@ import math
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from mer_jax.data import protocols
 from mer_jax.errors import UserError
@@ -183,6 +183,13 @@ class Experiment:
     def frame_augmentation(self) -> Any:
         """What the model sees of frames, a `data.frames.View` in settings; None if it reads features only."""
         return None
+
+    def for_export(self) -> Self:
+        """A config of the same model for a program that is traced once, for any batch: in float32, whatever it was trained in,
+        and without what only saves memory while training."""
+        changed = copy.deepcopy(self)
+        changed.train.precision = "float32"
+        return changed
 
     def files(self) -> dict[str, str]:
         """Files beside the corpus that the result depends on, by what they hold; their sha256 belong to a run."""

@@ -314,7 +314,7 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
         "mer_jax.main",
         "mer_jax.sweep",
         "mer_jax.compare",
-        "mer_jax.kept",
+        "mer_jax.visualize_vsc",
         "mer_jax.data",
         "data_prep.iemocap",
         "data_prep.meld",

@@ -16,7 +16,6 @@ from mer_jax import config as config_lib
 from mer_jax import visualize_vsc
 from mer_jax.data import loader
 from mer_jax.data.batch import Batch, where_real
-from mer_jax.data.frames import coded
 from mer_jax.errors import UserError
 from mer_jax.models import deepmsi_mer_frames, family, swin
 from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
@@ -408,7 +407,7 @@ def test_the_commands_end_to_end(run_cli, tmp_path, corpus):
     assert done.returncode == 0, done.stderr
     again = run_cli(*run, "--mode=eval")
     assert "the same figures as in metrics.json" in again.stdout, again.stderr
-    shown = run_cli(tmp_path / "run", "--out", tmp_path / "kept.png", "--count=2", module="mer_jax.kept")
+    shown = run_cli(tmp_path / "run", "--out", tmp_path / "kept.png", "--count=2", module="mer_jax.visualize_vsc")
     assert shown.returncode == 0, shown.stderr
     assert "times as many as by chance (95 % interval over 6 clips" in shown.stdout
     with Image.open(tmp_path / "kept.png") as sheet:
@@ -418,35 +417,9 @@ def test_the_commands_end_to_end(run_cli, tmp_path, corpus):
         ([tmp_path / "run", "--out", tmp_path / "k.png", "--replica=3"], "the run has replicas 0 to 0"),
         ([tmp_path / "run", "--out", tmp_path / "k.jpg"], "--out a .png"),
     ):
-        refused = run_cli(*arguments, module="mer_jax.kept")
+        refused = run_cli(*arguments, module="mer_jax.visualize_vsc")
         assert refused.returncode == 2
         assert words in refused.stderr
     features = run_cli(f"--config={ROOT / 'configs' / 'deepmsi_mer_frames.py'}:tiny", "--config.data.path=demo:clutter")
     assert features.returncode == 2
     assert "holds visual features, not frames" in features.stderr
-
-
-def test_tokens_in_a_box():
-    square = coded([np.zeros((32, 32, 3), np.uint8)], "uint8")
-    found = visualize_vsc.tokens_in(np.array([0.25, 0, 0.5, 0.25]), square, 8, 1 / 8)
-    assert np.argwhere(found).tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
-    wide = coded([np.zeros((20, 40, 3), np.uint8)], "uint8")  # the square in the middle is columns 10 to 30
-    assert np.argwhere(visualize_vsc.tokens_in(np.array([0.0, 0, 0.5, 1]), wide, 4, 1 / 4)).tolist() == [[r, c] for r in range(4) for c in (0, 1)]  # fmt: skip
-
-
-def test_the_share_in_the_region_against_chance():
-    """Two clips: 3 of 4 kept tokens in the region, which has 4 of 16 tokens: 3 times chance."""
-    said = visualize_vsc.compare(np.array([[3, 4, 4, 16], [3, 4, 4, 16]]))
-    assert "of the kept tokens 75.0% lie in the region, of all tokens 25.0%: 3.00 times as many as by chance" in said
-    assert "3.00 to 3.00" in said
-    assert "of the region's tokens 75.0% are kept, of all 25.0%" in said
-    assert "no token has its middle in a region" in visualize_vsc.compare(np.array([[0, 4, 0, 16]]))
-
-
-def test_dropped_tokens_are_dim():
-    image = np.full((32, 32, 3), 200, np.uint8)
-    shown = visualize_vsc.dimmed(image, np.array([0, 5]), 4)
-    side = visualize_vsc.SIDE // 4
-    assert (shown[:side, :side] == 200).all()
-    assert (shown[side : 2 * side, side : 2 * side] == 200).all()
-    assert shown[:side, side:].max() < 60

@@ -16,10 +16,10 @@ from clips import needs_prep, tone, write_movie, write_table, write_wav
 from conftest import ROOT, free_ports, user_env
 
 import mer_jax
-from mer_jax.demo import __main__ as demo_main
-from mer_jax.demo import html
+from mer_jax.demo import answers, command, html
 from mer_jax.errors import UserError
 from mer_jax.predict import encoder_client
+from mer_jax.tasks.classification import Classification
 
 needs_browser = pytest.mark.skipif(
     not (BROWSER and all(map(importlib.util.find_spec, ("gradio", "playwright")))),
@@ -36,7 +36,7 @@ FLAGS = [
 
 def refused(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
-        demo_main.main(["run", *arguments])
+        command.main(["run", *arguments])
     assert ended.value.code == 2
     return capsys.readouterr().err
 
@@ -71,7 +71,7 @@ def test_an_address_in_use_is_named(capsys, gradio_is_there):
 
 @pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
 def test_that_others_reach_it_is_warned_of(capsys, host, warned):
-    demo_main.refuse(demo_main.parser().parse_args(["run", "--host", host, "--port", str(free_ports(1)[0])]))
+    command.check_address(host, free_ports(1)[0])
     assert ("can upload files" in capsys.readouterr().err) == warned
     assert os.environ["NO_PROXY"] == host, "Gradio asks its server whether it is up, and not by way of a proxy"
 
@@ -86,14 +86,14 @@ def test_that_others_reach_it_is_warned_of(capsys, host, warned):
 )
 def test_what_cannot_be_used_is_told(given, words):
     with pytest.raises(UserError, match=words):
-        demo_main.refuse_input(*given)
+        answers.check_input(*given)
 
 
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it(name):
     before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        over = demo_main.ending()
+        over = command.stop_on_signals()
         assert not over.is_set()
         os.kill(os.getpid(), name)
         assert over.wait(5)
@@ -108,17 +108,27 @@ def test_signals_end_it(name):
 def prediction(**changes):
     why = types.SimpleNamespace(
         shapley={"audio": -0.5, "text": 1.5, "visual": 0.0},
-        evidence={"text": np.array([0.1, 0.6, 0.3, -0.4, 0.0]), "audio": np.array([0.2, -0.7])},
+        integrated_gradients={"text": np.array([0.1, 0.6, 0.3, -0.4, 0.0]), "audio": np.array([0.2, -0.7])},
     )
     fields = {
-        "prediction": "joy", "probabilities": {"anger": 0.25, "joy": 0.75}, "sentence": "So <good>.", "notes": ("silence: <none>",),
-        "words": ("", "So", " <go", "od>.", ""), "attribution": why, "error": "", "start": 0.0, "end": 1.5,
-    }  # fmt: skip
+        "prediction": "joy",
+        "output": {"prediction": "joy", "probabilities": {"anger": 0.25, "joy": 0.75}},
+        "sentence": "So <good>.",
+        "notes": ("silence: <none>",),
+        "words": ("", "So", " <go", "od>.", ""),
+        "attribution": why,
+        "error": "",
+        "start": 0.0,
+        "end": 1.5,
+    }
     return types.SimpleNamespace(**fields | changes)
 
 
+TASK = Classification(["anger", "joy"])
+
+
 def test_a_prediction_with_its_reasons():
-    page = html.whole(prediction())
+    page = html.answer(prediction(), TASK)
     assert page.index("75.0 %") < page.index("25.0 %"), "the likeliest first"
     for words in (
         "“So &lt;good&gt;.”",
@@ -130,20 +140,20 @@ def test_a_prediction_with_its_reasons():
         assert words in page
     assert "<go" not in page
     assert "2 time steps; the most is added by number 1" in page
-    assert "What decided" not in html.whole(prediction(attribution=None))
-    assert "5 time steps" in html.whole(prediction(words=()))
+    assert "What decided" not in html.answer(prediction(attribution=None), TASK)
+    assert "5 time steps" in html.answer(prediction(words=()), TASK)
 
 
 def test_words_are_the_sums_of_their_tokens():
-    pieces, evidence = ["", "Un", "heard", " of", "!", "", " é", "", ""], np.arange(1.0, 10.0)
+    pieces, values = ["", "Un", "heard", " of", "!", "", " é", "", ""], np.arange(1.0, 10.0)
     wanted = [("", 1), ("Unheard", 5), ("of!", 15), ("é", 15), ("", 9)]
-    assert html.joined(pieces, evidence) == wanted
-    assert html.joined(pieces, evidence[:3]) == wanted[:2], "a sentence that the model reads in part"
+    assert html.whole_words(pieces, values) == wanted
+    assert html.whole_words(pieces, values[:3]) == wanted[:2], "a sentence that the model reads in part"
 
 
 def test_a_timeline():
-    wrong = prediction(start=1.5, end=2.0, probabilities={}, prediction="", error="<cut> short")
-    page = html.timeline([prediction(), wrong], ["anger", "joy"])
+    wrong = prediction(start=1.5, end=2.0, output={}, prediction="", error="<cut> short")
+    page = html.timeline([prediction(), wrong], TASK)
     assert '<th scope="col">0–1.5 s</th><th scope="col">1.5–2 s</th>' in page
     assert page.count("–</td>") == 2
     assert "1.5–2 s: &lt;cut&gt; short" in page
@@ -199,12 +209,12 @@ def test_clips_captions_windows_and_sentences_from_python(trained, tmp_path):
     ]
     table = write_table(tmp_path / "t.csv", rows)
     model = mer_jax.load(trained)
-    with encoder_client.EncoderClient(model) as extractors:
-        found = {p.id: p for p in model.predict([clips, tmp_path / "said.txt", table], extractors=extractors)}
-        parts = list(model.predict(clips / "a.mp4", window=1.0, extractors=extractors, attribution=True))
-        again = list(model.predict([clips / "b.wav"], sentence="Leave me alone.", extractors=extractors))
+    with encoder_client.EncoderClient(model) as encoders:
+        found = {p.id: p for p in model.predict([clips, tmp_path / "said.txt", table], encoders=encoders)}
+        parts = list(model.predict(clips / "a.mp4", window=1.0, encoders=encoders, attribution=True))
+        again = list(model.predict([clips / "b.wav"], sentence="Leave me alone.", encoders=encoders))
         (clips / "b.txt").write_text("Leave me alone.")
-        (timeless,) = model.predict(clips / "b.wav", window=1.0, extractors=extractors)
+        (timeless,) = model.predict(clips / "b.wav", window=1.0, encoders=encoders)
         assert "b.txt has no times" in timeless.error
     assert list(found) == ["a.mp4", "b.wav", "c.wav", "d.wav", "said.txt:1", "said.txt:3", "x", "y"]
     assert found["a.mp4"].sentence == "I am so glad, wonderful!"
@@ -217,7 +227,7 @@ def test_clips_captions_windows_and_sentences_from_python(trained, tmp_path):
     assert found["said.txt:3"].notes == ("predicted without audio",)
     assert found["x"].probabilities == pytest.approx(again[0].probabilities, abs=1e-4)
     assert [(p.start, p.end, p.sentence) for p in parts] == [(0, 1, "I am so glad,"), (1, 1.5, "wonderful!")]
-    assert len(parts[0].words) == len(parts[0].attribution.evidence["text"])
+    assert len(parts[0].words) == len(parts[0].attribution.integrated_gradients["text"])
 
 
 class Served:
@@ -268,15 +278,15 @@ class TestServer:
                 page.on("request", lambda request: asked.append(request.url))
                 page.on("pageerror", lambda error: wrong.append(str(error)))
                 page.goto(f"http://127.0.0.1:{served.port}/")
-                page.wait_for_selector("#told .faint")
+                page.wait_for_selector("#answer .faint")
                 assert "What is it?" in page.inner_text("body")
                 if width == 360:
                     self.a_sentence(page)
                 else:
                     for file, words in ((broken, "broken.wav cannot be decoded"), (silent, "nothing to hear")):
                         self.upload(page, file)
-                        page.wait_for_selector(f"#told [role=alert]:has-text('{words}')", timeout=60_000)
-                        assert str(tmp_path) not in page.inner_text("#told")
+                        page.wait_for_selector(f"#answer [role=alert]:has-text('{words}')", timeout=60_000)
+                        assert str(tmp_path) not in page.inner_text("#answer")
                         assert list((tmp_path / "tmp").rglob(file.name)), "uploads are where the test looks for them"
                     self.a_clip(page, clip)
                 assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -295,11 +305,11 @@ class TestServer:
         said = "I am unbelievably glad & <b>${1 + 1}</b>"
         page.get_by_label("What is said").fill(said)
         page.get_by_role("button", name="What is it?").click()
-        page.wait_for_selector("#told h2", timeout=60_000)
-        assert page.inner_text("#told h2") in ("joy", "anger")
-        words = [span.inner_text() for span in page.query_selector_all("#told .words span")]
+        page.wait_for_selector("#answer h2", timeout=60_000)
+        assert page.inner_text("#answer h2") in ("joy", "anger")
+        words = [span.inner_text() for span in page.query_selector_all("#answer .words span")]
         assert words == ["[mark]", *said.split(), "[mark]"]
-        assert page.inner_text("#told tr:has-text('not given')").startswith("audio")
+        assert page.inner_text("#answer tr:has-text('not given')").startswith("audio")
 
     def upload(self, page, file):
         if page.get_by_label("Clear").count():
@@ -314,13 +324,13 @@ class TestServer:
         page.locator("input[type=number]").fill("1")
         page.locator("input[type=number]").press("Tab")
         self.upload(page, clip)
-        page.wait_for_selector("#told .wide", timeout=60_000)
-        assert [cell.inner_text() for cell in page.query_selector_all("#told .wide th[scope=col]")] == [
+        page.wait_for_selector("#answer .wide", timeout=60_000)
+        assert [cell.inner_text() for cell in page.query_selector_all("#answer .wide th[scope=col]")] == [
             "0–1 s",
             "1–1.5 s",
         ]
-        assert page.query_selector_all("#told rect")
-        assert "not given" not in page.inner_text("#told")
+        assert page.query_selector_all("#answer rect")
+        assert "not given" not in page.inner_text("#answer")
 
     def test_what_keeps_the_encoders_from_starting_ends_the_command(self, trained, run_cli):
         arguments = (trained, f"--port={free_ports(1)[0]}", "--audio-encoder=facebook/wav2vec2-base")

@@ -18,7 +18,7 @@ import mer_jax
 from mer_jax import files
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
-from mer_jax.export import __main__ as export_main
+from mer_jax.export import command
 from mer_jax.export.jaxpr_rewrite import simplify_jaxpr
 from mer_jax.files import sha256_of
 
@@ -28,7 +28,7 @@ NO_MER_JAX = 'import sys; sys.modules["mer_jax"] = None\n'
 def fails(capsys, *arguments):
     """What the command says when it refuses."""
     with pytest.raises(SystemExit) as stopped:
-        export_main.main([*map(str, arguments)])
+        command.main([*map(str, arguments)])
     assert stopped.value.code == 2
     return capsys.readouterr().err
 
@@ -94,9 +94,9 @@ def test_first_steps_of_any_sequence():
     from mer_jax.export import exported_function
 
     x = jnp.arange(6).reshape(1, 3, 2)
-    np.testing.assert_array_equal(exported_function.first(x, 2), x[:, :2])
-    np.testing.assert_array_equal(exported_function.first(x, 5)[:, 3:], 0)
-    np.testing.assert_array_equal(exported_function.first(x, 5)[:, :3], x)
+    np.testing.assert_array_equal(exported_function.first_steps(x, 2), x[:, :2])
+    np.testing.assert_array_equal(exported_function.first_steps(x, 5)[:, 3:], 0)
+    np.testing.assert_array_equal(exported_function.first_steps(x, 5)[:, :3], x)
 
 
 @pytest.mark.slow
@@ -127,9 +127,10 @@ def watched():
 MAKE = """
 import runpy, sys
 from pathlib import Path
-from mer_jax import export, train
+from mer_jax import experiment
 from mer_jax.config import validate
 from mer_jax.data.corpus import Corpus
+from mer_jax.export import command
 folder, corpus = Path(sys.argv[1]), Corpus(Path(sys.argv[1]) / "corpus")
 for name in ("lsgmer", "deepmsi_mer"):
     config = runpy.run_path(f"configs/{name}.py")["get_config"]("tiny")
@@ -137,8 +138,8 @@ for name in ("lsgmer", "deepmsi_mer"):
     if name == "lsgmer":
         config.data.modalities, config.data.protocol = ("text", "visual"), "kfold_utterance:3"
         config.model.encoder, config.replicas.folds = "gru", (1,)
-    train.run(validate(config), corpus, folder / name)
-    export.main([str(folder / name), "--out", str(folder / f"{name}-exported")])
+    experiment.run(validate(config), corpus, folder / name)
+    command.main([str(folder / name), "--out", str(folder / f"{name}-exported")])
 """
 
 
@@ -184,7 +185,7 @@ def test_onnx_runtime_and_plain_jax_give_the_models_probabilities(made):
 
     trained = mer_jax.load(made.run)
     batches = list(drawn(trained))
-    wanted = [np.asarray(jax.jit(trained.forward(trained.which(None)[0]))(*batch)) for batch in batches]
+    wanted = [np.asarray(jax.jit(trained.forward(trained.select_replicas(None)[0]))(*batch)) for batch in batches]
     assert max(np.ptp(p) for p in wanted) > 0.05
     session = onnxruntime.InferenceSession(made.folder / "model.onnx")
     about = json.loads((made.folder / "io.json").read_text())
@@ -223,15 +224,15 @@ def test_arrays_are_the_models_and_say_what_they_are_of(made):
     from safetensors import safe_open
 
     trained = mer_jax.load(made.run)
-    model = trained.model(trained.which(None)[0])
+    model = trained.model(trained.select_replicas(None)[0])
     with safe_open(made.folder / "model.safetensors", "numpy") as file:
         about = file.metadata()
         for m, stats in model.input_stats.items():
             np.testing.assert_array_equal(file.get_tensor(f"input_stats/{m}/mean"), stats["mean"])
-        assert file.get_tensor("temperature") == np.float32(trained.temperature(trained.which(None)[0]))
+        assert file.get_tensor("temperature") == np.float32(trained.temperature(trained.select_replicas(None)[0]))
         arrays = {name for name in file.keys() if name.startswith("params/")}  # noqa: SIM118 - no dict
         assert len(arrays) == len(jax.tree.leaves(model.params))
-    assert json.loads(about["labels"]) == list(trained.labels)
+    assert json.loads(about["labels"]) == list(trained.task.decision_names())
     assert json.loads(about["config"])["experiment"] == trained.config.experiment
 
 
@@ -242,12 +243,14 @@ def test_no_run(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_what_computes_something_else_is_not_written(exported, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export_main, "MOST", -1.0)
+    from mer_jax.export import folder
+
+    monkeypatch.setattr(folder, "MAX_ABS_DIFF", -1.0)
     with pytest.raises(SystemExit) as stopped:
-        export_main.main([str(exported[0] / "lsgmer"), "--out", str(tmp_path / "out"), "--formats", "safetensors"])
+        command.main([str(exported[0] / "lsgmer"), "--out", str(tmp_path / "out"), "--formats", "safetensors"])
     assert stopped.value.code == 1
     assert "is not written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     for replica in ("all", "7", "nobody"):
         with pytest.raises(UserError, match="replica"):
-            export_main.export(exported[0] / "lsgmer", tmp_path / "out", ["safetensors"], replica)
+            folder.export_run(exported[0] / "lsgmer", tmp_path / "out", ["safetensors"], replica)

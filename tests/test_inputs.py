@@ -15,8 +15,8 @@ from mer_jax.data.corpus import Corpus, Manifest
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
 from mer_jax.predict import encoder_client, inputs
-from mer_jax.predict import item as item_lib
 from mer_jax.predict import requests as requests_lib
+from mer_jax.predict.item import InputOptions, Item
 
 
 class Lengths(encoder_client.EncoderClient):
@@ -32,7 +32,8 @@ class Lengths(encoder_client.EncoderClient):
 
 
 def requests(path, window=0.0, hop=0.0, sentence=None):
-    found = requests_lib.requests_of(path, inputs.kind_of(path), Lengths(), sentence, None, window, hop)
+    options = InputOptions(sentence=sentence, window=window, hop=hop)
+    found = requests_lib.requests_of(path, inputs.kind_of(path), options, Lengths())
     return [request for some in found for request in some]
 
 
@@ -63,7 +64,8 @@ def test_one_bad_row_costs_one_row(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("id,sentence,start\na,Oh.,\nb,Oh.,soon\nc,Oh.\nd,Oh.,1\n")
     found = requests(path)
-    assert [(request["id"], "error" in request) for request in found] == [("a", False), ("b", True), ("c", True), ("d", False)]  # fmt: skip
+    failed = [(request["id"], "error" in request) for request in found]
+    assert failed == [("a", False), ("b", True), ("c", True), ("d", False)]
     assert "t.csv, line 3: start is 'soon', not a number" in found[1]["error"]
     assert "line 4: it has another number of fields" in found[2]["error"]
     path.write_bytes(b"id,sentence\na,sch\xf6n\n")
@@ -78,7 +80,7 @@ def test_one_bad_row_costs_one_row(tmp_path):
             requests(path)
 
 
-NO_MODEL = types.SimpleNamespace(manifest=None, modalities={}, where="")
+NO_MODEL = types.SimpleNamespace(manifest=None, modalities={})
 
 
 class Sentences(encoder_client.EncoderClient):
@@ -91,7 +93,7 @@ class Sentences(encoder_client.EncoderClient):
         for request in requests:
             if request.get("sentence") == "end":
                 raise encoder_client.EncodersUnavailable("the encoders' process ended with 1")
-            yield item_lib.Item(request["id"], sentence=request.get("sentence") or "", error=request.get("error", ""))
+            yield Item(request["id"], sentence=request.get("sentence") or "", error=request.get("error", ""))
 
 
 def test_one_bad_input_costs_itself(tmp_path):
@@ -104,7 +106,7 @@ def test_one_bad_input_costs_itself(tmp_path):
         (tmp_path / name).write_text(text)
     (tmp_path / "none").mkdir()
     paths = [str(tmp_path / name) for name in ("a.txt", "empty.txt", "t.csv", "none", "b.txt")]
-    found = list(inputs.items_of(paths, NO_MODEL, extractors=Sentences()))
+    found = list(inputs.items_of(paths, NO_MODEL, encoders=Sentences()))
     assert [item.sentence for item in found] == ["One.", "Two.", "", "One.", "", "", "Three."]
     assert [item.id for item in found if item.error] == paths[1:4]
     for path, words in (
@@ -113,23 +115,24 @@ def test_one_bad_input_costs_itself(tmp_path):
         (paths[3], "neither a corpus"),
     ):
         with pytest.raises(UserError, match=words):
-            list(inputs.items_of(path, NO_MODEL, extractors=Sentences()))
-    assert [bool(item.error) for item in inputs.items_of(iter([tmp_path / "gone", paths[4]]), NO_MODEL, extractors=Sentences())] == [True, False]  # fmt: skip
+            list(inputs.items_of(path, NO_MODEL, encoders=Sentences()))
+    found = inputs.items_of(iter([tmp_path / "gone", paths[4]]), NO_MODEL, encoders=Sentences())
+    assert [bool(item.error) for item in found] == [True, False]
     (tmp_path / "a.txt").write_text("end")
     with pytest.raises(UserError, match="process ended"):
-        list(inputs.items_of(paths, NO_MODEL, extractors=Sentences()))
+        list(inputs.items_of(paths, NO_MODEL, encoders=Sentences()))
 
 
 def test_a_transcript_may_be_a_string(clips):
     with pytest.raises(UserError, match=r"none\.srt does not exist"):
-        next(inputs.items_of(str(clips / "a.wav"), NO_MODEL, transcript_file=str(clips / "none.srt")))
+        next(inputs.items_of(str(clips / "a.wav"), NO_MODEL, InputOptions(transcript_file=str(clips / "none.srt"))))
 
 
 def test_a_pack_s_sentences_go_through_the_run_s_text_encoder(tmp_path):
     def flags(name, text="", **manifest):
         write_corpus(tmp_path / name, small_utterances(12), small_description(**manifest))
         found = Manifest((tmp_path / name / "manifest.json").read_text(), "run")
-        return inputs.pack_encoder(found, encoder_client.EncoderLocations(text=text))
+        return inputs.pack_encoder_flags(found, encoder_client.EncoderLocations(text=text))
 
     encoder = {"name": "FacebookAI/roberta-base", "layers": [10, 12], "pooling": "mean"}
     of_it = ["--text-layers=10,12", "--text-pooling=mean", "--device=auto"]
@@ -159,41 +162,40 @@ def test_a_pack_s_sentences_go_through_the_run_s_text_encoder(tmp_path):
     ],
 )
 def test_windows_cover_a_clip_and_none_lies_beyond_it(whole, window, step, wanted):
-    assert list(requests_lib.spans(float(whole), float(window), float(step))) == wanted
+    assert list(requests_lib.window_spans(float(whole), float(window), float(step))) == wanted
 
 
 def test_what_would_be_of_no_use_is_refused(clips, tmp_path):
     for name in ("t.csv", "s.txt", "x.tfrecord", "p.pkl", "x.xyz", "c.srt"):
         (tmp_path / name).touch()
     table, said, shard, pack, told = (tmp_path / name for name in ("t.csv", "s.txt", "x.tfrecord", "p.pkl", "c.srt"))
-    none = {"sentence": None, "told": None, "window": 0.0, "hop": 0.0, "only": False, "pack": False}
     refused = [
         ([clips], {"sentence": "Hi"}, "is of one clip"),
-        ([clips], {"told": told}, "is of one clip"),
+        ([clips], {"transcript_file": told}, "is of one clip"),
         ([table], {"sentence": "Hi"}, "is of one clip"),
         ([clips / "a.wav", clips / "c.wav"], {"sentence": "x"}, "is of one clip"),
-        ([clips / "a.wav"], {"sentence": "x", "told": told}, "not both"),
+        ([clips / "a.wav"], {"sentence": "x", "transcript_file": told}, "not both"),
         ([clips / "a.wav"], {"sentence": "x", "window": 1.0}, "not of its windows"),
-        ([clips / "a.wav"], {"told": tmp_path / "none.srt"}, "none.srt does not exist"),
+        ([clips / "a.wav"], {"transcript_file": tmp_path / "none.srt"}, "none.srt does not exist"),
         ([clips, table], {"window": 5.0}, "t.csv is a table"),
         ([said], {"window": 5.0}, "s.txt is a list of sentences"),
         ([clips], {"hop": 5.0}, "give that, too"),
-        ([shard, clips], {"only": True}, "clips is a folder"),
-        ([shard], {"pack": True}, "are of a pack"),
+        ([shard, clips], {"only": ["a"]}, "clips is a folder"),
+        ([shard], {"pack": ["--labels=a"]}, "are of a pack"),
         ([tmp_path / "x.xyz"], {}, "x.xyz: what to do with a .xyz"),
         ([tmp_path / "none"], {}, "none does not exist"),
     ]
     for paths, more, words in refused:
         with pytest.raises(UserError, match=words):
-            inputs.check_flags_apply(paths, **(none | more))
+            inputs.check_flags_apply(paths, InputOptions(**more))
     for paths, more in (
         ([clips, said, pack, shard, table], {}),
         ([clips / "a.wav"], {"sentence": "Hi"}),
-        ([clips / "a.wav"], {"told": told, "window": 2.0, "hop": 1.0}),
+        ([clips / "a.wav"], {"transcript_file": told, "window": 2.0, "hop": 1.0}),
         ([clips, clips / "a.wav"], {"window": 2.0}),
-        ([shard, pack], {"only": True, "pack": True}),
+        ([shard, pack], {"only": ["a"], "pack": ["--labels=a"]}),
     ):
-        inputs.check_flags_apply(paths, **(none | more))
+        inputs.check_flags_apply(paths, InputOptions(**more))
 
 
 def test_weights_tell_encoders_of_one_name_apart(tmp_path):
@@ -206,12 +208,13 @@ def test_weights_tell_encoders_of_one_name_apart(tmp_path):
     for name, sha256 in (("then", "12"), ("tuned", "34"), ("untold", "")):
         write_corpus(tmp_path / name, small_utterances(12), description(sha256), shard_records=10)
     manifest = Manifest((tmp_path / "then" / "manifest.json").read_text(), "then")
-    model = types.SimpleNamespace(manifest=manifest, modalities=dict(manifest.modalities), where="run")
-    assert len(list(inputs.of_corpus(tmp_path / "then", model, None, False))) == 12
-    assert len(list(inputs.of_corpus(tmp_path / "untold", model, None, False))) == 12
-    assert len(list(inputs.of_corpus(tmp_path / "tuned", model, None, True))) == 12
-    with pytest.raises(UserError, match="audio features were made by 'weights of sha256 34', the run's by 'weights of sha256 12'"):  # fmt: skip
-        list(inputs.of_corpus(tmp_path / "tuned", model, None, False))
+    model = types.SimpleNamespace(manifest=manifest, modalities=dict(manifest.modalities))
+    assert len(list(inputs.of_corpus(tmp_path / "then", model, InputOptions()))) == 12
+    assert len(list(inputs.of_corpus(tmp_path / "untold", model, InputOptions()))) == 12
+    assert len(list(inputs.of_corpus(tmp_path / "tuned", model, InputOptions(any_extractor=True)))) == 12
+    made = "audio features were made by 'weights of sha256 34', the run's by 'weights of sha256 12'"
+    with pytest.raises(UserError, match=made):
+        list(inputs.of_corpus(tmp_path / "tuned", model, InputOptions()))
 
 
 @pytest.mark.slow

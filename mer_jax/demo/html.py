@@ -1,5 +1,5 @@
-"""Predictions, those of `trained.Trained.predict`, as HTML: classes, reasons, how it goes on over time. What comes from outside is
-escaped. No JAX."""
+"""Predictions, those of `Predictor.predict`, as HTML: what is likely, reasons, how it goes on over time. What comes from
+outside is escaped. No JAX."""
 
 from collections.abc import Sequence
 from html import escape
@@ -7,100 +7,119 @@ from typing import Any
 
 import numpy as np
 
+from mer_jax.tasks import Task
+
 STYLE = """
 .gradio-container { max-width: 72rem !important; margin: 0 auto !important; }
-#told { --for: #3567b0; --against: #b3541e; --likely: 53 103 176; --unlike: 179 84 30; --faint: #6a7076; --line: #dcdfe3; overflow-wrap: anywhere; }
-.dark #told { --for: #7fa9e8; --against: #e8a06a; --likely: 90 135 215; --unlike: 215 130 70; --faint: #9aa1a8; --line: #44484d; }
-#told h2 { font-size: 1.6rem; margin: 0 0 .5rem; } #told h3 { font-size: 1rem; font-weight: 600; margin: 1.4rem 0 .3rem; }
-#told p { margin: .3rem 0; } #told .faint, #told small { color: var(--faint); font-size: .85rem; }
-#told .note { border-left: 4px solid var(--line); padding-left: .7rem; } #told .alarm { border-color: var(--against); }
-#told table { border: 0; border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; } #told tr { border: 0; }
-#told th, #told td { padding: .15rem .4rem .15rem 0; border: 0; text-align: right; font-weight: inherit; white-space: nowrap; }
-#told th[scope=row] { text-align: left; width: 1%; } #told td.share { width: 99%; } #told .best { font-weight: 700; }
-#told i { display: block; height: .9rem; border-radius: 2px; min-width: 1px; }
-#told .for { background: var(--for); fill: var(--for); } #told .against { background: var(--against); fill: var(--against); }
-#told .words span { padding: .1rem .2rem; border-radius: 3px; line-height: 2; background: rgb(var(--likely) / var(--share)); }
-#told .words .less { background: rgb(var(--unlike) / var(--share)); text-decoration: underline dotted; }
-#told svg { width: 100%; height: 3.5rem; stroke: var(--faint); } #told rect { stroke: none; }
-#told .wide { overflow-x: auto; } #told .wide th[scope=col] { text-align: center; padding: .15rem .3rem; }
-#told .wide td { padding: .15rem .3rem; text-align: center; background: rgb(var(--likely) / var(--share)); }
-"""  # fmt: skip
+#answer { --for: #3567b0; --against: #b3541e; --likely: 53 103 176; --unlike: 179 84 30; --faint: #6a7076; --line: #dcdfe3;
+  overflow-wrap: anywhere; }
+.dark #answer { --for: #7fa9e8; --against: #e8a06a; --likely: 90 135 215; --unlike: 215 130 70; --faint: #9aa1a8;
+  --line: #44484d; }
+#answer h2 { font-size: 1.6rem; margin: 0 0 .5rem; }
+#answer h3 { font-size: 1rem; font-weight: 600; margin: 1.4rem 0 .3rem; }
+#answer p { margin: .3rem 0; }
+#answer .faint, #answer small { color: var(--faint); font-size: .85rem; }
+#answer .note { border-left: 4px solid var(--line); padding-left: .7rem; }
+#answer .alarm { border-color: var(--against); }
+#answer table { border: 0; border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+#answer tr { border: 0; }
+#answer th, #answer td { padding: .15rem .4rem .15rem 0; border: 0; text-align: right; font-weight: inherit;
+  white-space: nowrap; }
+#answer th[scope=row] { text-align: left; width: 1%; }
+#answer td.share { width: 99%; }
+#answer .best { font-weight: 700; }
+#answer i { display: block; height: .9rem; border-radius: 2px; min-width: 1px; }
+#answer .for { background: var(--for); fill: var(--for); }
+#answer .against { background: var(--against); fill: var(--against); }
+#answer .words span { padding: .1rem .2rem; border-radius: 3px; line-height: 2; background: rgb(var(--likely) / var(--share)); }
+#answer .words .less { background: rgb(var(--unlike) / var(--share)); text-decoration: underline dotted; }
+#answer svg { width: 100%; height: 3.5rem; stroke: var(--faint); }
+#answer rect { stroke: none; }
+#answer .wide { overflow-x: auto; }
+#answer .wide th[scope=col] { text-align: center; padding: .15rem .3rem; }
+#answer .wide td { padding: .15rem .3rem; text-align: center; background: rgb(var(--likely) / var(--share)); }
+"""
 
 
 def nothing() -> str:
+    """What stands there before anything is asked."""
     return '<p class="faint">What the models make of it will be here.</p>'
 
 
 def problem(message: str) -> str:
+    """What is wrong with the input."""
     return f'<p class="note alarm" role="alert"><strong>That did not work.</strong> {escape(message)}</p>'
 
 
-def whole(found: Any) -> str:
-    """Classes by probability, what was noted on the way, and why."""
-    ranked = sorted(found.probabilities.items(), key=lambda pair: -pair[1])
+def answer(found: Any, task: Task) -> str:
+    """What is likely, the likeliest first, what was noted on the way, and why."""
+    ranked = sorted(task.shares(found.output).items(), key=lambda pair: -pair[1])
     rows = [
-        f'<tr{" class=best" if i == 0 else ""}><th scope="row">{escape(name)}</th><td class="share"><i class="for" style="width:{100 * p:.1f}%"></i></td>'
-        f"<td>{100 * p:.1f} %</td></tr>"
-        for i, (name, p) in enumerate(ranked)
+        f'<tr{" class=best" if i == 0 else ""}><th scope="row">{escape(name)}</th>'
+        f'<td class="share"><i class="for" style="width:{100 * share:.1f}%"></i></td><td>{100 * share:.1f} %</td></tr>'
+        for i, (name, share) in enumerate(ranked)
     ]
     notes = (
         f'<p class="note{" alarm" if note.startswith("silence") else ""}">{escape(note[:1].upper() + note[1:])}.</p>'
         for note in found.notes
     )
     parts = [
-        f"<h2>{escape(found.prediction)}</h2>",
+        f"<h2>{escape(str(found.prediction))}</h2>",
         f"<p>“{escape(found.sentence)}”</p>" if found.sentence else "",
         *notes,
         f'<table aria-label="Probabilities">{"".join(rows)}</table>',
-        reasons(found.prediction, found.attribution, found.words) if found.attribution else "",
+        reasons(str(found.prediction), found.attribution, found.words) if found.attribution else "",
     ]
     return "".join(parts)
 
 
-def reasons(label: str, why: Any, words: Sequence[str]) -> str:
-    """Shapley values as bars, then of each modality the evidence of its words or time steps."""
+def reasons(name: str, why: Any, words: Sequence[str]) -> str:
+    """Shapley values as bars, then of each modality what its words or time steps add. name: of what is explained."""
     sizes = {m: abs(value) for m, value in why.shapley.items()}
-    most, total = max(sizes.values()) or 1.0, sum(sizes.values()) or 1.0
-    rows, evidence = "", ""
+    largest, total = max(sizes.values()) or 1.0, sum(sizes.values()) or 1.0
+    rows, steps = "", ""
     for m in sorted(sizes, key=lambda m: -sizes[m]):
-        if m not in why.evidence:
+        if m not in why.integrated_gradients:
             rows += f'<tr><th scope="row">{escape(m)}</th><td class="share"></td><td></td><td>not given</td></tr>'
             continue
-        kind, width = "against" if why.shapley[m] < 0 else "for", 50 * sizes[m] / most
+        kind, width = "against" if why.shapley[m] < 0 else "for", 50 * sizes[m] / largest
         style = f"margin-left:{50 - width * (kind == 'against'):.1f}%;width:{width:.1f}%"
         rows += (
             f'<tr><th scope="row">{escape(m)}</th><td class="share"><i class="{kind}" style="{style}"></i></td>'
             f"<td>{why.shapley[m]:+.2f}</td><td>{100 * sizes[m] / total:.0f} %</td></tr>"
         )
-        if m == "text" and len(words) >= len(why.evidence[m]):
-            evidence += f"<h3>Words</h3>{spoken(words, why.evidence[m])}"
+        values = why.integrated_gradients[m]
+        if m == "text" and len(words) >= len(values):
+            steps += f"<h3>Words</h3>{marked_words(words, values)}"
         else:
-            evidence += f"<h3>{escape(m.capitalize())}, step by step</h3>{steps(why.evidence[m])}"
+            steps += f"<h3>{escape(m.capitalize())}, step by step</h3>{step_bars(values)}"
     return (
-        f'<h3>What decided</h3><table>{rows}</table><p class="faint">What each modality adds to the score (logit) of “{escape(label)}”, '
-        "its Shapley value, and its share of them all; to the left: it speaks against it.</p>"
-        f'{evidence}<p class="faint">What each word or time step adds to that score, against an average one (integrated gradients): blue '
-        "for it, orange (downwards, dotted) against it; the stronger, the more. [mark]: a token of the encoder’s own.</p>"
+        f'<h3>What decided</h3><table>{rows}</table><p class="faint">What each modality adds to the score (logit) of '
+        f"“{escape(name)}”, its Shapley value, and its share of them all; to the left: it speaks against it.</p>"
+        f'{steps}<p class="faint">What each word or time step adds to that score, against an average one (integrated '
+        "gradients): blue for it, orange (downwards, dotted) against it; the stronger, the more. [mark]: a token of the "
+        "encoder’s own.</p>"
     )
 
 
-def spoken(pieces: Sequence[str], evidence: np.ndarray) -> str:
-    words = joined(pieces, evidence)
-    most = max(abs(value) for _, value in words) or 1.0
+def marked_words(pieces: Sequence[str], values: np.ndarray) -> str:
+    """The words of a sentence, coloured by what they add."""
+    words = whole_words(pieces, values)
+    largest = max(abs(value) for _, value in words) or 1.0
     spans = (
-        f'<span{"" if value >= 0 else " class=less"} style="--share:{0.6 * abs(value) / most:.2f}" title="{value:+.3f}">'
-        f"{escape(word) or '<small>[mark]</small>'}</span>"
+        f'<span{"" if value >= 0 else " class=less"} style="--share:{0.6 * abs(value) / largest:.2f}" '
+        f'title="{value:+.3f}">{escape(word) or "<small>[mark]</small>"}</span>'
         for word, value in words
     )
     return f'<p class="words">{" ".join(spans)}</p>'
 
 
-def joined(pieces: Sequence[str], evidence: np.ndarray) -> list[tuple[str, float]]:
-    """Words with what their tokens add up to. A piece that begins a word begins with a space, or follows a mark of the encoder's own,
-    whose piece is empty."""
+def whole_words(pieces: Sequence[str], values: np.ndarray) -> list[tuple[str, float]]:
+    """Words with the sum of their tokens' values. A piece that begins a word begins with a space, or follows a mark of the
+    encoder's own, whose piece is empty."""
     words: list[tuple[str, float]] = []
     last = len(pieces) - 1
-    for i, (piece, value) in enumerate(zip(pieces, evidence.tolist(), strict=False)):
+    for i, (piece, value) in enumerate(zip(pieces, values.tolist(), strict=False)):
         inside = not piece[0].isspace() if piece else i < last
         if inside and words and words[-1][0]:
             words[-1] = words[-1][0] + piece, words[-1][1] + value
@@ -109,29 +128,37 @@ def joined(pieces: Sequence[str], evidence: np.ndarray) -> list[tuple[str, float
     return words
 
 
-def steps(evidence: np.ndarray) -> str:
-    most = float(np.abs(evidence).max()) or 1.0
+def step_bars(values: np.ndarray) -> str:
+    """A bar for what every time step adds."""
+    largest = float(np.abs(values).max()) or 1.0
     bars = "".join(
-        f'<rect class="{"for" if v >= 0 else "against"}" x="{i + 0.1}" y="{-max(v, 0.0):.3f}" width=".8" height="{abs(v):.3f}"/>'
-        for i, v in enumerate((evidence / most).tolist())
+        f'<rect class="{"for" if v >= 0 else "against"}" x="{i + 0.1}" y="{-max(v, 0.0):.3f}" width=".8" '
+        f'height="{abs(v):.3f}"/>'
+        for i, v in enumerate((values / largest).tolist())
     )
-    heard = f"{len(evidence)} time steps; the most is added by number {int(evidence.argmax()) + 1}"
-    return f'<svg viewBox="0 -1 {len(evidence)} 2" preserveAspectRatio="none" role="img" aria-label="{heard}"><line x2="{len(evidence)}" vector-effect="non-scaling-stroke"/>{bars}</svg><p class="faint">{heard}</p>'
+    caption = f"{len(values)} time steps; the most is added by number {int(values.argmax()) + 1}"
+    return (
+        f'<svg viewBox="0 -1 {len(values)} 2" preserveAspectRatio="none" role="img" aria-label="{caption}">'
+        f'<line x2="{len(values)}" vector-effect="non-scaling-stroke"/>{bars}</svg><p class="faint">{caption}</p>'
+    )
 
 
-def timeline(found: Sequence[Any], labels: Sequence[str]) -> str:
-    """A row a class, a column a window, darker where it is likelier."""
+def timeline(found: Sequence[Any], task: Task) -> str:
+    """A row for each decision that there is, a column for each window, darker where it is likelier."""
     head = "".join(f'<th scope="col">{one.start:g}–{one.end:g} s</th>' for one in found)
     rows = ""
-    for name in labels:
-        cells = "".join(
-            f'<td{" class=best" if one.prediction == name else ""} style="--share:{0.65 * one.probabilities[name]:.2f}">{100 * one.probabilities[name]:.0f}</td>'
-            if one.probabilities else '<td style="--share:0">–</td>'
-            for one in found
-        )  # fmt: skip
+    for name in task.decision_names():
+        cells = "".join(_cell(one, name, task) for one in found)
         rows += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
     wrong = "".join(f"<p>{one.start:g}–{one.end:g} s: {escape(one.error)}</p>" for one in found if one.error)
     return (
-        f'<h3>Over time, in percent</h3><div class="wide" role="region" tabindex="0" aria-label="Over time"><table><tr><td></td>{head}</tr>{rows}'
-        f"</table></div>{wrong}"
+        '<h3>Over time, in percent</h3><div class="wide" role="region" tabindex="0" aria-label="Over time"><table><tr>'
+        f"<td></td>{head}</tr>{rows}</table></div>{wrong}"
     )
+
+
+def _cell(one: Any, name: str, task: Task) -> str:
+    if one.error:
+        return '<td style="--share:0">–</td>'
+    share, best = task.shares(one.output)[name], " class=best" if one.prediction == name else ""
+    return f'<td{best} style="--share:{0.65 * share:.2f}">{100 * share:.0f}</td>'

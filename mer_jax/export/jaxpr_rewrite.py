@@ -22,32 +22,33 @@ def simplify_jaxpr(function: Callable[..., Any], *shapes: jax.ShapeDtypeStruct) 
 def _run(jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
 
-    def read(what: Any) -> Any:
-        return what.val if isinstance(what, core.Literal) else values[what]
+    def read(variable: Any) -> Any:
+        return variable.val if isinstance(variable, core.Literal) else values[variable]
 
     for equation in jaxpr.eqns:
-        given = [read(what) for what in equation.invars]
-        values.update(zip(equation.outvars, _outputs(equation, given), strict=True))
-    return [read(what) for what in jaxpr.outvars]
+        arguments = [read(variable) for variable in equation.invars]
+        values.update(zip(equation.outvars, _outputs(equation, arguments), strict=True))
+    return [read(variable) for variable in jaxpr.outvars]
 
 
-def _outputs(equation: core.JaxprEqn, given: list[Any]) -> Sequence[Any]:
+def _outputs(equation: core.JaxprEqn, arguments: list[Any]) -> Sequence[Any]:
     name, params = equation.primitive.name, equation.params
     inner = params["jaxpr"] if name in CALLS else params.get("call_jaxpr")
     if inner is not None:
-        return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), given)
+        return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), arguments)
     if name == "scan" and params["reverse"]:
-        kept = params["num_consts"] + params["num_carry"]
-        given = [*given[:kept], *(_reversed(x) for x in given[kept:])]
-        found = equation.primitive.bind(*given, **params | {"reverse": False})
+        fixed = params["num_consts"] + params["num_carry"]
+        arguments = [*arguments[:fixed], *(_reversed(x) for x in arguments[fixed:])]
+        found = equation.primitive.bind(*arguments, **params | {"reverse": False})
         carried = params["num_carry"]
         return [*found[:carried], *(_reversed(x) for x in found[carried:])]
     if name == "pad":
-        return [_padded(given[0], given[1], params["padding_config"])]
+        return [_padded(arguments[0], arguments[1], params["padding_config"])]
     # A broadcast is larger than what it is of, and may be as long as an input.
-    known = given and name != "broadcast_in_dim" and not any(isinstance(x, jax.core.Tracer) for x in given)
+    traced = any(isinstance(x, jax.core.Tracer) for x in arguments)
+    known = arguments and name != "broadcast_in_dim" and not traced
     with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
-        found = equation.primitive.bind(*given, **params)
+        found = equation.primitive.bind(*arguments, **params)
     return found if equation.primitive.multiple_results else [found]
 
 
@@ -55,15 +56,15 @@ def _reversed(x: Any) -> Any:
     return jax.lax.rev(x, (0,))
 
 
-def _padded(x: Any, fill: Any, how: Sequence[Any]) -> Any:
-    """how: per axis how many are put before, behind and between."""
-    for axis, (before, behind, between) in enumerate(how):
+def _padded(x: Any, fill: Any, config: Sequence[Any]) -> Any:
+    """config: per axis how many are put before, behind and between."""
+    for axis, (before, behind, between) in enumerate(config):
         if between or min(before, behind) < 0:
             raise NotImplementedError("padding between elements, or with less than none")
 
-        def some(count: Any, x: Any = x, axis: int = axis) -> list[Any]:
+        def filled(count: Any, x: Any = x, axis: int = axis) -> list[Any]:
             shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
             return [jax.lax.broadcast_in_dim(fill, shape, ())] if count else []
 
-        x = jax.lax.concatenate([*some(before), x, *some(behind)], axis)
+        x = jax.lax.concatenate([*filled(before), x, *filled(behind)], axis)
     return x

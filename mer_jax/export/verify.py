@@ -1,4 +1,5 @@
-"""Whether an exported file computes what the model does: on utterances of the run's corpus, in batches of several sizes and lengths."""
+"""Whether an exported file computes what the model does: on utterances of the run's corpus, in batches of several sizes and
+lengths."""
 
 import os
 import subprocess
@@ -15,8 +16,9 @@ from mer_jax.errors import UserError
 from mer_jax.experiment import open_corpus
 from mer_jax.export.exported_function import ExportedFunction, FeatureMaskPair, longest_of, onnx_names
 from mer_jax.predict.item import Item
+from mer_jax.predict.predictor import Predictor
 
-BATCHES, BATCHES_OF_FRAMES = (1, 7, 64), (1, 2, 3)
+BATCH_SIZES, BATCH_SIZES_OF_FRAMES = (1, 7, 64), (1, 2, 3)
 # What a program does that has JAX and nothing of ours.
 RUN_STABLEHLO = """
 import sys
@@ -32,43 +34,40 @@ assert "mer_jax" not in sys.modules
 """
 
 
-# ---- checks ----
-
-
-def utterances(trained: Any, count: int) -> tuple[list[dict[str, Any]], str]:
+def sample_utterances(model: Predictor, count: int) -> tuple[list[dict[str, Any]], str]:
     """(features of `count` utterances, where they are from): of the run's corpus, or drawn if it is not there."""
-    manifest, config = trained.manifest, trained.config
+    manifest = model.manifest
     try:
-        corpus = open_corpus(config)
+        corpus = open_corpus(model.config)
         if corpus.manifest_sha256 == manifest.manifest_sha256:
             rows = np.linspace(0, len(corpus) - 1, count).astype(int).tolist()
-            items = [trained.checked(Item(str(row), corpus[row].features)) for row in rows]
+            items = [model.prepare(Item(str(row), corpus[row].features)) for row in rows]
             if found := [dict(item.features) for item in items if not item.error]:
                 return [found[i % len(found)] for i in range(count)], f"utterances of {manifest.manifest['name']}"
     except UserError:
         pass
-    rng = np.random.default_rng(0)
+    rng, longest = np.random.default_rng(0), longest_of(model)
 
     def drawn(m: str) -> np.ndarray:
-        shape, dtype = trained.step_of(m)
-        steps = int(rng.integers(1, longest_of(trained)[m] + 1))
+        shape, dtype = model.step_spec(m)
+        steps = int(rng.integers(1, longest[m] + 1))
         if dtype == np.uint8:
             return rng.integers(0, 256, (steps, *shape)).astype(np.uint8)
         return rng.normal(size=(steps, *shape)).astype(np.float32)
 
-    return [{m: drawn(m) for m in trained.modalities} for _ in range(count)], "drawn at random: the corpus is not there"
+    return [{m: drawn(m) for m in model.modalities} for _ in range(count)], "drawn at random: the corpus is not there"
 
 
-def batches_of(trained: Any, found: list[dict[str, Any]]) -> list[FeatureMaskPair]:
+def batches_of(model: Predictor, utterances: list[dict[str, Any]]) -> list[FeatureMaskPair]:
     """Batches of several sizes and lengths: as long as their utterances, cut, and with padding; where there are several
     modalities the last row of a batch has only one."""
-    out = []
-    framed = any("pixels" in spec for spec in trained.modalities.values())
-    for i, size in enumerate(BATCHES_OF_FRAMES if framed else BATCHES):
+    batches = []
+    framed = any("pixels" in spec for spec in model.modalities.values())
+    for i, size in enumerate(BATCH_SIZES_OF_FRAMES if framed else BATCH_SIZES):
         features, mask = {}, {}
-        for j, m in enumerate(trained.modalities):
-            shape, dtype = trained.step_of(m)
-            values = [x.get(m, np.zeros((0, *shape), dtype)) for x in found[-size:]]
+        for j, m in enumerate(model.modalities):
+            shape, dtype = model.step_spec(m)
+            values = [x.get(m, np.zeros((0, *shape), dtype)) for x in utterances[-size:]]
             if size > 1 and j:
                 values[-1] = values[-1][:0]
             longest = max(1, *(len(x) for x in values))
@@ -77,8 +76,26 @@ def batches_of(trained: Any, found: list[dict[str, Any]]) -> list[FeatureMaskPai
             for row, value in enumerate(values):
                 value = value[:steps]
                 features[m][row, : len(value)], mask[m][row, : len(value)] = value, True
-        out.append((features, mask))
-    return out
+        batches.append((features, mask))
+    return batches
+
+
+def reference_outputs(
+    model: Predictor, replica: int, function: ExportedFunction, batches: list[FeatureMaskPair]
+) -> tuple[list[np.ndarray], float]:
+    """(what the files are compared with, by how much that differs from the model as it was trained): what the model itself
+    gives, unless it works in bfloat16; then it is the same model in float32."""
+
+    def outputs(call: Callable[[dict[str, Any], dict[str, Any]], Any]) -> list[np.ndarray]:
+        compiled = jax.jit(call)
+        with jax.default_matmul_precision("highest"):
+            return [np.asarray(compiled(*batch)) for batch in batches]
+
+    of_model = outputs(model.forward(replica))
+    if model.config.train.precision == "float32":
+        return of_model, 0.0
+    of_call = outputs(function.call)
+    return of_call, max(max_abs_difference(a, b) for a, b in zip(of_model, of_call, strict=True))
 
 
 def run_stablehlo(path: Path, batches: list[FeatureMaskPair]) -> list[np.ndarray]:
@@ -96,6 +113,7 @@ def run_stablehlo(path: Path, batches: list[FeatureMaskPair]) -> list[np.ndarray
 
 
 def run_onnx(path: Path, batches: list[FeatureMaskPair]) -> list[np.ndarray]:
+    """What ONNX Runtime computes, on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -104,11 +122,11 @@ def run_onnx(path: Path, batches: list[FeatureMaskPair]) -> list[np.ndarray]:
     found = []
     for features, mask in batches:
         named = dict(zip(onnx_names(list(features)), [*features.values(), *mask.values()], strict=True))
-        found.append(session.run(["probabilities"], named)[0])
+        found.append(session.run(None, named)[0])
     return found
 
 
-def run_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> float:
+def difference_of_arrays(path: Path, arrays: dict[str, np.ndarray]) -> float:
     """The most that an array read back differs; infinity if they are not the same arrays."""
     from safetensors.numpy import load_file
 
@@ -118,26 +136,8 @@ def run_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> float:
     return max(float(np.abs(found[k].astype(np.float64) - x).max(initial=0)) for k, x in arrays.items())
 
 
-def reference_probabilities(
-    trained: Any, replica: int, function: ExportedFunction, batches: list[FeatureMaskPair]
-) -> tuple[list[np.ndarray], float]:
-    """(what the files are compared with, by how much that differs from the model as it was trained): what the model itself
-    gives, unless it works in bfloat16; then it is the same model in float32."""
-
-    def found(call: Callable[[dict[str, Any], dict[str, Any]], Any]) -> list[np.ndarray]:
-        compiled = jax.jit(call)
-        with jax.default_matmul_precision("highest"):
-            return [np.asarray(compiled(*batch)) for batch in batches]
-
-    of_model = found(trained.forward(replica))
-    if trained.config.train.precision == "float32":
-        return of_model, 0.0
-    of_call = found(function.call)
-    return of_call, max(max_abs_difference(a, b) for a, b in zip(of_model, of_call, strict=True))
-
-
 def max_abs_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest of two tables of probabilities; infinity if one is none."""
+    """The largest of two tables of outputs; infinity if a value is none."""
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("inf")
     return float(np.abs(a.astype(np.float64) - b).max())

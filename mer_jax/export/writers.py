@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""Writing the model as StableHLO, ONNX and safetensors. JAX and the converters start with the first file."""
 
 import contextlib
 import logging
@@ -11,17 +11,29 @@ import numpy as np
 
 from mer_jax.errors import UserError
 
-FORMATS = {
-    "stablehlo": (),
-    "onnx": ("jax2onnx", "onnx", "onnxruntime"),
-    "safetensors": ("safetensors",),
-}  # and what they need
+# The formats, and the packages that each needs.
+FORMATS = {"stablehlo": (), "onnx": ("jax2onnx", "onnx", "onnxruntime"), "safetensors": ("safetensors",)}
 PLATFORMS = ("cpu", "cuda", "tpu")
 OPSET = 18  # of ONNX; later ones say nothing better of our models, and older runtimes do not know them
-# ---- files ----
+
+
+def write_model(
+    path: Path, name: str, model: Any, replica: int, function: Any, metadata: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """Writes one of the files. Returns what must be in it, if it holds arrays only."""
+    if name == "safetensors":
+        arrays = arrays_of(model, replica)
+        write_safetensors(path, arrays, metadata)
+        return arrays
+    if name == "stablehlo":
+        write_stablehlo(path, function)
+    else:
+        write_onnx(path, function, metadata)
+    return {}
 
 
 def write_stablehlo(path: Path, function: Any) -> None:
+    """Writes a file for `jax.export.deserialize`."""
     import jax
 
     # Else a GPU or TPU would round float32 products to fewer bits.
@@ -30,7 +42,8 @@ def write_stablehlo(path: Path, function: Any) -> None:
     path.write_bytes(exported.serialize())
 
 
-def write_onnx(path: Path, function: Any, about: Mapping[str, str]) -> None:
+def write_onnx(path: Path, function: Any, metadata: Mapping[str, str]) -> None:
+    """Writes a file for ONNX Runtime."""
     import jax2onnx
     import onnx
 
@@ -46,19 +59,40 @@ def write_onnx(path: Path, function: Any, about: Mapping[str, str]) -> None:
     shapes = [x for part in function.shapes for x in part.values()]
     with noisy_output_captured("onnx_ir", "jax2onnx"):
         model = jax2onnx.to_onnx(
-            simplify_jaxpr(flat, *shapes), shapes, model_name="mer_jax", opset=OPSET, input_names=onnx_names(modalities),
-            output_names=["probabilities"],
-        )  # fmt: skip
+            simplify_jaxpr(flat, *shapes),
+            shapes,
+            model_name="mer_jax",
+            opset=OPSET,
+            input_names=onnx_names(modalities),
+            output_names=[function.output],
+        )
     # The converter gives the lengths of all loops' outputs one name, from which runtimes conclude that they are equal.
     del model.graph.value_info[:]
-    onnx.helper.set_model_props(model, dict(about))
+    onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
+def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes the arrays by name."""
+    from safetensors.numpy import save_file
+
+    save_file(arrays, path, metadata=dict(metadata))
+    path.chmod(0o644)  # it is written for its owner alone
+
+
+def arrays_of(model: Any, replica: int) -> dict[str, np.ndarray]:
+    """Every array of the model by path."""
+    import jax
+
+    arrays = {**vars(jax.device_get(model.model(replica))), "temperature": np.float32(model.temperature(replica))}
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.array(x, order="C") for path, x in leaves}
+
+
 @contextlib.contextmanager
 def noisy_output_captured(*loggers: str) -> Iterator[None]:
-    """Packages that tell everybody about their inner life are not listened to."""
+    """Warnings and what these loggers say below an error are dropped: it is of no use to who exports."""
     before = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -71,39 +105,8 @@ def noisy_output_captured(*loggers: str) -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
-def arrays_of(trained: Any, replica: int) -> dict[str, np.ndarray]:
-    """Every array of the model by path."""
-    import jax
-
-    model = {**vars(jax.device_get(trained.model(replica))), "temperature": np.float32(trained.temperature(replica))}
-    leaves = jax.tree_util.tree_leaves_with_path(model)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.array(x, order="C") for path, x in leaves}
-
-
-def write_safetensors(path: Path, arrays: dict[str, np.ndarray], about: Mapping[str, str]) -> None:
-    from safetensors.numpy import save_file
-
-    save_file(arrays, path, metadata=dict(about))
-    path.chmod(0o644)  # it is written for its owner alone
-
-
-def written(
-    path: Path, name: str, trained: Any, replica: int, function: Any, told: Mapping[str, str]
-) -> dict[str, np.ndarray]:
-    """Writes one of the files. Returns what must be in it, where that are arrays."""
-    if name == "safetensors":
-        arrays = arrays_of(trained, replica)
-        write_safetensors(path, arrays, told)
-        return arrays
-    if name == "stablehlo":
-        write_stablehlo(path, function)
-    else:
-        write_onnx(path, function, told)
-    return {}
-
-
 @contextlib.contextmanager
-def converting(name: str) -> Iterator[None]:
+def conversion_errors_reported(name: str) -> Iterator[None]:
     """What converters and runtimes raise becomes a UserError."""
     try:
         yield
@@ -116,4 +119,5 @@ def converting(name: str) -> Iterator[None]:
 
 
 def last_line(text: str) -> str:
+    """The end of a message, shortened."""
     return (text.strip().splitlines() or [""])[-1][:300]

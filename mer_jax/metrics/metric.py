@@ -22,6 +22,10 @@ class Metric:
     direction: Literal["max", "min"] = "max"
     unit: str = "percent"
 
+    def format(self, value: float) -> str:
+        """A score as a table shows it: in percent if it is a fraction."""
+        return f"{100 * value:.1f}" if self.unit == "percent" else f"{value:.4f}"
+
     def better(self, new: float, old: float) -> bool:
         """Whether the new value is better than the old one."""
         return new > old if self.direction == "max" else new < old

@@ -236,10 +236,10 @@ class DeepMSIMER(nnx.Module):
         guided = token if self.vsc else 0
         if self.backbone is not None:
             token, guided = self.backbone.width, self.backbone.guide_width
-        self.early = None
-        if guided and guides:
-            hidden, rate = settings.early_width, settings.early_dropout
-            self.early = EarlyFusion(guides, hidden, guided, rate, published=self.published, rngs=rngs)
+        hidden, rate = settings.early_width, settings.early_dropout
+        published = self.published
+        fuses = guided and guides
+        self.early = EarlyFusion(guides, hidden, guided, rate, published=published, rngs=rngs) if fuses else None
         alone = bool(guided) and not guides and not self.published
         self.guide = nnx.Param(jnp.zeros(guided)) if alone else None
         he = not self.published
@@ -322,9 +322,7 @@ class DeepMSIMER(nnx.Module):
         if not self.vsc:
             return x, mask, None
         threshold, alpha = value_of(self.threshold, x.dtype), value_of(self.alpha, x.dtype)
-        found = vsc.compress(
-            x, mask, guide, keep=self.keep, threshold=threshold, alpha=alpha, published=self.published
-        )
+        found = vsc.compress(x, mask, guide, keep=self.keep, threshold=threshold, alpha=alpha, published=self.published)
         return found.tokens, found.mask, found.kept
 
 
@@ -396,5 +394,11 @@ def build_with(
             rngs=rngs,
         )
 
-    found = family.Family(module=module, objective=functools.partial(objective, task=task), sentence=SENTENCE)
+    found = family.Family(
+        module=module,
+        objective=functools.partial(objective, task=task),
+        sentence=SENTENCE,
+        # VSC keeps a share of the visual steps, and the TCN plans by how many there are.
+        fixed_lengths=("visual",),
+    )
     return dataclasses.replace(found, **more)

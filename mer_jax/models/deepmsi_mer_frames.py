@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from flax import nnx
 
@@ -65,6 +65,11 @@ class DeepMSIFramesExperiment(DeepMSIExperiment):
 
     def frame_augmentation(self) -> FrameAugmentation:
         return self.frames
+
+    def for_export(self) -> Self:
+        changed = super().for_export()
+        changed.backbone.frames_per_group, changed.backbone.rematerialize = 0, False
+        return changed
 
     def files(self) -> dict[str, str]:
         return {"weights": self.backbone.weights} if self.backbone.weights else {}

@@ -82,6 +82,7 @@ class Family:
     frozen(path): whether a parameter does not learn. lr_factor(path): factor on a parameter's learning rate.
     start: arrays of the model that are given instead of drawn. notes: what a person should know before training.
     attribution_baseline(features, mask) -> where the path of integrated gradients begins.
+    fixed_lengths: modalities of which the model must know how many time steps there are when it is compiled.
     """
 
     module: Callable[[Any, nnx.Rngs], nnx.Module]
@@ -93,6 +94,7 @@ class Family:
     start: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     attribution_baseline: Callable[[dict[str, Array], dict[str, Array]], dict[str, Array]] = zeros
+    fixed_lengths: tuple[str, ...] = ()
 
 
 def family_module(name: str) -> ModuleType:

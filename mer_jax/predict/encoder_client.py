@@ -1,4 +1,5 @@
-"""TODO: say what lives here."""
+"""The run's encoders in a process of their own, `python -m data_prep.stream`: requests go in as JSON lines, items come back.
+No JAX and no PyTorch here."""
 
 import contextlib
 import dataclasses
@@ -12,8 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from mer_jax.data import corpus as corpus_lib
-from mer_jax.data import records
+from mer_jax.data import corpus, records
 from mer_jax.data.corpus import Manifest
 from mer_jax.errors import UserError
 from mer_jax.predict.item import Item
@@ -27,13 +27,12 @@ class ModelSpec(Protocol):
 
     manifest: Manifest
     modalities: dict[str, dict[str, Any]]
-    where: str
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderLocations:
-    """How clips are encoded where the manifest does not say it all. audio, visual, text: where an encoder's files are, by name or
-    path; device: of PyTorch; asr: a speech recogniser for clips without text, by name or path."""
+    """How clips are encoded where the manifest does not say it all. audio, visual, text: where an encoder's files are, by name
+    or path; device: of PyTorch; asr: a speech recogniser for clips without text, by name or path."""
 
     audio: str = ""
     visual: str = ""
@@ -42,6 +41,7 @@ class EncoderLocations:
     asr: str = ""
 
     def flags(self) -> list[str]:
+        """The same as flags of `python -m data_prep.stream`."""
         named = {
             "--audio-encoder": self.audio,
             "--visual-encoder": self.visual,
@@ -56,42 +56,29 @@ class EncodersUnavailable(UserError):
 
 
 class EncoderClient:
-    """The run's encoders, in a process of their own; started with the first request, ended by `close`."""
+    """Asks the run's encoders, whose process starts with the first request and ends with `close`.
 
-    def __init__(self, model: ModelSpec, encoding: EncoderLocations = EncoderLocations()):
-        self._model, self._encoding = model, encoding
+    The encoders are those that the run's corpus was made with; others are refused.
+    """
+
+    def __init__(self, model: ModelSpec, locations: EncoderLocations = EncoderLocations()):
+        self.locations = locations
+        self._model = model
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def __enter__(self) -> "Extractors":
+    def __enter__(self) -> "EncoderClient":
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        """Raises NoEncoders."""
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            file.write(self._model.manifest.text)
-            file.flush()
-            command = [
-                sys.executable, "-m", "data_prep.stream", "--manifest", file.name, "--modalities", ",".join(self._model.modalities),
-                *self._encoding.flags(),
-            ]  # fmt: skip
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            self._process = process
-            hello = records.decode_example(self._record(process))
-        if error := hello.get("error"):
-            self.close()
-            raise EncodersUnavailable(bytes(error[0]).decode())
-        return process
-
     def seconds(self, file: Path) -> float:
         """How long a file is; raises UserError if it cannot be read."""
         with self._lock:
             process = self._process or self._start()
-            self._ask(process, {"id": file.name, "file": str(file), "length": True})
-            answer = records.decode_example(self._record(process))
+            self._send(process, {"id": file.name, "file": str(file), "length": True})
+            answer = records.decode_example(self._receive(process))
         if error := answer.get("error"):
             raise UserError(bytes(error[0]).decode())
         return float(answer["seconds"][0])
@@ -104,22 +91,22 @@ class EncoderClient:
             failed: list[BaseException] = []
             abandoned = threading.Event()
 
-            def ask() -> None:
+            def send_all() -> None:
                 try:
                     for request in requests:
                         sent.put(True)
                         if abandoned.is_set():
                             return
-                        self._ask(process, request)
+                        self._send(process, request)
                 except BaseException as error:  # goes to who takes the items
                     failed.append(error)
                 finally:
                     sent.put(False)
 
-            threading.Thread(target=ask, daemon=True).start()
+            threading.Thread(target=send_all, daemon=True).start()
             try:
                 while sent.get():
-                    yield self._item(self._record(process))
+                    yield self._item(self._receive(process))
             except BaseException:
                 abandoned.set()
                 self.close()  # answers that nobody takes would meet the next requests
@@ -129,29 +116,8 @@ class EncoderClient:
             if failed:
                 raise failed[0]
 
-    def _record(self, process: subprocess.Popen[bytes]) -> bytes:
-        assert process.stdout is not None
-        record = records.read_record(process.stdout)
-        if record is None:
-            self._process = None
-            raise EncodersUnavailable(f"the encoders' process ended with {process.wait()}; what it said is above")
-        return record
-
-    def _item(self, record: bytes) -> Item:
-        raw = records.decode_example(record)
-        if "error" in raw:
-            return Item(id=bytes(raw["id"][0]).decode(), error=bytes(raw["error"][0]).decode())
-        found = corpus_lib.from_example(record, self._model.modalities)
-        notes, words = (tuple(bytes(one).decode() for one in raw.get(name, ())) for name in ("notes", "words"))
-        return Item(found.id, found.features, found.sentence, "", found.start, found.end, notes, "", words)
-
-    def _ask(self, process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # who waits for the answer is told
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-
     def close(self) -> None:
+        """Ends the encoders' process, if there is one."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -164,3 +130,49 @@ class EncoderClient:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """Raises EncodersUnavailable."""
+        command = [sys.executable, "-m", "data_prep.stream"]
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            file.write(self._model.manifest.text)
+            file.flush()
+            command += ["--manifest", file.name, "--modalities", ",".join(self._model.modalities)]
+            command += self.locations.flags()
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._process = process
+            hello = records.decode_example(self._receive(process))
+        if error := hello.get("error"):
+            self.close()
+            raise EncodersUnavailable(bytes(error[0]).decode())
+        return process
+
+    def _send(self, process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # who waits for the answer is told
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+
+    def _receive(self, process: subprocess.Popen[bytes]) -> bytes:
+        assert process.stdout is not None
+        record = records.read_record(process.stdout)
+        if record is None:
+            self._process = None
+            raise EncodersUnavailable(f"the encoders' process ended with {process.wait()}; what it said is above")
+        return record
+
+    def _item(self, record: bytes) -> Item:
+        raw = records.decode_example(record)
+        if "error" in raw:
+            return Item(id=bytes(raw["id"][0]).decode(), error=bytes(raw["error"][0]).decode())
+        found = corpus.from_example(record, self._model.modalities)
+        notes, words = (tuple(bytes(one).decode() for one in raw.get(name, ())) for name in ("notes", "words"))
+        return Item(
+            id=found.id,
+            features=found.features,
+            sentence=found.sentence,
+            start=found.start,
+            end=found.end,
+            notes=notes,
+            words=words,
+        )

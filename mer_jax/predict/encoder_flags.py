@@ -1,27 +1,26 @@
-"""TODO: say what lives here."""
+"""The flags of commands that encode clips: where the run's encoders are."""
 
 import argparse
 
 from mer_jax.predict.encoder_client import EncoderLocations
 
 
-def add_encoders(out: argparse.ArgumentParser) -> None:
-    """The flags that `encoding_of` reads."""
-    for what in ("audio", "visual", "text"):
-        out.add_argument(
-            f"--{what}-encoder",
-            default="",
-            metavar="PATH",
-            help=f"where the run's {what} encoder is, if its name does not tell",
-        )
-    out.add_argument(
-        "--asr",
-        default="",
-        metavar="NAME",
-        help="speech recogniser of transformers for clips without text, by name or path",
+def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that `locations_of` reads."""
+    for modality in ("audio", "visual", "text"):
+        where = f"where the run's {modality} encoder is, if its name does not tell"
+        parser.add_argument(f"--{modality}-encoder", default="", metavar="PATH", help=where)
+    asr = "speech recogniser of transformers for clips without text, by name or path"
+    parser.add_argument("--asr", default="", metavar="NAME", help=asr)
+    parser.add_argument("--device", default="auto", help="of PyTorch, for the encoders; default: %(default)s")
+
+
+def locations_of(arguments: argparse.Namespace) -> EncoderLocations:
+    """What the flags say."""
+    return EncoderLocations(
+        audio=arguments.audio_encoder,
+        visual=arguments.visual_encoder,
+        text=arguments.text_encoder,
+        device=arguments.device,
+        asr=arguments.asr,
     )
-    out.add_argument("--device", default="auto", help="of PyTorch, for the encoders; default: %(default)s")
-
-
-def encoding_of(given: argparse.Namespace) -> EncoderLocations:
-    return EncoderLocations(given.audio_encoder, given.visual_encoder, given.text_encoder, given.device, given.asr)

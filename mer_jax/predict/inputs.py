@@ -1,24 +1,24 @@
 """What people want predictions of -> items with features: corpora, shards, packs, clips with what is said in them, sentences.
 
-Clips and sentences are encoded by a process of its own, `python -m data_prep.stream`, which builds the encoders again that the
-run's corpus was made with, and refuses others; a pack goes through `python -m data_prep.import_pack`. No JAX, no PyTorch here.
+Clips and sentences are encoded by `encoder_client`; a pack goes through `python -m data_prep.import_pack`. No JAX and no
+PyTorch here.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mer_jax.data import corpus as corpus_lib
-from mer_jax.data.corpus import Corpus, Manifest
+from mer_jax.data.corpus import Corpus, Manifest, hub_name
 from mer_jax.errors import UserError
 from mer_jax.predict.encoder_client import EncoderClient, EncoderLocations, EncodersUnavailable, ModelSpec
-from mer_jax.predict.item import Item
+from mer_jax.predict.item import InputOptions, Item
 from mer_jax.predict.requests import MEDIA, requests_of
 
 PACKS = (".pkl", ".pickle", ".npz", ".npy", ".h5", ".hdf5", ".parquet")
@@ -36,126 +36,102 @@ def kind_of(path: Path) -> str:
     found = next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), None)
     if found is None:
         raise UserError(
-            f"{path}: what to do with a {suffix or 'file without an ending'} is not known; clips end in {', '.join(MEDIA)}, "
-            f"packs in {', '.join(PACKS)}, tables in .csv, sentences in .txt, shards of a corpus in .tfrecord"
+            f"{path}: what to do with a {suffix or 'file without an ending'} is not known; clips end in "
+            f"{', '.join(MEDIA)}, packs in {', '.join(PACKS)}, tables in .csv, sentences in .txt, shards of a corpus in "
+            ".tfrecord"
         )
     return found
 
 
-def check_flags_apply(
-    inputs: Sequence[Any], sentence: str | None, told: Path | None, window: float, hop: float, only: bool, pack: bool
-) -> None:
+def check_flags_apply(inputs: Sequence[Any], options: InputOptions) -> None:
     """Raises UserError for a path that cannot be read, and for what is asked for and of no use with these inputs."""
     paths = [Path(one) for one in inputs if isinstance(one, str | os.PathLike)]
     kinds = {path: kind_of(path) for path in paths}
-    if sentence is not None and told is not None:
+    sentence, text, window = options.sentence, options.transcript, options.window
+    if sentence is not None and text is not None:
         raise UserError("a sentence (--sentence) or a transcript, not both")
-    if (sentence is not None or told is not None) and (len(inputs) > 1 or list(kinds.values()) != ["clip"]):
+    if (sentence is not None or text is not None) and (len(inputs) > 1 or list(kinds.values()) != ["clip"]):
         raise UserError("a sentence (--sentence) or transcript is of one clip; give that alone")
     if sentence is not None and window:
         raise UserError("a sentence is of a whole clip, not of its windows: give an .srt or .vtt, or --asr")
-    if hop and not window:
+    if options.hop and not window:
         raise UserError("--hop is from one --window to the next: give that, too")
     if window and (whole := next((path for path in paths if kinds[path] not in ("clip", "folder")), None)):
         raise UserError(f"--window cuts clips, and folders of them; {whole} is a {kinds[whole]}")
-    if only and (other := next((path for path in paths if kinds[path] not in ("corpus", "shard", "pack")), None)):
+    other = next((path for path in paths if kinds[path] not in ("corpus", "shard", "pack")), None)
+    if options.only is not None and other:
         raise UserError(f"only some utterances (--only-test) are taken of a corpus; {other} is a {kinds[other]}")
-    if pack and "pack" not in kinds.values():
+    if options.pack and "pack" not in kinds.values():
         raise UserError("--labels, --layout and --mapping are of a pack; there is none")
-    if told is not None and not told.exists():
-        raise UserError(f"{told} does not exist")
+    if text is not None and not text.exists():
+        raise UserError(f"{text} does not exist")
 
 
 def items_of(
-    inputs: Any,
-    model: ModelSpec,
-    *,
-    sentence: str | None = None,
-    transcript_file: str | os.PathLike[str] | None = None,
-    window: float = 0.0,
-    hop: float = 0.0,
-    only: Iterable[str] | None = None,
-    any_extractor: bool = False,
-    pack: Sequence[str] = (),
-    encoding: EncoderLocations = EncoderLocations(),
-    extractors: EncoderClient | None = None,
+    inputs: Any, model: ModelSpec, options: InputOptions | None = None, encoders: EncoderClient | None = None
 ) -> Iterator[Item]:
-    """The items of what `Trained.predict` takes, one after the other.
+    """The items of what `Predictor.predict` takes, one after the other.
 
     A path is a corpus folder; a .tfrecord of one; a pack; a clip, with what is said in it in a file of the same name (.srt,
-    .vtt, .txt) or in `transcript_file`; a .txt without a clip, a sentence a line; a .csv with the columns `file`, `sentence`
-    (one may be missing), `id`, `start`, `end`; a folder of clips. window, hop: seconds; a clip becomes windows that begin every
-    hop (the window's length if 0). only: ids of a corpus. any_extractor: features need not be made as the run's were. pack: more
-    arguments of `python -m data_prep.import_pack`, through which packs go.
-    Raises UserError.
+    .vtt, .txt) or in the options; a .txt without a clip, a sentence a line; a .csv with the columns `file`, `sentence` (one
+    may be missing), `id`, `start`, `end`; a folder of clips. encoders: what encodes clips, to be used again; otherwise they
+    are started where they are needed, and ended. Raises UserError.
     """
+    options = options or InputOptions()
     if isinstance(inputs, Mapping):
-        yield Item("0", {m: np.asarray(x) for m, x in inputs.items()}, sentence or "")
+        yield _of_arrays(inputs, options.sentence or "")
         return
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
-    told = None if transcript_file is None else Path(transcript_file)
-    if isinstance(inputs, Sequence):  # what comes one after the other is not known yet
-        check_flags_apply(inputs, sentence, told, window, hop, only is not None, bool(pack))
-    mine = extractors or EncoderClient(model, encoding)
-    wanted = None if only is None else set(only)
-    alone = isinstance(inputs, Sequence) and len(inputs) == 1
-
-    def of(path: Path) -> Iterator[Item]:
-        kind = kind_of(path)
-        if kind in ("corpus", "shard"):
-            yield from of_corpus(path, model, wanted, any_extractor)
-        elif kind == "pack":
-            yield from of_pack(path, model, wanted, any_extractor, [*pack_encoder(model.manifest, encoding), *pack])
-        else:
-            for requests in requests_of(path, kind, mine, sentence, told, window, hop):
-                yield from mine.items(requests)
-
-    try:
+    known = isinstance(inputs, Sequence)  # what comes one after the other is not known yet
+    if known:
+        check_flags_apply(inputs, options)
+    alone = known and len(inputs) == 1
+    with contextlib.nullcontext(encoders) if encoders else EncoderClient(model) as client:
         for one in inputs:
             if isinstance(one, Item):
                 yield one
             elif isinstance(one, Mapping):
-                yield Item("0", {m: np.asarray(x) for m, x in one.items()})
+                yield _of_arrays(one)
             else:
                 try:
-                    yield from of(Path(one))
+                    yield from _of_path(Path(one), model, options, client)
                 except EncodersUnavailable:
                     raise
                 except UserError as error:  # it must not cost the others
                     if alone:
                         raise
                     yield Item(str(one), error=str(error))
-    finally:
-        if extractors is None:
-            mine.close()
 
 
-# ---- features on disk ----
+def _of_arrays(features: Mapping[str, Any], sentence: str = "") -> Item:
+    return Item("0", {m: np.asarray(x) for m, x in features.items()}, sentence)
 
 
-def of_corpus(path: Path, model: ModelSpec, wanted: set[str] | None, any_extractor: bool) -> Iterator[Item]:
+def _of_path(path: Path, model: ModelSpec, options: InputOptions, encoders: EncoderClient) -> Iterator[Item]:
+    kind = kind_of(path)
+    if kind in ("corpus", "shard"):
+        yield from of_corpus(path, model, options)
+    elif kind == "pack":
+        yield from of_pack(path, model, options, encoders.locations)
+    else:
+        for requests in requests_of(path, kind, options, encoders):
+            yield from encoders.items(requests)
+
+
+def of_corpus(path: Path, model: ModelSpec, options: InputOptions) -> Iterator[Item]:
     """A corpus's utterances, or those of one of its shards."""
     corpus = Corpus(path if path.is_dir() else path.parent)
-    for m, spec in model.modalities.items():
-        if m not in corpus.modalities or any_extractor:
-            continue
-        have, want = corpus.modalities[m]["extractor"], spec["extractor"]
-        if have == want:
-            have, want = (weights_of(manifest, m) for manifest in (corpus, model.manifest))
-        if have and want and have != want:
-            raise UserError(
-                f"{corpus.path}: its {m} features were made by {have!r}, the run's by {want!r}: the model "
-                "would not understand them. Make them alike, or force it with --any-extractor"
-            )
+    if not options.any_extractor:
+        check_same_extractors(corpus, model)
     rows = np.arange(len(corpus))
     if not path.is_dir():
         shards = [shard["file"] for shard in corpus.manifest["shards"]]
         if path.name not in shards:
             raise UserError(f"{path} is not a shard of the corpus beside it, whose manifest lists {', '.join(shards)}")
         rows = np.flatnonzero(corpus.shard == shards.index(path.name))
-    if wanted is not None:
-        rows = rows[np.isin(corpus.index["id"][rows], sorted(wanted))]
+    if options.only is not None:
+        rows = rows[np.isin(corpus.index["id"][rows], sorted(set(options.only)))]
         if not len(rows):
             raise UserError(f"{path} holds none of the utterances asked for")
     for row in rows.tolist():
@@ -168,30 +144,49 @@ def of_corpus(path: Path, model: ModelSpec, wanted: set[str] | None, any_extract
         yield Item(found.id, features, found.sentence, found.label, found.start, found.end)
 
 
+def check_same_extractors(corpus: Corpus, model: ModelSpec) -> None:
+    """Raises UserError if features of the corpus were made by other extractors, or other weights, than the run's."""
+    for m, spec in model.modalities.items():
+        if m not in corpus.modalities:
+            continue
+        have, want = corpus.modalities[m]["extractor"], spec["extractor"]
+        if have == want:
+            have, want = (weights_of(manifest, m) for manifest in (corpus, model.manifest))
+        if have and want and have != want:
+            raise UserError(
+                f"{corpus.path}: its {m} features were made by {have!r}, the run's by {want!r}: the model "
+                "would not understand them. Make them alike, or force it with --any-extractor"
+            )
+
+
 def weights_of(manifest: Manifest, modality: str) -> str:
     """The sha256 of the modality's encoder; nothing where the manifest does not say."""
     sha256 = manifest.encoder(modality).get("weights_sha256")
     return f"weights of sha256 {sha256}" if sha256 else ""
 
 
-def pack_encoder(manifest: Manifest, encoding: EncoderLocations) -> list[str]:
-    """Flags of the import, so that sentences without features go through the run's own text encoder; none if the run has none, or
-    one from a folder of which nobody says where it is."""
+def pack_encoder_flags(manifest: Manifest, locations: EncoderLocations) -> list[str]:
+    """Flags of the import, so that sentences without features go through the run's own text encoder; none if the run has
+    none, or one from a folder of which nobody says where it is."""
     identity = manifest.encoder("text")
-    if not identity or not (place := encoding.text or corpus_lib.hub_name(identity)):
+    if not identity or not (place := locations.text or hub_name(identity)):
         return []
     layers = ",".join(map(str, identity["layers"]))
-    return [f"--text-encoder={place}", f"--text-layers={layers}", f"--text-pooling={identity['pooling']}", f"--device={encoding.device}"]  # fmt: skip
+    return [
+        f"--text-encoder={place}",
+        f"--text-layers={layers}",
+        f"--text-pooling={identity['pooling']}",
+        f"--device={locations.device}",
+    ]
 
 
-def of_pack(
-    path: Path, model: ModelSpec, wanted: set[str] | None, any_extractor: bool, how: Sequence[str]
-) -> Iterator[Item]:
+def of_pack(path: Path, model: ModelSpec, options: InputOptions, locations: EncoderLocations) -> Iterator[Item]:
     """A feature pack's utterances, through the import, whose own messages go to stderr; it reads a pack whole."""
+    flags = [*pack_encoder_flags(model.manifest, locations), *options.pack]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "corpus"
-        command = [sys.executable, "-m", "data_prep.import_pack", str(path), "--out", str(out), *how]
+        command = [sys.executable, "-m", "data_prep.import_pack", str(path), "--out", str(out), *flags]
         done = subprocess.run(command, stdout=sys.stderr)
         if done.returncode or not out.exists():
             raise UserError(f"{path} could not be imported; what `python -m data_prep.import_pack` says is above")
-        yield from of_corpus(out, model, wanted, any_extractor)
+        yield from of_corpus(out, model, options)

@@ -1,15 +1,20 @@
-"""TODO: say what lives here."""
+"""One utterance to predict, and what a user says about the inputs that become utterances. No JAX."""
 
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One utterance to classify. features[m]: Float[time, feat], or frames; `error` says why there are none. label: where the
-    input knows it. start, end: seconds in the file; notes: what was done to it, for people.
-    words: the sentence in pieces, one for each time step of text, where its encoder tells; empty for the encoder's own marks."""
+    """One utterance to predict, wherever it comes from.
+
+    features[m]: Float[time, feat], or frames; `error` says why there are none. label: as the input knows it, often empty.
+    start, end: seconds in the file. notes: what was done to it, for people. words: the sentence in pieces, one for each time
+    step of text, where its encoder tells; empty for the encoder's own marks.
+    """
 
     id: str
     features: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -20,3 +25,27 @@ class Item:
     notes: tuple[str, ...] = ()
     error: str = ""
     words: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class InputOptions:
+    """How inputs become items.
+
+    sentence: what is said in the one clip; or transcript_file: the .srt, .vtt or .txt that has it. window, hop: seconds; a
+    clip becomes windows that begin every hop (the window's length if 0). only: ids of a corpus's utterances; the others are
+    left out. any_extractor: features need not be made as the run's were. pack: more arguments of
+    `python -m data_prep.import_pack`, through which packs go.
+    """
+
+    sentence: str | None = None
+    transcript_file: str | os.PathLike[str] | None = None
+    window: float = 0.0
+    hop: float = 0.0
+    only: Collection[str] | None = None
+    any_extractor: bool = False
+    pack: Sequence[str] = ()
+
+    @property
+    def transcript(self) -> Path | None:
+        """The path of the transcript."""
+        return None if self.transcript_file is None else Path(self.transcript_file)

@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""Predictions -> JSON lines or a table, and what is said of them on stderr. No JAX."""
 
 import contextlib
 import csv
@@ -8,89 +8,115 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from mer_jax.tasks import Task
+
 PROGRESS_SECONDS = 2.0  # seconds between two lines of progress on a terminal; ten times that elsewhere
+MAX_NOTES = 20  # kinds of notes that are printed when they first occur
+
+Write = Callable[[Any], None]
 
 
 @contextlib.contextmanager
-def sink(path: Path | None, labels: Iterable[str]) -> Iterator[Any]:
-    """A function that writes a prediction: a JSON line, or a row of a table; a file appears under its name when it is whole."""
+def open_output(path: Path | None, task: Task) -> Iterator[Write]:
+    """A function that writes a prediction: a JSON line, or a row of a table. A file appears under its name when it is
+    whole."""
     if path is None:
-        yield print_progress
+        yield print_json_line
         return
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "w", encoding="utf-8", newline="") as file:
-        yield table(file, list(labels)) if path.suffix == ".csv" else lines(file)
+        yield table_writer(file, task) if path.suffix == ".csv" else json_line_writer(file)
     partial.replace(path)
 
 
-def print_progress(found: Any) -> None:
+def json_line(found: Any) -> str:
+    return json.dumps(found.to_json(), ensure_ascii=False)
+
+
+def print_json_line(found: Any) -> None:
+    """Prints a prediction; ends the command if who read has left, as `head` does."""
     try:
-        print(json.dumps(found.to_json(), ensure_ascii=False), flush=True)
-    except BrokenPipeError:  # who read has left, as `head` does
+        print(json_line(found), flush=True)
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
 
 
-def lines(file: TextIO) -> Any:
-    return lambda found: file.write(json.dumps(found.to_json(), ensure_ascii=False) + "\n")
-
-
-def table(file: TextIO, labels: list[str]) -> Any:
-    writer = csv.writer(file)
-    writer.writerow(["id", "start", "end", "prediction", *labels, "label", "sentence", "notes", "error"])
-
+def json_line_writer(file: TextIO) -> Write:
     def write(found: Any) -> None:
-        shares = [f"{found.probabilities[name]:.6f}" if found.probabilities else "" for name in labels]
-        times = ["" if x is None else f"{x:g}" for x in (found.start, found.end)]
-        about = [found.label, found.sentence, "; ".join(found.notes), found.error]
-        writer.writerow([found.id, *times, found.prediction, *shares, *about])
+        file.write(json_line(found) + "\n")
 
     return write
 
 
-class PredictionReport:
-    """What is told on stderr: how many and how fast, what was noted and what failed; of known labels the scores."""
+def table_writer(file: TextIO, task: Task) -> Write:
+    """Writes the header; the columns between the times and the label are those of the task's output."""
+    writer = csv.writer(file)
+    columns = [name for name, _ in _flat(task.describe_prediction(np.zeros(task.width)))]
+    writer.writerow(["id", "start", "end", *columns, "label", "sentence", "notes", "error"])
 
-    def __init__(self, labels: Iterable[str]):
-        self.labels = list(labels)
-        self.confusion = np.zeros((len(self.labels), len(self.labels)), np.int64)
-        self.done = self.failed = 0
+    def write(found: Any) -> None:
+        values = [""] * len(columns) if found.error else [value for _, value in _flat(found.output)]
+        cells = [f"{value:.6f}" if isinstance(value, float) else value for value in values]
+        times = ["" if x is None else f"{x:g}" for x in (found.start, found.end)]
+        about = [found.label, found.sentence, "; ".join(found.notes), found.error]
+        writer.writerow([found.id, *times, *cells, *about])
+
+    return write
+
+
+def _flat(output: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values of an output, also of what is inside its entries."""
+    for name, value in output.items():
+        yield from _flat(value) if isinstance(value, Mapping) else [(name, value)]
+
+
+class PredictionReport:
+    """What is said on stderr: how many and how fast, what was noted and what failed; of known labels the scores."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.counts: Any = None  # of the utterances whose label is known, as the task's scores take them
+        self.done = self.failed = self.known = 0
         self.notes: Counter[str] = Counter()
-        self.began = self.spoke = time.monotonic()
+        self.began = self.printed = time.monotonic()
 
     def add(self, found: Any) -> None:
+        """Counts a prediction, and says what is wrong with it."""
         self.done += 1
         if found.error:
             self.failed += 1
             print(f"{found.id}: {found.error}", file=sys.stderr)
-        elif found.label in self.labels:
-            self.confusion[self.labels.index(found.label), self.labels.index(found.prediction)] += 1
+        elif (counts := self.task.count_prediction(found.label, found.output)) is not None:
+            self.known += 1
+            self.counts = counts if self.counts is None else self.counts + counts
         for note in found.notes:
             self.notes[note] += 1
-            if self.notes[note] == 1 and len(self.notes) <= 20:
+            if self.notes[note] == 1 and len(self.notes) <= MAX_NOTES:
                 print(f"{found.id}: {note}", file=sys.stderr)
         now, watched = time.monotonic(), sys.stderr.isatty()
-        if now - self.spoke > PROGRESS_SECONDS * (1 if watched else 10):
-            self.spoke = now
+        if now - self.printed > PROGRESS_SECONDS * (1 if watched else 10):
+            self.printed = now
             print(f"{self.done} done, {self.rate(now)}", end="\r" if watched else "\n", file=sys.stderr, flush=True)
 
     def rate(self, now: float) -> str:
         return f"{self.done / max(now - self.began, 1e-9):.1f} a second"
 
     def close(self) -> None:
-        print(f"{self.done - self.failed} utterances classified, {self.rate(time.monotonic())}"
-              + (f"; {self.failed} could not be used" if self.failed else ""), file=sys.stderr)  # fmt: skip
+        """Prints the totals."""
+        failed = f"; {self.failed} could not be used" if self.failed else ""
+        done = f"{self.done - self.failed} utterances classified"
+        print(f"{done}, {self.rate(time.monotonic())}{failed}", file=sys.stderr)
         for note, count in self.notes.items():
             if count > 1:
                 print(f"note, {count} times: {note}", file=sys.stderr)
-        if self.confusion.any():
-            from mer_jax.metrics.classification import overall
-
-            told = ", ".join(f"{name} {float(value):.4f}" for name, value in overall(self.confusion).items())
-            print(f"of {self.confusion.sum()} with a known label: {told}", file=sys.stderr)
+        if self.known:
+            values = self.task.metric_values(self.counts)
+            scores = ", ".join(f"{name} {float(value):.4f}" for name, value in values.items())
+            print(f"of {self.known} with a known label: {scores}", file=sys.stderr)

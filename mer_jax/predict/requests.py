@@ -1,6 +1,7 @@
-"""TODO: say what lives here."""
+"""Clips, sentences and tables -> what the encoders are asked for, one request for every item."""
 
 import csv
+import dataclasses
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,100 +11,91 @@ from typing import Any
 from mer_jax.errors import UserError
 from mer_jax.predict import transcript
 from mer_jax.predict.encoder_client import EncoderClient, EncodersUnavailable
+from mer_jax.predict.item import InputOptions
 
-MEDIA = (
-    ".wav",
-    ".mp3",
-    ".flac",
-    ".ogg",
-    ".opus",
-    ".m4a",
-    ".aac",
-    ".mp4",
-    ".mkv",
-    ".mov",
-    ".avi",
-    ".webm",
-    ".m4v",
-    ".mpg",
-    ".wmv",
-)
+AUDIO = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
+VIDEO = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".wmv")
+MEDIA = AUDIO + VIDEO
 TRANSCRIPTS = (".srt", ".vtt", ".txt")
 
+Request = dict[str, Any]  # see data_prep/stream.py
 
-# ---- clips and sentences ----
 
-
-def requests_of(
-    path: Path, kind: str, extractors: EncoderClient, sentence: str | None, told: Path | None, window: float, hop: float
-) -> Iterator[Iterable[dict[str, Any]]]:
-    """What the encoders are asked for one path; of windows clip by clip, since it takes an answer to know how many there are."""
+def requests_of(path: Path, kind: str, options: InputOptions, encoders: EncoderClient) -> Iterator[Iterable[Request]]:
+    """The requests for one path of a `kind` of `inputs.KINDS`; of windows clip by clip, since it takes an answer of the
+    encoders to know how many there are."""
+    if kind == "table":
+        yield _of_table(path)
+        return
+    if kind == "list of sentences":
+        yield _of_sentences(path)
+        return
+    clips = [(path, path.name)]
     if kind == "folder":
-        files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in MEDIA]
-        if not files:
-            raise UserError(f"{path} holds neither a corpus (no manifest.json) nor a clip ({', '.join(MEDIA)})")
-        if window:
-            for file in files:
-                yield list(_windows(file, str(file.relative_to(path)), extractors, None, window, hop))
-        else:
-            yield (_whole(file, str(file.relative_to(path)), None, None) for file in files)
-    elif kind == "clip":
-        yield (
-            list(_windows(path, path.name, extractors, told, window, hop))
-            if window
-            else [_whole(path, path.name, sentence, told)]
-        )
+        clips = _clips_in(path)
+        options = dataclasses.replace(options, sentence=None, transcript_file=None)
+    if options.window:
+        for file, name in clips:
+            yield list(_windows(file, name, options, encoders))
     else:
-        yield _of_table(path) if kind == "table" else _of_sentences(path)
+        yield (_whole(file, name, options) for file, name in clips)
 
 
-def _beside(file: Path, told: Path | None) -> Path | None:
+def _clips_in(folder: Path) -> list[tuple[Path, str]]:
+    files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in MEDIA]
+    if not files:
+        raise UserError(f"{folder} holds neither a corpus (no manifest.json) nor a clip ({', '.join(MEDIA)})")
+    return [(file, str(file.relative_to(folder))) for file in files]
+
+
+def _transcript_of(file: Path, options: InputOptions) -> Path | None:
     """Where it is written what is said in a clip."""
-    return told or next((p for p in map(file.with_suffix, TRANSCRIPTS) if p.is_file()), None)
+    return options.transcript or next((p for p in map(file.with_suffix, TRANSCRIPTS) if p.is_file()), None)
 
 
-def _wrong(name: str, error: UserError) -> dict[str, Any]:
-    """Is answered with its error, and the others go on."""
+def _failed(name: str, error: UserError) -> Request:
+    """A request that is answered with its error, so that the others go on."""
     return {"id": name, "error": str(error)}
 
 
-def _whole(file: Path, name: str, sentence: str | None, told: Path | None) -> dict[str, Any]:
-    path = _beside(file, told)
+def _whole(file: Path, name: str, options: InputOptions) -> Request:
+    """The request for a whole clip."""
+    sentence, path = options.sentence, _transcript_of(file, options)
     if sentence is None and path is not None:
         try:
             sentence = " ".join(line.text for line in transcript.read(path))
         except UserError as error:
-            return _wrong(name, error)
+            return _failed(name, error)
     return {"id": name, "file": str(file), "sentence": sentence, "start": None, "end": None}
 
 
-def _windows(
-    file: Path, name: str, extractors: EncoderClient, told: Path | None, window: float, hop: float
-) -> Iterator[dict[str, Any]]:
-    path = _beside(file, told)
+def _windows(file: Path, name: str, options: InputOptions, encoders: EncoderClient) -> Iterator[Request]:
+    """The requests for the windows of a clip."""
+    path, window = _transcript_of(file, options), options.window
     try:
         lines = None if path is None else transcript.read(path)
         if lines is not None and any(line.start is None for line in lines):
             raise UserError(f"{path} has no times: windows need .srt or .vtt, or no transcript and --asr")
-        whole = extractors.seconds(file)
+        length = encoders.seconds(file)
     except EncodersUnavailable:
         raise
     except UserError as error:
-        yield _wrong(name, error)
+        yield _failed(name, error)
         return
-    for start, end in spans(whole, window, hop or window):
-        said = None if lines is None else transcript.spoken(lines, start, end, window)
-        yield {"id": f"{name}@{start:g}", "file": str(file), "sentence": said, "start": start, "end": end}
+    for start, end in window_spans(length, window, options.hop or window):
+        sentence = None if lines is None else transcript.spoken(lines, start, end, window)
+        yield {"id": f"{name}@{start:g}", "file": str(file), "sentence": sentence, "start": start, "end": end}
 
 
-def spans(whole: float, window: float, step: float) -> Iterator[tuple[float, float]]:
-    """Start and end of the windows, the last of which reaches the end of what is `whole` seconds long, or is the last that begins in it."""
-    for i in range(max(0, math.ceil(round((whole - window) / step, 6))) + 1):
-        if i == 0 or i * step < round(whole, 6):
-            yield i * step, min(i * step + window, whole)
+def window_spans(length: float, window: float, hop: float) -> Iterator[tuple[float, float]]:
+    """Start and end of the windows of a clip, in seconds. The last window reaches the end, or is the last that begins
+    before it."""
+    for i in range(max(0, math.ceil(round((length - window) / hop, 6))) + 1):
+        if i == 0 or i * hop < round(length, 6):
+            yield i * hop, min(i * hop + window, length)
 
 
-def _of_sentences(path: Path) -> Iterator[dict[str, Any]]:
+def _of_sentences(path: Path) -> Iterator[Request]:
     lines = [(i, line.strip()) for i, line in enumerate(transcript.text_of(path).splitlines(), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} holds no sentence")
@@ -111,15 +103,18 @@ def _of_sentences(path: Path) -> Iterator[dict[str, Any]]:
         yield {"id": f"{path.name}:{i}", "file": None, "sentence": line, "start": None, "end": None}
 
 
-def _of_table(path: Path) -> Iterator[dict[str, Any]]:
+def _of_table(path: Path) -> Iterator[Request]:
     table = csv.DictReader(io.StringIO(transcript.text_of(path), newline=""), strict=True)
     try:
         yield from _of_rows(path, table)
     except csv.Error as error:
-        raise UserError(f"{path}, line {table.line_num + 1}: {error}; a quote that is opened must be closed, and one inside quotes doubled") from None  # fmt: skip
+        raise UserError(
+            f"{path}, line {table.line_num + 1}: {error}; a quote that is opened must be closed, and one inside quotes "
+            "doubled"
+        ) from None
 
 
-def _of_rows(path: Path, table: "csv.DictReader[str]") -> Iterator[dict[str, Any]]:
+def _of_rows(path: Path, table: "csv.DictReader[str]") -> Iterator[Request]:
     columns: Sequence[str] = table.fieldnames or ()
     if not {"file", "sentence"} & set(columns):
         raise UserError(
@@ -130,10 +125,10 @@ def _of_rows(path: Path, table: "csv.DictReader[str]") -> Iterator[dict[str, Any
         try:
             yield _of_row(path, f"{path}, line {table.line_num}", name, record)
         except UserError as error:
-            yield _wrong(name, error)
+            yield _failed(name, error)
 
 
-def _of_row(path: Path, where: str, name: str, record: dict[Any, Any]) -> dict[str, Any]:
+def _of_row(path: Path, where: str, name: str, record: dict[Any, Any]) -> Request:
     if None in record or None in record.values():
         raise UserError(f"{where}: it has another number of fields than the header")
     times = {}

@@ -61,7 +61,8 @@ def text_of(path: Path) -> str:
     except UnicodeDecodeError as error:
         line, byte = raw[: error.start].count(b"\n") + 1, raw[error.start]
         raise UserError(
-            f"{path}, line {line}: the byte {byte:#04x} is not UTF-8, the file may be Windows-1252 or Latin-1: save it as UTF-8"
+            f"{path}, line {line}: the byte {byte:#04x} is not UTF-8, the file may be Windows-1252 or Latin-1: save it as "
+            "UTF-8"
         ) from None
 
 
@@ -80,9 +81,10 @@ def _caption(path: Path, number: int, block: list[str], kind: str) -> Line | Non
     """None if nothing is said in it. Its times are in its first line, or in the second, after a number or name."""
     at = 0 if "-->" in block[0] else 1
     if len(block) <= at or not (found := TIMES.fullmatch(block[at])):
-        what = block[min(at, len(block) - 1)]
+        wrong = min(at, len(block) - 1)
         raise UserError(
-            f"{path}, line {number + min(at, len(block) - 1)}: a caption's times are wanted, as 00:00:01,000 --> 00:00:02,500, not {what!r}"
+            f"{path}, line {number + wrong}: a caption's times are wanted, as 00:00:01,000 --> 00:00:02,500, not "
+            f"{block[wrong]!r}"
         )
     start, end = _seconds(*found.groups()[:4]), _seconds(*found.groups()[4:])
     if end < start:
@@ -107,9 +109,10 @@ def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> fl
 def spoken(lines: Sequence[Line], start: float = 0.0, end: float | None = None, window: float | None = None) -> str:
     """What is said from `start` to `end`, or to the end of all.
 
-    A line counts for the window that holds its middle; of one that is longer than a window, the words, which are taken to follow each
-    other evenly. So windows of one length that lie side by side share out every word once. Where the last of them is
-    shorter than the others, give the length of these, `window`, for it, too. Raises UserError for a part of a text without times.
+    A line counts for the window that holds its middle; of one that is longer than a window, the words, which are taken to
+    follow each other evenly. So windows of one length that lie side by side share out every word once. Where the last of them
+    is shorter than the others, give the length of these, `window`, for it, too. Raises UserError for a part of a text
+    without times.
     """
     limit = float("inf") if end is None else end
     size = limit - start if window is None else window

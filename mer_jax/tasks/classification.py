@@ -10,7 +10,7 @@ from mer_jax.metrics.calibration import calibration, fit_temperature, soft_label
 from mer_jax.metrics.classification import METRICS, scores
 from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.significance import by_dialogue
-from mer_jax.tasks.task import Arrays, Evaluation, Task
+from mer_jax.tasks.task import Arrays, Card, Evaluation, Task
 
 CALIBRATION = ("ece", "nll", "brier")
 RATERS = ("nll", "jensen_shannon", "agreement", "agreement_at_most")
@@ -206,3 +206,27 @@ class Classification(Task):
 
     def explained_output(self, predicted: np.ndarray) -> np.ndarray:
         return predicted.argmax(-1)
+
+    # ---- a finished run in use
+
+    def temperature_of(self, result: Mapping[str, Any]) -> float:
+        return result["calibration"]["temperature"]
+
+    def count_prediction(self, label: str, output: Mapping[str, Any]) -> np.ndarray | None:
+        if label not in self.labels:
+            return None
+        true, predicted = self.labels.index(label), self.labels.index(output["prediction"])
+        return self.count({"label": np.array([true])}, np.array([predicted]))
+
+    def shares(self, output: Mapping[str, Any]) -> dict[str, float]:
+        """The probabilities."""
+        return output["probabilities"]
+
+    def describe_export(self) -> dict[str, Any]:
+        output = {"name": "probabilities", "shape": ["batch", self.width], "dtype": "float32"}
+        return {"output": output, "labels": list(self.labels)}
+
+    def card(self, modalities: Sequence[str], result: Mapping[str, Any], selects_on: str) -> Card:
+        from mer_jax.tasks import classification_card
+
+        return classification_card.card(self.labels, modalities, result, selects_on)

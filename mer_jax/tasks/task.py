@@ -28,6 +28,19 @@ class Evaluation:
     rows: Arrays
 
 
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What a task says in a model card, as Markdown. purpose: what the model does; targets: what its targets are, and what
+    they are not; output: of the exported numbers, after their shape; scores: lines of tables below the table of metrics;
+    limits: items of a list."""
+
+    purpose: str
+    targets: str
+    output: str
+    scores: Sequence[str]
+    limits: str
+
+
 class Task(abc.ABC):
     """One kind of target, of one corpus.
 
@@ -169,3 +182,27 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def decision_names(self) -> tuple[str, ...]:
         """All decisions that there are, in words."""
+
+    # ---- a finished run in use
+
+    @abc.abstractmethod
+    def temperature_of(self, result: Mapping[str, Any]) -> float:
+        """What `calibrate` takes, by what metrics.json says of a replica."""
+
+    @abc.abstractmethod
+    def count_prediction(self, label: str, output: Mapping[str, Any]) -> np.ndarray | None:
+        """The counts of one utterance, by its label in words and what `describe_prediction` says of it; None if the label is
+        none that the task knows."""
+
+    @abc.abstractmethod
+    def shares(self, output: Mapping[str, Any]) -> dict[str, float]:
+        """What a page draws of a prediction as bars from 0 to 1, by name; nothing if nothing was predicted."""
+
+    @abc.abstractmethod
+    def describe_export(self) -> dict[str, Any]:
+        """What io.json says of the exported numbers: `output`, their name, shape and type, and what they mean."""
+
+    @abc.abstractmethod
+    def card(self, modalities: Sequence[str], result: Mapping[str, Any], selects_on: str) -> Card:
+        """What a model card says of the task. result: what metrics.json says of the replica; selects_on: the part that chose
+        the checkpoint."""

@@ -1,6 +1,8 @@
 """A finished run is loaded and predicts: from the package and from the command."""
 
+import copy
 import csv
+import io
 import json
 import runpy
 import shutil
@@ -18,9 +20,10 @@ from mer_jax.errors import UserError
 from mer_jax.evaluation import attribution
 from mer_jax.metrics.calibration import temperature_scale
 from mer_jax.models import vsc
-from mer_jax.predict import __main__ as predict_main
-from mer_jax.predict import item as item_lib
-from mer_jax.predict import predictor
+from mer_jax.predict import command, output, predictor
+from mer_jax.predict.item import Item
+from mer_jax.predict.prediction import Prediction, empty_output
+from mer_jax.tasks.classification import Classification
 
 CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
 
@@ -55,7 +58,7 @@ def test_a_run_is_loaded_by_a_relative_path(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     model = mer_jax.load(run.name)
     (found,) = model.predict({"text": np.ones((3, 6), np.float32)})
-    assert found.prediction in model.labels
+    assert found.prediction in model.task.decision_names()
 
 
 @pytest.mark.slow
@@ -72,11 +75,12 @@ def test_three_lines_give_the_figures_of_the_runs_own_test(run):
     for row in range(0, 240, 17):
         one = found[str(corpus.index["id"][row])]
         length = corpus.index["length/text"][row]
-        assert one.attribution.evidence["text"].shape == (length,)
+        assert one.attribution.integrated_gradients["text"].shape == (length,)
         assert one.attribution.attention["text"].shape == (3, length)
         np.testing.assert_allclose(one.attribution.attention["text"].sum(-1), 1, atol=1e-5)
         told = json.loads(json.dumps(one.to_json()))["attribution"]
         assert set(told["shapley"]) == {"text", "audio"}
+        assert set(told) == {"shapley", "evidence", "attention"}
         assert one.sentence.startswith("Sentence “")
     both = {p.id: p for p in model.predict(run.parent / "small", replica="all")}
     name = next(iter(wanted))
@@ -92,15 +96,16 @@ def test_bad_items_among_good_ones(run):
         np.random.default_rng(0).normal(size=(200, 6)) + np.arange(200)[:, None] / 20,
     )
     items = [
-        item_lib.Item("good", {"text": text, "audio": np.ones((1, 4))}),
-        item_lib.Item("wide", {"text": np.ones((3, 7))}),
-        item_lib.Item("nan", {"text": text * np.nan}),
-        item_lib.Item("nothing", {}),
-        item_lib.Item("half", {"text": text}),
-        item_lib.Item("long", {"text": long, "audio": np.ones((1, 4))}),
-        item_lib.Item("cut", {"text": long[:128], "audio": np.ones((1, 4))}),
+        Item("good", {"text": text, "audio": np.ones((1, 4))}),
+        Item("wide", {"text": np.ones((3, 7))}),
+        Item("nan", {"text": text * np.nan}),
+        Item("nothing", {}),
+        Item("half", {"text": text}),
+        Item("long", {"text": long, "audio": np.ones((1, 4))}),
+        Item("cut", {"text": long[:128], "audio": np.ones((1, 4))}),
     ]
     found = list(model.predict(iter(items)))
+    assert (found[1].prediction, found[1].probabilities) == ("", {})
     assert [p.id for p in found] == [item.id for item in items]
     assert [bool(p.error) for p in found] == [False, True, True, True, False, False, False]
     assert "[time, 6]" in found[1].error
@@ -217,7 +222,7 @@ def test_what_the_command_refuses_before_it_loads(more, message, capsys, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "said.txt").write_text("x")
     with pytest.raises(SystemExit) as left:
-        predict_main.main([str(tmp_path / "run"), *(["said.txt"] if "nowhere.wav" not in more else []), *more])
+        command.main([str(tmp_path / "run"), *(["said.txt"] if "nowhere.wav" not in more else []), *more])
     assert left.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -249,10 +254,10 @@ def test_a_batch_without_pictures_has_their_shape():
     words = {"text": np.ones((3, 6), np.float32)}
     pictures = words | {"visual": np.ones((2, 48, 48, 3), np.uint8)}
     for items, steps in (
-        ([item_lib.Item("a", words)], 1),
-        ([item_lib.Item("a", words), item_lib.Item("b", pictures)], 2),
+        ([Item("a", words)], 1),
+        ([Item("a", words), Item("b", pictures)], 2),
     ):
-        batch = model._batch(items)
+        batch = model.batch_of(items)
         assert batch.features["visual"].shape[1:] == (loader.bucket_length(steps), 48, 48, 3)
         assert batch.features["visual"].dtype == np.uint8
         assert batch.mask["visual"].sum() == steps * (len(items) - 1)
@@ -264,7 +269,7 @@ def test_what_vsc_dropped_is_the_number_of_what_it_kept_however_long_the_padding
     found = attribution.BatchAttribution(
         np.zeros((1, 2)), {"visual": np.zeros((1, 2))}, {"visual": np.ones((1, 8))}, {}, kept
     )
-    one = predictor._attribution(found, 0, item_lib.Item("a", {"visual": np.ones((5, 3))}), 0)
+    one = predictor.attribution_of(found, 0, Item("a", {"visual": np.ones((5, 3))}), 0)
     assert (one.kept.tolist(), one.into.tolist()) == ([1, 3, 4], [3, 0, 3, 1, 2])
 
 
@@ -275,6 +280,53 @@ def test_windows_do_not_wait_for_more_than_there_is():
                 import time
 
                 time.sleep(predictor.MAX_WAIT_SECONDS + 0.1)
-            yield item_lib.Item(str(i))
+            yield Item(str(i))
 
     assert [[item.id for item in w] for w in predictor.windows(slow(), 4)] == [["0", "1", "2"], ["3", "4"]]
+
+
+GOOD = {"prediction": "glad", "probabilities": {"calm": 0.25, "glad": 0.7500001}}
+
+
+def predictions():
+    yield Prediction("a", GOOD, label="glad", start=0.0, end=1.5)
+    yield Prediction("b", empty_output(GOOD), error="it is broken")
+    yield Prediction("c", GOOD, label="calm", notes=("cut", "quiet"))
+    yield Prediction("d", GOOD, label="else")
+
+
+def test_a_prediction_has_what_the_task_says():
+    first, second, *_ = predictions()
+    assert (first.prediction, first.probabilities["calm"]) == ("glad", 0.25)
+    assert (second.prediction, second.probabilities) == ("", {})
+    with pytest.raises(AttributeError, match="has no 'arousal'"):
+        _ = first.arousal
+    assert copy.copy(first) == first
+    told = {"id": "a", "prediction": "glad", "probabilities": {"calm": 0.25, "glad": 0.75}, "label": "glad"}
+    assert list(first.to_json().items()) == list((told | {"start": 0.0, "end": 1.5}).items())
+    assert second.to_json() == {"id": "b", "error": "it is broken"}
+
+
+def test_a_table_has_the_columns_of_the_task():
+    file = io.StringIO()
+    write = output.table_writer(file, Classification(["calm", "glad"]))
+    for found in predictions():
+        write(found)
+    assert file.getvalue().splitlines() == [
+        "id,start,end,prediction,calm,glad,label,sentence,notes,error",
+        "a,0,1.5,glad,0.250000,0.750000,glad,,,",
+        "b,,,,,,,,,it is broken",
+        "c,,,glad,0.250000,0.750000,calm,,cut; quiet,",
+        "d,,,glad,0.250000,0.750000,else,,,",
+    ]
+
+
+def test_known_labels_are_scored(capsys):
+    report = output.PredictionReport(Classification(["calm", "glad"]))
+    for found in predictions():
+        report.add(found)
+    report.close()
+    told = capsys.readouterr().err
+    assert "3 utterances classified" in told
+    assert "; 1 could not be used" in told
+    assert "of 2 with a known label: weighted_f1 0.3333, macro_f1 0.3333, accuracy 0.5000, uar 0.5000" in told

@@ -1,0 +1,148 @@
+"""The folder that an export writes: the files, checked against the model, io.json and the model card."""
+
+import importlib.metadata
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mer_jax import config as config_lib
+from mer_jax.errors import UserError
+from mer_jax.export import verify
+from mer_jax.export.exported_function import ExportedFunction, export_function, longest_of
+from mer_jax.export.model_card import model_card
+from mer_jax.export.writers import FORMATS, conversion_errors_reported, write_model
+from mer_jax.files import made_whole, sha256_of
+from mer_jax.predict import predictor
+from mer_jax.predict.predictor import Predictor
+
+MAX_ABS_DIFF = 1e-5  # by which an output of a file may differ from the model's
+
+
+def export_run(run: Path, out: Path, formats: list[str], replica: str | None) -> dict[str, Any]:
+    """Writes the folder; returns what io.json says. Its `good` tells whether all files compute what the model does; if not,
+    there is no folder. Raises UserError."""
+    model = predictor.load(run)
+    number = replica_number(model, replica)
+    function = export_function(model, number)
+    about = describe(model, number, function, formats)
+    metadata = metadata_of(model, about)
+    utterances, origin = verify.sample_utterances(model, max(verify.BATCH_SIZES))
+    batches = verify.batches_of(model, utterances)
+    wanted, apart = verify.reference_outputs(model, number, function, batches)
+    about["checks"] = {
+        "inputs": origin,
+        "allowed": MAX_ABS_DIFF,
+        "precision_of_training": model.config.train.precision,
+        "float32_against_trained": apart,
+    }
+    with made_whole(out) as folder:
+        for name in formats:
+            path, began = folder / f"model.{name}", time.monotonic()
+            with conversion_errors_reported(name):
+                arrays = write_model(path, name, model, number, function, metadata)
+                seconds = time.monotonic() - began
+                about["checks"][name] = compare(path, name, batches, wanted, arrays)
+            print_check(path, about["checks"][name], seconds)
+        about["good"] = all(largest(about["checks"][name]) <= MAX_ABS_DIFF for name in formats)
+        if not about["good"]:
+            shutil.rmtree(folder)
+            return about
+        (folder / "io.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        files = {path.name: (path.stat().st_size, sha256_of(path)) for path in sorted(folder.iterdir())}
+        (folder / "README.md").write_text(model_card(model, number, about, files))
+    return about
+
+
+def replica_number(model: Predictor, replica: str | None) -> int:
+    """The one replica that is exported."""
+    found = model.select_replicas(replica)
+    if replica == "all" or not found:
+        raise UserError("--replica: one model is exported; give its number or name")
+    return found[0]
+
+
+def describe(model: Predictor, replica: int, function: ExportedFunction, formats: list[str]) -> dict[str, Any]:
+    """io.json, without checks."""
+    inputs = []
+    for part, kind in zip(function.shapes, ("features", "mask"), strict=True):
+        for m, x in part.items():
+            inputs.append(
+                {
+                    "onnx": m if kind == "features" else f"{m}_mask",
+                    "jax": f"{kind}[{m!r}]",
+                    "modality": m,
+                    "kind": kind,
+                    "shape": [n if isinstance(n, int) else str(n) for n in x.shape],
+                    "dtype": np.dtype(x.dtype).name,
+                }
+            )
+    longest = longest_of(model).items()
+    return {
+        "inputs": inputs,
+        **model.task.describe_export(),
+        "time_steps": {m: {"longest": n, "read_at_most": function.fixed_lengths.get(m)} for m, n in longest},
+        "extractors": {m: spec["extractor"] for m, spec in model.modalities.items()},
+        "temperature": model.temperature(replica),
+        "replica": model.replicas[replica],
+        "files": {name: f"model.{name}" for name in formats},
+        "versions": versions(formats),
+    }
+
+
+def metadata_of(model: Predictor, about: dict[str, Any]) -> dict[str, str]:
+    """What the files say of themselves, as text by name."""
+    more = {
+        "config": config_lib.to_dict(model.config),
+        "modalities": model.modalities,
+        "data": model.metrics["data"],
+        "protocol": model.metrics["protocol"],
+    }
+    told = {name: x if isinstance(x, str) else json.dumps(x, ensure_ascii=False) for name, x in about.items()}
+    return told | {name: json.dumps(value) for name, value in more.items()}
+
+
+def versions(formats: list[str]) -> dict[str, str]:
+    """The versions of all packages that take part."""
+    names = ["mer_jax", "jax", "flax", "numpy", *(package for name in formats for package in FORMATS[name])]
+    return {name: importlib.metadata.version(name) for name in dict.fromkeys(names)}
+
+
+def compare(
+    path: Path,
+    name: str,
+    batches: list[Any],
+    wanted: list[np.ndarray],
+    arrays: dict[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """How much the file differs from the model, batch by batch. arrays: what is in it, if it holds arrays only."""
+    if name == "safetensors":
+        return [{"arrays": len(arrays), "difference": verify.difference_of_arrays(path, arrays)}]
+    found = (verify.run_stablehlo if name == "stablehlo" else verify.run_onnx)(path, batches)
+    return [
+        {
+            "batch": len(p),
+            "time": {m: x.shape[1] for m, x in mask.items()},
+            "difference": verify.max_abs_difference(p, q),
+        }
+        for (_, mask), p, q in zip(batches, wanted, found, strict=True)
+    ]
+
+
+def largest(checks: list[dict[str, Any]]) -> float:
+    """The largest difference of a file's checks."""
+    return max(check["difference"] for check in checks)
+
+
+def print_check(path: Path, checks: list[dict[str, Any]], seconds: float) -> None:
+    """Says how large a file is, and how much it differs."""
+    difference = largest(checks)
+    verdict = "" if difference <= MAX_ABS_DIFF else f", more than {MAX_ABS_DIFF:g}"
+    print(
+        f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, written in {seconds:.1f} s; "
+        f"largest difference {difference:.1e}{verdict}",
+        flush=True,
+    )

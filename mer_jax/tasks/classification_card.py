@@ -1,0 +1,44 @@
+"""What a model card says of classification."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mer_jax.tasks.task import Card
+
+TARGETS = """\
+Its classes are what raters **perceived** in recordings, not what anybody felt: a face, a voice and words
+do not show reliably what is felt inside, and raters disagree."""
+LIMITS = """\
+- It chooses among its classes whatever it is given: silence, another language, noise or an emotion that is none of them.
+- Rare classes are learnt badly: look at the F1 of each class, not only at the mean."""
+FITTED_ON = {"validation": "validation part", "test": "test part itself, so that `after` is too good"}
+
+
+def card(labels: Sequence[str], modalities: Sequence[str], result: Mapping[str, Any], selects_on: str) -> Card:
+    """The arguments are those of `Task.card`, and the classes' names."""
+    names = ", ".join(f"`{name}`" for name in labels)
+    return Card(
+        purpose=f"Classifies an utterance by {' and '.join(modalities)} into {len(labels)} emotions: {', '.join(labels)}.",
+        targets=TARGETS,
+        output=f"rows sum to 1; classes in this order: \n{names}.",
+        scores=list(_scores(result, selects_on)),
+        limits=LIMITS,
+    )
+
+
+def _scores(result: Mapping[str, Any], selects_on: str) -> Iterator[str]:
+    yield "| class | precision | recall | F1 | utterances |"
+    yield "|---|---|---|---|---|"
+    for name, row in result["test"]["per_class"].items():
+        shares = (f"{100 * row[score]:.1f}" for score in ("precision", "recall", "f1"))
+        yield f"| {name} | {' | '.join(shares)} | {row['support']} |"
+    calibration = result["calibration"]
+    temperature = f"{calibration['temperature']:.4f}"
+    yield ""
+    yield f"The exported probabilities are temperature-scaled: logits are divided by {temperature}, fitted on the "
+    yield f"{FITTED_ON[selects_on]}. Calibration on the test part, before and after:"
+    yield ""
+    yield "| | before | after |"
+    yield "|---|---|---|"
+    for name, title in {"ece": "ECE", "nll": "NLL (nats)", "brier": "Brier"}.items():
+        yield f"| {title} | {calibration['test'][name]:.4f} | {calibration['test_scaled'][name]:.4f} |"
