@@ -9,7 +9,6 @@ import pytest
 from conftest import class_targets, small_description
 from PIL import Image
 
-from mer_jax import config as config_lib
 from mer_jax.data import __main__ as data_main
 from mer_jax.data import corpus as corpus_lib
 from mer_jax.data import frames, loader, synthetic
@@ -260,9 +259,9 @@ def test_what_reads_frames_and_what_does_not(framed):
     reads, features = deepmsi_mer_frames_lib.DeepMSIFramesExperiment(), deepmsi_mer_lib.DeepMSIExperiment()
     for config in (reads, features):
         config.data.modalities = ("text", "visual")
-    config_lib.validate_against(reads, corpus)
+    reads.check_corpus(corpus)
     with pytest.raises(UserError, match=r"holds frames as visual, which configs/deepmsi_mer_frames\.py reads"):
-        config_lib.validate_against(features, corpus)
+        features.check_corpus(corpus)
 
 
 def test_the_drawn_square_says_what_the_cue_says():
