@@ -1,1 +1,2 @@
-"""Raw corpora -> immutable TFRecord corpora. Shares only the record format with mer_jax, and may use torch."""
+"""Raw corpora, packs and clips become immutable TFRecord corpora here. Only the record format is shared with
+mer_jax."""

@@ -1,11 +1,11 @@
-"""EmoDB, the Berlin database of acted emotional speech, from its tar to a corpus of openSMILE descriptors.
+"""EmoDB, the Berlin database of acted emotional speech, goes from its tar to a corpus of openSMILE descriptors.
 
     python -m data_prep.emodb emodb_wav.tar --out DIR
 
-535 wavs, ten speakers, ten sentences, seven emotions; a name like 03a01Fa.wav is speaker, sentence, emotion, version. The
-members are read from the tar, none is written to disk. Speaker, session and dialogue are the speaker, so that
-`--config.data.protocol=loso` and `speaker` test one speaker after the other and validate on another that does not train. The
-split written in the corpus is ours, there is no official one.
+535 wavs, ten speakers, ten sentences, seven emotions; a name like 03a01Fa.wav is speaker, sentence, emotion, version.
+The members are read from the tar, none is written to disk. Speaker, session and dialogue are the speaker, so that
+`--config.data.protocol=loso` and `speaker` test one speaker after the other and validate on another that does not
+train. The split written in the corpus is ours, there is no official one.
 """
 
 import argparse
@@ -14,21 +14,31 @@ import tarfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from data_prep import encoders
-from data_prep.audio import EGEMAPS
-from data_prep.audit import write_and_audit
-from data_prep.clips import Row, check_clips, features_of, refuse_broken, tell_lengths, utterances
-from data_prep.media import Clip
-from data_prep.text import encoder_of, parser_of
+from data_prep.encoders import flags
+from data_prep.encoders.audio import EGEMAPS
+from data_prep.encoders.extract import (
+    UtteranceClip,
+    check_clips,
+    features_of,
+    print_lengths,
+    refuse_broken,
+    utterances,
+)
+from data_prep.encoders.media import Clip
+from data_prep.importer import Importer, Source, checksums, print_note
 from mer_jax.data.corpus import Utterance
-from mer_jax.data.corpus_writer import Description, refuse_existing
-from mer_jax.errors import UserError, reported
-from mer_jax.files import sha256_of
+from mer_jax.errors import UserError
 
 NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z])\.wav")
 LABELS = {
-    "W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "T": "sadness", "N": "neutral"
-}  # fmt: skip
+    "W": "anger",
+    "L": "boredom",
+    "E": "disgust",
+    "A": "fear",
+    "F": "happiness",
+    "T": "sadness",
+    "N": "neutral",
+}
 SENTENCES = {
     "a01": "Der Lappen liegt auf dem Eisschrank.",
     "a02": "Das will sie am Mittwoch abgeben.",
@@ -46,9 +56,9 @@ TOTAL = 535
 LARGEST = 1 << 26  # bytes of a member; the longest has 9 s
 
 
-def read_tar(path: Path) -> list[Row]:
-    """The recordings in order of their names; raises UserError naming the tar and the member."""
-    rows: list[Row] = []
+def read_tar(path: Path) -> list[UtteranceClip]:
+    """Returns the recordings in order of their names. Raises UserError naming the tar and the member."""
+    rows: list[UtteranceClip] = []
     turns: Counter[str] = Counter()
     for name, recording in sorted(_members(path).items()):
         if not (found := NAME.fullmatch(name)) or found[2] not in SENTENCES:
@@ -68,14 +78,14 @@ def read_tar(path: Path) -> list[Row]:
             features={},
         )
         turns[speaker] += 1
-        rows.append(Row(utterance, Clip(name, recording), str(path)))
+        rows.append(UtteranceClip(utterance, Clip(name, recording), str(path)))
     if not rows:
         raise UserError(f"{path} holds no wav")
     return rows
 
 
 def _members(path: Path) -> dict[str, bytes]:
-    """{file name: bytes} of the wavs in the tar, in whatever folder."""
+    """Returns {file name: bytes} of the wavs in the tar, in whatever folder they are."""
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     found: dict[str, bytes] = {}
@@ -98,51 +108,41 @@ def _members(path: Path) -> dict[str, bytes]:
     return found
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("data_prep.emodb", __doc__)
+def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tar", type=Path, metavar="emodb_wav.tar")
-    encoders.add_audio(parser, default=EGEMAPS)
-    arguments = parser.parse_args(argv)
-    with reported():
-        convert(arguments)
+    flags.add_audio(parser, default=EGEMAPS)
 
 
-def convert(arguments: argparse.Namespace) -> None:
-    refuse_existing(arguments.out)
+def read(arguments: argparse.Namespace) -> Source:
     rows = read_tar(arguments.tar)
     if len(rows) != TOTAL:
-        print(f"note: {arguments.tar.name} has {len(rows)} recordings, EmoDB {TOTAL}")
-    words, audio = encoder_of(arguments), encoders.audio_of(arguments)
+        print_note(f"{arguments.tar.name} has {len(rows)} recordings, EmoDB {TOTAL}")
+    words, audio = flags.text_encoder(arguments), flags.audio_encoder(arguments)
     checked, broken = check_clips(rows, ("audio",))
     refuse_broken(broken)
-    longer = tell_lengths(rows, checked, arguments.longest)
+    longer = print_lengths(rows, checked, arguments.longest)
     rows, features, _ = features_of(rows, checked, {"audio": audio}, arguments.cache, skip_broken=False)
-    labels = tuple(LABELS.values())
-    write_and_audit(
-        arguments.out,
-        utterances(rows, features),
-        Description(
-            name="emodb",
-            labels=labels,
-            extractors={"audio": audio.extractor},
-            label_words=labels,
-            label_embeddings=words.words(labels),
-            label_space=str(words.identity["name"]),
-            protocol={
-                "name": "speakers",
-                "description": "ours: speakers 12 and 14 validate, 15 and 16 test; the field leaves one speaker out (loso)",
-            },
-            provenance={
-                "tool": "data_prep.emodb",
-                "sources": {arguments.tar.name: sha256_of(arguments.tar)},
-                "clips_over_longest": longer,
-                "label_word_encoder": words.identity,
-                "audio_encoder": audio.identity,
-            },
-            licence="EmoDB: free for research, cite Burkhardt et al. 2005; openSMILE's features likewise",
-        ),
+    return Source(
+        name="emodb",
+        utterances=utterances(rows, features),
+        labels=tuple(LABELS.values()),
+        encoder=words,
+        extractors={"audio": audio.extractor},
+        protocol={
+            "name": "speakers",
+            "description": "ours: speakers 12 and 14 validate, 15 and 16 test; the field leaves one speaker out (loso)",
+        },
+        provenance={
+            "sources": checksums(arguments.tar),
+            "clips_over_longest": longer,
+            "label_word_encoder": words.identity,
+            "audio_encoder": audio.identity,
+        },
+        licence="EmoDB: free for research, cite Burkhardt et al. 2005; openSMILE's features likewise",
     )
 
+
+main = Importer("data_prep.emodb", __doc__, add_flags, read).main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,5 @@
-"""IEMOCAP from a table of utterances: sentences become token states, one array of audio functionals comes along.
+"""IEMOCAP becomes a corpus from a table of utterances: sentences become token states, one array of audio functionals
+comes along.
 
     python -m data_prep.iemocap TABLE.npz --out DIR
 
@@ -13,30 +14,32 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import known
-from data_prep.audit import write_and_audit
-from data_prep.known import SIX as WORDS
-from data_prep.table import read_npz
-from data_prep.text import encoder_of, normalise, parser_of
+from data_prep.encoders.flags import text_encoder
+from data_prep.importer import Importer, Source, checksums, print_note
+from data_prep.packs import class_counts
+from data_prep.packs.class_counts import SIX as WORDS
+from data_prep.packs.tables import read_npz
+from data_prep.sentences import normalise
 from mer_jax.data.corpus import Utterance
-from mer_jax.data.corpus_writer import Description, refuse_existing
-from mer_jax.errors import UserError, reported
-from mer_jax.files import sha256_of
+from mer_jax.errors import UserError
 
-FOUR = {"hap": "hap", "exc": "hap", "sad": "sad", "neu": "neu", "ang": "ang"}
+CLASSES = {  # by their number: the label that becomes of each of the table's
+    6: {name: name for name in WORDS},
+    4: {"hap": "hap", "exc": "hap", "sad": "sad", "neu": "neu", "ang": "ang"},
+}
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
 LICENCE = "IEMOCAP is licensed by USC SAIL for research on request; do not redistribute features made from it"
 COLUMNS = ("utt_id", "dialogue", "start_time", "end_time", "label", "split", "sentence")
-# Known totals by (classes, extra happy): another total is worth a word.
+# How many utterances the known sets have, by (classes, with the extra happy): another number is worth a word.
 TOTALS = {
     (len(corpus.words), extra): sum(corpus.sets[name])
-    for corpus in (known.IEMOCAP6, known.IEMOCAP4)
+    for corpus in (class_counts.IEMOCAP6, class_counts.IEMOCAP4)
     for extra, name in ((True, "with the 53 extra happy"), (False, "official"))
 }
 
 
 def read_table(path: Path, audio: str) -> dict[str, np.ndarray]:
-    """The table's columns; raises UserError naming what is missing or does not fit."""
+    """Returns the table's columns. Raises UserError naming what is missing or does not fit."""
     table = read_npz(path)
     arrays_of_audio = [n for n, v in table.items() if n.startswith("audio") and v.ndim == 2]
     for name in (*COLUMNS, "label_names", audio):
@@ -59,7 +62,8 @@ def read_table(path: Path, audio: str) -> dict[str, np.ndarray]:
 
 
 def extra_happy(path: Path, table: dict[str, np.ndarray]) -> set[str]:
-    """The ids listed in the file, one a line; raises UserError unless every one is a happy utterance of the table."""
+    """Returns the ids that the file lists, one a line. Raises UserError unless each is a happy utterance of the
+    table."""
     if not path.is_file():
         raise UserError(
             f"{path} does not exist. It must list, one id a line, the 'happy' utterances that have no official happy "
@@ -97,86 +101,77 @@ def utterances(
         )
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("data_prep.iemocap", __doc__)
+def train_sentences_in_test(sentences: list[str], split: np.ndarray) -> int:
+    """Returns how many test sentences occur word for word in train."""
+    train = {s for s, part in zip(sentences, split, strict=True) if part == "train"}
+    return sum(s in train for s, part in zip(sentences, split, strict=True) if part == "test")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", type=Path, metavar="TABLE.npz")
     parser.add_argument(
         "--classes", type=int, choices=(6, 4), default=6, help="6, or 4: excited counts as happy, no frustrated"
     )
     parser.add_argument(
-        "--without-extra-happy", nargs="?", const="", metavar="FILE",
+        "--without-extra-happy",
+        nargs="?",
+        const="",
+        metavar="FILE",
         help="leave out the 53 'happy' utterances that have no official happy majority; FILE lists their ids "
         "(default: extra_happy_53.txt beside the table)",
-    )  # fmt: skip
+    )
     parser.add_argument("--audio", default="audio_gemaps47", metavar="COLUMN", help="default: %(default)s")
-    arguments = parser.parse_args(argv)
-    with reported():
-        convert(arguments)
 
 
-def convert(arguments: argparse.Namespace) -> None:
-    refuse_existing(arguments.out)
+def read(arguments: argparse.Namespace) -> Source:
     table = read_table(arguments.table, arguments.audio)
-    labels = {name: name for name in WORDS} if arguments.classes == 6 else FOUR
+    labels = CLASSES[arguments.classes]
     keep = np.isin(table["name"], list(labels))
-    sources = [arguments.table]
-    if arguments.without_extra_happy is not None:
+    sources, with_extra = [arguments.table], arguments.without_extra_happy is None
+    if not with_extra:
         listed = Path(arguments.without_extra_happy or arguments.table.parent / "extra_happy_53.txt")
         keep &= ~np.isin(table["utt_id"], list(extra_happy(listed, table)))
         sources.append(listed)
     rows = np.flatnonzero(keep)
-    expected = TOTALS[arguments.classes, arguments.without_extra_happy is None]
+    expected = TOTALS[arguments.classes, with_extra]
     if len(rows) != expected:
-        print(f"note: {len(rows)} utterances; the community's set of this kind has {expected}")
+        print_note(f"{len(rows)} utterances; the community's set of this kind has {expected}")
     if bad := int((~np.isfinite(table[arguments.audio][rows])).any(1).sum()):
-        print(
-            f"note: {bad} utterances have NaN or infinite values in {arguments.audio}; training refuses them unless told to zero them"
+        print_note(
+            f"{bad} utterances have NaN or infinite values in {arguments.audio}; "
+            "training refuses them unless told to zero them"
         )
-    sentences = [normalise(s) for s in table["sentence"][rows].tolist()]
-    of_split = {
-        split: {s for s, p in zip(sentences, table["split"][rows], strict=True) if p == split}
-        for split in ("train", "test")
-    }
-    repeated = sum(s in of_split["train"] for s, p in zip(sentences, table["split"][rows], strict=True) if p == "test")
-    print(
-        f"{repeated} of {int((table['split'][rows] == 'test').sum())} test sentences occur word for word in train (scripted dialogues)"
-    )
-    encoder = encoder_of(arguments)
+    sentences, split = [normalise(s) for s in table["sentence"][rows].tolist()], table["split"][rows]
+    repeated, of_test = train_sentences_in_test(sentences, split), int((split == "test").sum())
+    print(f"{repeated} of {of_test} test sentences occur word for word in train (scripted dialogues)")
+    encoder = text_encoder(arguments)
     texts = encoder.states(sentences)
     kept_labels = tuple(dict.fromkeys(labels.values()))
-    words = tuple(WORDS[name] for name in kept_labels)
-    write_and_audit(
-        arguments.out,
-        utterances(table, rows, texts, labels, arguments.audio),
-        Description(
-            name=f"iemocap-{arguments.classes}",
-            labels=kept_labels,
-            extractors={
-                "text": encoder.extractor,
-                "audio": f"column {arguments.audio} of the table, one vector an utterance",
-            },
-            label_words=words,
-            label_embeddings=encoder.words(words),
-            label_space="text",
-            protocol={
-                "name": "dialoguernn",
-                "description": "the table's split: train and validation from sessions 1-4, test is session 5",
-            },
-            provenance={
-                "tool": "data_prep.iemocap",
-                "arguments": {
-                    "classes": arguments.classes,
-                    "extra_happy": arguments.without_extra_happy is None,
-                    "audio": arguments.audio,
-                },
-                "sources": {source.name: sha256_of(source) for source in sources},
-                "text_encoder": encoder.identity,
-                "test_sentences_in_train": repeated,
-            },
-            licence=LICENCE,
-        ),
+    return Source(
+        name=f"iemocap-{arguments.classes}",
+        utterances=utterances(table, rows, texts, labels, arguments.audio),
+        labels=kept_labels,
+        encoder=encoder,
+        extractors={
+            "text": encoder.extractor,
+            "audio": f"column {arguments.audio} of the table, one vector an utterance",
+        },
+        label_words=tuple(WORDS[name] for name in kept_labels),
+        protocol={
+            "name": "dialoguernn",
+            "description": "the table's split: train and validation from sessions 1-4, test is session 5",
+        },
+        provenance={
+            "arguments": {"classes": arguments.classes, "extra_happy": with_extra, "audio": arguments.audio},
+            "sources": checksums(*sources),
+            "text_encoder": encoder.identity,
+            "test_sentences_in_train": repeated,
+        },
+        licence=LICENCE,
     )
 
+
+main = Importer("data_prep.iemocap", __doc__, add_flags, read).main
 
 if __name__ == "__main__":
     main()

@@ -1,11 +1,12 @@
-"""CMU-MOSI from a table of pre-extracted features: text, audio and visual, one vector an utterance; negative or positive.
+"""CMU-MOSI becomes a corpus from a table of pre-extracted features: text, audio and visual, one vector an utterance;
+negative or positive.
 
     python -m data_prep.mosi TABLE.npz --out DIR
 
 TABLE.npz holds, for `train` and `test`: text_*, audio_*, video_* [utterances, width], label_* (0 negative, 1 positive),
 id_*, sent_*, vid_* (the video) and uttidx_* (its place in the video). The validation part is taken from the videos of
-train: every sixth, in order of a hash of the video's name. The text and video features were trained on the table's train
-part; on any other split of the videos they would leak.
+train: every sixth, in order of a hash of the video's name. The text and video features were trained on the table's
+train part; on any other split of the videos they would leak.
 """
 
 import argparse
@@ -15,13 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.audit import write_and_audit
-from data_prep.table import read_npz
-from data_prep.text import encoder_of, parser_of
+from data_prep.encoders.flags import text_encoder
+from data_prep.importer import Importer, Source, checksums, print_note
+from data_prep.packs.tables import read_npz
 from mer_jax.data.corpus import Utterance
-from mer_jax.data.corpus_writer import Description, refuse_existing
-from mer_jax.errors import UserError, reported
-from mer_jax.files import sha256_of
+from mer_jax.errors import UserError
 
 LABELS = ("negative", "positive")
 MODALITIES = {"text": "text", "audio": "audio", "visual": "video"}
@@ -31,7 +30,7 @@ VALID_EVERY = 6
 
 
 def read_table(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """{part: {column: array}}; raises UserError naming file and column."""
+    """Returns {part: {column: array}}. Raises UserError naming file and column."""
     whole, table = read_npz(path), {}
     for part in ("train", "test"):
         missing = [f"{c}_{part}" for c in COLUMNS if f"{c}_{part}" not in whole]
@@ -51,7 +50,7 @@ def read_table(path: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def validation_videos(videos: set[str]) -> set[str]:
-    """Every sixth video in order of a hash of its name: fixed, and nothing to do with labels."""
+    """Returns every sixth video in order of a hash of its name: the choice is fixed and does not depend on labels."""
     return set(sorted(videos, key=lambda v: hashlib.sha256(v.encode()).hexdigest())[::VALID_EVERY])
 
 
@@ -71,50 +70,41 @@ def utterances(table: dict[str, dict[str, np.ndarray]], valid: set[str]) -> Iter
             )
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("data_prep.mosi", __doc__)
+def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", type=Path, metavar="TABLE.npz")
-    arguments = parser.parse_args(argv)
-    with reported():
-        convert(arguments)
 
 
-def convert(arguments: argparse.Namespace) -> None:
-    refuse_existing(arguments.out)
+def read(arguments: argparse.Namespace) -> Source:
     table = read_table(arguments.table)
     for part, total in TOTALS.items():
         if len(table[part]["id"]) != total:
-            print(f"note: {part} has {len(table[part]['id'])} utterances; the table this was written for has {total}")
+            print_note(f"{part} has {len(table[part]['id'])} utterances; the table this was written for has {total}")
     videos = {part: set(columns["vid"].tolist()) for part, columns in table.items()}
     valid = validation_videos(videos["train"])
-    encoder = encoder_of(arguments)
-    write_and_audit(
-        arguments.out,
-        utterances(table, valid),
-        Description(
-            name="mosi",
-            labels=LABELS,
-            extractors={m: f"column {c} of the table, one vector an utterance" for m, c in MODALITIES.items()},
-            label_words=LABELS,
-            label_embeddings=encoder.words(LABELS),
-            label_space=str(encoder.identity["name"]),
-            protocol={
-                "name": "videos",
-                "description": f"{len(videos['train'])}/{len(videos['test'])} videos as the table splits them; "
-                f"{len(valid)} videos of train are the validation part",
-            },
-            provenance={
-                "tool": "data_prep.mosi",
-                "sources": {arguments.table.name: sha256_of(arguments.table)},
-                "validation_videos": sorted(valid),
-                "label_word_encoder": encoder.identity,
-                "warning": "text and video features were trained on the table's train part, validation videos included",
-            },
-            trained_on={"text": ("train", "valid"), "visual": ("train", "valid")},
-            licence="CMU-MOSI: for research; the videos belong to their makers",
-        ),
+    encoder = text_encoder(arguments)
+    return Source(
+        name="mosi",
+        utterances=utterances(table, valid),
+        labels=LABELS,
+        encoder=encoder,
+        extractors={m: f"column {c} of the table, one vector an utterance" for m, c in MODALITIES.items()},
+        protocol={
+            "name": "videos",
+            "description": f"{len(videos['train'])}/{len(videos['test'])} videos as the table splits them; "
+            f"{len(valid)} videos of train are the validation part",
+        },
+        provenance={
+            "sources": checksums(arguments.table),
+            "validation_videos": sorted(valid),
+            "label_word_encoder": encoder.identity,
+            "warning": "text and video features were trained on the table's train part, validation videos included",
+        },
+        trained_on={"text": ("train", "valid"), "visual": ("train", "valid")},
+        licence="CMU-MOSI: for research; the videos belong to their makers",
     )
 
+
+main = Importer("data_prep.mosi", __doc__, add_flags, read).main
 
 if __name__ == "__main__":
     main()

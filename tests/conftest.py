@@ -72,7 +72,7 @@ def demo(demo_folder):
 @pytest.fixture(scope="session")
 def framed():
     """Text, audio and drawn frames of 36 utterances."""
-    return Corpus(store.demo_corpus("frames", {"train": 24, "valid": 6, "test": 6}, "frames"))
+    return Corpus(store.demo_corpus("frames", counts={"train": 24, "valid": 6, "test": 6}, variant="frames"))
 
 
 @pytest.fixture
@@ -162,3 +162,25 @@ def corpus_of(count):
         write_corpus(folder / "small", small_utterances(count), small_description())
 
     return store.made_once(f"small-{count}", make) / "small"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Small random encoders of the real classes, in folders."""
+    from recordings import write_models
+
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory):
+    """Eight wavs of different lengths."""
+    from recordings import write_speech
+
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="session")
+def portrait():
+    """Eileen Collins, by NASA: 512 x 512, her face from about (178, 64) to (272, 162)."""
+    return pytest.importorskip("skimage.data", reason="needs pip install -e '.[test]'").astronaut()

@@ -43,8 +43,8 @@ def fields_of(corpus, widths, counts, dialogues, rng):
 
 
 def write(path, order, corpus, widths, counts, dialogues=40, seed=0, protocol=2):
-    """A tuple of the fields in `order`; parts are sets where the layout has no validation part, else lists. Returns the vectors, by
-    (dialogue's name in the corpus, turn)."""
+    """A tuple of the fields in `order`; parts are sets where the layout has no validation part, else lists. Returns the
+    vectors, by (dialogue's name in the corpus, turn)."""
     rng = np.random.default_rng(seed)
     fields, parts, lengths = fields_of(corpus, widths, counts, dialogues, rng)
     if "valid" not in order:
@@ -86,8 +86,11 @@ def write_mmsa(path, counts=(30, 20, 10), seed=0):
         found[part] = fields
         for i, name in enumerate(fields["id"]):
             steps = int(fields["text_bert"][i, 1].sum())
-            wanted[name] = {"text": fields["text"][i, :steps], "audio": fields["audio"][i, : lengths["audio"][i]],
-                            "visual": fields["vision"][i, : lengths["vision"][i]]}  # fmt: skip
+            wanted[name] = {
+                "text": fields["text"][i, :steps],
+                "audio": fields["audio"][i, : lengths["audio"][i]],
+                "visual": fields["vision"][i, : lengths["vision"][i]],
+            }
     path.write_bytes(pickle.dumps(found))
     return wanted
 
@@ -101,10 +104,25 @@ def write_deepmsi(folder, count=20, seed=0):
         name = f"Ses0{1 + i % 5}F_impro{i // 5:02d}_{'FM'[i % 2]}{i:03d}"
         vectors = {"text": rng.normal(size=16), "audio": rng.normal(size=24), "visual": rng.normal(size=(15, 32))}
         vectors = {m: x.astype(np.float32) for m, x in vectors.items()}
-        for kind, fields in (("text", {"text_feature": vectors["text"], "label": i % 6}), ("audio", {"audio_feature": vectors["audio"]}),
-                             ("video", {"images": vectors["visual"]})):  # fmt: skip
+        for kind, fields in (
+            ("text", {"text_feature": vectors["text"], "label": i % 6}),
+            ("audio", {"audio_feature": vectors["audio"]}),
+            ("video", {"images": vectors["visual"]}),
+        ):
             target = folder / part / kind / f"{name}.pkl"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(pickle.dumps(fields))
         wanted[name] = vectors
     return wanted
+
+
+class Words:
+    """A text encoder that needs no weights."""
+
+    identity, extractor = {"name": "letters"}, "letters"
+
+    def states(self, sentences):
+        return [np.frombuffer(s.encode()[:4].ljust(4), np.uint8)[None].astype(np.float16) for s in sentences]
+
+    def words(self, words):
+        return np.concatenate(self.states(words)).astype(np.float32)

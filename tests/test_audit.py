@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import sys
-import types
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -14,9 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from sklearn.preprocessing import StandardScaler
 
-from data_prep import known
-from data_prep.audit import audit, findings, floor
-from data_prep.audit.findings import classes
+from data_prep.audit import findings, floor
+from data_prep.audit.corpus_audit import audit
 from data_prep.audit.floor import STRENGTHS
 from data_prep.audit.page import BINS, histogram
 from data_prep.audit.reading import Stream
@@ -144,12 +142,35 @@ def planted(fault):
 
 
 FAULTS = (
-    "nan", "inf", "silent", "constant dimension", "constant modality", "lacking", "lacking in a split", "huge", "far",
-    "duplicate in train", "duplicate in test", "text of another sentence", "text of the same sentence",
-    "dialogue in train and test", "dialogue in train and valid", "speaker", "no speakers", "some without dialogue", "session", "sentence",
-    "moment in train and test", "moment in train and valid", "short", "long", "backwards", "class not in train",
-    "class not in test", "no valid",
-)  # fmt: skip
+    "nan",
+    "inf",
+    "silent",
+    "constant dimension",
+    "constant modality",
+    "lacking",
+    "lacking in a split",
+    "huge",
+    "far",
+    "duplicate in train",
+    "duplicate in test",
+    "text of another sentence",
+    "text of the same sentence",
+    "dialogue in train and test",
+    "dialogue in train and valid",
+    "speaker",
+    "no speakers",
+    "some without dialogue",
+    "session",
+    "sentence",
+    "moment in train and test",
+    "moment in train and valid",
+    "short",
+    "long",
+    "backwards",
+    "class not in train",
+    "class not in test",
+    "no valid",
+)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -188,8 +209,8 @@ def test_findings_say_how_many_and_which(tmp_path):
         u[i] = change(feature(u[i], "audio", np.zeros_like(audio)), sentence="", start=None, end=None)
     result = audit(written(tmp_path, u), floor=False)
     assert (
-        "2 of 48 (4.2 %) utterances have another's features, bit for bit: u000, u004; 2 across splits (1 of test in train), 2 with other labels"
-        in finding(result, "duplicates").text
+        "2 of 48 (4.2 %) utterances have another's features, bit for bit: u000, u004; "
+        "2 across splits (1 of test in train), 2 with other labels" in finding(result, "duplicates").text
     )
     assert "1 of test in train: u000, u004; 2 with other labels" in finding(result, "shared moments").text
     assert (
@@ -220,89 +241,6 @@ def test_extremes_are_measured_by_the_other_values():
     for row in range(20):
         stream.add(row, np.full((1, 1), 1e-3 * (row == 7), np.float32))
     assert stream.deviations()[1, 0] == np.inf, "all others are the same"
-
-
-# ---- known corpora ----
-
-
-def counted(name, labels, splits, words=()):
-    """A corpus of which only the class counts are looked at."""
-    parts = {split: {"classes": dict(zip(labels, counts, strict=True))} for split, counts in splits.items()}
-    manifest = {"name": name, "splits": parts, "label_words": words}
-    return types.SimpleNamespace(
-        manifest=manifest, labels=tuple(labels), path="c", index={"id": np.array(["a", "b", "c"])}
-    )
-
-
-def compared(corpus, extra_happy=None):
-    found = {f.name: (f.level, f.text) for f in classes(corpus, extra_happy)}
-    return {name: found[name] for name in ("label order", "known corpus") if name in found}
-
-
-IEMOCAP = known.CORPORA[0]
-MELD = known.CORPORA[2]
-PARTS = {"train": MELD.sets["train"], "valid": MELD.sets["dev"], "test": MELD.sets["test"]}
-
-
-@pytest.mark.parametrize("which", list(IEMOCAP.sets))
-def test_it_is_told_which_set_of_iemocap_it_is(which):
-    level, text = compared(counted("c", IEMOCAP.words, {"train": IEMOCAP.sets[which]}))["known corpus"]
-    assert level == "ok"
-    assert which in text
-
-
-def test_labels_may_be_words():
-    found = compared(counted("c", list("abcdef"), {"train": IEMOCAP.sets["official"]}, list(IEMOCAP.words.values())))
-    assert found["label order"][0] == "ok"
-
-
-def test_swapped_labels_are_a_problem():
-    swapped = ("hap", "ang", "neu", "sad", "exc", "fru")
-    half = [n // 2 for n in IEMOCAP.sets["official"]]
-    rest = [n - m for n, m in zip(IEMOCAP.sets["official"], half, strict=True)]
-    level, text = compared(counted("c", swapped, {"train": half, "test": rest}))["label order"]
-    assert level == "problem"
-    assert "hap,sad,neu,ang,exc,fru" in text
-
-
-def test_labels_swapped_in_one_split_are_a_problem():
-    assert compared(counted("meld", MELD.words, PARTS)) == {
-        "label order": ("ok", f"no other order of {', '.join(MELD.words)} fits the counts better"),
-        "known corpus": ("ok", "meld, train, dev and test: 13,708 utterances, as many of each class as it has"),
-    }
-    neutral, surprise, *others = PARTS["test"]
-    level, text = compared(counted("meld", MELD.words, PARTS | {"test": (surprise, neutral, *others)}))["label order"]
-    assert level == "problem"
-    assert "c, test: the labels cannot be in the order" in text
-
-
-def test_lost_clips_are_counted_per_split():
-    neutral, *others = PARTS["train"]
-    found = compared(counted("meld", MELD.words, PARTS | {"train": (neutral - 1, *others)}))
-    assert found["known corpus"][0] == "note"
-    assert "neutral 6,435 instead of 6,436; train: neutral 4,709 instead of 4,710" in found["known corpus"][1]
-
-
-def test_counts_of_no_set_are_told_of_a_corpus_by_name_only():
-    few = {"train": [10, 20, 30, 40, 50, 60]}
-    assert compared(counted("my iemocap", IEMOCAP.words, few))["known corpus"][0] == "note"
-    assert compared(counted("mine", IEMOCAP.words, few))["known corpus"][0] == "ok"
-
-
-def test_names_are_found_for_labels_without_any():
-    level, text = compared(counted("c", list("012345"), {"train": IEMOCAP.sets["official"]}))["known corpus"]
-    assert level == "note"
-    assert "in the order hap, sad, neu, ang, exc, fru" in text
-
-
-@pytest.mark.parametrize(("ids", "level", "there"), [("xy", "ok", 0), ("abc", "ok", 3), ("abx", "note", 2)])
-def test_extra_happy_are_counted(ids, level, there):
-    corpus = counted("c", IEMOCAP.words, {"train": IEMOCAP.sets["official"]})
-    (found,) = (f for f in classes(corpus, set(ids)) if f.name == "extra happy")
-    assert (found.level, found.text) == (level, f"{there} of the {len(ids)} listed utterances are in the corpus")
-
-
-# ---- floors ----
 
 
 def test_floors_are_scikit_learns(tmp_path):
@@ -362,13 +300,10 @@ def test_without_scikit_learn_it_is_said_how_to_install_it(monkeypatch):
 
 
 def test_of_many_utterances_some_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(floor, "MOST", 30)
+    monkeypatch.setattr(floor, "MAX_UTTERANCES", 30)
     result = audit(written(tmp_path, clean()))
     assert sum(result.floors[0].counts.values()) == 30
     assert "of 30 utterances drawn from 48" in result.method
-
-
-# ---- page and command ----
 
 
 def test_the_page_is_well_formed_escaped_and_needs_no_network(tmp_path):

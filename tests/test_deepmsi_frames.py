@@ -309,7 +309,9 @@ def test_frames_dropped_while_training_are_frames_that_are_missing(corpus):
     assert all(x.any() for x in gone.values())
     mask = {m: x & ~gone[m][:, None] for m, x in batch.mask.items()}
     features = {m: where_real(mask[m], x) for m, x in batch.features.items()}
-    wanted, _ = jax.jit(still)(model.params, model.model_state, dataclasses.replace(batch, features=features, mask=mask))
+    wanted, _ = jax.jit(still)(
+        model.params, model.model_state, dataclasses.replace(batch, features=features, mask=mask)
+    )
     np.testing.assert_allclose(found["logits"], wanted["logits"], atol=1e-5)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import store
 from browser import BROWSER
-from clips import needs_prep, tone, write_movie, write_table, write_wav
 from conftest import ROOT, free_ports, user_env
+from recordings import needs_prep, tone, write_movie, write_table, write_wav
 
 import mer_jax
 from mer_jax.demo import answers, command, html

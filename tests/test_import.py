@@ -1,4 +1,5 @@
-"""Packs of every known layout become corpora: every vector bit for bit, every label by name, the same bytes on every run."""
+"""Packs of every known layout become corpora: every vector bit for bit, every label by name, the same bytes on every
+run."""
 
 import json
 import os
@@ -12,7 +13,9 @@ import packs as fake
 import pytest
 from conftest import ROOT, SHARED
 
-from data_prep import import_pack, packs
+from data_prep import import_pack
+from data_prep.packs import layouts
+from data_prep.sentences import normalise
 from mer_jax import files
 from mer_jax.data import protocols
 from mer_jax.data.corpus import Corpus
@@ -22,28 +25,21 @@ SMALL = {"text": 7, "audio": 5, "visual": 3}
 FOUR_LAYERS = dict.fromkeys(fake.LAYERS, 6) | {"audio": 5, "visual": 3}
 IEMOCAP, MELD = ("iemocap", (13, 17, 23, 19, 16, 29)), ("meld", (60, 17, 5, 11, 23, 4, 15))
 CASES = {
-    "dialoguernn": (SMALL, *IEMOCAP), "dialoguernn-meld": ({"text": 7, "audio": 5}, *MELD), "mmgcn-meld": (SMALL, *MELD),
-    "sdt": (FOUR_LAYERS, *IEMOCAP), "sdt-meld": (FOUR_LAYERS, *MELD), "cfn-esa-meld": (FOUR_LAYERS, *MELD),
-    "cosmic": (dict.fromkeys(fake.LAYERS, 6), *IEMOCAP), "cosmic-meld": (dict.fromkeys(fake.LAYERS, 6), *MELD),
-}  # fmt: skip
+    "dialoguernn": (SMALL, *IEMOCAP),
+    "dialoguernn-meld": ({"text": 7, "audio": 5}, *MELD),
+    "mmgcn-meld": (SMALL, *MELD),
+    "sdt": (FOUR_LAYERS, *IEMOCAP),
+    "sdt-meld": (FOUR_LAYERS, *MELD),
+    "cfn-esa-meld": (FOUR_LAYERS, *MELD),
+    "cosmic": (dict.fromkeys(fake.LAYERS, 6), *IEMOCAP),
+    "cosmic-meld": (dict.fromkeys(fake.LAYERS, 6), *MELD),
+}
 NAMES = {"iemocap": "hap,sad,neu,ang,exc,fru", "meld": "neutral,surprise,fear,sadness,joy,disgust,anger"}
-
-
-class Words:
-    """A text encoder that needs no weights."""
-
-    identity, extractor = {"name": "letters"}, "letters"
-
-    def states(self, sentences):
-        return [np.frombuffer(s.encode()[:4].ljust(4), np.uint8)[None].astype(np.float16) for s in sentences]
-
-    def words(self, words):
-        return np.concatenate(self.states(words)).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch):
-    monkeypatch.setattr(import_pack, "encoder_of", lambda arguments: Words())
+    monkeypatch.setattr(import_pack, "text_encoder", lambda arguments: fake.Words())
 
 
 def import_(out, *arguments):
@@ -76,9 +72,11 @@ def test_rounding_to_float32_is_told(tmp_path, capsys):
     wide = rng.normal(size=(12, 5)) * 10.0 ** rng.integers(-9, 9, (12, 5))
     wide[3, 1], wide[4, 2] = np.nan, 0.0
     pack = one_by_one(
-        audio=lambda i: wide[i], visual=lambda i: np.arange(4) + i, text=lambda i: np.float16([i, 0.1]),
+        audio=lambda i: wide[i],
+        visual=lambda i: np.arange(4) + i,
+        text=lambda i: np.float16([i, 0.1]),
         face=lambda i: np.float32([i, 0.1]),
-    )  # fmt: skip
+    )
     (tmp_path / "pack.pkl").write_bytes(pickle.dumps(pack))
     corpus = import_(tmp_path / "out", tmp_path / "pack.pkl")
     dtypes = {m: spec["dtype"] for m, spec in corpus.modalities.items()}
@@ -92,8 +90,8 @@ def test_rounding_to_float32_is_told(tmp_path, capsys):
     }
     said = capsys.readouterr().out
     assert (
-        f"the audio features are float64 and become float32, which training computes in; the largest relative rounding is {largest:.2g}"
-        in said
+        "the audio features are float64 and become float32, which training computes in; "
+        f"the largest relative rounding is {largest:.2g}" in said
     )
     assert "the visual features are int64" in said
     assert "text features are" not in said
@@ -115,12 +113,12 @@ def test_what_float32_cannot_hold_is_named(tmp_path, capsys):
 def test_every_tuple_is_recognised_and_kept_bit_for_bit(layout, protocol, tmp_path):
     widths, corpus_name, counts = CASES[layout]
     path = tmp_path / "pack.pkl"
-    wanted = fake.write(path, packs.TUPLES[layout], corpus_name, widths, counts, protocol=protocol)
+    wanted = fake.write(path, layouts.TUPLES[layout], corpus_name, widths, counts, protocol=protocol)
     corpus = import_(tmp_path / "out", path, f"--labels={NAMES[corpus_name]}")
     assert corpus.manifest["provenance"]["layout"] == layout
     found = check_vectors(corpus, wanted)
     raw = pickle.loads(path.read_bytes())
-    of_pack = dict(zip(packs.TUPLES[layout].split(), raw, strict=True))["labels"]
+    of_pack = dict(zip(layouts.TUPLES[layout].split(), raw, strict=True))["labels"]
     names = NAMES[corpus_name].split(",")
     for (dialogue, turn), utterance in found.items():
         key = dialogue if dialogue in of_pack else int(dialogue.removeprefix("dia"))
@@ -134,7 +132,7 @@ def test_every_tuple_is_recognised_and_kept_bit_for_bit(layout, protocol, tmp_pa
     assert list(parts) == ["train", "valid", "test"]
     split_of = {u.dialogue: u.split for u in found.values()}
     assert {u.split for u in found.values() if split_of[u.dialogue] != u.split} == set(), "parts are of whole dialogues"
-    seen = ["train"] if "valid" in packs.TUPLES[layout] else ["train", "valid"]
+    seen = ["train"] if "valid" in layouts.TUPLES[layout] else ["train", "valid"]
     assert corpus.modalities["text"].get("trained_on") == (seen if "text1" in widths else None)
 
 
@@ -144,8 +142,10 @@ def test_mmsa(tmp_path):
     check_vectors(corpus, wanted, key=lambda u: u.id)
     assert corpus.labels == ("Negative", "Neutral", "Positive")
     assert {u.dialogue.rstrip("0123456789") for u in (corpus[i] for i in range(len(corpus)))} == {
-        "trainvideo", "validvideo", "testvideo",
-    }  # fmt: skip
+        "trainvideo",
+        "validvideo",
+        "testvideo",
+    }
 
 
 def test_deepmsi_folders(tmp_path):
@@ -159,8 +159,12 @@ def test_deepmsi_folders(tmp_path):
 def table():
     rng = np.random.default_rng(0)
     split = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
-    return {"id": [f"u{i:02d}" for i in range(12)], "split": split, "label": ["ab"[i % 2] for i in range(12)],
-            "dialogue": [f"d{i // 3}" for i in range(12)]}, rng.normal(size=(12, 4)).astype(np.float32)  # fmt: skip
+    return {
+        "id": [f"u{i:02d}" for i in range(12)],
+        "split": split,
+        "label": ["ab"[i % 2] for i in range(12)],
+        "dialogue": [f"d{i // 3}" for i in range(12)],
+    }, rng.normal(size=(12, 4)).astype(np.float32)
 
 
 @pytest.mark.parametrize("ending", ["npz", "csv", "parquet", "h5", "pkl", "npy"])
@@ -177,9 +181,9 @@ def test_tables_and_lists(ending, tmp_path):
     else:
         (tmp_path / "map.toml").write_text(mapping_of(ending))
         more = [f"--mapping={tmp_path / 'map.toml'}"]
-        write_table(path, ending, columns, vectors)
+        write_vectors(path, ending, columns, vectors)
         if ending in ("h5", "npy"):
-            more.append(write_table(tmp_path / "meta.csv", "csv", columns, vectors))
+            more.append(write_vectors(tmp_path / "meta.csv", "csv", columns, vectors))
     corpus = import_(tmp_path / "out", path, *more)
     check_vectors(corpus, {f"u{i:02d}": {"audio": vectors[i]} for i in range(12)}, key=lambda u: u.id)
     assert [corpus.manifest["splits"][part]["count"] for part in ("train", "valid", "test")] == [8, 2, 2]
@@ -189,10 +193,11 @@ def test_tables_and_lists(ending, tmp_path):
 
 def mapping_of(ending):
     column = {"csv": "a_*", "parquet": "vec", "h5": "pack.h5:audio", "npy": "pack.npy"}[ending]
-    return f'[columns]\nid = "id"\nsplit = "split"\nlabel = "label"\ndialogue = "dialogue"\n[features]\naudio = "{column}"\n[values.split]\nval = "valid"\n'
+    columns = "".join(f'{name} = "{name}"\n' for name in ("id", "split", "label", "dialogue"))
+    return f'[columns]\n{columns}[features]\naudio = "{column}"\n[values.split]\nval = "valid"\n'
 
 
-def write_table(path, ending, columns, vectors):
+def write_vectors(path, ending, columns, vectors):
     if ending == "npy":
         np.save(path, vectors)
     elif ending == "csv":
@@ -214,13 +219,10 @@ def write_table(path, ending, columns, vectors):
     return path
 
 
-# ---- labels ----
-
-
 def test_the_order_is_told_by_the_counts(tmp_path, capsys):
     path = tmp_path / "p.pkl"
-    fake.write(path, packs.TUPLES["dialoguernn"], "iemocap", {"text": 2, "audio": 1, "visual": 1}, fake.SIX, 151)
-    rows = packs.read(path, None, packs.Validation()).rows
+    fake.write(path, layouts.TUPLES["dialoguernn"], "iemocap", {"text": 2, "audio": 1, "visual": 1}, fake.SIX, 151)
+    rows = layouts.read(path, None, layouts.Validation()).rows
     with pytest.raises(UserError, match="--labels=hap,sad,neu,ang,exc,fru"):
         import_pack.name_labels("p", rows, "hap,sad,ang,neu,exc,fru")
     assert all(isinstance(row.label, int) for row in rows)
@@ -241,17 +243,14 @@ def test_the_order_is_told_by_the_counts(tmp_path, capsys):
     ],
 )
 def test_numbers_need_names(labels, words, tmp_path, capsys):
-    fake.write(tmp_path / "p.pkl", packs.TUPLES["dialoguernn"], IEMOCAP[0], SMALL, IEMOCAP[1])
+    fake.write(tmp_path / "p.pkl", layouts.TUPLES["dialoguernn"], IEMOCAP[0], SMALL, IEMOCAP[1])
     with pytest.raises(SystemExit):
         import_(tmp_path / "out", tmp_path / "p.pkl", *([f"--labels={labels}"] if labels else []))
     assert words in capsys.readouterr().err
 
 
-# ---- parts ----
-
-
 def test_features_that_saw_labels_are_not_tested_on_them(tmp_path):
-    fake.write(tmp_path / "p.pkl", packs.TUPLES["cosmic"], IEMOCAP[0], CASES["cosmic"][0], IEMOCAP[1])
+    fake.write(tmp_path / "p.pkl", layouts.TUPLES["cosmic"], IEMOCAP[0], CASES["cosmic"][0], IEMOCAP[1])
     corpus = import_(tmp_path / "out", tmp_path / "p.pkl", f"--labels={NAMES['iemocap']}")
     protocols.refuse_retest(corpus, protocols.split(corpus, "official", 0), ["text"])
     for protocol in ("loso", "kfold_dialogue:3", "speaker"):
@@ -262,7 +261,7 @@ def test_features_that_saw_labels_are_not_tested_on_them(tmp_path):
 
 
 def test_the_validation_part(tmp_path, capsys):
-    fake.write(tmp_path / "p.pkl", packs.TUPLES["sdt"], IEMOCAP[0], FOUR_LAYERS, IEMOCAP[1])
+    fake.write(tmp_path / "p.pkl", layouts.TUPLES["sdt"], IEMOCAP[0], FOUR_LAYERS, IEMOCAP[1])
     labels = f"--labels={NAMES['iemocap']}"
     drawn = import_(tmp_path / "a", tmp_path / "p.pkl", labels)
     of_valid = sorted(set(drawn.index["dialogue"][drawn.rows("valid")].tolist()))
@@ -283,8 +282,8 @@ def spoil(layout, change):
 
     def write(path):
         widths, corpus_name, counts = CASES[layout]
-        fake.write(path, packs.TUPLES[layout], corpus_name, widths, counts)
-        fields = dict(zip(packs.TUPLES[layout].split(), pickle.loads(path.read_bytes()), strict=True))
+        fake.write(path, layouts.TUPLES[layout], corpus_name, widths, counts)
+        fields = dict(zip(layouts.TUPLES[layout].split(), pickle.loads(path.read_bytes()), strict=True))
         change(fields)
         path.write_bytes(pickle.dumps(tuple(fields.values())))
 
@@ -298,11 +297,14 @@ WRONG = [
     (lambda f: f["test"].add(FIRST), f"dialogue '{FIRST}' is in train and in test"),
     (lambda f: f["test"].add("nobody"), "dialogue 'nobody' of test has no utterances"),
     (lambda f: f["text"][FIRST].__setitem__(1, "word"), f"dialogue '{FIRST}', utterance 1: text is str, not a vector"),
-    (lambda f: f["text"][FIRST].__setitem__(1, np.zeros(8, np.float32)), "text is 8 wide of float32; the utterances before it are 7"),
+    (
+        lambda f: f["text"][FIRST].__setitem__(1, np.zeros(8, np.float32)),
+        "text is 8 wide of float32; the utterances before it are 7",
+    ),
     (lambda f: f["labels"][FIRST].__setitem__(0, -1), "utterance 0: the label is -1"),
     (lambda f: f["labels"][FIRST].__setitem__(0, 10**9), "label 1000000000 is no class"),
     (lambda f: f["sentences"][FIRST].__setitem__(0, None), "fits 0 layouts"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "words"), WRONG)
@@ -317,32 +319,31 @@ def test_what_is_wrong_is_told_by_name(change, words, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-# ---- the same bytes ----
-
 RUN = """
 import sys
 sys.path[:0] = ["tests"]
-import test_import as t
-t.import_pack.encoder_of = lambda arguments: t.Words()
-t.import_pack.main(sys.argv[1:])
+import packs
+from data_prep import import_pack
+import_pack.text_encoder = lambda arguments: packs.Words()
+import_pack.main(sys.argv[1:])
 """
 
 
 @pytest.mark.slow
 def test_any_hash_seed_gives_the_same_bytes(tmp_path):
-    fake.write(tmp_path / "p.pkl", packs.TUPLES["dialoguernn"], IEMOCAP[0], SMALL, IEMOCAP[1])
+    fake.write(tmp_path / "p.pkl", layouts.TUPLES["dialoguernn"], IEMOCAP[0], SMALL, IEMOCAP[1])
     found = []
     for seed in ("0", "1", "77"):
         out = tmp_path / seed
         subprocess.run(
-            [sys.executable, "-c", RUN, str(tmp_path / "p.pkl"), f"--labels={NAMES['iemocap']}", f"--out={out}"], cwd=ROOT,
-            env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True,
-        )  # fmt: skip
+            [sys.executable, "-c", RUN, str(tmp_path / "p.pkl"), f"--labels={NAMES['iemocap']}", f"--out={out}"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        )
         found.append({p.name: files.sha256_of(p) for p in sorted(out.iterdir())})
     assert found[0] == found[1] == found[2]
-
-
-# ---- the real one ----
 
 
 @pytest.mark.slow
@@ -358,7 +359,7 @@ def test_the_real_cosmic_pack(tmp_path):
         u = corpus[i]
         assert u.label == names[labels[u.dialogue][u.turn]]
         assert u.speaker == u.dialogue[:5] + speakers[u.dialogue][u.turn]
-        assert u.sentence == packs.normalise(sentences[u.dialogue][u.turn])
+        assert u.sentence == normalise(sentences[u.dialogue][u.turn])
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]["class_counts"].startswith(
         "iemocap-6"
     )
@@ -367,15 +368,21 @@ def test_the_real_cosmic_pack(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "widths"),
-    [("dialoguernn", {"text": 100, "audio": 100, "visual": 512}), ("dialoguernn-meld", {"text": 600, "audio": 300}),
-     ("mmgcn-meld", {"text": 600, "audio": 300, "visual": 342}),
-     *((name, dict.fromkeys(fake.LAYERS, 1024) | {"audio": 1582, "visual": 342}) for name in ("sdt", "sdt-meld", "cfn-esa-meld")),
-     *((name, dict.fromkeys(fake.LAYERS, 1024)) for name in ("cosmic", "cosmic-meld"))],
-)  # fmt: skip
+    [
+        ("dialoguernn", {"text": 100, "audio": 100, "visual": 512}),
+        ("dialoguernn-meld", {"text": 600, "audio": 300}),
+        ("mmgcn-meld", {"text": 600, "audio": 300, "visual": 342}),
+        *(
+            (name, dict.fromkeys(fake.LAYERS, 1024) | {"audio": 1582, "visual": 342})
+            for name in ("sdt", "sdt-meld", "cfn-esa-meld")
+        ),
+        *((name, dict.fromkeys(fake.LAYERS, 1024)) for name in ("cosmic", "cosmic-meld")),
+    ],
+)
 def test_packs_of_real_size(layout, widths, tmp_path):
     corpus_name = "meld" if layout.endswith("meld") else "iemocap"
     counts, dialogues = (fake.SEVEN, 1432) if corpus_name == "meld" else (fake.SIX, 151)
-    wanted = fake.write(tmp_path / "p.pkl", packs.TUPLES[layout], corpus_name, widths, counts, dialogues)
+    wanted = fake.write(tmp_path / "p.pkl", layouts.TUPLES[layout], corpus_name, widths, counts, dialogues)
     corpus = import_(tmp_path / "out", tmp_path / "p.pkl")
     assert corpus.labels == tuple(NAMES[corpus_name].split(","))
     check_vectors(corpus, wanted)

@@ -8,8 +8,8 @@ import types
 
 import numpy as np
 import pytest
-from clips import needs_prep
 from conftest import ROOT, small_description, small_utterances, user_env
+from recordings import needs_prep
 
 from mer_jax.data.corpus import Corpus, Manifest
 from mer_jax.data.corpus_writer import write_corpus

@@ -21,7 +21,7 @@ from mer_jax.training import setup
 
 @pytest.fixture(scope="module")
 def corpus():
-    return Corpus(store.demo_corpus("demo-216", {"train": 200, "valid": 8, "test": 8}))
+    return Corpus(store.demo_corpus("demo-216", counts={"train": 200, "valid": 8, "test": 8}))
 
 
 def experiment(family):
@@ -47,9 +47,7 @@ def steps(config, corpus, count, devices=1):
     for batch in itertools.islice(whole.data.batches.training(order, 0), count):
         terms.append(run_log.by_replica(whole.groups.train([0], *batch))[0])
     state = whole.steps.init(
-        *jax.tree.map(
-            lambda x: sharding.device_put_global(x, whole.steps.each), (np.uint32(0), whole.data.inputs[0])
-        ),
+        *jax.tree.map(lambda x: sharding.device_put_global(x, whole.steps.each), (np.uint32(0), whole.data.inputs[0])),
         {},
     )
     weight = sharding.device_put_global(whole.data.trains[0][batch[-1]], whole.steps.both)

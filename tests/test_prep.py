@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
-from data_prep import iemocap, meld, mosi, text
+from data_prep import iemocap, meld_table, mosi
+from data_prep.encoders import text
+from data_prep.sentences import normalise
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 
@@ -30,21 +32,22 @@ def small_table(path, **changes):
     count = 24
     ids = [f"Ses0{1 + (i >= 12)}F_impro01_{'FM'[i % 2]}{i:03d}" for i in range(count)]
     columns = {
-        "utt_id": np.array(ids), "dialogue": np.array([i[:14] for i in ids]),
-        "start_time": np.arange(count)[::-1].astype(np.float32), "end_time": np.arange(count)[::-1] + np.float32(0.5),
-        "label": np.arange(count) % 6, "label_names": np.array(names),
+        "utt_id": np.array(ids),
+        "dialogue": np.array([i[:14] for i in ids]),
+        "start_time": np.arange(count)[::-1].astype(np.float32),
+        "end_time": np.arange(count)[::-1] + np.float32(0.5),
+        "label": np.arange(count) % 6,
+        "label_names": np.array(names),
         "split": np.array((["train"] * 8 + ["val"] * 2 + ["test"] * 2) * 2),
         "sentence": np.array([f"I\x92m number {i % 20}." for i in range(count)]),
         "audio_gemaps47": np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32),
-    }  # fmt: skip
+    }
     np.savez(path, **(columns | changes))
     return path
 
 
 def test_text_is_normalised():
-    assert text.normalise("You must\x92ve  “heard” — it…\u00a0no") == 'You must\'ve "heard" - it...  no'.replace(
-        "  ", " "
-    )
+    assert normalise("You must\x92ve  “heard” — it…\u00a0no") == 'You must\'ve "heard" - it...  no'.replace("  ", " ")
 
 
 @pytest.mark.parametrize(
@@ -77,9 +80,9 @@ def test_a_pickle_in_the_table_is_not_opened(tmp_path):
 def meld_folder(folder, change=lambda lines: lines):
     folder.mkdir()
     header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
-    for i, name in enumerate(meld.FILES.values()):
+    for i, name in enumerate(meld_table.FILES.values()):
         rows = [
-            f'{k},"It’s, well, {i}{k}",Ross,{meld.LABELS[k % 7]},neutral,{k // 4},{2 * (k % 4)},8,21,'
+            f'{k},"It’s, well, {i}{k}",Ross,{meld_table.LABELS[k % 7]},neutral,{k // 4},{2 * (k % 4)},8,21,'
             f'"00:16:{10 + k},059","00:16:{11 + k},5"'
             for k in range(14)
         ]
@@ -88,12 +91,12 @@ def meld_folder(folder, change=lambda lines: lines):
 
 
 def test_meld_rows(tmp_path):
-    rows = meld.read_rows(meld_folder(tmp_path / "m") / "train_sent_emo.csv", "train")
+    rows = meld_table.read_rows(meld_folder(tmp_path / "m") / "train_sent_emo.csv", "train")
     assert len(rows) == 14
     assert rows[1].sentence == "It's, well, 01"
     assert (rows[1].dialogue, rows[1].utterance, rows[1].episode) == (0, 2, "s08e21")
     assert rows[1].start == pytest.approx(16 * 60 + 11.059)
-    made = list(meld.utterances(rows, [np.zeros((1, 2), np.float16)] * 14))
+    made = list(meld_table.utterances(rows, [np.zeros((1, 2), np.float16)] * 14))
     assert [u.id for u in made[:2]] == ["train_dia0_utt0", "train_dia0_utt2"]
     assert [u.turn for u in made[:5]] == [0, 1, 2, 3, 0], "positions, not the gappy utterance numbers"
 
@@ -110,22 +113,22 @@ def test_meld_rows(tmp_path):
 def test_a_wrong_meld_table_is_named(tmp_path, change, words):
     folder = meld_folder(tmp_path / "m", change)
     with pytest.raises(UserError, match=words):
-        meld.read_rows(folder / "train_sent_emo.csv", "train")
+        meld_table.read_rows(folder / "train_sent_emo.csv", "train")
 
 
 def test_bytes_of_windows_1252_are_repaired(tmp_path):
     path = meld_folder(tmp_path / "m") / "train_sent_emo.csv"
     path.write_bytes(path.read_bytes().replace("’".encode(), b"\x92"))
-    assert meld.read_rows(path, "train")[0].sentence == "It's, well, 00"
+    assert meld_table.read_rows(path, "train")[0].sentence == "It's, well, 00"
 
 
 @needs_shared
 def test_the_real_meld_tables():
-    rows = {split: meld.read_rows(SHARED / "meld" / name, split) for split, name in meld.FILES.items()}
-    assert {split: len(r) for split, r in rows.items()} == meld.TOTALS
+    rows = {split: meld_table.read_rows(SHARED / "meld" / name, split) for split, name in meld_table.FILES.items()}
+    assert {split: len(r) for split, r in rows.items()} == meld_table.TOTALS
     for label, counts in MELD_COUNTS.items():
-        assert tuple(sum(r.label == label for r in rows[s]) for s in meld.FILES) == counts
-    assert meld.overlaps([r for part in rows.values() for r in part]) == {"valid": 2, "test": 3}
+        assert tuple(sum(r.label == label for r in rows[s]) for s in meld_table.FILES) == counts
+    assert meld_table.overlaps([r for part in rows.values() for r in part]) == {"valid": 2, "test": 3}
 
 
 @needs_shared
@@ -164,9 +167,12 @@ class TestWithTheRealEncoder:
         assert again.returncode == 2
         assert "exists already" in again.stderr
         trained = run_cli(
-            "--config=configs/lsgmer.py:tiny", f"--config.data.path={out}", "--config.train.batch_size=8",
-            "--config.train.epochs=1", f"--workdir={tmp_path / 'w'}",
-        )  # fmt: skip
+            "--config=configs/lsgmer.py:tiny",
+            f"--config.data.path={out}",
+            "--config.train.batch_size=8",
+            "--config.train.epochs=1",
+            f"--workdir={tmp_path / 'w'}",
+        )
         assert trained.returncode == 0, trained.stderr
         assert "data_path" not in json.loads((tmp_path / "w" / "metrics.json").read_text())["data"]
 
@@ -194,7 +200,7 @@ class TestWithTheRealEncoder:
         assert "utterances, manifest sha256" in done.stdout, "the audit ends the import"
         corpus = Corpus(tmp_path / "out")
         assert len(corpus) == 42
-        assert corpus.labels == meld.LABELS
+        assert corpus.labels == meld_table.LABELS
         assert list(corpus.modalities) == ["text"]
         refused = run_cli("--config=configs/lsgmer.py:tiny", f"--config.data.path={tmp_path / 'out'}")
         assert refused.returncode == 2
@@ -226,9 +232,6 @@ class TestWithTheRealEncoder:
             text.TextEncoder(str(tmp_path / "nothing"), (-1,), tmp_path)
 
 
-# ---- CMU-MOSI ----
-
-
 def mosi_table(path, **changes):
     rng = np.random.default_rng(0)
     columns = {}
@@ -236,11 +239,15 @@ def mosi_table(path, **changes):
         video = [f"{part[:2]}{v:02d}" for v in range(videos) for _ in range(3)]
         count = len(video)
         columns |= {
-            f"text_{part}": rng.normal(size=(count, 5)), f"audio_{part}": rng.normal(size=(count, 4)),
-            f"video_{part}": rng.normal(size=(count, 6)), f"label_{part}": np.arange(count) % 2,
-            f"id_{part}": np.array([f"{v}_{i}" for i, v in enumerate(video)]), f"sent_{part}": np.array(["WELL"] * count),
-            f"vid_{part}": np.array(video), f"uttidx_{part}": np.arange(count) % 3 + 1,
-        }  # fmt: skip
+            f"text_{part}": rng.normal(size=(count, 5)),
+            f"audio_{part}": rng.normal(size=(count, 4)),
+            f"video_{part}": rng.normal(size=(count, 6)),
+            f"label_{part}": np.arange(count) % 2,
+            f"id_{part}": np.array([f"{v}_{i}" for i, v in enumerate(video)]),
+            f"sent_{part}": np.array(["WELL"] * count),
+            f"vid_{part}": np.array(video),
+            f"uttidx_{part}": np.arange(count) % 3 + 1,
+        }
     columns |= changes
     np.savez(path, **{name: value for name, value in columns.items() if value is not None})
     return path

@@ -55,7 +55,7 @@ def corpus():
 
 @pytest.fixture(scope="module")
 def small_demo():
-    return Corpus(store.demo_corpus("demo-216", {"train": 200, "valid": 8, "test": 8}))
+    return Corpus(store.demo_corpus("demo-216", counts={"train": 200, "valid": 8, "test": 8}))
 
 
 @pytest.mark.slow
@@ -140,9 +140,7 @@ def collectives(config, corpus):
     """Of a compiled step on 8 devices: how many numbers each kind of collective moves, as shares of the number of params; and
     the share of a replica's state that a device holds."""
     whole = setup.assemble(config_lib.validate(config), corpus, "unused")
-    order = loader.training_order(
-        whole.data.batches.pool, whole.data.rows_of_training(), config.train.batch_size, 0, 1
-    )
+    order = loader.training_order(whole.data.batches.pool, whole.data.rows_of_training(), config.train.batch_size, 0, 1)
     source, places, pads, rows = next(whole.data.batches.training(order, 0))
     shapes = jax.eval_shape(whole.steps.init, np.uint32(0), whole.data.inputs[0], {})
     state = jax.tree.map(

@@ -1,328 +1,24 @@
-"""The stream of features beside the corpora that the same encoders made; small random models, real ones where they are installed."""
+"""The stream of features beside the corpora that the same encoders made; small random models, real ones where they are
+installed."""
 
 import argparse
 import contextlib
-import copy
-import io
 import json
-import os
 import subprocess
 import sys
-import threading
-import time
-import types
 
 import numpy as np
 import pytest
 from conftest import ROOT, user_env
-from test_extract import models, needs_av, needs_prep, spoil, tone, write_movie, write_table, write_wav  # noqa: F401
+from recordings import needs_prep, spoil, tone, write_movie, write_table, write_wav
 
-from data_prep import clips, features, media, rebuild, stream
-from data_prep.media import Clip
-from mer_jax.data.corpus import Corpus, Utterance, from_example, to_example
+from data_prep import clips, stream
+from data_prep.encoders import media, serving
+from data_prep.encoders.media import Clip
+from mer_jax.data.corpus import Corpus, from_example
 from mer_jax.data.frames import EncodedFrames
-from mer_jax.data.records import decode_example, read_record, write_record
+from mer_jax.data.records import decode_example, read_record
 from mer_jax.errors import UserError
-
-# ---- records through a pipe ----
-
-
-def test_records_one_after_the_other(tmp_path):
-    sent, path = [b"one", b"", b"\0" * 99], tmp_path / "records"
-    with open(path, "wb") as out:
-        for record in sent:
-            write_record(out, record)
-    with open(path, "rb") as file:
-        assert [read_record(file) for _ in range(4)] == [*sent, None]
-    whole = path.read_bytes()
-    damage = {
-        "no record": (whole[:5], b"error: no" + whole),
-        "bytes too early": (whole[:17],),
-        "content is damaged": (whole[:13] + b"N" + whole[14:],),
-    }
-    for words, contents in damage.items():
-        for content in contents:
-            path.write_bytes(content)
-            with open(path, "rb") as file, pytest.raises(ValueError, match=words):
-                read_record(file)
-
-
-def test_more_beside_an_utterance():
-    utterance = Utterance("u", "test", "", 0, "", "", "", "hi", {"text": np.ones((2, 3), np.float16)}, end=2.0)
-    record = to_example(utterance, {"notes": [b"a", b"b"]})
-    assert [bytes(note) for note in decode_example(record)["notes"]] == [b"a", b"b"]
-    found = from_example(record, ["text", "audio"])
-    assert (found.id, found.sentence, found.start, found.end, list(found.features)) == ("u", "hi", None, 2.0, ["text"])
-
-
-# ---- requests ----
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        (b"nothing", "no line of JSON"),
-        (b"\xff", "no line of JSON"),
-        (b"[]", "an object with an id"),
-        (b'{"file": "a"}', "an object with an id"),
-        (b'{"id": 3}', "id is 3, which is no str"),
-        (b'{"id": null}', "id is None"),
-        (b'{"id": "a", "path": "b"}', "'path' is nothing that a request has; it has id, file"),
-        (b'{"id": "a", "start": "1"}', "start is '1', which is no int or float"),
-        (b'{"id": "a", "start": true}', "start is True"),
-        (b'{"id": "a", "end": NaN}', "end is nan, which cannot be"),
-        (b'{"id": "a", "start": -1}', "start is -1, which cannot be"),
-        (b'{"id": "a", "start": 2, "end": 2}', "it starts at 2 s and ends at 2 s"),
-        (b'{"id": "a", "sentence": "\\ud800"}', "half a character"),
-        (b'{"id": "a", "error": 3}', "error is 3, which is no str"),
-    ],
-)
-def test_what_is_no_request_is_told(line, words):
-    with pytest.raises(UserError, match=words):
-        stream.parse(line)
-    told = decode_example(stream.Features({}).answers([stream.Features({}).prepare(line)])[0])
-    assert words in bytes(told["error"][0]).decode()
-    assert set(told) == {"id", "error"}
-
-
-def test_what_is_ready_is_answered_together_and_nothing_waits():
-    """The first is answered though no second came; of those that wait, together are only those in line that are ready."""
-    lines, held = os.pipe(), threading.Event()
-
-    def prepare(line):
-        if line == b"slow\n":
-            held.wait(10)
-        return line.decode().strip()
-
-    with open(lines[0], "rb") as asked, open(lines[1], "wb", buffering=0) as ask:
-        found = stream.batches(prepare, asked, 3)
-        ask.write(b"one\n")
-        assert next(found) == ["one"]
-        ask.write(b"a\nb\nc\nd\nslow\ne\n")
-        time.sleep(0.2)
-        assert next(found) == ["a", "b", "c"]
-        assert next(found) == ["d"]
-        held.set()
-        time.sleep(0.1)
-        assert next(found) == ["slow", "e"]
-        ask.close()
-        assert list(found) == []
-
-
-def test_no_more_is_taken_in_than_is_answered():
-    begun = []
-    found = stream.batches(lambda i: begun.append(i) or i, range(1000), 4)
-    for _ in range(5):
-        taken = max(next(found))
-        time.sleep(0.05)
-        assert len(begun) <= taken + 1 + 4 + features.THREADS + 1
-    found.close()
-    time.sleep(0.05)
-    assert len(begun) < 60
-
-
-# ---- the same encoder again ----
-
-
-IDENTITY = {
-    "name": "wavlm", "revision": None, "weights_sha256": "12", "device": "cpu", "torch": "2.1", "layers": [2], "every": 1,
-    "faces": {"detector": "d", "opencv": "4.1"},
-}  # fmt: skip
-
-
-def test_libraries_may_differ_and_settings_may_not():
-    assert rebuild.compare("audio", IDENTITY, copy.deepcopy(IDENTITY)) == []
-    newer = IDENTITY | {"torch": "2.9", "device": "cuda", "revision": "ab", "faces": {"detector": "d", "opencv": "4.9"}}
-    notes = rebuild.compare("audio", IDENTITY, newer)
-    assert notes[1] == "audio: device is cuda, the corpus was made with cpu"
-    assert len(notes) == 4
-    moved = rebuild.compare("audio", IDENTITY, IDENTITY | {"name": "microsoft/wavlm"})
-    assert moved == ["audio: name is microsoft/wavlm, the corpus was made with wavlm"], "the weights are what counts"
-    for field, value in (
-        ("weights_sha256", "34"),
-        ("layers", [1]),
-        ("every", 2),
-        ("faces", {"detector": "e"}),
-        ("padded", None),
-    ):
-        other = IDENTITY | {field: value}
-        if field == "padded":  # what a trial shows
-            assert rebuild.compare("audio", IDENTITY, other) == []
-            continue
-        with pytest.raises(UserError, match=rf"the audio encoder is not that of the run: its {field}") as caught:
-            rebuild.compare("audio", IDENTITY, other | {"name": "other", "torch": "3"})
-        assert str(IDENTITY[field]["detector"] if field == "faces" else IDENTITY[field]) in str(caught.value)
-
-
-def test_features_of_no_encoder_are_refused():
-    manifest = {
-        "name": "c", "label_space": "text", "provenance": {"audio_encoder": {"layers": [1]}, "visual_encoder": IDENTITY | {"frames": "some"}},
-        "modalities": {m: {"extractor": "column x of the table"} for m in ("text", "audio", "visual", "pulse")},
-    }  # fmt: skip
-    for modality in ("text", "audio", "pulse"):
-        with pytest.raises(
-            UserError, match=rf"this run's {modality} features were made by ‘column x of the table’, which is not an"
-        ):
-            rebuild.identity_of(manifest, modality)
-    with pytest.raises(UserError, match="has no modality 'smell'; it has text, audio, visual, pulse"):
-        rebuild.identity_of(manifest, "smell")
-    with pytest.raises(UserError, match="frames is 'some'"):
-        rebuild.like("visual", IDENTITY | {"frames": "some"}, None, "cpu", ROOT)
-    with pytest.raises(UserError, match="the manifest's text_encoder is not one of this project's: KeyError 'layers'"):
-        rebuild.like("text", {"name": "x/y"}, None, "cpu", ROOT)
-    with pytest.raises(UserError, match=r"read from a folder called 'wavlm': say where it is, --audio-encoder=PATH"):
-        rebuild.like("audio", IDENTITY | {"pooling": "mean", "longest": 30.0}, None, "cpu", ROOT)
-    with pytest.raises(UserError, match=r"--audio-encoder=x: this run's audio features are openSMILE"):
-        rebuild.encoders_of(manifest | {"provenance": {"audio_encoder": IDENTITY | {
-            "name": "openSMILE eGeMAPSv02 low-level descriptors", "pooling": "mean", "longest": 30.0}}}, ["audio"], {"audio": "x"}, "cpu", ROOT)  # fmt: skip
-    manifest["provenance"]["label_word_encoder"] = IDENTITY
-    assert rebuild.identity_of(manifest, "text") is IDENTITY, "an imported pack with sentences and no text features"
-    with pytest.raises(UserError, match="which is not an encoder"):
-        rebuild.identity_of(manifest | {"label_space": "other"}, "text")
-
-
-@needs_av
-@pytest.mark.parametrize(
-    "options", [{"coding": "jpeg", "size": 24, "frames": 7}, {"coding": "png", "size": 8, "per_second": 2.5, "longest": 4.0}]
-)  # fmt: skip
-def test_an_identity_is_turned_back_into_its_encoder(options):
-    from data_prep.visual import FrameCoder
-
-    coder = FrameCoder(**options)
-    again = rebuild.like("visual", json.loads(json.dumps(coder.identity)), None, "cpu", ROOT)
-    assert again.identity == coder.identity
-    assert {**vars(again), **options} == vars(coder)
-
-
-# ---- what a clip says ----
-
-
-class Louder:
-    """A sound's first samples, as they are."""
-
-    identity, extractor, together, rate, longest, shortest = {"name": "l"}, "l", 4, 16000, 1.0, 0.06
-
-    def ready(self, samples):
-        return samples
-
-    def encode(self, prepared):
-        return [p[:8, None].astype(np.float16) for p in prepared]
-
-
-@pytest.fixture
-def hear(monkeypatch):
-    """Answers to requests, by an audio encoder that is a toy; (features, notes or error)."""
-    monkeypatch.setattr(stream, "Egemaps", Louder)
-    made = stream.Features({"audio": Louder()})
-
-    def ask(**request):
-        lines = made.answers(
-            [
-                made.prepare(
-                    json.dumps({"id": "a"} | {k: str(v) if k == "file" else v for k, v in request.items()}).encode()
-                )
-            ]
-        )
-        found = decode_example(lines[0])
-        return found, [bytes(note).decode() for note in found.get("error", found.get("notes", ()))]
-
-    return ask
-
-
-@needs_av
-def test_what_is_done_to_a_clip_is_told(hear, tmp_path):
-    plain = write_wav(tmp_path / "a.wav", tone(0.5))
-    assert hear(file=plain)[1] == []
-    assert hear(file=plain)[0]["seconds"] == [0.5]
-    fast = write_wav(tmp_path / "b.wav", tone(0.5), 44100)
-    assert hear(file=fast)[1] == ["resampled from 44100 Hz to 16000 Hz"]
-    assert hear(file=write_wav(tmp_path / "c.wav", tone(3.0)))[1] == ["longer than 1 s: audio is cut to its beginning"]
-    assert hear(file=tmp_path / "c.wav", start=1.5, end=2.25)[1] == []
-    assert hear(file=write_wav(tmp_path / "d.wav", tone()[:99]))[1] == ["shorter than 0.06 s: filled up with silence"]
-    for level, told in ((0.0, True), (0.0009, True), (0.0011, False)):
-        quiet = write_wav(tmp_path / "e.wav", level * np.ones(9000))
-        assert hear(file=quiet)[1] == ["silence: the sound has no level above -60 dBFS"] * told
-    beyond = hear(file=plain, start=0.1, end=2.0)
-    assert beyond[1] == ["it ends at 0.50 s, before the 2 s that are asked for"]
-    np.testing.assert_allclose(beyond[0]["start"] + beyond[0]["end"], [0.1, 2.0], rtol=1e-6)
-    length = hear(file=plain, length=True)[0]
-    assert (length["seconds"], "audio/data" in length) == ([0.5], False)
-
-
-@needs_av
-def test_what_is_not_transcribed_is_told(tmp_path, monkeypatch):
-    """The sound of the audio encoder serves the recogniser, too, and so it is cut as for that."""
-    monkeypatch.setattr(stream, "Egemaps", Louder)
-    recogniser = types.SimpleNamespace(rate=16000, name="toy")
-    made = stream.Features({"audio": Louder(), "text": None}, recogniser)
-    path = write_wav(tmp_path / "a.wav", tone(3.0))
-    ready = made.prepare(json.dumps({"id": "a", "file": str(path)}).encode())
-    assert (len(ready.sound), ready.error) == (16000, "")
-    assert ready.notes == [f"longer than 1 s: {m} is cut to its beginning" for m in ("audio", "text")]
-
-
-def test_what_is_wrong_already_is_answered_in_its_turn(hear):
-    assert hear(error="a.srt, line 3 is …")[1] == ["a.srt, line 3 is …"]
-
-
-@needs_av
-def test_what_cannot_be_used_is_told(hear, tmp_path):
-    silent_film = write_movie(tmp_path / "a.mp4")
-    assert hear(file=silent_film)[1] == ["nothing of it can be used; no audio: it has no sound track"]
-    assert hear(sentence="hi")[1] == ["nothing of it can be used"]
-    assert "does not exist" in hear(file=tmp_path / "none.wav")[1][0]
-    (tmp_path / "b.wav").write_bytes(b"nothing" * 99)
-    assert "cannot be decoded" in hear(file=tmp_path / "b.wav")[1][0]
-    short = write_wav(tmp_path / "c.wav", tone())
-    short.write_bytes(short.read_bytes()[:9000])
-    assert "it is truncated" in hear(file=short)[1][0]
-    assert (
-        "7 s and on is asked for, it is 1.50 s long" in hear(file=write_wav(tmp_path / "d.wav", tone()), start=7)[1][0]
-    )
-
-
-@needs_av
-def test_the_cover_of_an_album_is_no_film(tmp_path):
-    import av
-    from PIL import Image
-
-    cover = io.BytesIO()
-    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(cover, "jpeg")
-    path = tmp_path / "a.flac"
-    with av.open(str(path), "w") as out:
-        sound = out.add_stream("flac", rate=16000, layout="mono")
-        picture = out.add_stream("mjpeg", rate=1)
-        picture.width, picture.height, picture.pix_fmt = 16, 16, "yuvj420p"
-        picture.disposition = av.stream.Disposition.attached_pic
-        packet = av.Packet(cover.getvalue())
-        packet.stream = picture
-        frame = av.AudioFrame.from_ndarray(np.int16(tone() * 32767)[None], format="s16", layout="mono")
-        frame.sample_rate = 16000
-        out.mux(packet)
-        out.mux(sound.encode(frame))
-        out.mux(sound.encode(None))
-    with av.open(str(path)) as made:
-        assert len(made.streams.video) == 1
-    assert not media.probe(Clip("a", path), ("audio", "video")).pictures
-    with pytest.raises(UserError, match="has no video stream"):
-        media.frames(Clip("a", path), 30.0)
-
-
-@needs_av
-def test_a_film_of_many_parts_is_read_through_once(tmp_path, monkeypatch):
-    path, read = write_movie(tmp_path / "a.mp4", tone()), []
-    spans = media._span
-    monkeypatch.setattr(media, "_span", lambda *a: read.append(a) or spans(*a))
-    for start in (0.0, 0.3, 0.6, 0.9):
-        media.probe(Clip("a", path, start, start + 0.3), ("audio", "video"))
-        assert len(media.frames(Clip("a", path, start, start + 0.3), 30.0, count=2)) == 2
-    assert len(read) == 2
-    os.utime(path, ns=(1, 1))
-    media.frames(Clip("a", path), 30.0)
-    assert len(read) == 3, "it has changed"
-
-
-# ---- the command ----
 
 
 class Child:
@@ -330,9 +26,13 @@ class Child:
 
     def __init__(self, home, *arguments):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "data_prep.stream", *map(str, arguments)], cwd=ROOT, env=user_env(home), stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-m", "data_prep.stream", *map(str, arguments)],
+            cwd=ROOT,
+            env=user_env(home),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self.first = self.answer()
 
     def ask(self, **request):
@@ -381,7 +81,15 @@ def rows(tmp_path_factory):
     for i in range(10):
         write_movie(folder / f"{i}.mp4", tone(0.6 + 0.07 * i, 120.0 + 20 * i), count=10 + i)
         said = " ".join(["hello", "number", str(i), "."] * (1 + i % 3))
-        found.append({"file": folder / f"{i}.mp4", "id": f"u{i}", "label": ("glad", "cross")[i % 2], "sentence": said, "split": ("train", "valid", "test")[i % 3]})  # fmt: skip
+        found.append(
+            {
+                "file": folder / f"{i}.mp4",
+                "id": f"u{i}",
+                "label": ("glad", "cross")[i % 2],
+                "sentence": said,
+                "split": ("train", "valid", "test")[i % 3],
+            }
+        )
     return found
 
 
@@ -389,9 +97,17 @@ def rows(tmp_path_factory):
 @needs_prep
 class TestCommand:
     def test_it_gives_what_the_corpus_holds(self, rows, start, tmp_path):
-        """Descriptors and frames bit for bit; of MiniLM to the rounding of float16, whatever was encoded together. One request is answered
-        before the next is sent; broken ones among them are told and change nothing."""
-        held, manifest = corpus_of(tmp_path, rows, "--audio-encoder=egemaps", "--audio-every=3", "--visual-encoder=jpeg", "--frame-size=16", "--frames=4")  # fmt: skip
+        """Descriptors and frames bit for bit; of MiniLM to the rounding of float16, whatever was encoded together. One
+        request is answered before the next is sent; broken ones among them are told and change nothing."""
+        held, manifest = corpus_of(
+            tmp_path,
+            rows,
+            "--audio-encoder=egemaps",
+            "--audio-every=3",
+            "--visual-encoder=jpeg",
+            "--frame-size=16",
+            "--frames=4",
+        )
         child = start("--manifest", manifest, "--modalities=text,audio,visual", "--device=cpu")
         hello = json.loads(said(child.first, "hello")[0])
         assert list(hello["modalities"]) == ["text", "audio", "visual"]
@@ -445,12 +161,25 @@ class TestCommand:
         assert child.process.stderr.read() == b""
 
     @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")  # transformers' WavLM
-    def test_models_from_folders(self, models, rows, start, tmp_path):  # noqa: F811
+    def test_models_from_folders(self, models, rows, start, tmp_path):
         """Where they are must be said; they are the run's own, or refused; other libraries are told once."""
         held, manifest = corpus_of(
-            tmp_path, rows, "--text-encoder", models / "bert", "--text-layers=-1", "--text-pooling=mean", "--audio-encoder", models / "wavlm",
-            "--audio-layers=1,-1", "--audio-every=2", "--visual-encoder", models / "vit", "--visual-layers=0,2", "--frame-rate=5", "--longest=0.9",
-        )  # fmt: skip
+            tmp_path,
+            rows,
+            "--text-encoder",
+            models / "bert",
+            "--text-layers=-1",
+            "--text-pooling=mean",
+            "--audio-encoder",
+            models / "wavlm",
+            "--audio-layers=1,-1",
+            "--audio-every=2",
+            "--visual-encoder",
+            models / "vit",
+            "--visual-layers=0,2",
+            "--frame-rate=5",
+            "--longest=0.9",
+        )
         made = json.loads(manifest.read_text())
         made["provenance"]["audio_encoder"]["torch"] = "1.0"
         older = tmp_path / "older.json"
@@ -492,7 +221,12 @@ class TestCommand:
             UserError,
             match=r"--asr=.*wavlm: it is a WavLMModel, which does not|--asr=.*: the folder holds no whole model",
         ):
-            begin(("audio_encoder", str(models / "wavlm")), ("asr", str(models / "wavlm")), ("modalities", "audio,text"), ("text_encoder", str(models / "bert")))  # fmt: skip
+            begin(
+                ("audio_encoder", str(models / "wavlm")),
+                ("asr", str(models / "wavlm")),
+                ("modalities", "audio,text"),
+                ("text_encoder", str(models / "bert")),
+            )
         with pytest.raises(UserError, match=r"older\.json2 cannot be read"):
             begin(manifest=tmp_path / "older.json2")
 
@@ -515,7 +249,7 @@ class TestCommand:
         import torch
         import transformers as t
 
-        from data_prep.recognise import Recogniser
+        from data_prep.encoders.speech_to_text import SpeechRecogniser
 
         folder = tmp_path / "ctc"
         folder.mkdir()
@@ -523,9 +257,15 @@ class TestCommand:
         (folder / "vocab.json").write_text(json.dumps({letter: i for i, letter in enumerate(letters)}))
         torch.manual_seed(0)
         config = t.Wav2Vec2Config(
-            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(16,) * 7, vocab_size=len(letters),
-            num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
-        )  # fmt: skip
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            conv_dim=(16,) * 7,
+            vocab_size=len(letters),
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=2,
+        )
         model = t.Wav2Vec2ForCTC(config).eval()
         with torch.no_grad():
             model.lm_head.weight.mul_(30)
@@ -543,10 +283,10 @@ class TestCommand:
         heard = [i for i, before in zip(best, [None, *best], strict=False) if i not in (before, 0)]
         wanted = " ".join("".join(letters[i] for i in heard).replace("|", " ").split())
         assert len(wanted) > 5
-        from data_prep.text import MINILM, TextEncoder
+        from data_prep.encoders.text import MINILM, TextEncoder
 
         text = TextEncoder(MINILM, (-1,), tmp_path, device="cpu")
-        made = stream.Features({"text": text}, Recogniser(str(folder), "cpu"))
+        made = serving.RequestEncoder({"text": text}, SpeechRecogniser(str(folder), "cpu"))
 
         def ask(**request):
             answer = decode_example(made.answers([made.prepare(json.dumps({"id": "a"} | request).encode())])[0])

@@ -108,8 +108,13 @@ def test_compression_in_a_block_is_its_formula(published, shifted):
     x, guide = rng.normal(size=(2, 6, 6, 8)), rng.normal(size=(2, 8))
     how = swin.Compression(side=4, threshold=0.6, alpha=0.9, published=published)
     found, _ = block(
-        jnp.asarray(x, jnp.float32), jnp.asarray(guide, jnp.float32), window=3, shifted=shifted, compression=how, one_mask=published
-    )  # fmt: skip
+        jnp.asarray(x, jnp.float32),
+        jnp.asarray(guide, jnp.float32),
+        window=3,
+        shifted=shifted,
+        compression=how,
+        one_mask=published,
+    )
     wanted = [reference.swin_block(a, p, 2, 3, shifted, 4, g, published) for a, g in zip(x, guide, strict=True)]
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
@@ -252,7 +257,8 @@ def test_what_is_no_swin_is_refused(tmp_path, run_cli):
 
 
 def released(model, tables=True, late=False):
-    """The weights of transformers' model under the names of the release. late: a stage begins with merging, as in timm."""
+    """The weights of transformers' model under the names of the release. late: a stage begins with merging, as in
+    timm."""
     import torch
 
     given, found = model.state_dict(), {"head.weight": torch.ones(3, 12), "head.bias": torch.ones(3)}
@@ -261,13 +267,19 @@ def released(model, tables=True, late=False):
         found[f"patch_embed.norm.{kind}"] = given[f"embeddings.norm.{kind}"]
         found[f"norm.{kind}"] = given[f"layernorm.{kind}"]
     parts = {
-        "attn.logit_scale": "attention.self.logit_scale", "attn.q_bias": "attention.self.query.bias", "attn.v_bias": "attention.self.value.bias",
+        "attn.logit_scale": "attention.self.logit_scale",
+        "attn.q_bias": "attention.self.query.bias",
+        "attn.v_bias": "attention.self.value.bias",
         "attn.cpb_mlp.2.weight": "attention.self.continuous_position_bias_mlp.2.weight",
-    }  # fmt: skip
+    }
     layers = {
-        "attn.cpb_mlp.0": "attention.self.continuous_position_bias_mlp.0", "attn.proj": "attention.output.dense", "norm1": "layernorm_before",
-        "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense", "norm2": "layernorm_after",
-    }  # fmt: skip
+        "attn.cpb_mlp.0": "attention.self.continuous_position_bias_mlp.0",
+        "attn.proj": "attention.output.dense",
+        "norm1": "layernorm_before",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+        "norm2": "layernorm_after",
+    }
     parts |= {f"{mine}.{kind}": f"{name}.{kind}" for mine, name in layers.items() for kind in ("weight", "bias")}
     for i, stage in enumerate(model.encoder.layers):
         for j, block in enumerate(stage.blocks):
@@ -342,19 +354,35 @@ def test_files_that_are_no_swin_v2_are_refused(tmp_path, run_cli):
 
     cases = [
         (v1, "", r"f\.pth is a Swin V1.*take a Swin V2"),
-        ({f"swinv2.{name}": array for name, array in theirs().state_dict().items()}, "", "give the folder that it is in"),
+        (
+            {f"swinv2.{name}": array for name, array in theirs().state_dict().items()},
+            "",
+            "give the folder that it is in",
+        ),
         ({"model": 3}, "", "holds no state dict"),
         ([torch.ones(2)], "", "holds no state dict"),
         ({0: torch.ones(2)}, "", "holds no state dict"),
         ({}, "", "holds no state dict"),
-        ({"model": whole, "args": argparse.Namespace(a=1)}, "", r"asks for argparse\.Namespace, and nothing of it is run"),
+        (
+            {"model": whole, "args": argparse.Namespace(a=1)},
+            "",
+            r"asks for argparse\.Namespace, and nothing of it is run",
+        ),
         ({"a": torch.ones(2)}, "", r"holds no Swin V2: it has no patch_embed\.proj\.weight of 4 axes, but a …"),
-        (without("layers.1.blocks.0.attn.logit_scale"), "", r"has no layers\.1\.blocks\.0\.attn\.logit_scale of 3 axes"),
+        (
+            without("layers.1.blocks.0.attn.logit_scale"),
+            "",
+            r"has no layers\.1\.blocks\.0\.attn\.logit_scale of 3 axes",
+        ),
         (without(f"{first}.mlp.fc2.bias"), "", r"layers\.0\.blocks\.0\.mlp\.fc2\.bias is missing; .* \(12,\)"),
         (whole | {"absolute_pos_embed": torch.ones(1, 4, 12)}, "", "absolute_pos_embed has no place in a Swin V2"),
         (whole | {"layers.0.downsample.norm.bias": torch.ones(48)}, "", r"norm\.bias has shape \(48,\); .* \(24,\)"),
         (whole | {"norm.bias": torch.full((24,), np.nan)}, "", r"norm\.bias holds values that are no finite numbers"),
-        (whole | {f"{first}.attn.logit_scale": torch.ones(5, 1, 1)}, "", r"layers\.0 has 5 heads, which do not divide its width 12"),
+        (
+            whole | {f"{first}.attn.logit_scale": torch.ones(5, 1, 1)},
+            "",
+            r"layers\.0 has 5 heads, which do not divide its width 12",
+        ),
         (whole | {f"{first}.mlp.fc1.weight": torch.ones(30, 12)}, "", r"its mlp_ratio is 2\.5"),
         (bare, "", r"has no layers\.0\.blocks\.0\.attn\.relative_coords_table, .* as in --window=8,8"),
         (whole | {f"{first}.attn.relative_coords_table": torch.zeros(1, 7, 7, 2)}, "", "is no table of the offsets"),
@@ -362,7 +390,7 @@ def test_files_that_are_no_swin_v2_are_refused(tmp_path, run_cli):
         (bare, "4", r"--window=4: must be a window for each of the 2 stages, as in --window=8,8"),
         (bare, "4,0", "must be a window for each of the 2 stages"),
         (whole, "4,4", r"--window=4,4: .*f\.pth says its windows itself"),
-    ]  # fmt: skip
+    ]
     for content, window, words in cases:
         with pytest.raises(UserError, match=words):
             convert(str(saved(tmp_path / "f.pth", content)), tmp_path / "w.npz", window)

@@ -14,7 +14,7 @@ import packs as fake
 import pytest
 from conftest import ROOT
 
-from data_prep import packs, table, unpickle
+from data_prep.packs import layouts, safe_pickle, tables
 from mer_jax.errors import UserError
 
 
@@ -33,16 +33,25 @@ VALUES = {
     "numbers": [1, -(2**70), 1.5, True, None, np.float32(2), np.int64(-3), np.bool_(True)],
     "texts": ["é’\x92", "", b"bytes", bytearray(b"more")],
     "containers": ({"a": {1, 2}}, frozenset("ab"), (1, (2,)), [], {}),
-    "arrays": [np.arange(3.0), np.array([[1, 2], [3, 4]], order="F"), np.zeros((0, 4), np.float16), np.array(5), np.array(["a", "bb"]),
-               np.array([b"x"]), np.array(["x", None, (1,)], dtype=object), np.arange(4, dtype=">i4"), np.array([True])],
-}  # fmt: skip
+    "arrays": [
+        np.arange(3.0),
+        np.array([[1, 2], [3, 4]], order="F"),
+        np.zeros((0, 4), np.float16),
+        np.array(5),
+        np.array(["a", "bb"]),
+        np.array([b"x"]),
+        np.array(["x", None, (1,)], dtype=object),
+        np.arange(4, dtype=">i4"),
+        np.array([True]),
+    ],
+}
 
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("name", VALUES)
 def test_what_packs_are_made_of(name, protocol, tmp_path):
     (tmp_path / "p.pkl").write_bytes(pickle.dumps(VALUES[name], protocol))
-    found = unpickle.load(tmp_path / "p.pkl")
+    found = safe_pickle.load(tmp_path / "p.pkl")
     if protocol < 5:  # before, pickle had no word for it
         VALUES_ = [bytes(x) if isinstance(x, bytearray) else x for x in VALUES[name]]
         assert same(list(found), list(VALUES_))
@@ -53,12 +62,18 @@ def test_what_packs_are_made_of(name, protocol, tmp_path):
 def test_python_2_wrote_arrays_as_text(tmp_path):
     """`numpy.core` names, `str` for bytes: protocol 2 of Python 2, spelt out."""
     raw = np.arange(3, dtype="<f4").tobytes()
-    text = b"".join([
-        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR(I1\n(I3\ntcnumpy\ndtype\n(U\x02f4I0\nI1\ntR",
-        b"(I3\nU\x01<NNNI-1\nI-1\nI0\ntbI00\nU", bytes([len(raw)]), raw, b"tb.",
-    ])  # fmt: skip
+    text = b"".join(
+        [
+            b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR"
+            b"(I1\n(I3\ntcnumpy\ndtype\n(U\x02f4I0\nI1\ntR",
+            b"(I3\nU\x01<NNNI-1\nI-1\nI0\ntbI00\nU",
+            bytes([len(raw)]),
+            raw,
+            b"tb.",
+        ]
+    )
     (tmp_path / "p.pkl").write_bytes(text)
-    assert same(unpickle.load(tmp_path / "p.pkl"), np.arange(3, dtype=np.float32))
+    assert same(safe_pickle.load(tmp_path / "p.pkl"), np.arange(3, dtype=np.float32))
 
 
 @pytest.mark.parametrize("form", ["pickle", "zip", "stream"])
@@ -76,13 +91,14 @@ def test_tensors(form, tmp_path):
         path.write_bytes(pickle.dumps(tensors))
     else:
         torch.save(tensors, path, _use_new_zipfile_serialization=form == "zip")
-    found = unpickle.load(path)
-    wanted = {"a": x.numpy(), "b": x.t()[1:].numpy(), "c": [x.half().numpy(), x.numpy(), (x > 3).numpy(), np.array(4)],
-              "d": np.zeros((0, 3), np.float32)}  # fmt: skip
+    found = safe_pickle.load(path)
+    wanted = {
+        "a": x.numpy(),
+        "b": x.t()[1:].numpy(),
+        "c": [x.half().numpy(), x.numpy(), (x > 3).numpy(), np.array(4)],
+        "d": np.zeros((0, 3), np.float32),
+    }
     assert same(found, wanted)
-
-
-# ---- what is refused ----
 
 
 class Call:
@@ -105,7 +121,10 @@ FLOATS = b"cnumpy\ndtype\n(U\x02f4I0\nI1\ntR(I3\nU\x01<NNNI-1\nI-1\nI0\ntb"
 EVIL = {
     "a shell": (lambda m: pickle.dumps(Call(os.system, f"touch {m}")), "posix.system"),
     "eval": (lambda m: pickle.dumps(Call(eval, f"open({str(m)!r}, 'w')")), "builtins.eval"),
-    "exec in Python 2's words": (lambda m: f"c__builtin__\nexec\n(Vopen({str(m)!r}, 'w')\ntR.".encode(), "builtins.exec"),
+    "exec in Python 2's words": (
+        lambda m: f"c__builtin__\nexec\n(Vopen({str(m)!r}, 'w')\ntR.".encode(),
+        "builtins.exec",
+    ),
     "getattr": (lambda m: pickle.dumps(Call(getattr, "", "format")), "builtins.getattr"),
     "numpy.load of a path": (lambda m: pickle.dumps(Call(np.load, str(m))), "numpy.load"),
     "numpy.memmap": (lambda m: f"cnumpy\nmemmap\n(V{m}\ntR.".encode(), "numpy.memmap"),
@@ -114,18 +133,29 @@ EVIL = {
     "the state of a function": (lambda m: b"ccollections\nOrderedDict\n(N}Vx\nI1\nstb.", "sets the state"),
     "a list of a string": (lambda m: b"c__builtin__\nlist\n(Vabc\ntR.", "a list of str"),
     "bytes by the gigabyte": (lambda m: f"c__builtin__\nbytearray\n(I{HUGE}\ntR.".encode(), "bytes that are made of"),
-    "an array made with a shape": (lambda m: f"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I{HUGE}\ntU\x01btR.".encode(),
-                                   "an array made with shape"),
-    "a header of 10 GB": (lambda m: NDARRAY + f"(I1\n(I{HUGE // 4}\nt".encode() + FLOATS + b"I00\nU\x04aaaatb.", "from 4 bytes"),
-    "a negative shape": (lambda m: NDARRAY + b"(I1\n(I-1\nI-4\nt" + FLOATS + b"I00\nU\x10" + b"a" * 16 + b"tb.", "an array of shape"),
-    "objects by the gigabyte": (lambda m: NDARRAY + f"(I1\n(I{HUGE}\ntcnumpy\ndtype\n(U\x02O8I0\nI1\ntRI00\n]tb.".encode(), "from 0 bytes"),
+    "an array made with a shape": (
+        lambda m: f"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I{HUGE}\ntU\x01btR.".encode(),
+        "an array made with shape",
+    ),
+    "a header of 10 GB": (
+        lambda m: NDARRAY + f"(I1\n(I{HUGE // 4}\nt".encode() + FLOATS + b"I00\nU\x04aaaatb.",
+        "from 4 bytes",
+    ),
+    "a negative shape": (
+        lambda m: NDARRAY + b"(I1\n(I-1\nI-4\nt" + FLOATS + b"I00\nU\x10" + b"a" * 16 + b"tb.",
+        "an array of shape",
+    ),
+    "objects by the gigabyte": (
+        lambda m: NDARRAY + f"(I1\n(I{HUGE}\ntcnumpy\ndtype\n(U\x02O8I0\nI1\ntRI00\n]tb.".encode(),
+        "from 0 bytes",
+    ),
     "a record type": (lambda m: b"cnumpy\ndtype\n(Vi4,(1000000000)f8\nI0\nI1\ntR.", "an array of type"),
     "a string of a promised 10 GB": (lambda m: b"\x80\x04\x8d" + struct.pack("<Q", HUGE) + b"abc.", "are announced"),
     "a place in the memo": (lambda m: b"\x80\x02]r\xff\xff\xff\x7fh\x00.", "not a whole pickle"),
     "something outside": (lambda m: b"\x80\x02Vx\nQ.", "outside the file"),
     "nothing": (lambda m: b"", "not a whole pickle"),
     "a depth": (lambda m: b"(" * 10**5 + b".", "not a whole pickle"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", EVIL)
@@ -135,7 +165,7 @@ def test_what_is_refused_before_it_runs(name, tmp_path):
     (tmp_path / "p.pkl").write_bytes(make(marked))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError, match=words):
-        unpickle.load(tmp_path / "p.pkl")
+        safe_pickle.load(tmp_path / "p.pkl")
     assert not marked.exists()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19, "half a gigabyte, in kilobytes"
 
@@ -164,7 +194,7 @@ def rebuilt(storage, offset, size, stride):
 def test_a_tensor_bigger_than_its_storage(offset, size, stride, tmp_path):
     (tmp_path / "p.pkl").write_bytes(rebuilt(4, offset, size, stride))
     with pytest.raises(UserError, match="a tensor of"):
-        unpickle.load(tmp_path / "p.pkl")
+        safe_pickle.load(tmp_path / "p.pkl")
 
 
 def test_tables_that_announce_more_than_they_have(tmp_path):
@@ -177,18 +207,17 @@ def test_tables_that_announce_more_than_they_have(tmp_path):
     np.save(tmp_path / "o.npy", np.array([Call(os.system, "true")], dtype=object), allow_pickle=True)
     for name in ("a.npy", "a.npz", "o.npy"):
         with pytest.raises(UserError, match=name):
-            table.read_table(tmp_path / name)
+            tables.read_table(tmp_path / name)
 
-
-# ---- damage ----
 
 FUZZ = """
 import pickle, random, resource, sys
 from pathlib import Path
 sys.path[:0] = ["tests"]
-import test_import as t
+import packs
+from data_prep import import_pack
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-t.import_pack.encoder_of = lambda arguments: t.Words()
+import_pack.text_encoder = lambda arguments: packs.Words()
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 rng, codes = random.Random(0), {0: 0, 2: 0}
 originals = sorted(folder.glob("*.pkl"))
@@ -209,7 +238,7 @@ for i in range(count):
             data = bytearray(b".")
     (folder / "in" / "m.pkl").write_bytes(bytes(data))
     try:
-        t.import_pack.main([str(folder / "in" / "m.pkl"), "--labels=a,b,c,d,e,f,g", f"--out={folder / 'out' / str(i)}"])
+        import_pack.main([str(folder / "in" / "m.pkl"), "--labels=a,b,c,d,e,f,g", f"--out={folder / 'out' / str(i)}"])
         codes[0] += 1
     except SystemExit as stop:
         codes[stop.code] += 1
@@ -228,7 +257,7 @@ def test_a_thousand_mutated_packs(tmp_path):
         corpus = "meld" if "meld" in layout else "iemocap"
         fake.write(
             tmp_path / f"{layout}.pkl",
-            packs.TUPLES[layout],
+            layouts.TUPLES[layout],
             corpus,
             widths,
             (3, 4, 5, 3, 4, 6),
@@ -261,6 +290,6 @@ def test_a_few_mutated_packs_in_python(tmp_path):
         data[rng.randrange(len(data))] = rng.randrange(256)
         (tmp_path / "p.pkl").write_bytes(data)
         try:
-            unpickle.load(tmp_path / "p.pkl")
+            safe_pickle.load(tmp_path / "p.pkl")
         except UserError:
             continue

@@ -1,7 +1,7 @@
 """Small folders as IEMOCAP and MELD are distributed, with every known trap planted in them."""
 
 import numpy as np
-from clips import RATE, tone, write_wav
+from recordings import RATE, tone, write_wav
 
 
 def write_film(path, seconds, pitch=None, left=60, right=200, rate=10):
@@ -25,9 +25,15 @@ def write_film(path, seconds, pitch=None, left=60, right=200, rate=10):
             out.mux(audio.encode(None))
 
 
-# ---- IEMOCAP ----
-
-WORDS = {"hap": "Happiness", "sad": "Sadness", "neu": "Neutral", "ang": "Anger", "exc": "Excited", "fru": "Frustration", "fea": "Fear"}  # fmt: skip
+WORDS = {
+    "hap": "Happiness",
+    "sad": "Sadness",
+    "neu": "Neutral",
+    "ang": "Anger",
+    "exc": "Excited",
+    "fru": "Frustration",
+    "fea": "Fear",
+}
 CODES = ("hap", "sad", "neu", "ang", "exc", "fru")
 EXTRA_HAPPY = "Ses01F_impro01_M002"  # xxx, in the fixture as in the corpus
 
@@ -40,8 +46,8 @@ def turn_lines(start, name, label, raters):
 
 
 def iemocap(folder, films=True):
-    """Two sessions (1 and 5) of two dialogues with twelve turns each, and one of a single turn; the other three are not there. Without
-    `films` the films are empty files."""
+    """Two sessions (1 and 5) of two dialogues with twelve turns each, and one of a single turn; the other three are not
+    there. Without `films` the films are empty files."""
     root = folder / "IEMOCAP_full_release"
     number = 0
     for session, letter in ((1, "F"), (5, "M")):
@@ -95,7 +101,9 @@ def iemocap(folder, films=True):
                 else:
                     film.touch()
     short = root / "Session5" / "dialog"
-    (short / "EmoEvaluation" / "Ses05M_impro02.txt").write_text("\n".join(turn_lines(0, "Ses05M_impro02_M000", "neu", {"E1": "Neutral;"})))  # fmt: skip
+    (short / "EmoEvaluation" / "Ses05M_impro02.txt").write_text(
+        "\n".join(turn_lines(0, "Ses05M_impro02_M000", "neu", {"E1": "Neutral;"}))
+    )
     (short / "EmoEvaluation" / "._Ses05M_impro01.txt").write_bytes(b"\x00\x05\x16\x07")
     extra = root / "Session1" / "sentences" / "wav" / "Ses01F_impro01"
     write_wav(extra / "Ses01F_impro01_MXX0.wav", tone(0.9, 400))
@@ -105,15 +113,14 @@ def iemocap(folder, films=True):
     return root
 
 
-# ---- MELD ----
-
 FOLDERS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
 EMOTIONS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
 
 
 def meld(folder, clips=True):
-    """The dialogues that the traps are in, with their real numbers, and a few around them. Without `clips` no file holds a film."""
+    """The dialogues that the traps are in, with their real numbers, and a few around them. Without `clips` no file
+    holds a film."""
     root = folder / "MELD.Raw"
     dialogues = {
         "train": {0: 3, 1: 4, 3: 2, 59: 2, 61: 2, 125: 5, 309: 2},  # 2 and 4 to 58 are not there, nor is 60
@@ -147,7 +154,8 @@ def meld(folder, clips=True):
                 elif (part, dialogue, i) == ("dev", 1, 1):
                     start, end = end, start
                 lines.append(
-                    f'{number},"{sentence}",{speaker},{emotion},neutral,{dialogue},{utterance},{season},21,"{start}","{end}"'
+                    f'{number},"{sentence}",{speaker},{emotion},neutral,'
+                    f'{dialogue},{utterance},{season},21,"{start}","{end}"'
                 )
                 clip = room / f"dia{dialogue}_utt{utterance}.mp4"
                 name = (part, dialogue, utterance)
@@ -167,6 +175,12 @@ def meld(folder, clips=True):
         table = "\n".join(lines) + "\n"
         where = root / "train" if part == "train" else root
         (where / f"{part}_sent_emo.csv").write_bytes(table.encode("utf-8", "surrogateescape"))
-    for part, name in (("test", "final_videos_testdia0_utt0.mp4"), ("dev", "dia66_utt9.mp4"), ("dev", "dia49_utt4.mp4"), ("test", "dia108_utt2.mp4"), ("test", "._dia0_utt0.mp4")):  # fmt: skip
+    for part, name in (
+        ("test", "final_videos_testdia0_utt0.mp4"),
+        ("dev", "dia66_utt9.mp4"),
+        ("dev", "dia49_utt4.mp4"),
+        ("test", "dia108_utt2.mp4"),
+        ("test", "._dia0_utt0.mp4"),
+    ):
         (root / FOLDERS[part] / name).write_bytes(b"extra" * 99)
     return root

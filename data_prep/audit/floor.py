@@ -1,4 +1,4 @@
-"""What logistic regression makes of one modality alone: the floor that a trained model has to beat."""
+"""Logistic regression on one modality alone is the floor that a trained model has to beat."""
 
 import dataclasses
 import warnings
@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from data_prep.features import Progress
+from data_prep.progress import Progress
 from mer_jax.data.corpus import Corpus
 from mer_jax.metrics.classification import overall
 
 STRENGTHS = (0.001, 0.01, 0.1)  # of C, the inverse of the penalty; valid picks one by weighted F1
-ITERATIONS = 200
-MOST = 20_000  # utterances that are looked at; of more, so many are drawn
-FARTHEST = 100  # standard deviations: values beyond are set there, so that float32 does not overflow
+MAX_ITERATIONS = 200
+MAX_UTTERANCES = 20_000  # utterances that are looked at; of more, so many are drawn
+MAX_DEVIATIONS = 100  # standard deviations: values beyond are set there, so that float32 does not overflow
 INSTALL = "pip install -e '.[prep]'"
 
 
@@ -21,7 +21,8 @@ INSTALL = "pip install -e '.[prep]'"
 class Floor:
     """Scores on test, as fractions, by the names of mer_jax.statistics; of the majority class of train likewise.
 
-    skipped: why there are no scores; "" where there are. chance: what the UAR of guesses stays below in 97.5 of 100 cases.
+    `skipped` says why there are no scores, "" where there are; the UAR of guesses stays below `chance` in 97.5 of 100
+    cases.
     """
 
     modality: str
@@ -36,18 +37,18 @@ class Floor:
 
 
 def drawn(utterances: int) -> np.ndarray:
-    """Which utterances the floors look at, bool: all, or MOST of them at random, the same in every run."""
+    """Returns which utterances the floors look at, bool: all, or MAX_UTTERANCES of them at random, the same in every
+    run."""
     chosen = np.ones(utterances, bool)
-    if utterances > MOST:
-        chosen[np.random.default_rng(0).permutation(utterances)[MOST:]] = False
+    if utterances > MAX_UTTERANCES:
+        chosen[np.random.default_rng(0).permutation(utterances)[MAX_UTTERANCES:]] = False
     return chosen
 
 
 def measure(modality: str, means: np.ndarray, split: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> Floor:
-    """means: Float32[utterances, width], over time; split: their split's name; label: their position in `names`.
-
-    Standardised by mean and standard deviation of train; lbfgs in float32.
-    """
+    """Fits one modality. `means` are Float32[utterances, width], over time; `split` has their split's names, and
+    `label` their position in `names`. Features are standardised by mean and standard deviation of train; lbfgs runs in
+    float32."""
     try:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -60,7 +61,7 @@ def measure(modality: str, means: np.ndarray, split: np.ndarray, label: np.ndarr
     if len(np.unique(label[rows["train"]])) < 2:
         return Floor(modality, "train has one class only")
     scaler = StandardScaler().fit(means[rows["train"]])
-    data = {part: np.clip(scaler.transform(means[of]), -FARTHEST, FARTHEST) for part, of in rows.items()}
+    data = {part: np.clip(scaler.transform(means[of]), -MAX_DEVIATIONS, MAX_DEVIATIONS) for part, of in rows.items()}
 
     def scores(part: str, predicted: np.ndarray) -> dict[str, float]:
         confusion = np.zeros((len(names), len(names)), np.int64)
@@ -70,8 +71,8 @@ def measure(modality: str, means: np.ndarray, split: np.ndarray, label: np.ndarr
     best, strength, chosen = -1.0, 0.0, None
     for c in STRENGTHS:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # told by n_iter_
-            model = LogisticRegression(C=c, max_iter=ITERATIONS).fit(data["train"], label[rows["train"]])
+            warnings.simplefilter("ignore", ConvergenceWarning)  # n_iter_ says so
+            model = LogisticRegression(C=c, max_iter=MAX_ITERATIONS).fit(data["train"], label[rows["train"]])
         if (found := scores("valid", model.predict(data["valid"]))["weighted_f1"]) > best:
             best, strength, chosen = found, c, model
     assert chosen is not None
@@ -83,21 +84,21 @@ def measure(modality: str, means: np.ndarray, split: np.ndarray, label: np.ndarr
         majority_scores=scores("test", np.full(len(rows["test"]), majority)),
         chance=_chance(np.unique(label[rows["test"]], return_counts=True)[1]),
         strength=strength,
-        converged=int(np.max(chosen.n_iter_)) < ITERATIONS,
+        converged=int(np.max(chosen.n_iter_)) < MAX_ITERATIONS,
         counts={part: len(of) for part, of in rows.items()},
     )
 
 
 def _chance(support: np.ndarray) -> float:
-    """Mean and two standard errors of the UAR of uniform guesses, for so many test utterances per class."""
+    """Returns mean and two standard errors of the UAR of uniform guesses, for so many test utterances per class."""
     p = 1 / len(support)
     return p + 2 * float(np.sqrt((p * (1 - p) / support).sum())) / len(support)
 
 
-def floors_of(corpus: Corpus, kept: Mapping[str, Mapping[int, np.ndarray]]) -> Iterator[Floor]:
-    """kept: by modality and position in the corpus, the mean over time."""
-    progress = Progress("fitting floors", len(kept))
-    for modality, means in kept.items():
+def floors_of(corpus: Corpus, means_of: Mapping[str, Mapping[int, np.ndarray]]) -> Iterator[Floor]:
+    """Yields the floor of each modality; `means_of` has the means over time by modality and position in the corpus."""
+    progress = Progress("fitting floors", len(means_of))
+    for modality, means in means_of.items():
         rows = np.array(list(means), np.int64)
         values = np.stack(list(means.values())) if means else np.zeros((0, 1), np.float32)
         yield measure(modality, values, corpus.index["split"][rows], corpus.label_ids(rows), corpus.labels)
@@ -106,13 +107,14 @@ def floors_of(corpus: Corpus, kept: Mapping[str, Mapping[int, np.ndarray]]) -> I
 
 
 def floor_method(floors: Sequence[Floor], utterances: int) -> str:
-    """What was done, for whoever reads the figures."""
+    """Says what was done, for whoever reads the figures."""
     if not (measured := [floor for floor in floors if not floor.skipped]):
         return ""
-    drew = f" of {MOST:,} utterances drawn from {utterances:,}" if utterances > MOST else ""
+    drew = f" of {MAX_UTTERANCES:,} utterances drawn from {utterances:,}" if utterances > MAX_UTTERANCES else ""
     counts = "; ".join(f"{f.modality} " + "/".join(f"{n:,}" for n in f.counts.values()) for f in measured)
+    strengths = ", ".join(f"{c:g}" for c in STRENGTHS)
     return (
-        f"Floors: logistic regression (scikit-learn, lbfgs, at most {ITERATIONS} iterations) on the mean over time, one modality "
-        f"alone{drew}, standardised on train, values that are not finite as 0, C out of {', '.join(f'{c:g}' for c in STRENGTHS)} "
-        f"by weighted F1 on valid. Utterances train/valid/test: {counts}."
+        f"Floors: logistic regression (scikit-learn, lbfgs, at most {MAX_ITERATIONS} iterations) "
+        f"on the mean over time, one modality alone{drew}, standardised on train, values that are not finite as 0, "
+        f"C out of {strengths} by weighted F1 on valid. Utterances train/valid/test: {counts}."
     )

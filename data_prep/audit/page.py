@@ -1,11 +1,12 @@
-"""The audit as one HTML page: no network, no script; plots are inline SVG; light or dark as the reader's system is."""
+"""The audit is drawn as one HTML page: no network, no script; plots are inline SVG; light or dark as the reader's
+system is."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.audit.findings import LEVELS, Audit, number
+from data_prep.audit.finding import LEVELS, Audit, Finding, number
 from data_prep.audit.floor import Floor
 from mer_jax.report.html import ROW, WIDTH, document, escaped, figure, plots, shortened
 
@@ -13,16 +14,11 @@ BINS = 24
 
 
 def page(audit: Audit) -> str:
-    """The whole page, which is well-formed XML, too."""
+    """Returns the whole page, which is well-formed XML, too."""
     tally = ", ".join(
         f'<span class="{level if audit.of(level) else "faint"}">{number(audit, level)}</span>' for level in LEVELS
     )
-    findings = "\n".join(
-        f'<li><strong class="{f.level}">{f.level}</strong><strong>{escaped(f.name + (f" ({f.about})" if f.about else ""))}</strong>'
-        f"{escaped(f.text)}" + (f'<span class="do">→ {escaped(f.do)}</span>' if f.do else "") + "</li>"
-        for level in LEVELS
-        for f in audit.of(level)
-    )
+    findings = "\n".join(_item(finding) for level in LEVELS for finding in audit.of(level))
     classes = [
         bars(f"{split}, {sum(of.values()):,}", [(name, n, f"{n:,}") for name, n in of.items()])
         for split, of in audit.classes.items()
@@ -32,8 +28,8 @@ def page(audit: Audit) -> str:
         lengths.append(histogram("seconds, from start to end", audit.seconds))
     title = f"Audit of {audit.name}"
     parts = [
-        f'<h1>{escaped(title)}</h1>\n<p>{audit.utterances:,} utterances. {tally}.<br/><span class="faint">manifest sha256 '
-        f"{escaped(audit.manifest_sha256)}</span></p>",
+        f"<h1>{escaped(title)}</h1>\n<p>{audit.utterances:,} utterances. {tally}.<br/>"
+        f'<span class="faint">manifest sha256 {escaped(audit.manifest_sha256)}</span></p>',
         f"<h2>Findings</h2>\n<ul>\n{findings}\n</ul>",
         _section("Utterances per class", classes),
         _section("Lengths", lengths),
@@ -41,6 +37,13 @@ def page(audit: Audit) -> str:
     if measured := [floor for floor in audit.floors if not floor.skipped]:
         parts.append(_section("Floors on test", _floor_plots(measured), f"<p>{escaped(audit.method)}</p>"))
     return document(title, parts)
+
+
+def _item(finding: Finding) -> str:
+    name = escaped(finding.name + (f" ({finding.about})" if finding.about else ""))
+    do = f'<span class="do">→ {escaped(finding.do)}</span>' if finding.do else ""
+    level = finding.level
+    return f'<li><strong class="{level}">{level}</strong><strong>{name}</strong>{escaped(finding.text)}{do}</li>'
 
 
 def _section(title: str, figures: Sequence[str], text: str = "") -> str:
@@ -58,22 +61,22 @@ def _floor_plots(floors: Sequence[Floor]) -> list[str]:
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, str]], most: float = 0.0, muted: int = -1) -> str:
-    """One horizontal bar a row (name, value, text), the longest of value `most`; row `muted` is drawn in grey."""
+    """Draws one horizontal bar a row (name, value, text), the longest of value `most`; row `muted` is grey."""
     most = most or max((value for _, value, _ in rows), default=0) or 1
     left, room = 125, WIDTH - 125 - 55
     drawn = []
     for i, (name, value, text) in enumerate(rows):
-        width, y = room * value / most, i * ROW
+        width, y, kind = room * value / most, i * ROW, "other" if i == muted else "bar"
         drawn.append(
             f'<text x="0" y="{y + 15}">{escaped(shortened(name, left - 5))}</text>'
-            f'<rect class="{"other" if i == muted else "bar"}" x="{left}" y="{y + 4}" width="{width:.1f}" height="{ROW - 8}"/>'
+            f'<rect class="{kind}" x="{left}" y="{y + 4}" width="{width:.1f}" height="{ROW - 8}"/>'
             f'<text x="{left + width + 5:.1f}" y="{y + 15}">{escaped(text)}</text>'
         )
     return figure(title, drawn, ROW * len(rows))
 
 
 def histogram(title: str, values: np.ndarray) -> str:
-    """How many utterances are how long. The last bar holds the longest half per cent, however long they are."""
+    """Draws how many utterances are how long. The last bar holds the longest half per cent, however long they are."""
     low, high, edge = values.min(), values.max(), np.quantile(values, 0.995)
     if low == high:
         return figure(f"{title}: {low:g} each", [], 1)

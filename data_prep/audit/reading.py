@@ -1,5 +1,5 @@
-"""One pass over a corpus folder's records, and the little that is kept of it: digests, extremes, means over time. Frames
-are looked at as pictures of 4 x 4 pixels."""
+"""One pass over a corpus folder's records leaves little in memory: digests, extremes, means over time. Frames are
+looked at as pictures of 4 x 4 pixels."""
 
 import dataclasses
 import hashlib
@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from data_prep.audit.floor import drawn
-from data_prep.features import Progress
+from data_prep.progress import Progress
 from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.frames import EncodedFrames, thumbnails
 from mer_jax.data.leakage import normalised_sentence
@@ -16,14 +16,14 @@ HUGE = 1e4  # of a feature's absolute value
 
 
 def _digest(content: bytes) -> int:
-    """64 bits that stand for the content; never 0, which stands for nothing."""
+    """Returns 64 bits that stand for the content; never 0, which stands for nothing."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
 
 
 class Stream:
-    """What is kept of a modality while its utterances go by: per utterance a digest (0: it lacks the modality, or is
-    silent) and three flags; per dimension, of all time steps' finite values, count, mean, sum of squared deviations and
-    the extremes with the utterances that have them."""
+    """A modality is summed up while its utterances go by: per utterance by a digest (0: it lacks the modality, or is
+    silent) and three flags; per dimension by count, mean, sum of squared deviations and the extremes of all time steps'
+    finite values, with the utterances that have these."""
 
     def __init__(self, width: int, utterances: int):
         self.digest = np.zeros(utterances, np.uint64)
@@ -56,8 +56,8 @@ class Stream:
         return (total / len(x)).astype(np.float32)
 
     def deviations(self) -> np.ndarray:
-        """How many standard deviations the extremes are from the mean, [2, width]; both are of the other values, since a
-        value is never more than sqrt(n - 1) from a mean it is part of."""
+        """Returns how many standard deviations the extremes are from the mean, [2, width]; both are of the other
+        values, since a value is never more than sqrt(n - 1) from a mean that it is part of."""
         n = np.maximum(self.count - 1, 1)
         offset = np.where(np.isfinite(self.bounds), self.bounds - self.mean, 0)
         from_others = offset * self.count / n
@@ -70,8 +70,8 @@ class Stream:
 
 @dataclasses.dataclass
 class Reading:
-    """What one pass over the records leaves. Digests are 0 where there is nothing to compare; times are seconds, NaN where
-    not given; means by modality are those of the rows the floors look at."""
+    """One pass over the records leaves this. Digests are 0 where there is nothing to compare; times are seconds, NaN
+    where not given; means by modality are those of the rows that the floors look at."""
 
     streams: dict[str, Stream]
     sentence: np.ndarray
@@ -95,7 +95,7 @@ class Reading:
 
 
 def read(corpus: Corpus, floor: bool) -> Reading:
-    """One pass; raises UserError where a record is damaged."""
+    """Passes over the corpus once. Raises UserError where a record is damaged."""
     n = len(corpus)
     reading = Reading(
         streams={m: Stream(48 if "pixels" in spec else spec["width"], n) for m, spec in corpus.modalities.items()},
@@ -106,7 +106,7 @@ def read(corpus: Corpus, floor: bool) -> Reading:
         end=np.full(n, np.nan),
         means={m: {} for m in corpus.modalities},
     )
-    kept = drawn(n) & floor
+    in_floors = drawn(n) & floor
     progress = Progress("reading utterances", n)
     for row in range(n):
         utterance = corpus[row]
@@ -114,14 +114,14 @@ def read(corpus: Corpus, floor: bool) -> Reading:
             m: corpus.decode_frames(row, value, thumbnails) if isinstance(value, EncodedFrames) else value
             for m, value in utterance.features.items()
         }
-        reading.add(row, dataclasses.replace(utterance, features=seen), bool(kept[row]))
+        reading.add(row, dataclasses.replace(utterance, features=seen), bool(in_floors[row]))
         progress.update(1)
     progress.close()
     return reading
 
 
-def spread(code: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Which utterances, bool, have a code (0: none) that occurs with more than one value."""
+def split_across(code: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Returns which utterances, bool, have a code (0: none) that occurs with more than one value."""
     codes, group = np.unique(code, return_inverse=True)
     values, kind = np.unique(value, return_inverse=True)
     pairs = np.unique(group * len(values) + kind)
@@ -129,5 +129,5 @@ def spread(code: np.ndarray, value: np.ndarray) -> np.ndarray:
 
 
 def leaked(code: np.ndarray, split: np.ndarray, first: str, second: str) -> np.ndarray:
-    """Which utterances, bool, are of the second split and have a code (0: none) of the first."""
+    """Returns which utterances, bool, are of the second split and have a code (0: none) of the first."""
     return (split == second) & (code != 0) & np.isin(code, code[split == first])

@@ -1,1 +1,2 @@
-"""Corpora as their authors distribute them: folder tree -> TFDS dataset of turns -> shards, every known trap told by name."""
+"""Corpora as their authors distribute them are read here: folder -> TFDS dataset of turns -> corpus, every known issue
+named."""

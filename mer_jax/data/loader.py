@@ -201,7 +201,8 @@ def collate(
     features, mask = {}, {}
     for m, time in padded_lengths:
         spec = corpus.modalities[m]
-        shape, dtype = (spec["width"],), np.float32
+        shape: tuple[int, ...] = (spec["width"],)
+        dtype: Any = np.float32
         if view and "pixels" in spec:
             shape, dtype = (view.size, view.size, 3), np.uint8
         sequences = (sequence(m, position) for position in range(len(rows)))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.audio import Egemaps, SpeechEncoder
-from data_prep.features import extract
-from data_prep.media import Clip, check
-from data_prep.visual import FrameEncoder
+from data_prep.encoders.audio import Egemaps, SpeechEncoder
+from data_prep.encoders.feature_cache import extract
+from data_prep.encoders.media import Clip, check
+from data_prep.encoders.visual import FrameEncoder
 
 RATE, SECONDS, FRAME_RATE, SIZE = 16000, 3.0, 25, (640, 360)
 

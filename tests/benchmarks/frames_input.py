@@ -1,7 +1,7 @@
 """Frames per second and core from records to what a model sees, and the share of a step spent waiting for them.
 
-Photographs of 256 x 256 as JPEG of quality 95, 15 a record: read, checked, decoded, and varied as in training or only cut as
-in evaluation; beside bare Pillow on the same bytes. Then 200 steps of `configs/deepmsi_mer_frames.py:tiny`.
+Photographs of 256 x 256 as JPEG of quality 95, 15 a record: read, checked, decoded, and varied as in training or only
+cut as in evaluation; beside bare Pillow on the same bytes. Then 200 steps of `configs/deepmsi_mer_frames.py:tiny`.
 """
 
 import argparse
@@ -40,11 +40,31 @@ def corpus_of(folder):
     write_corpus(
         folder,
         (
-            Utterance(f"u{i}", ("train", "valid", "test")[i % 3], f"d{i}", 0, "s", "1", labels[i % 2], "", {"visual": coded(images, "jpeg")})
+            Utterance(
+                f"u{i}",
+                ("train", "valid", "test")[i % 3],
+                f"d{i}",
+                0,
+                "s",
+                "1",
+                labels[i % 2],
+                "",
+                {"visual": coded(images, "jpeg")},
+            )
             for i, images in enumerate(photographs())
         ),
-        Description("bench", labels, {"visual": "photographs"}, labels, np.eye(2), "none", {"name": "none"}, {"tool": "none"}, "none"),
-    )  # fmt: skip
+        Description(
+            "bench",
+            labels,
+            {"visual": "photographs"},
+            labels,
+            np.eye(2),
+            "none",
+            {"name": "none"},
+            {"tool": "none"},
+            "none",
+        ),
+    )
     return Corpus(folder)
 
 
@@ -101,7 +121,8 @@ def main():
         }
     print(json.dumps(found, indent=1), flush=True)
     config = get_config("tiny")
-    print(json.dumps({"configs/deepmsi_mer_frames.py:tiny": measure(config_lib.validate(config), demo_corpus(variant="frames"))}, indent=1))  # fmt: skip
+    steps = measure(config_lib.validate(config), demo_corpus(variant="frames"))
+    print(json.dumps({"configs/deepmsi_mer_frames.py:tiny": steps}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Importing a pack of IEMOCAP's size, 7,433 utterances of 4 x 1024 + 1582 + 342 floats: seconds and peak memory, beside bare pickle.load
-(which runs whatever the file says) and beside the file's size. Every measurement in a process of its own."""
+"""Importing a pack of IEMOCAP's size, 7,433 utterances of 4 x 1024 + 1582 + 342 floats: seconds and peak memory, beside
+bare pickle.load (which runs whatever the file says) and beside the file's size. Every measurement in a process of its
+own."""
 
 import json
 import pickle
@@ -19,25 +20,27 @@ def megabytes():
 
 
 def measure(how, path, out):
-    """Seconds and megabytes of one reading; the memory is what came on top of the imports and the encoder of the label words."""
+    """Seconds and megabytes of one reading; the memory is what came on top of the imports and the encoder of the label
+    words."""
     sys.path[:0] = [str(ROOT)]
     import numpy  # noqa: F401
 
-    from data_prep import import_pack, unpickle
+    from data_prep import import_pack
+    from data_prep.packs import safe_pickle
 
     if how == "import":
-        arguments = import_pack.parser().parse_intermixed_args([path, "--out", out])
-        encoder = import_pack.encoder_of(arguments)
+        arguments = import_pack.IMPORTER.parser().parse_intermixed_args([path, "--out", out])
+        encoder = import_pack.text_encoder(arguments)
         encoder.words(("happy",))
-        import_pack.encoder_of = lambda _: encoder
+        import_pack.text_encoder = lambda _: encoder
     before, began = megabytes(), time.perf_counter()
     if how == "pickle":
         with open(path, "rb") as file:
             pickle.load(file, encoding="latin1")
     elif how == "unpickle":
-        unpickle.load(Path(path))
+        safe_pickle.load(Path(path))
     else:
-        import_pack.convert(arguments)
+        import_pack.IMPORTER.convert(arguments)
     found = {"seconds": time.perf_counter() - began, "megabytes": megabytes() - before, "before": before}
     print(json.dumps(found))
 
@@ -46,10 +49,10 @@ def make(path):
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import packs as fake
 
-    from data_prep import packs
+    from data_prep.packs import layouts
 
     widths = dict.fromkeys(fake.LAYERS, 1024) | {"audio": 1582, "visual": 342}
-    fake.write(Path(path), packs.TUPLES["sdt"], "iemocap", widths, fake.SIX, 151, protocol=4)
+    fake.write(Path(path), layouts.TUPLES["sdt"], "iemocap", widths, fake.SIX, 151, protocol=4)
 
 
 def told(*words):

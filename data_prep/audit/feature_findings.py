@@ -1,0 +1,123 @@
+"""Faults of the features themselves are found by one check after the other over all modalities."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_prep.audit.finding import FEW, Finding, first_ids, or_ok, share
+from data_prep.audit.reading import HUGE, Reading, Stream, leaked, split_across
+from mer_jax.data.corpus import Corpus
+
+FAR = 100  # standard deviations
+
+
+def features(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
+    """Yields the faults of the arrays themselves."""
+    for name, check, fine in (
+        ("not finite", _nonfinite, "no NaN and no infinite value"),
+        ("lacking", _lacking, "every utterance has every modality"),
+        ("silent", _silent, "no utterance is all zeros"),
+        ("constant", _constant, "every dimension varies"),
+        ("extreme", _extreme, f"nothing over {HUGE:g} or {FAR} standard deviations"),
+        (
+            "duplicates",
+            _duplicates,
+            "no two utterances have the same features, bit for bit, but text of equal sentences",
+        ),
+    ):
+        found = [finding for m, stream in reading.streams.items() for finding in check(corpus, reading, m, stream)]
+        yield from or_ok(found, name, fine)
+
+
+def _nonfinite(corpus: Corpus, reading: Reading, modality: str, stream: Stream) -> Iterator[Finding]:
+    if len(rows := np.flatnonzero(stream.nonfinite)):
+        yield Finding(
+            "problem",
+            "not finite",
+            modality,
+            f"NaN or infinite values in {share(len(rows), len(corpus))} utterances: {first_ids(corpus, rows)}",
+            "repair the extractor; or train with --config.data.nonfinite=zero",
+        )
+
+
+def _lacking(corpus: Corpus, reading: Reading, modality: str, stream: Stream) -> Iterator[Finding]:
+    gone = corpus.index[f"length/{modality}"] == 0
+    if not gone.any():
+        return
+    ids = first_ids(corpus, np.flatnonzero(gone))
+    text = f"{share(int(gone.sum()), len(corpus))} utterances do not have it: {ids}"
+    if whole := [s for s in corpus.manifest["splits"] if gone[corpus.index["split"] == s].all()]:
+        text += f"; {' and '.join(whole)} not at all"
+        yield Finding("problem", "lacking", modality, text, "extract it for every split")
+    else:
+        yield Finding("note", "lacking", modality, text, "look whether files were lost; models see them as missing")
+
+
+def _silent(corpus: Corpus, reading: Reading, modality: str, stream: Stream) -> Iterator[Finding]:
+    if len(rows := np.flatnonzero(stream.silent)):
+        yield Finding(
+            "note",
+            "silent",
+            modality,
+            f"{share(len(rows), len(corpus))} utterances are all zeros: {first_ids(corpus, rows)}",
+            "an extractor that failed often writes zeros: extract again, or leave the modality out of those utterances",
+        )
+
+
+def _constant(corpus: Corpus, reading: Reading, modality: str, stream: Stream) -> Iterator[Finding]:
+    same = stream.bounds[0] == stream.bounds[1]
+    if not len(dimensions := np.flatnonzero(same)):
+        return
+    first = ", ".join(map(str, dimensions[:5])) + ", …" * (len(dimensions) > 5)
+    text = f"{share(len(dimensions), len(same))} dimensions have one value everywhere: {first}"
+    if same.all():
+        yield Finding("problem", "constant", modality, text, "the modality says nothing: extract it again")
+    else:
+        yield Finding("note", "constant", modality, text, "harmless, but ask why: a column may be lost")
+
+
+def _extreme(corpus: Corpus, reading: Reading, modality: str, stream: Stream) -> Iterator[Finding]:
+    found = []
+    if len(rows := np.flatnonzero(stream.huge)):
+        ids = first_ids(corpus, rows)
+        found.append(f"{share(len(rows), len(corpus))} utterances have values over {HUGE:g}: {ids}")
+    away = stream.deviations()
+    if count := np.count_nonzero((away > FAR).any(0)):
+        side, dimension = np.unravel_index(away.argmax(), away.shape)
+        worst, name = away[side, dimension], corpus.index["id"][stream.bound_rows[side, dimension]]
+        far = f"{worst:,.0f} of them away" if np.isfinite(worst) else "where all others are the same"
+        found.append(
+            f"dimensions that reach over {FAR} standard deviations: {count:,}; "
+            f"dimension {dimension} is {stream.bounds[side, dimension]:.4g} in {name}, {far}"
+        )
+    if found:
+        yield Finding(
+            "note",
+            "extreme",
+            modality,
+            "; ".join(found),
+            "one such value outweighs all others: look at these utterances, "
+            "clip or take logarithms in the extractor; keep data.standardize",
+        )
+
+
+def _duplicates(corpus: Corpus, reading: Reading, modality: str, stream: Stream) -> Iterator[Finding]:
+    code = stream.digest.copy()
+    if modality == "text":  # equal sentences have equal states: told among the shared sentences
+        code[~split_across(code, reading.sentence) & (reading.sentence != 0)] = 0
+    _, group, counts = np.unique(code, return_inverse=True, return_counts=True)
+    again = (counts[group] > 1) & (code != 0)
+    if not (rows := int(again.sum())):
+        return
+    split, label = corpus.index["split"], corpus.index["label"]
+    in_train, test = leaked(code, split, "train", "test"), split == "test"
+    ids = first_ids(corpus, np.flatnonzero(again))
+    yield Finding(
+        "problem" if in_train.sum() > FEW * test.sum() else "note",
+        "duplicates",
+        modality,
+        f"{share(rows, len(corpus))} utterances have another's features, bit for bit: {ids}; "
+        f"{np.count_nonzero(split_across(code, split)):,} across splits ({in_train.sum():,} of test in train), "
+        f"{np.count_nonzero(split_across(code, label)):,} with other labels",
+        "features went to the wrong utterances, or a clip is in twice: keep one, and none of train's in test",
+    )

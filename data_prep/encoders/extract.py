@@ -1,0 +1,153 @@
+"""Utterances with clips become utterances with features: clips are checked, encoded, and their features found by id."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.encoders.audio import Egemaps, SpeechEncoder
+from data_prep.encoders.feature_cache import THREADS, FeatureCache, Progress, by_length, extract
+from data_prep.encoders.media import Checked, Clip, check
+from data_prep.encoders.text import TextEncoder
+from data_prep.encoders.visual import FrameCoder, FrameEncoder
+from mer_jax.data.corpus import Utterance
+from mer_jax.errors import UserError
+
+STREAMS = {"audio": "audio", "visual": "video"}  # modality -> the stream of a clip that it is made of
+MAX_LISTED = 10  # broken clips listed one by one
+AnyEncoder = TextEncoder | SpeechEncoder | Egemaps | FrameEncoder | FrameCoder
+Encoders = Mapping[str, AnyEncoder]
+
+
+@dataclasses.dataclass(frozen=True)
+class UtteranceClip:
+    """An utterance that has no features yet, and its clip; messages name it as `where` says."""
+
+    utterance: Utterance
+    clip: Clip
+    where: str
+
+
+def check_clips(rows: Sequence[UtteranceClip], streams: tuple[str, ...]) -> tuple[dict[str, Checked], dict[str, str]]:
+    """Returns by id what the whole clips are, and what is wrong with the broken ones. It decodes nothing."""
+    checked: dict[str, Checked] = {}
+    broken: dict[str, str] = {}
+    progress = Progress("checking clips", len(rows))
+
+    def one(row: UtteranceClip) -> Checked | UserError:
+        try:
+            return check(row.clip, streams)
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for row, found in zip(rows, pool.map(one, rows), strict=True):
+            if isinstance(found, Checked):
+                checked[row.utterance.id] = found
+            else:
+                broken[row.utterance.id] = f"{row.where}: {found}"
+            progress.update(1)
+    progress.close()
+    return checked, broken
+
+
+def refuse_broken(broken: Mapping[str, str]) -> None:
+    if broken:
+        more = [f"… and {len(broken) - MAX_LISTED} more"] if len(broken) > MAX_LISTED else []
+        raise UserError(
+            "\n  ".join([f"{len(broken)} clips cannot be used:", *list(broken.values())[:MAX_LISTED], *more])
+            + "\nRepair them, or leave them out with --skip-broken."
+        )
+
+
+def features_of(
+    rows: Sequence[UtteranceClip],
+    checked: Mapping[str, Checked],
+    encoders: Encoders,
+    cache: Path,
+    *,
+    skip_broken: bool,
+) -> tuple[list[UtteranceClip], dict[str, Mapping[str, np.ndarray]], dict[str, str]]:
+    """Returns the rows that every encoder could read, by modality the features by id, and what is wrong with the other
+    rows. Unless these are to be skipped, the first of them raises UserError."""
+    features: dict[str, Mapping[str, np.ndarray]] = {}
+    broken: dict[str, str] = {}
+    for modality, encoder in encoders.items():
+        ids = [row.utterance.id for row in rows]
+        if isinstance(encoder, TextEncoder):
+            states = encoder.states([row.utterance.sentence for row in rows])
+            features[modality] = dict(zip(ids, states, strict=True))
+            continue
+        clips = {checked[row.utterance.id].key: row.clip for row in rows}
+        seconds = {checked[row.utterance.id].key: checked[row.utterance.id].seconds for row in rows}
+        keys = by_length(list(clips), [seconds[key] for key in clips])
+        unreadable: dict[str, str] = {}
+        found = extract(
+            encoder, {key: clips[key] for key in keys}, cache, modality, unreadable if skip_broken else None
+        )
+        for row in rows:
+            if (key := checked[row.utterance.id].key) in unreadable:
+                broken[row.utterance.id] = f"{row.where}: {unreadable[key]}"
+        features[modality] = ById(found, {i: checked[i].key for i in ids}, getattr(encoder, "restored", None))
+        rows = [row for row in rows if row.utterance.id not in broken]
+    return list(rows), features, broken
+
+
+class ById(Mapping[str, Any]):
+    """Features by utterance id, read from the cache one at a time; `restored` makes of what the cache holds what goes
+    to a record."""
+
+    def __init__(
+        self, cache: FeatureCache, keys: Mapping[str, str], restored: Callable[[np.ndarray], Any] | None = None
+    ):
+        self.cache, self.keys_of, self.restored = cache, keys, restored
+
+    def __getitem__(self, name: str) -> Any:
+        found = self.cache[self.keys_of[name]]
+        return found if self.restored is None else self.restored(found)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys_of)
+
+    def __len__(self) -> int:
+        return len(self.keys_of)
+
+
+def utterances(rows: Sequence[UtteranceClip], features: Mapping[str, Mapping[str, np.ndarray]]) -> Iterator[Utterance]:
+    for row in rows:
+        found = {modality: by_id[row.utterance.id] for modality, by_id in features.items()}
+        yield dataclasses.replace(row.utterance, features=found)
+
+
+def print_lengths(rows: Sequence[UtteranceClip], checked: Mapping[str, Checked], longest: float) -> int:
+    """Prints and returns how many clips are cut to `longest` seconds."""
+    over = [row for row in rows if checked[row.utterance.id].seconds > longest]
+    if over:
+        most = max(over, key=lambda row: checked[row.utterance.id].seconds)
+        print(
+            f"note: {len(over)} clips are longer than {longest:g} s and cut to their beginning; "
+            f"the longest, {most.clip.name}, has {checked[most.utterance.id].seconds:.1f} s"
+        )
+    return len(over)
+
+
+def print_faces(rows: Sequence[UtteranceClip], visual: Mapping[str, np.ndarray]) -> int:
+    """Prints and returns how many frames are whole because no face was found in them."""
+    assert isinstance(visual, ById)
+    counts = visual.cache.tally(visual.keys_of[row.utterance.id] for row in rows)
+    without, frames = counts.sum(0).tolist()
+    print(
+        f"note: no face was found in {without} of {frames} frames, which are taken whole; "
+        f"{int((counts[:, 0] == counts[:, 1]).sum())} of {len(counts)} clips have none at all"
+    )
+    return int(without)
+
+
+def digest(rows: Sequence[UtteranceClip], checked: Mapping[str, Checked]) -> str:
+    """Returns one sha256 of all clips' names and contents."""
+    lines = sorted({f"{checked[row.utterance.id].sha256} {row.clip.name}\n" for row in rows})
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

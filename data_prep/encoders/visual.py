@@ -1,0 +1,204 @@
+"""Clips become frames, or the faces in them: one vector each of an image encoder, or the pictures themselves."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from data_prep.encoders import faces as face
+from data_prep.encoders import media, pretrained
+from data_prep.encoders.feature_cache import pool
+from data_prep.encoders.media import Clip
+from mer_jax.data.frames import EncodedFrames, coded, middle_square
+
+SAVED_TOGETHER = 8  # clips saved to the cache at a time
+BATCH = 64  # frames
+PICTURES = ("jpeg", "png")  # in place of an encoder's name: no encoder
+QUALITY = 95  # of JPEG
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A clip's frames, Float32[frames, channels, height, width], as the model's image processor makes them, and how
+    many of them are whole for want of a face."""
+
+    pixels: np.ndarray
+    without_face: int = 0
+
+
+class FrameEncoder:
+    """ViT, Swin, CLIP's eye, … of transformers: Float16[frames, width].
+
+    Without `layers` a frame's vector is the model's own pooled output, or the mean over the last layer's patches where
+    the checkpoint has no trained pooler; with them the means over the patches of these hidden layers, side by side.
+    """
+
+    batch_size = SAVED_TOGETHER
+
+    def __init__(
+        self,
+        name: str,
+        layers: tuple[int, ...] = (),
+        *,
+        frames: int = 15,
+        per_second: float | None = None,
+        faces: bool = False,
+        pooling: str = "tokens",
+        longest: float = 30.0,
+        device: str = "auto",
+    ):
+        decoder, detector = media.library(), face.library() if faces else None
+        # Pillow resizes alike wherever it is installed; torchvision, taken where there is one, does not.
+        self._pretrained = pretrained.load("--visual-encoder", name, "AutoImageProcessor", device, backend="pil")
+        config = self._pretrained.model.config
+        depth = len(getattr(config, "depths", ())) or config.num_hidden_layers
+        self.layers = pretrained.resolve("--visual-layers", layers, name, depth) if layers else ()
+        self.frames, self.per_second, self.pooling, self.longest = frames, per_second, pooling, longest
+        self.tally = _without_face if faces else None
+        self.pooled = not layers and self._has_pooler()
+        if layers:
+            of = f"mean over the patches of {pretrained.layers_in_words(self.layers, depth)}"
+        else:
+            of = "pooled output" if self.pooled else "mean over the last layer's patches"
+        often = _often(frames, per_second)
+        self.identity = self._pretrained.identity | {
+            "frame": of,
+            "frames": often,
+            "pooling": pooling,
+            "longest": longest,
+            "av": decoder,
+            **({"faces": detector} if detector else {}),
+        }
+        over = ", the mean over them" if pooling == "mean" else ""
+        what = f", each cut to its largest face ({face.CASCADE}; whole where none is found)" if faces else ""
+        self.extractor = f"{self.identity['name']}, {of}, {often}{what}{over}, frozen"
+
+    def prepare(self, clip: Clip) -> Prepared:
+        images, without = _taken(self, clip)
+        return Prepared(self._pixels(images), without)
+
+    def encode(self, prepared: list[Prepared]) -> list[np.ndarray]:
+        pixels = np.concatenate([p.pixels for p in prepared])
+        vectors = np.concatenate([self._vectors(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)])
+        ends = list(itertools.accumulate(len(p.pixels) for p in prepared))
+        return [pool(v, self.pooling) for v in np.split(vectors, ends[:-1])]
+
+    def _pixels(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        made = self._pretrained.processor(images=images, return_tensors="np")
+        return np.asarray(made["pixel_values"], np.float32)
+
+    def _has_pooler(self) -> bool:
+        import torch
+
+        black = self._pixels([np.zeros((64, 64, 3), np.uint8)])
+        with torch.inference_mode():
+            found = self._pretrained.model(**self._pretrained.on_device({"pixel_values": black}))
+        trained = not any("pooler" in key for key in self._pretrained.missing)
+        return trained and getattr(found, "pooler_output", None) is not None
+
+    def _vectors(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns Float32[frames, width]."""
+        import torch
+
+        with torch.inference_mode():
+            found = self._pretrained.model(
+                **self._pretrained.on_device({"pixel_values": pixels}), output_hidden_states=bool(self.layers)
+            )
+            if self.layers:
+                vectors = torch.cat([_over_patches(found.hidden_states[layer]) for layer in self.layers], -1)
+            elif self.pooled:
+                vectors = found.pooler_output.flatten(1)
+            else:
+                vectors = _over_patches(found.last_hidden_state)
+            return vectors.float().cpu().numpy()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """A clip's frames, and how many of them are whole for want of a face."""
+
+    frames: EncodedFrames
+    without_face: int = 0
+
+
+class FrameCoder:
+    """The frames themselves: of each the largest square in the middle (of the face, too), [size, size] pixels."""
+
+    batch_size = SAVED_TOGETHER
+
+    def __init__(
+        self,
+        coding: str,
+        size: int,
+        *,
+        frames: int = 15,
+        per_second: float | None = None,
+        faces: bool = False,
+        longest: float = 30.0,
+    ):
+        decoder, detector = media.library(), face.library() if faces else None
+        self.coding, self.size, self.frames, self.per_second, self.longest = coding, size, frames, per_second, longest
+        self.tally = _without_face if faces else None
+        often = _often(frames, per_second)
+        kind = f"JPEG of quality {QUALITY}" if coding == "jpeg" else "PNG"
+        what = f", cut to the largest face ({face.CASCADE}; whole where none is found)" if faces else ""
+        self.identity = {
+            "name": kind,
+            "size": size,
+            "frames": often,
+            "longest": longest,
+            "av": decoder,
+            "pillow": PIL.__version__,
+            **({"faces": detector} if detector else {}),
+        }
+        self.extractor = f"{often} as {kind}, {size} x {size} pixels{what}"
+
+    def prepare(self, clip: Clip) -> Pictures:
+        images, without = _taken(self, clip)
+        return Pictures(coded([_square(image, self.size) for image in images], self.coding, QUALITY), without)
+
+    def encode(self, prepared: list[Pictures]) -> list[np.ndarray]:
+        """Returns what the cache holds of each, UInt8[bytes]; see `restored`."""
+        found = []
+        for pictures in prepared:
+            sizes = np.array([len(pictures.frames), *map(len, pictures.frames.data)], "<i8")
+            found.append(np.frombuffer(sizes.tobytes() + b"".join(pictures.frames.data), np.uint8))
+        return found
+
+    def restored(self, saved: np.ndarray) -> EncodedFrames:
+        raw = saved.tobytes()
+        count = int(np.frombuffer(raw, "<i8", 1)[0])
+        sizes = np.frombuffer(raw, "<i8", count, 8)
+        ends = 8 + 8 * count + np.cumsum(sizes)
+        data = tuple(raw[end - size : end] for end, size in zip(ends.tolist(), sizes.tolist(), strict=True))
+        return EncodedFrames(self.coding, self.size, self.size, data)
+
+
+def _often(frames: int, per_second: float | None) -> str:
+    return f"{per_second:g} frames a second" if per_second else f"{frames} frames evenly spread"
+
+
+def _taken(by: FrameEncoder | FrameCoder, clip: Clip) -> tuple[Sequence[np.ndarray], int]:
+    """Returns the clip's frames, cut to their faces if the encoder asks for it, and how many of them have none."""
+    images = media.frames(clip, by.longest, count=by.frames, per_second=by.per_second)
+    return face.cropped(images) if by.tally else (images, 0)
+
+
+def _square(image: np.ndarray, size: int) -> np.ndarray:
+    side, left, top = middle_square(*image.shape[:2])
+    box = (left, top, left + side, top + side)
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box))
+
+
+def _without_face(prepared: Prepared | Pictures) -> tuple[int, int]:
+    """Returns how many frames show no face, of how many."""
+    return prepared.without_face, len(prepared.pixels if isinstance(prepared, Prepared) else prepared.frames)
+
+
+def _over_patches(states):  # type: ignore[no-untyped-def]
+    """Averages [frames, patches, width], or a convolutional net's [frames, width, rows, columns], to [frames,
+    width]."""
+    return states.mean(1) if states.ndim == 3 else states.mean((2, 3))

@@ -1,0 +1,110 @@
+"""An `Importer` is a command that makes a corpus folder. This file holds everything that all importers share.
+
+A new corpus takes one file:
+
+    def add_flags(parser): parser.add_argument("table", type=Path)
+    def read(arguments): return Source(name="mine", utterances=..., labels=("sad", "happy"), ...)
+    main = Importer("data_prep.mine", __doc__, add_flags, read).main
+
+    if __name__ == "__main__":
+        main()
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.audit.corpus_audit import write_and_audit
+from data_prep.encoders import flags
+from data_prep.encoders.text import TextEncoder
+from mer_jax.data.corpus import Utterance
+from mer_jax.data.corpus_writer import Description, refuse_existing
+from mer_jax.errors import reported
+from mer_jax.files import sha256_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An importer has read this: the utterances, in any order, and what the manifest says of them.
+
+    `encoder` embeds the label words, which are the labels unless `label_words` says otherwise; where the text features
+    are its own, too, both lie in one space. `provenance` follows the name of the tool in the manifest. `extra_happy` is
+    the file whose ids the audit counts, and `closing_lines` are printed last.
+    """
+
+    name: str
+    utterances: Iterable[Utterance]
+    labels: tuple[str, ...]
+    encoder: TextEncoder
+    extractors: Mapping[str, str]
+    protocol: Mapping[str, str]
+    provenance: Mapping[str, Any]
+    licence: str
+    label_words: tuple[str, ...] = ()
+    trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    extra_happy: Path | None = None
+    closing_lines: Sequence[str] = ()
+
+    def description(self, tool: str) -> Description:
+        words = self.label_words or self.labels
+        encodes_text = self.extractors.get("text") == self.encoder.extractor
+        return Description(
+            name=self.name,
+            labels=self.labels,
+            extractors=self.extractors,
+            label_words=words,
+            label_embeddings=self.encoder.words(words),
+            label_space="text" if encodes_text else str(self.encoder.identity["name"]),
+            protocol=self.protocol,
+            provenance={"tool": tool, **self.provenance},
+            licence=self.licence,
+            trained_on=self.trained_on,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Importer:
+    """`python -m TOOL --out DIR` reads a source and writes a corpus folder. `add_flags` adds the flags that only this
+    importer has; `read` makes a `Source` of the parsed flags and raises UserError for what it cannot use."""
+
+    tool: str
+    description: str | None
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    read: Callable[[argparse.Namespace], Source]
+
+    def main(self, argv: Sequence[str] | None = None) -> None:
+        arguments = self.parser().parse_intermixed_args(argv)
+        with reported():
+            self.convert(arguments)
+
+    def parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(
+            prog=f"python -m {self.tool}",
+            description=self.description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument(
+            "--out", type=Path, required=True, metavar="DIR", help="corpus folder to make; must not exist yet"
+        )
+        flags.add_text(parser)
+        self.add_flags(parser)
+        return parser
+
+    def convert(self, arguments: argparse.Namespace) -> None:
+        refuse_existing(arguments.out)
+        source = self.read(arguments)
+        description = source.description(self.tool)
+        write_and_audit(arguments.out, source.utterances, description, extra_happy=source.extra_happy)
+        for line in source.closing_lines:
+            print(line)
+
+
+def print_note(text: str) -> None:
+    print(f"note: {text}")
+
+
+def checksums(*paths: Path) -> dict[str, str]:
+    """Returns the sha256 of each file by its name, as manifests hold it."""
+    return {path.name: sha256_of(path) for path in paths}

@@ -1,0 +1,89 @@
+"""A raw corpus is read into its turns and the known issues that were found in it, by name."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mer_jax.errors import UserError
+
+MAX_PRINTED = 3  # ids of an issue
+MAX_WRITTEN = 20  # ids of an issue in the manifest
+SHORT = 0.5  # seconds
+CLIP_ISSUES = {
+    "clip-missing": "no recording; refused or left out where sound or frames are asked for",
+    "clip-unreadable": "cannot be decoded; refused or left out where sound or frames are asked for",
+    "clip-without-row": "recordings that the annotations do not know; left out",
+    "clip-over-long": "longer than --longest: cut to their beginning, not dropped",
+    "clip-short": f"under {SHORT} s: kept; what an encoder cannot read alone is filled up with silence",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """A turn as the annotations have it. Label and votes, pairs (rater, label), are in the corpus' own words; start and
+    end are seconds in the dialogue or episode; sound and film are files relative to the corpus' folder, "" where there
+    is none."""
+
+    id: str
+    split: str
+    dialogue: str
+    turn: int
+    speaker: str
+    session: str
+    label: str
+    sentence: str
+    start: float
+    end: float
+    votes: tuple[tuple[str, str], ...]
+    sound: str
+    film: str
+
+
+class KnownIssues:
+    """What a corpus is known to suffer from, and where it was found. `handled` says of each issue what is done about
+    it; `found` holds the ids of turns, dialogues, files. The manifest has all of it as `traps`."""
+
+    def __init__(self, handled: Mapping[str, str], found: Mapping[str, Iterable[str]] | None = None):
+        self.handled = handled
+        self.found: dict[str, list[str]] = {name: list((found or {}).get(name, ())) for name in handled}
+
+    def add(self, name: str, *ids: str) -> None:
+        self.found[name] += ids
+
+    def lines(self, corpus: str) -> Iterator[str]:
+        yield f"the known traps of {corpus}, one by one:"
+        width = max(map(len, self.handled))
+        for name, ids in self.found.items():
+            first = f" ({', '.join(ids[:MAX_PRINTED])}{', …' * (len(ids) > MAX_PRINTED)})" if ids else ""
+            yield f"  {name:{width}}  {len(ids):6,}  {self.handled[name]}{first}"
+
+    def provenance(self) -> dict[str, Any]:
+        return {
+            name: {"count": len(ids), "first": ids[:MAX_WRITTEN], "handled": self.handled[name]}
+            for name, ids in self.found.items()
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class RawCorpus:
+    turns: list[Turn]
+    issues: KnownIssues
+
+
+def text_of(path: Path) -> tuple[str, bool]:
+    """Returns the file's text, and whether it is Windows-1252: bytes that are no UTF-8, or that were once read as
+    Latin-1."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; give the whole folder as it was distributed")
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace"), True
+    return text, any("\x80" <= c <= "\x9f" for c in text)
+
+
+def is_hidden(path: Path) -> bool:
+    """Finds the `._` files that macOS leaves in archives: there are as many as recordings, and none is one."""
+    return path.name.startswith(".")
