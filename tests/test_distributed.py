@@ -30,7 +30,8 @@ TIMEOUT = 10  # seconds until a process counts as lost
 
 
 def launch(count, cache_home, command, devices=None, env=None):
-    """The same command as `count` processes, each with so many devices; each gets its --distributed through `command(how)`.
+    """The same command as `count` processes, each with so many devices; each gets its --distributed through
+    `command(how)`.
 
     They write to files: one that nobody reads may fill a pipe and wait for ever, and the others for it.
     """
@@ -65,8 +66,15 @@ def outputs(processes, timeout=170):
 
 
 def main_command(workdir, corpus, flags):
-    return lambda how: ["-m", "mer_jax.main", *flags, f"--config.data.path={corpus}", f"--workdir={workdir}",
-                        f"--distributed={how}", f"--distributed_timeout={TIMEOUT}"]  # fmt: skip
+    return lambda how: [
+        "-m",
+        "mer_jax.main",
+        *flags,
+        f"--config.data.path={corpus}",
+        f"--workdir={workdir}",
+        f"--distributed={how}",
+        f"--distributed_timeout={TIMEOUT}",
+    ]
 
 
 def train(count, cache_home, workdir, corpus, flags, timeout=170):
@@ -141,8 +149,9 @@ def check_reads(workdir, whole):
 
 
 def kill_and_go_on(counts, cache_home, workdir, corpus, flags, kills, seed):
-    """Starts the run again and again, each time with one of `counts` processes, and kills one of them at a random moment: while it
-    starts, in its first steps, or after it has saved. The last start, with the fewest, is left alone."""
+    """Starts the run again and again, each time with one of `counts` processes, and kills one of them at a random
+    moment: while it starts, in its first steps, or after it has saved. The last start, with the fewest, is left
+    alone."""
     rng = random.Random(seed)
     for _ in range(kills):
         count, when = rng.choice(counts), rng.choice(("start", "steps", "saved", "saved"))
@@ -177,8 +186,13 @@ def stepped(workdir, launched):
 
 def lasting(kills):
     """Flags of a run that takes longer than so many kills let it live."""
-    return [f"--config.train.epochs={max(6 * kills, 48)}", "--config.train.patience=0", "--config.train.checkpoint_minutes=0.02",
-            "--config.train.log_steps=10"]  # fmt: skip
+    epochs = f"--config.train.epochs={max(6 * kills, 48)}"
+    return [
+        epochs,
+        "--config.train.patience=0",
+        "--config.train.checkpoint_minutes=0.02",
+        "--config.train.log_steps=10",
+    ]
 
 
 @pytest.mark.slow

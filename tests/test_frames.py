@@ -40,9 +40,16 @@ def pictures(count=3, height=20, width=24, seed=0):
 def framed_utterances(coding="png", count=12):
     for i in range(count):
         yield Utterance(
-            f"u{i:02d}", ("train", "train", "valid", "test")[i % 4], f"d{i}", 0, "s", "1", ("calm", "glad", "cross")[i % 3],
-            "", {"visual": coded(pictures(1 + i % 3, seed=i), coding), "text": np.ones((2, 6), np.float16) * i},
-        )  # fmt: skip
+            id=f"u{i:02d}",
+            split=("train", "train", "valid", "test")[i % 4],
+            dialogue=f"d{i}",
+            turn=0,
+            speaker="s",
+            session="1",
+            label=("calm", "glad", "cross")[i % 3],
+            sentence="",
+            features={"visual": coded(pictures(1 + i % 3, seed=i), coding), "text": np.ones((2, 6), np.float16) * i},
+        )
 
 
 @pytest.fixture
@@ -59,8 +66,12 @@ def test_frames_come_back_from_a_record(tmp_path, coding):
     )
     corpus = Corpus(tmp_path / "c")
     assert corpus.modalities["visual"] == {
-        "width": 3 * 20 * 24, "dtype": coding, "pixels": [20, 24], "longest": 3, "extractor": "drawn",
-    }  # fmt: skip
+        "width": 3 * 20 * 24,
+        "dtype": coding,
+        "pixels": [20, 24],
+        "longest": 3,
+        "extractor": "drawn",
+    }
     for i, wanted in enumerate(sorted(framed_utterances(coding), key=lambda u: corpus_lib.SPLITS.index(u.split))):
         found = corpus[i]
         assert found.id == wanted.id
@@ -85,13 +96,15 @@ def test_an_independent_reader_finds_the_frames(framed):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda f: dataclasses.replace(f, width=25), "'u01': visual is 20 x 25 pixels as png; the utterances before it are 20 x 24 pixels"),
-        (lambda f: dataclasses.replace(f, coding="jpeg"), "'u01': visual is 20 x 24 pixels as jpeg; the utterances before it are 20 x 24 pixels as png"),
+        (lambda f: dataclasses.replace(f, width=25), "'u01': visual is 20 x 25 pixels as png; {before}"),
+        (lambda f: dataclasses.replace(f, coding="jpeg"), "'u01': visual is 20 x 24 pixels as jpeg; {before}"),
         (lambda f: dataclasses.replace(f, data=()), "must be frames of jpeg, png, uint8, not 0 of png"),
-        (lambda f: np.zeros((3, 5), np.float32), "'u01': visual is 5 wide of float32; the utterances before it are 20 x 24 pixels as png"),
+        (lambda f: np.zeros((3, 5), np.float32), "'u01': visual is 5 wide of float32; {before}"),
     ],
-)  # fmt: skip
+)
 def test_frames_that_are_not_alike_are_refused(tmp_path, change, words):
+    words = words.format(before="the utterances before it are 20 x 24 pixels as png")
+
     def utterances():
         for u in framed_utterances():
             visual = u.features["visual"]
@@ -119,9 +132,6 @@ def test_a_damaged_frame_is_named(tmp_path, capsys):
         EncodedFrames("jpeg", 20, 24, coded(pictures(1), "png").data).image(0)
     with pytest.raises(ValueError, match="frame 0 is 20 x 24 pixels, not 8 x 8"):
         EncodedFrames("png", 8, 8, coded(pictures(1), "png").data).image(0)
-
-
-# ---- what a model sees ----
 
 
 def test_without_a_draw_it_is_the_square_in_the_middle():
@@ -153,7 +163,8 @@ def test_every_kind_of_change_is_made():
         return [View(20, **(PLAIN | changes)).of(shown, np.random.default_rng(s)) for s in range(20)]
 
     assert all((view == whole).all() for view in some()), "a cut of all the area is the one in the middle"
-    mirrored = [bool((View(20, **(PLAIN | {"flip": 0.5})).of(shown, np.random.default_rng(s)) == whole[:, :, ::-1]).all()) for s in range(40)]  # fmt: skip
+    flipping = View(20, **(PLAIN | {"flip": 0.5}))
+    mirrored = [(flipping.of(shown, np.random.default_rng(s)) == whole[:, :, ::-1]).all() for s in range(40)]
     assert 10 < sum(mirrored) < 30
     assert len({x.tobytes() for x in some(crop=0.3)}) == 20
     bright = [float(x.mean()) for x in some(colour=0.4)]
@@ -169,9 +180,6 @@ def test_colours_are_their_formula():
     x = s * image + (1 - s) * grey[..., None]
     wanted = b * (127.5 + c * (x - 127.5))
     assert np.abs(found - wanted.clip(0, 255)).max() <= 1
-
-
-# ---- in batches ----
 
 
 def feed_of(folder, threads=1, seed=0):
