@@ -206,7 +206,7 @@ class Predictor:
             notes.append(f"{modality}: {len(value)} time steps, the first {limit} of which are read (data.max_length)")
             value = value[:limit]
         if frames:
-            return self._view.of(value) if self._view else value
+            return self._view.apply(value) if self._view else value
         try:
             value, count = zero_nonfinite(value, self.config.data.nonfinite)
         except ValueError:
