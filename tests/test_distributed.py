@@ -2,19 +2,16 @@
 
 import itertools
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 
 import numpy as np
 import pytest
 import store
-from conftest import ROOT, corpus_of, free_ports, small_description, small_utterances, user_env
+from conftest import ROOT, corpus_of, small_description, small_utterances
+from processes import launch, outputs, so_far
 from runs import committed, compare, final_arrays
 
 from mer_jax.data.corpus_writer import write_corpus
@@ -27,42 +24,6 @@ SMALL += ["--config.train.checkpoint_minutes=0.005", "--config.train.log_steps=1
 SGD = ["--config.optim.name=sgd", "--config.optim.learning_rate=0.1", "--config.optim.ema_decay=0.9"]
 STREAM = ["--config.data.placement=stream"]
 TIMEOUT = 10  # seconds until a process counts as lost
-
-
-def launch(count, cache_home, command, devices=None, env=None):
-    """The same command as `count` processes, each with so many devices; each gets its --distributed through
-    `command(how)`.
-
-    They write to files: one that nobody reads may fill a pipe and wait for ever, and the others for it.
-    """
-    (port,) = free_ports(1)
-    processes = []
-    for i in range(count):
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by outputs()
-        line = [sys.executable, *map(str, command(f"localhost:{port},{count},{i}" if count > 1 else "none"))]
-        environ = user_env(cache_home, devices[i] if devices else 1) | (env or {})
-        processes.append(subprocess.Popen(line, cwd=ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT))
-        processes[-1].file = file
-    return processes
-
-
-def so_far(process):
-    return os.pread(process.file.fileno(), 1 << 24, 0).decode()
-
-
-def outputs(processes, timeout=170):
-    deadline = time.monotonic() + timeout
-    try:
-        for p in processes:
-            p.wait(max(1, deadline - time.monotonic()))
-        return [so_far(p) for p in processes]
-    except subprocess.TimeoutExpired:
-        raise AssertionError("\n".join([f"not ended after {timeout} s", *map(so_far, processes)])) from None
-    finally:
-        for p in processes:
-            p.kill()
-            p.wait()
-            p.file.close()
 
 
 def main_command(workdir, corpus, flags):
