@@ -82,7 +82,7 @@ def draw_run(workdir: Path, out: Path, count: int, replica: int) -> str | None:
     for row, utterance, kept in kept_tokens(run, replica):
         frames = utterance.features["visual"][: len(kept)]
         if len(clips) < count:
-            clips.append((view.of(frames), kept))
+            clips.append((view.apply(frames), kept))
         if (boxes := utterance.features.get("region")) is not None:
             counts.append(count_tokens(boxes[: len(frames)], frames, kept, grid, corpus.where(row)))
     if not clips:

@@ -7,13 +7,13 @@ RUN is the workdir of a finished run. Sections whose file a run does not have ar
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
 from etils import epath
 
 from mer_jax.errors import UserError
 from mer_jax.evaluation.results import FinishedRun, read_run
+from mer_jax.files import write_atomically
 from mer_jax.report.html import document, escaped, table
 from mer_jax.report.sections import SECTIONS
 from mer_jax.report.sections_run import differing, made_with
@@ -102,14 +102,8 @@ def page(runs: Sequence[FinishedRun]) -> str:
 def write(runs: Sequence[epath.PathLike], out: epath.PathLike) -> None:
     """Of several processes only one may call this. Raises UserError, and writes nothing, if a run is not what it must be."""
     text = page(named_apart([read_run(run) for run in runs]))
-    out = epath.Path(out)
     try:
-        if "://" in str(out):  # object stores show an object when it is whole
-            out.write_bytes(text.encode())
-            return
-        partial = out.with_name(f".{out.name}.partial")
-        partial.write_bytes(text.encode())
-        os.replace(partial, out)
+        write_atomically(out, text)
     except OSError as error:
         raise UserError(f"--out: {out} cannot be written ({error.strerror})") from None
 

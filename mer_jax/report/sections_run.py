@@ -11,6 +11,7 @@ from mer_jax.metrics.classification import TITLES
 from mer_jax.models import family as family_lib
 from mer_jax.report.html import breakable, escaped, missing, plots, table
 from mer_jax.report.svg import Line, curves
+from mer_jax.runtime.console import duration
 
 FILES = {"LSGMERExperiment": "lsgmer", "DeepMSIExperiment": "deepmsi_mer", "DeepMSIFramesExperiment": "deepmsi_mer_frames"}  # fmt: skip
 
@@ -138,7 +139,7 @@ def cost(run: FinishedRun) -> str:
         hours += seconds * session["devices"] / 3600
         memory = session["peak_memory_bytes"]
         rows.append([
-            escaped(moment(session["began"])), f"{session['from_step']:,} – {session['to_step']:,}", duration(seconds),
+            escaped(moment(session["began"])), f"{session['from_step']:,} – {session['to_step']:,}", duration(seconds, 1),
             f"{steps / seconds:.2f}" if seconds else "-", f"{session['devices']} × {escaped(session['kind'])}", str(session["processes"]),
             escaped(", ".join(session["hosts"])), str(session["cpus"]), "-" if memory is None else f"{memory / 2**30:.2f} GiB",
         ])  # fmt: skip
@@ -152,12 +153,6 @@ def cost(run: FinishedRun) -> str:
 
 def moment(text: str) -> str:
     return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
 
 
 def family(run: FinishedRun) -> config_lib.Experiment:
