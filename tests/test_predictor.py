@@ -34,8 +34,13 @@ def run(cache_home):
 
     def command(workdir):
         write_corpus(workdir.parent / "small", small_utterances(240), small_description(), shard_records=50)
-        return [CONFIG, f"--workdir={workdir}", f"--config.data.path={workdir.parent / 'small'}", "--config.train.batch_size=16",
-                "--config.replicas.seeds=2"]  # fmt: skip
+        return [
+            CONFIG,
+            f"--workdir={workdir}",
+            f"--config.data.path={workdir.parent / 'small'}",
+            "--config.train.batch_size=16",
+            "--config.replicas.seeds=2",
+        ]
 
     workdir, _ = store.finished_run("two-seeds", command, user_env(cache_home))
     assert (workdir / "report.html").stat().st_size > 10_000
@@ -173,11 +178,16 @@ BROKEN = [
     (lambda copy: (copy / "config.json").unlink(), "holds no run"),
     (lambda copy: (copy / "config.json").write_text("{"), "not valid JSON"),
     (other_version, "written by mer_jax 0.3.0"),
-    (lambda copy: (copy / "manifest.json").write_text((copy / "manifest.json").read_text().replace('"small"', '"other"')), "not the manifest"),
+    (
+        lambda copy: (copy / "manifest.json").write_text(
+            (copy / "manifest.json").read_text().replace('"small"', '"other"')
+        ),
+        "not the manifest",
+    ),
     (lambda copy: shutil.rmtree(copy / "checkpoints"), "holds no checkpoint"),
     (flipped, "is damaged"),
     (other_sum, "is not what was saved"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.slow
@@ -244,10 +254,22 @@ def test_a_batch_without_pictures_has_their_shape():
             "coding": "jpeg",
         },
     }
-    manifest = Manifest(json.dumps({
-        "schema_version": 1, "name": "drawn", "labels": ["a", "b"], "label_space": "text", "label_embeddings": np.eye(2, 6).tolist(),
-        "modalities": specs, "protocol": {"name": "official"}, "splits": {"train": {}}, "shards": [{}],
-    }), "drawn")  # fmt: skip
+    manifest = Manifest(
+        json.dumps(
+            {
+                "schema_version": 1,
+                "name": "drawn",
+                "labels": ["a", "b"],
+                "label_space": "text",
+                "label_embeddings": np.eye(2, 6).tolist(),
+                "modalities": specs,
+                "protocol": {"name": "official"},
+                "splits": {"train": {}},
+                "shards": [{}],
+            }
+        ),
+        "drawn",
+    )
     config = runpy.run_path(str(ROOT / "configs" / "deepmsi_mer_frames.py"))["get_config"]("tiny")
     config.data.modalities, config.data.max_length, config.frames.size = ("text", "visual"), (9, 9), 48
     model = predictor.Predictor(config, manifest, {"replicas": []}, None)
