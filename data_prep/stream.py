@@ -5,13 +5,12 @@ server: the other end of a pipe of `python -m mer_jax.predict`.
 
 Requests are lines of JSON on stdin:
 
-    {"id": …, "file": … or null, "sentence": … or null, "start": seconds or null, "end": … or null}
 
 `file` may be absent, null, for sentences alone; `start` and `end` tell a part of it. {"id": …, "file": …, "length":
 true} asks for nothing but its length. {"id": …, "error": …} is of an input that who asks found wrong already; it is
 answered in its turn.
 
-Answers are TFRecords on stdout, one a request, in order: tf.train.Example as in a corpus (mer_jax/records.py), with a
+Answers are TFRecords on stdout, one a request, in order: tf.train.Example as in a corpus (mer_jax/data/corpus.py), with a
 label of "" and the split `test`. Beside it are `notes` (what was done to the clip, why a modality is missing), `words`
 (the piece of the sentence that each time step of text stands for, if its encoder tells) and `seconds`, the length of
 the whole file. An input that cannot be used has only `id` and `error`, and the stream goes on. Before all answers comes

@@ -1,4 +1,4 @@
-"""Where mer_jax keeps what it can make again: the demo corpus, compiled programs, extracted features."""
+"""Files: written whole or not at all, read with an error that says what to do, known by their sha256; and the cache."""
 
 import contextlib
 import hashlib
@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
@@ -16,18 +16,77 @@ from mer_jax.errors import UserError
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/mer_jax, or ~/.cache/mer_jax."""
+    """$XDG_CACHE_HOME/mer_jax or ~/.cache/mer_jax: what can be made again, as demo corpora and compiled programs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mer_jax"
 
 
+@contextlib.contextmanager
+def atomic_file(path: epath.PathLike, mode: str = "wb", *, writers: int = 1, **options: Any) -> Iterator[IO[Any]]:
+    """A file to write into, which takes the place of `path` when all is written: no reader and no kill sees half of it.
+
+    writers: more than one if several processes may write this file at the same time. options: those of `open`.
+    """
+    path = epath.Path(path)
+    if "://" in str(path):  # object stores show an object when it is whole
+        with path.open(mode, **options) as file:
+            yield file
+        return
+    own = f".{os.getpid()}" if writers > 1 else ""
+    partial = path.with_name(f".{path.name}{own}.partial")
+    with open(partial, mode, **options) as file:
+        yield file
+        sync(file)
+    os.replace(partial, path)
+
+
+def sync(file: IO[Any]) -> None:
+    """Returns when all that was written into the file is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def write_atomically(path: epath.PathLike, content: str | bytes) -> None:
+    """Replaces the file in one step; text is written as UTF-8."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Replaces the file in one step."""
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """What the file holds. Raises UserError, saying what to do, if it is damaged."""
+    return parse_json(epath.Path(path).read_bytes(), str(path))
+
+
+def parse_json(content: str | bytes, where: str) -> Any:
+    """What the content, in UTF-8, of the file `where` says. Raises UserError, saying what to do, if it is damaged."""
+    try:
+        return json.loads(content if isinstance(content, str) else content.decode())
+    except ValueError as error:
+        raise UserError(f"{where} is not valid JSON ({error}). Restore it.") from None
+
+
+def read_json_or_none(path: epath.Path) -> Any:
+    return read_json(path) if path.exists() else None
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def refuse_filled(out: Path) -> None:
+    """Raises UserError if the folder --out holds anything."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} exists already and is not empty; choose another, or delete it first")
 
 
 @contextlib.contextmanager
 def made_whole(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` when all is well; if it was removed, or something failed, there is nothing."""
+    """A folder to write into, which becomes `out` when all is well, unless it was removed meanwhile."""
     refuse_filled(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -42,24 +101,3 @@ def made_whole(out: Path) -> Iterator[Path]:
             partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_json(path: epath.PathLike) -> Any:
-    try:
-        return json.loads(epath.Path(path).read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}). Restore it.") from None
-
-
-def read_json_or_none(path: epath.Path) -> Any:
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); restore it") from None

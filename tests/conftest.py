@@ -72,7 +72,7 @@ def demo(demo_folder):
 @pytest.fixture(scope="session")
 def framed():
     """Text, audio and drawn frames of 36 utterances."""
-    return Corpus(store.demo_corpus("frames", {"train": 24, "valid": 6, "test": 6}, "frames"))
+    return Corpus(store.demo_corpus("frames", counts={"train": 24, "valid": 6, "test": 6}, variant="frames"))
 
 
 @pytest.fixture

@@ -108,13 +108,13 @@ def made_once(name: str, make) -> Path:
     return folder
 
 
-def demo_corpus(name: str, counts: dict[str, int] | None = None, variant: str = "") -> Path:
-    """A demo corpus in a folder of this name."""
+def demo_corpus(name: str, **how) -> Path:
+    """A demo corpus in a folder of this name; `how` as write_demo takes it."""
     # In a process of its own: in tests every call is checked by jaxtyping, which makes writing slow.
-    script = "import sys; from pathlib import Path; from mer_jax.synthetic import write_demo; "
+    script = "import sys; from pathlib import Path; from mer_jax.data.synthetic import write_demo; "
 
     def make(folder: Path) -> None:
-        call = f"write_demo(Path(sys.argv[1]), 0, {counts!r}, {variant!r})"
+        call = f"write_demo(Path(sys.argv[1]), **{how!r})"
         subprocess.run([sys.executable, "-c", script + call, str(folder / name)], check=True, cwd=ROOT)
 
     return made_once(name, make) / name

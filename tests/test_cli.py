@@ -315,7 +315,7 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
         "mer_jax.sweep",
         "mer_jax.compare",
         "mer_jax.visualize_vsc",
-        "mer_jax.records",
+        "mer_jax.data",
         "data_prep.iemocap",
         "data_prep.meld",
         "data_prep.mosi",
@@ -332,7 +332,7 @@ def test_help_explains(run_cli, module):
 @pytest.mark.slow
 def test_the_demo_corpus_is_made_on_first_use(run_cli, tmp_path, monkeypatch):
     done = subprocess.run(
-        [sys.executable, "-c", "from mer_jax.synthetic import demo_corpus; print(len(demo_corpus()))"],
+        [sys.executable, "-c", "from mer_jax.data.synthetic import demo_corpus; print(len(demo_corpus()))"],
         env=user_env(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -31,7 +31,7 @@ def scan(corpus, pool, nonfinite="refuse", keep=False):
 
 
 def scan_folds(corpus, pool, train, nonfinite="refuse", keep=False):
-    return pool_lib.scan(corpus, pool, train, nonfinite, mine=np.arange(len(pool)), keep=keep)
+    return pool_lib.scan(corpus, pool, train, nonfinite, local_rows=np.arange(len(pool)), keep=keep)
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_what_raters_say_is_learnt_where_they_chose_a_class(small_corpus):
 def test_gather_and_collate_give_the_same_batch(small_corpus, pool):
     corpus = Corpus(small_corpus)
     rows = np.array([3, 0, 17, 5, 3, -1], np.int32)
-    found = loader.gather(resident(corpus, pool), jnp.asarray(rows), loader.padded_lengths(pool, rows[:-1]))
-    wanted = loader.collate(corpus, pool, rows, loader.padded_lengths(pool, rows[:-1]), "refuse")
+    found = loader.gather(resident(corpus, pool), jnp.asarray(rows), loader.padded_lengths_of(pool, rows[:-1]))
+    wanted = loader.collate(corpus, pool, rows, loader.padded_lengths_of(pool, rows[:-1]), "refuse")
     jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(jnp.asarray, wanted))
     first = corpus[int(pool.rows[3])]
     np.testing.assert_array_equal(wanted.features["text"][0][wanted.mask["text"][0]], first.features["text"][:5])
@@ -235,7 +235,7 @@ def test_pads_are_few_and_long_enough():
         {"text": np.arange(1, 101, dtype=np.int32)},
         {},
     )
-    rungs = {loader.padded_lengths(pool, np.array([i]))[0][1] for i in range(100)}
+    rungs = {loader.padded_lengths_of(pool, np.array([i]))[0][1] for i in range(100)}
     assert rungs == {16, 32, 64, 100}
     for i in range(100):
-        assert loader.padded_lengths(pool, np.array([i]))[0][1] >= i + 1
+        assert loader.padded_lengths_of(pool, np.array([i]))[0][1] >= i + 1

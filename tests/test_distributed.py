@@ -335,7 +335,7 @@ ONE_FULL = """
 import sys
 import jax
 from etils import epath
-from mer_jax import distributed
+from mer_jax.runtime import distributed
 from mer_jax.main import parse_distributed
 how = parse_distributed(sys.argv[1])
 distributed.start(how, 10, epath.Path(sys.argv[2]))

@@ -165,7 +165,7 @@ def test_colours_are_their_formula():
     """Saturation about the pixel's grey, contrast about 127.5, brightness; clipped to a byte."""
     b, c, s = 1.2, 0.8, 0.5
     image = np.random.default_rng(0).integers(0, 256, (5, 6, 3)).astype(np.uint8)
-    found = np.asarray(Image.fromarray(image).convert("RGB", frames.colours(b, c, s)))
+    found = np.asarray(Image.fromarray(image).convert("RGB", frames.colour_matrix(b, c, s)))
     grey = image @ np.array([0.299, 0.587, 0.114])
     x = s * image + (1 - s) * grey[..., None]
     wanted = b * (127.5 + c * (x - 127.5))
@@ -227,7 +227,7 @@ def test_frames_are_standardised_as_public_backbones_expect(framed):
     """torchvision's and transformers' constants; padding stays zero."""
     feed, order = feed_of(framed)
     stats = pool_lib.scan(
-        feed.corpus, feed.pool, np.ones((2, len(feed.pool)), bool), "refuse", mine=np.arange(12), keep=False
+        feed.corpus, feed.pool, np.ones((2, len(feed.pool)), bool), "refuse", local_rows=np.arange(12), keep=False
     ).stats
     assert stats["visual"]["mean"].shape == (2, 3)
     batch = next(feed.training(order, 0))[0]
@@ -252,7 +252,7 @@ def test_a_frame_of_another_size_stops_a_run_before_it_trains(tmp_path):
     write_corpus(tmp_path / "c", broken(), small_description(extractors={"visual": "drawn", "text": "none"}))
     feed, _ = feed_of(tmp_path / "c")
     with pytest.raises(UserError, match=r"\(u04\): frame 1 is 16 x 16 pixels, not 20 x 24"):
-        pool_lib.scan(feed.corpus, feed.pool, np.ones((1, 12), bool), "refuse", mine=np.arange(12), keep=False)
+        pool_lib.scan(feed.corpus, feed.pool, np.ones((1, 12), bool), "refuse", local_rows=np.arange(12), keep=False)
 
 
 def test_what_reads_frames_and_what_does_not(framed):

@@ -134,5 +134,5 @@ def test_one_loop_and_no_junk_drawer():
 
 def test_every_import_ends_in_the_audit():
     for path in (ROOT / "data_prep").rglob("*.py"):
-        writes = "mer_jax.records.write_corpus" in names(path)
+        writes = "mer_jax.data.corpus_writer.write_corpus" in names(path)
         assert not writes or path.parent.name == "audit", f"{path}: takes data_prep.audit.write_and_audit instead"

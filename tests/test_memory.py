@@ -21,7 +21,7 @@ from mer_jax.training import setup
 
 @pytest.fixture(scope="module")
 def corpus():
-    return Corpus(store.demo_corpus("demo-216", {"train": 200, "valid": 8, "test": 8}))
+    return Corpus(store.demo_corpus("demo-216", counts={"train": 200, "valid": 8, "test": 8}))
 
 
 def experiment(family):

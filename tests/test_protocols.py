@@ -227,7 +227,7 @@ def test_the_order_of_the_records_does_not_matter(corpus, folder, protocol):
 
 def test_nor_does_the_hash_seed_of_the_process(corpus, folder):
     script = (
-        "import sys; from mer_jax.protocols import sha256, split; from mer_jax.records import Corpus; "
+        "import sys; from mer_jax.data.protocols import sha256, split; from mer_jax.data.corpus import Corpus; "
         "corpus = Corpus(sys.argv[1]); print(*[sha256(corpus, split(corpus, p, 4)) for p in sys.argv[2:]])"
     )
     done = subprocess.run(

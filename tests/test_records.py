@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pickle
@@ -194,7 +195,7 @@ def test_tokens_are_written(tmp_path):
 
 
 def _with(utterance, **changes):
-    return records.dataclasses.replace(utterance, **changes)
+    return dataclasses.replace(utterance, **changes)
 
 
 def test_an_existing_corpus_is_never_overwritten(small_corpus):
@@ -208,7 +209,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_complete(tmp_path):
     script = f"""
 import sys, time; sys.path.insert(0, {str(os.path.dirname(__file__))!r})
 from conftest import small_description, small_utterances
-from mer_jax.records import write_corpus
+from mer_jax.data.corpus_writer import write_corpus
 from pathlib import Path
 def slow():
     for u in small_utterances():
@@ -235,11 +236,11 @@ write_corpus(Path({str(tmp_path / "out")!r}), slow(), small_description(), shard
 
 
 def test_verify_command(small_corpus, run_cli):
-    done = run_cli(small_corpus, module="mer_jax.records")
+    done = run_cli(small_corpus, module="mer_jax.data")
     assert done.returncode == 0, done.stderr
     assert "every record and sha256 verified" in done.stdout
     words = damage_flipped_bit(small_corpus)
-    done = run_cli(small_corpus, module="mer_jax.records")
+    done = run_cli(small_corpus, module="mer_jax.data")
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr

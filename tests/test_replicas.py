@@ -126,7 +126,7 @@ def test_every_utterance_is_read_once_a_step(corpus, tmp_path, monkeypatch):
     read = []
     inner = pool_lib.read_utterance
     monkeypatch.setattr(
-        loader, "read", lambda corpus, pool, i, nonfinite: read.append(i) or inner(corpus, pool, i, nonfinite)
+        loader, "read_utterance", lambda corpus, pool, i, nonfinite: read.append(i) or inner(corpus, pool, i, nonfinite)
     )
     parts = [whole.data.folds[r.fold].valid for r in whole.groups.replicas]
     for _ in feed.evaluation(parts, 16, 3):

@@ -257,7 +257,7 @@ import gc, shutil, sys
 from pathlib import Path
 import jax
 import numpy as np
-from mer_jax.checkpoint import Checkpoints
+from mer_jax.runtime.checkpoint import Checkpoints
 from mer_jax.errors import UserError
 
 folder, whole = Path(sys.argv[1]), Path(sys.argv[1]) / "whole"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, class_targets, small_description, small_utterances
 from etils import epath
-from experiments import of_folds_and_seeds as experiment
-from runs import snapshot
+from test_cli import snapshot
+from test_replicas import experiment
 
-from mer_jax import experiment as experiment_lib
+from mer_jax import experiment
 from mer_jax.data import loader
 from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Corpus
@@ -268,7 +268,7 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
                   for i, u in enumerate(small_utterances(120))]  # fmt: skip
     write_corpus(tmp_path / "corpus", utterances, small_description())
     corpus, run = Corpus(tmp_path / "corpus"), epath.Path(tmp_path / "run")
-    experiment_lib.run(experiment(together=6), corpus, run)
+    experiment.run(experiment(together=6), corpus, run)
     result = json.loads(json.dumps(robustness.measure(experiment(together=6), corpus, run)))
     config = experiment(together=1)
     alone = robustness.measure(config, corpus, run, beside=run)
@@ -284,11 +284,11 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
         assert result["clean"][score] == pytest.approx([known["test"][score][k] for k in ("mean", "sd")], abs=1e-6)
         assert result["missing"]["text"]["pooled"][score][0] == pytest.approx(known["points"][0]["pooled"][score])
     whole = resume.restore_finished(config, corpus, run)
-    apply, pool = family.family_of(config, corpus)[0].apply, whole.data.batches.pool
-    predict = jax.jit(lambda model, batch: apply(model.params, model.model_state, batch)[0]["logits"].argmax(-1))
+    apply, pool = family.family_of(config, corpus)[0].apply, whole.inputs.feed.pool
+    predict = jax.jit(lambda model, batch: apply(model.params, model.rest, batch)[0]["logits"].argmax(-1))
     wanted = {"missing": [], "noise": []}
-    for r, replica in enumerate(whole.groups.replicas):
-        rows, model = whole.data.folds[replica.fold].test, whole.groups.best(r)
+    for r, replica in enumerate(whole.fleet.replicas):
+        rows, model = whole.inputs.folds[replica.fold].test, whole.fleet.best(r)
         clean = step.standardize(
             jax.tree.map(jnp.asarray, loader.collate(corpus, pool, rows, (("text", 9), ("audio", 1)), "refuse")),
             model.input_stats,

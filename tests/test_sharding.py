@@ -55,7 +55,7 @@ def corpus():
 
 @pytest.fixture(scope="module")
 def small_demo():
-    return Corpus(store.demo_corpus("demo-216", {"train": 200, "valid": 8, "test": 8}))
+    return Corpus(store.demo_corpus("demo-216", counts={"train": 200, "valid": 8, "test": 8}))
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def lengths(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
 
 
 def sharing(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
-    """Yields leakage between the splits as written, as mer_jax.protocols counts it."""
+    """Yields leakage between the splits as written, as mer_jax.data.leakage counts it."""
     split = corpus.index["split"]
     sentences = {int(row): f"{reading.sentence[row]:x}" for row in np.flatnonzero(reading.sentence)}
     longer = {row: s for row, s in sentences.items() if reading.words[row] >= SOME_WORDS}

@@ -111,7 +111,7 @@ def read(corpus: Corpus, floor: bool) -> Reading:
     for row in range(n):
         utterance = corpus[row]
         seen = {
-            m: corpus.decoded(row, value, thumbnails) if isinstance(value, EncodedFrames) else value
+            m: corpus.decode_frames(row, value, thumbnails) if isinstance(value, EncodedFrames) else value
             for m, value in utterance.features.items()
         }
         reading.add(row, dataclasses.replace(utterance, features=seen), bool(in_floors[row]))

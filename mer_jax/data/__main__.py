@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""Describes a corpus and verifies every byte of it: `python -m mer_jax.data DIR`."""
 
 import argparse
 from collections import Counter
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mer_jax.data.corpus import Corpus
-from mer_jax.data.corpus_writer import _votes_known
+from mer_jax.data.corpus_writer import describe_spec
 from mer_jax.data.frames import EncodedFrames
 from mer_jax.errors import UserError, reported
 from mer_jax.files import sha256_of
@@ -15,7 +15,7 @@ from mer_jax.files import sha256_of
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mer_jax.records", description="Describe a corpus and verify all of it."
+        prog="python -m mer_jax.data", description="Describe a corpus and verify all of it."
     )
     parser.add_argument("folder", type=Path, help="a corpus folder: manifest.json and its shards")
     folder = parser.parse_args(argv).folder
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
         corpus = Corpus(folder)
         print(f"{corpus.manifest['name']}: {len(corpus)} utterances, manifest sha256 {corpus.manifest_sha256}")
         for name, spec in corpus.modalities.items():
-            print(f"  {name}: {_votes_known(spec)}, up to {spec['longest']} steps, {spec['extractor']}")
+            print(f"  {name}: {describe_spec(spec)}, up to {spec['longest']} steps, {spec['extractor']}")
         for name, split in corpus.manifest["splits"].items():
             print(f"  {name}: {split['count']}  " + "  ".join(f"{k} {v}" for k, v in split["classes"].items()))
         if voted := corpus.manifest.get("voted"):
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         for row in range(len(corpus)):
             for modality, value in corpus[row].features.items():
                 if isinstance(value, EncodedFrames):
-                    corpus.decoded(row, value)
+                    corpus.decode_frames(row, value)
                 else:
                     nonfinite[modality] += not np.isfinite(value).all()
         for shard in corpus.manifest["shards"]:

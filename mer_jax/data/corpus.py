@@ -1,9 +1,22 @@
-"""TODO: say what lives here."""
+"""The on-disk corpus: TFRecord shards of tf.train.Example, an index beside each shard, one manifest. No JAX.
+
+    DIR/manifest.json             what the corpus is: labels, modalities, counts, sha256 of every file, provenance
+    DIR/train-00000.tfrecord      one utterance per record
+    DIR/train-00000.index.npz     offset and size of every record, and its metadata (everything but the tensors)
+
+A record holds `id split dialogue speaker session label sentence` (bytes), `turn` (int64) and `start end` (float,
+seconds, optional). Where people labelled it one by one it holds `votes/rater` and `votes/label` (bytes, one of each per
+vote). Per modality m it holds `m/data` (bytes, little-endian, C order), `m/dtype` (bytes) and `m/shape` (int64, [time,
+width]). Of frames `m/data` is one JPEG, PNG or uint8 image a frame, `m/dtype` says which, `m/shape` is [time, height,
+width, 3]. An utterance may lack a modality: it then has none of the three keys. The index holds what the votes say as
+`soft`: see `soft_label`.
+
+`python -m mer_jax.data DIR` describes a corpus and verifies every byte of it.
+"""
 
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from mer_jax.data.frames import CODINGS, EncodedFrames, as_they_are
-from mer_jax.data.records import Value, _unframe, decode_example, encode_example
+from mer_jax.data.records import Value, decode_example, encode_example, unframe_record
 from mer_jax.errors import UserError
-from mer_jax.files import sha256_of
+from mer_jax.files import parse_json, sha256_of
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")
@@ -24,10 +37,10 @@ TEXT_COLUMNS = ("id", "split", "dialogue", "speaker", "session", "label")
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-    """One utterance. `features[m]` is [time, width], float16 or float32, or Frames; `start` and `end` are seconds in the
-    recording.
+    """One utterance.
 
-    votes: what each rater said, (rater, label); one who chose several labels has several. A label need not be a class.
+    features[m]: [time, width], float16 or float32, or EncodedFrames. start, end: seconds in the recording. votes: what
+    each rater said, (rater, label); one who chose several labels has several. A label need not be a class.
     """
 
     id: str
@@ -47,8 +60,8 @@ class Utterance:
 def soft_label(votes: Iterable[tuple[str, str]], labels: tuple[str, ...]) -> np.ndarray:
     """The raters' distribution over the classes, Float32[classes]; zeros where nobody chose a class.
 
-    Every rater who chose a class counts the same, shared evenly among the classes that this rater chose (ours). Choices that
-    are no class (`other`, or a class that the corpus leaves out) count for nothing.
+    Every rater who chose a class counts the same, shared evenly among the classes that this rater chose (ours). Choices
+    that are no class (`other`, or a class that the corpus leaves out) count for nothing.
     """
     chosen: dict[str, set[str]] = {}
     for rater, label in votes:
@@ -82,6 +95,7 @@ def to_example(utterance: Utterance, more: Mapping[str, Value] | None = None) ->
 
 
 def from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
+    """The utterance of a record, with those of the modalities that it has."""
     raw = decode_example(record)
     fields: dict[str, Any] = {name: bytes(raw[name][0]).decode() for name in (*TEXT_COLUMNS, "sentence")}
     features: dict[str, Any] = {}
@@ -101,7 +115,8 @@ def from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
     return Utterance(turn=raw["turn"][0], features=features, votes=tuple(votes), **fields)  # type: ignore[arg-type]
 
 
-def _check_tokens(where: str, modality: str, spec: Mapping[str, Any]) -> None:
+def check_tokens(where: str, modality: str, spec: Mapping[str, Any]) -> None:
+    """Raises UserError unless the tokens of a time step share its width evenly."""
     tokens, width = spec.get("tokens", 1), spec.get("width")
     if not (type(tokens) is int and type(width) is int and tokens > 0 and width > 0 and width % tokens == 0):
         raise UserError(
@@ -109,17 +124,14 @@ def _check_tokens(where: str, modality: str, spec: Mapping[str, Any]) -> None:
         )
 
 
-# ---- reading ----
-
-
 class Manifest:
-    """What a corpus says of itself. `text` is the file as it was; `where` names it to a person. Raises UserError if it is not
-    a manifest of this version."""
+    """What a corpus says of itself. `content` is what the file holds, `where` names it to a person. Raises UserError if
+    it is not a manifest of this version."""
 
-    def __init__(self, text: str, where: str):
-        self.text = text
-        self.manifest = _parse_manifest(text, where)
-        self.manifest_sha256 = hashlib.sha256(text.encode()).hexdigest()
+    def __init__(self, content: str | bytes, where: str):
+        self.manifest = _parse_manifest(content, where)
+        self.text = content if isinstance(content, str) else content.decode()
+        self.manifest_sha256 = hashlib.sha256(self.text.encode()).hexdigest()
         self.labels: tuple[str, ...] = tuple(self.manifest["labels"])
         self.modalities: dict[str, dict[str, Any]] = self.manifest["modalities"]
 
@@ -138,8 +150,8 @@ def encoder_of(manifest: Mapping[str, Any], modality: str) -> dict[str, Any]:
 
 
 def hub_name(encoder: Mapping[str, Any]) -> str:
-    """Where the encoder of `encoder_of` can be had; empty if it was read from a folder, of which only the last part of the path is
-    known."""
+    """Where the encoder of `encoder_of` can be had; empty if it was read from a folder, of which only the last part of
+    the path is known."""
     name = str(encoder["name"])
     return name if "/" in name or encoder.get("revision") else ""
 
@@ -192,23 +204,24 @@ class Corpus(Manifest):
         size = int(self.index["size"][row])
         frame = os.pread(self._files[shard], size + 16, int(self.index["offset"][row]))
         try:
-            utterance = from_example(_unframe(frame, size), self.modalities)
+            utterance = from_example(unframe_record(frame, size), self.modalities)
             if utterance.id != self.index["id"][row]:
                 raise ValueError(f"it holds {utterance.id!r}: the index does not belong to this shard")
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise UserError(
-                f"{self.where(row)}: {error}. Restore the file from its source or rebuild the corpus."
-            ) from None
+            raise self._damage(row, error) from None
         return utterance
 
-    def decoded(self, row: int, frames: EncodedFrames, view: Callable[[EncodedFrames], Any] = as_they_are) -> Any:
-        """`view` of the utterance's frames; raises UserError naming a damaged one."""
+    def decode_frames(
+        self, row: int, frames: EncodedFrames, decode: Callable[[EncodedFrames], Any] = as_they_are
+    ) -> Any:
+        """What `decode` makes of the utterance's frames; raises UserError naming a damaged one."""
         try:
-            return view(frames)
+            return decode(frames)
         except ValueError as error:
-            raise UserError(
-                f"{self.where(row)}: {error}. Restore the file from its source or rebuild the corpus."
-            ) from None
+            raise self._damage(row, error) from None
+
+    def _damage(self, row: int, error: Exception) -> UserError:
+        return UserError(f"{self.where(row)}: {error}. Restore the file from its source or rebuild the corpus.")
 
     def where(self, row: int) -> str:
         """How to name a record to a person."""
@@ -246,22 +259,16 @@ class Corpus(Manifest):
             )
 
 
-def _read_manifest(folder: Path) -> str:
+def _read_manifest(folder: Path) -> bytes:
     path = folder / "manifest.json"
     if not path.is_file():
         what = "is not a corpus: it has no manifest.json" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {what}. Give a folder made by `python -m data_prep.…`, or leave data.path empty.")
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}). Restore it.") from None
+    return path.read_bytes()
 
 
-def _parse_manifest(text: str, where: str) -> dict[str, Any]:
-    try:
-        manifest = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where} is not valid JSON ({error}). Restore it.") from None
+def _parse_manifest(content: str | bytes, where: str) -> dict[str, Any]:
+    manifest = parse_json(content, where)
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(
@@ -272,5 +279,5 @@ def _parse_manifest(text: str, where: str) -> dict[str, Any]:
         if not manifest.get(field):
             raise UserError(f"{where}: field {field!r} is missing or empty. Restore the file.")
     for modality, spec in manifest["modalities"].items():
-        _check_tokens(where, modality, spec)
+        check_tokens(where, modality, spec)
     return manifest

@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""Writes a corpus folder, whole or not at all; everything countable is counted here. The format: corpus.py."""
 
 import contextlib
 import dataclasses
@@ -19,16 +19,14 @@ from mer_jax.data.corpus import (
     SPLITS,
     TEXT_COLUMNS,
     Utterance,
-    _check_tokens,
+    check_tokens,
     soft_label,
     to_example,
 )
 from mer_jax.data.frames import CODINGS, EncodedFrames
-from mer_jax.data.records import _frame
+from mer_jax.data.records import frame_record
 from mer_jax.errors import UserError
-from mer_jax.files import sha256_of
-
-# ---- writing ----
+from mer_jax.files import sha256_of, sync, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Description:
     `extractors[m]` says how modality m was made; `label_embeddings` is [classes, width] in the space of modality
     `label_space` (or of an encoder of that name, which no modality uses); `label_words` are the words it was made of;
     `protocol` names and describes the split; `tokens[m]` says that a time step of m is so many tokens side by side;
-    `trained_on[m]` names the splits on whose labels the features of m were trained: no other protocol may test on these.
+    `trained_on[m]` names the splits on whose labels the features of m were trained: no other protocol may test on
+    these.
     """
 
     name: str
@@ -63,19 +62,19 @@ class _Shard:
         self.labels, self.soft = labels, list[np.ndarray]()
         self.file: BinaryIO = open(self.path, "wb")  # noqa: SIM115 - closed by close(), or by the writer when it fails
         self.rows: list[tuple[Any, ...]] = []
-        self.at = 0
+        self.offset = 0
 
     def add(self, utterance: Utterance) -> None:
-        frame = _frame(to_example(utterance))
+        frame = frame_record(to_example(utterance))
         self.file.write(frame)
         lengths = [len(utterance.features.get(m, ())) for m in self.modalities]
         text = [getattr(utterance, name) for name in TEXT_COLUMNS]
-        self.rows.append((self.at, len(frame) - 16, utterance.turn, *text, *lengths))
+        self.rows.append((self.offset, len(frame) - 16, utterance.turn, *text, *lengths))
         self.soft.append(soft_label(utterance.votes, self.labels))
-        self.at += len(frame)
+        self.offset += len(frame)
 
     def close(self) -> dict[str, Any]:
-        _flush(self.file)
+        sync(self.file)
         self.file.close()
         columns = list(zip(*self.rows, strict=True))
         index = {"offset": np.array(columns[0], np.uint64), "size": np.array(columns[1], np.uint64)}
@@ -86,27 +85,23 @@ class _Shard:
         path = self.path.with_suffix(".index.npz")
         with open(path, "wb") as file:
             np.savez(file, allow_pickle=False, **index)
-            _flush(file)
+            sync(file)
         return {
             "file": self.path.name,
             "index": path.name,
             "split": self.split,
             "count": len(self.rows),
-            "bytes": self.at,
+            "bytes": self.offset,
             "sha256": sha256_of(self.path),
             "index_sha256": sha256_of(path),
         }
 
 
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def write_corpus(
     out: Path, utterances: Iterable[Utterance], description: Description, *, shard_records: int = 2048
 ) -> None:
-    """Writes an immutable corpus folder. It appears under its name only when complete; a killed writer leaves nothing there.
+    """Writes an immutable corpus folder. It appears under its name only when complete; a killed writer leaves nothing
+    there.
 
     Raises UserError if `out` exists, an id occurs twice, a label, split, width or dtype is not as declared, or nothing
     was given to write.
@@ -121,9 +116,7 @@ def write_corpus(
         try:
             with contextlib.ExitStack() as stack:
                 manifest = _write_shards(partial, utterances, description, shard_records, stack)
-            with open(partial / "manifest.json", "w") as file:
-                json.dump(manifest, file, indent=1, ensure_ascii=False)
-                _flush(file)
+            write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False))
             os.rename(partial, out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -152,24 +145,24 @@ def _write_shards(
     shard_records: int,
     stack: contextlib.ExitStack,
 ) -> dict[str, Any]:
+    """Writes the shards and their indexes; returns the manifest."""
     modalities = tuple(description.extractors)
     open_shards: dict[str, _Shard] = {}
     shards: list[dict[str, Any]] = []
     per_split: Counter[str] = Counter()
     counts: dict[str, Counter[str]] = {}
     specs: dict[str, dict[str, Any]] = {}
-    seen: set[str] = set()
+    ids: set[str] = set()
     voted = 0
     for utterance in utterances:
         _check(utterance, description, specs)
-        if utterance.id in seen:
+        if utterance.id in ids:
             raise UserError(f"utterance id {utterance.id!r} occurs twice; ids must be unique in a corpus")
-        seen.add(utterance.id)
+        ids.add(utterance.id)
         split = utterance.split
         if split not in open_shards:
-            open_shards[split] = _Shard(
-                folder, f"{split}-{per_split[split]:05d}", split, modalities, description.labels
-            )
+            stem = f"{split}-{per_split[split]:05d}"
+            open_shards[split] = _Shard(folder, stem, split, modalities, description.labels)
             stack.callback(open_shards[split].file.close)
             per_split[split] += 1
         open_shards[split].add(utterance)
@@ -178,26 +171,43 @@ def _write_shards(
         if len(open_shards[split].rows) == shard_records:
             shards.append(open_shards.pop(split).close())
     shards += [shard.close() for shard in open_shards.values()]
-    if not seen:
+    if not ids:
         raise UserError("there is nothing to write: the source holds no utterance")
-    missing = [m for m in modalities if m not in specs]
-    if missing:
-        raise UserError(f"modality {missing[0]!r} is declared but no utterance has it")
-    embeddings = np.asarray(description.label_embeddings, np.float32)
-    width = specs.get(description.label_space, {}).get("width", embeddings.shape[-1])
-    if embeddings.shape != (len(description.labels), width):
-        raise UserError(f"label_embeddings has shape {embeddings.shape}, not [classes, width of the label space]")
+    _complete_specs(specs, description)
+    return _manifest(description, specs, counts, shards, voted)
+
+
+def _complete_specs(specs: dict[str, dict[str, Any]], description: Description) -> None:
+    """Adds what is stated of the modalities to what was found of them. Raises UserError where the two do not fit."""
+    for modality in description.extractors:
+        if modality not in specs:
+            raise UserError(f"modality {modality!r} is declared but no utterance has it")
+    shape = np.shape(description.label_embeddings)
+    width = specs.get(description.label_space, {}).get("width", shape[-1])
+    if shape != (len(description.labels), width):
+        raise UserError(f"label_embeddings has shape {shape}, not [classes, width of the label space]")
     for modality, tokens in description.tokens.items():
         if modality not in specs:
             raise UserError(f"tokens are given for {modality!r}, which is not declared")
         specs[modality]["tokens"] = tokens
-        _check_tokens("tokens", modality, specs[modality])
+        check_tokens("tokens", modality, specs[modality])
     for modality, splits in description.trained_on.items():
         if modality not in specs or not set(splits) <= set(SPLITS):
             raise UserError(
                 f"trained_on: {modality!r} is not declared, or {', '.join(splits)} are not of {', '.join(SPLITS)}"
             )
         specs[modality]["trained_on"] = list(splits)
+
+
+def _manifest(
+    description: Description,
+    specs: Mapping[str, dict[str, Any]],
+    counts: Mapping[str, Counter[str]],
+    shards: list[dict[str, Any]],
+    voted: int,
+) -> dict[str, Any]:
+    """voted: of how many utterances the raters' votes are known."""
+    embeddings = np.asarray(description.label_embeddings, np.float32)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "name": description.name,
@@ -205,7 +215,7 @@ def _write_shards(
         "label_words": list(description.label_words),
         "label_space": description.label_space,
         "label_embeddings": [[round(float(v), 6) for v in row] for row in embeddings],
-        "modalities": {m: {**specs[m], "extractor": description.extractors[m]} for m in modalities},
+        "modalities": {m: {**specs[m], "extractor": extractor} for m, extractor in description.extractors.items()},
         "protocol": dict(description.protocol),
         "splits": {
             split: {"count": counts[split].total(), "classes": {n: counts[split][n] for n in description.labels}}
@@ -239,7 +249,7 @@ def _check(utterance: Utterance, description: Description, specs: dict[str, dict
         spec = specs.setdefault(modality, {**found, "longest": 0})
         if spec | found != spec:
             raise UserError(
-                f"{where}: {modality} is {_votes_known(found)}; the utterances before it are {_votes_known(spec)}"
+                f"{where}: {modality} is {describe_spec(found)}; the utterances before it are {describe_spec(spec)}"
             )
         spec["longest"] = max(spec["longest"], len(value))
 
@@ -261,7 +271,8 @@ def _spec(where: str, modality: str, value: Any) -> dict[str, Any]:
     return {"width": value.shape[1], "dtype": value.dtype.name}
 
 
-def _votes_known(spec: Mapping[str, Any]) -> str:
+def describe_spec(spec: Mapping[str, Any]) -> str:
+    """Width and type of a modality, in words."""
     if "pixels" in spec:
         return "{} x {} pixels".format(*spec["pixels"]) + f" as {spec['dtype']}"
     return f"{spec['width']} wide of {spec['dtype']}"

@@ -29,8 +29,8 @@ class EncodedFrames:
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, which: slice) -> "Frames":
-        return dataclasses.replace(self, data=self.data[which])
+    def __getitem__(self, steps: slice) -> "EncodedFrames":
+        return dataclasses.replace(self, data=self.data[steps])
 
     def image(self, i: int) -> Image.Image:
         """Frame i; raises ValueError saying what is wrong with it."""
@@ -38,14 +38,14 @@ class EncodedFrames:
             if len(self.data[i]) != 3 * self.height * self.width:
                 raise ValueError(f"frame {i} has {len(self.data[i])} bytes, not {self.height} x {self.width} x 3")
             return Image.fromarray(np.frombuffer(self.data[i], np.uint8).reshape(self.height, self.width, 3))
-        found = self.opened(i)
+        found = self.open_image(i)
         try:
             found.load()
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"frame {i} is no whole {self.coding} ({error})") from None
         return found if found.mode == "RGB" else found.convert("RGB")
 
-    def opened(self, i: int) -> Image.Image:
+    def open_image(self, i: int) -> Image.Image:
         """Frame i, a file, of which only the head has been read; raises ValueError if that is not of such a frame."""
         try:
             found = Image.open(io.BytesIO(self.data[i]), formats=(self.coding,))
@@ -58,7 +58,7 @@ class EncodedFrames:
     def check(self) -> None:
         """Looks at every frame without decoding it; raises ValueError if one cannot be of these frames."""
         for i in range(len(self)):
-            _ = self.image(i) if self.coding == "uint8" else self.opened(i)
+            _ = self.image(i) if self.coding == "uint8" else self.open_image(i)
 
 
 def middle_square(height: int, width: int) -> tuple[int, float, float]:
@@ -79,7 +79,7 @@ def thumbnails(frames: EncodedFrames) -> UInt8[np.ndarray, "time 48"]:
 
 
 def coded(images: Sequence[UInt8[np.ndarray, "height width 3"]], coding: str, quality: int = 95) -> EncodedFrames:
-    """Images of one size -> Frames; `quality` is JPEG's, whose colours keep their full resolution."""
+    """Images of one size -> EncodedFrames; `quality` is JPEG's, whose colours keep their full resolution."""
     height, width = images[0].shape[:2]
     data = []
     for image in images:
@@ -95,9 +95,11 @@ def coded(images: Sequence[UInt8[np.ndarray, "height width 3"]], coding: str, qu
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How a model sees frames: [size, size] pixels, the largest square in the middle. While training a square of at least
-    the share `crop` of its area, anywhere, unless that is 1; mirrored with probability `flip`; brightness, contrast and saturation each
-    multiplied by 1 - `colour` to 1 + `colour`."""
+    """How a model sees frames: [size, size] pixels, the largest square in the middle.
+
+    While training it is a square of at least the share `crop` of that area, anywhere, unless that is 1; it is mirrored
+    with probability `flip`; brightness, contrast and saturation are each multiplied by 1 - `colour` to 1 + `colour`.
+    """
 
     size: int
     crop: float
@@ -108,16 +110,16 @@ class View:
         self, frames: EncodedFrames, rng: np.random.Generator | None = None
     ) -> UInt8[np.ndarray, "time size size 3"]:
         """rng: of a training step; without it nothing is drawn. Raises ValueError if a frame cannot be decoded."""
-        whole, left, top = middle_square(frames.height, frames.width)
-        side = float(whole)
+        full_side, left, top = middle_square(frames.height, frames.width)
+        side = float(full_side)
         mirrored, matrix = False, None
         if rng is not None:
             if self.crop < 1:
-                side = whole * np.sqrt(rng.uniform(self.crop, 1))
+                side = full_side * np.sqrt(rng.uniform(self.crop, 1))
                 left, top = rng.uniform(0, frames.width - side), rng.uniform(0, frames.height - side)
             mirrored = bool(rng.random() < self.flip)
             if self.colour:
-                matrix = colours(*rng.uniform(1 - self.colour, 1 + self.colour, 3))
+                matrix = colour_matrix(*rng.uniform(1 - self.colour, 1 + self.colour, 3))
         out = np.empty((len(frames), self.size, self.size, 3), np.uint8)
         for i in range(len(frames)):
             image = frames.image(i)
@@ -130,7 +132,7 @@ class View:
         return out
 
 
-def colours(brightness: float, contrast: float, saturation: float) -> tuple[float, ...]:
+def colour_matrix(brightness: float, contrast: float, saturation: float) -> tuple[float, ...]:
     """Pillow's 3 x 4 matrix: saturation about a pixel's grey, then contrast about middle grey, then brightness."""
     turned = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * GREY)
     offset = np.full((3, 1), brightness * (1 - contrast) * 127.5)

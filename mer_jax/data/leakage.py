@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""What the parts of a split share (dialogues, speakers, sessions, sentences), counted and put in words."""
 
 import re
 import unicodedata
@@ -12,7 +12,8 @@ from mer_jax.data.protocols import Fold, Split, sha256
 
 KINDS = ("dialogue", "speaker", "session", "sentence")
 PAIRS = ("train-test", "valid-test", "train-valid")
-# x92 is a cp1252 apostrophe read as latin-1, found in MELD packs. Not \W: it would match the vowel signs of some scripts.
+# x92 is a cp1252 apostrophe read as latin-1, found in MELD packs. Not \W, which would match the vowel signs of some
+# scripts.
 APOSTROPHES = re.compile("['`´ʼ‘’\x91\x92]")
 PUNCTUATION = re.compile("[\x00-/:-@[-`{-\xbf\u2000-\u206f\u3000-\u303f\u060c\u061f\u0964]")
 Leaks = dict[str, dict[str, dict[str, int]]]
@@ -27,8 +28,9 @@ def normalised_sentence(sentence: str) -> str:
 def leakage(corpus: Corpus, fold: Fold, sentences: Mapping[int, str]) -> Leaks:
     """What two parts share, by pair (as "train-test") and kind; `sentences` maps positions in the corpus to text.
 
-    shared: distinct values found in both; utterances: those of the second part whose value occurs in the first; unknown: those of
-    the second part of which neither can be said, since they have no value, or nothing in the first part has one.
+    shared: distinct values found in both; utterances: those of the second part whose value occurs in the first;
+    unknown: those of the second part of which neither can be said, since they have no value, or nothing in the first
+    part has one.
     """
     values = {kind: corpus.index[kind].tolist() for kind in KINDS if kind != "sentence"}
     values["sentence"] = [normalised_sentence(sentences[row]) if row in sentences else "" for row in range(len(corpus))]

@@ -1,15 +1,15 @@
 """Corpus -> batches. Which utterances make up a batch is a pure function of (seed, step); see `Order`.
 
-The utterances either live on the device, packed without padding, and rows are gathered inside jit (`Resident`, `gather`),
-or batches are read and padded on the host ahead of the step (`collate`). Both give the same batch. Of several processes
-each reads its own part, of the pool at the start and of every streamed batch; no record is read by two.
+The utterances either live on the device, packed without padding, and rows are gathered inside jit (`Resident`,
+`gather`), or batches are read and padded on the host ahead of the step (`collate`). Both give the same batch. Of
+several processes each reads its own part, of the pool at the start and of every streamed batch.
 """
 
 import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from mer_jax.data.batch import Batch, where_real
+from mer_jax.data.batch import Batch, pad_rows, where_real
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.frames import EncodedFrames, View
 from mer_jax.data.pool import UtterancePool, read_utterance
@@ -25,9 +25,6 @@ from mer_jax.runtime import sharding
 
 MIN_PADDED_LENGTH = 16  # padded lengths are this times a power of two: few programs to compile
 PaddedLengths = tuple[tuple[str, int], ...]  # padded time steps of each modality; hashable, so static under jit
-
-
-# ---- which rows make up a batch ----
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +67,7 @@ class Order:
 
 
 def training_order(pool: UtterancePool, rows: np.ndarray, batch_size: int, seed: int, window: int) -> Order:
+    """The order in which the pool's utterances `rows` train; see `Order`."""
     return Order(rows.astype(np.int32), _total_lengths(pool, rows), batch_size, seed, window)
 
 
@@ -88,8 +86,8 @@ def _total_lengths(pool: UtterancePool, rows: np.ndarray) -> np.ndarray:
     return sum((lengths[rows] for lengths in pool.lengths.values()), np.zeros(len(rows), np.int32))
 
 
-def padded_lengths(pool: UtterancePool, rows: np.ndarray) -> PaddedLengths:
-    """Padded lengths for a batch: the rung of 1, 16, 32, 64 … that holds it, never more than the pool's longest."""
+def padded_lengths_of(pool: UtterancePool, rows: np.ndarray) -> PaddedLengths:
+    """Padded lengths for a batch: its `bucket_length`, never more than the pool's longest, and at least 1."""
     return tuple(
         (m, max(1, min(bucket_length(int(lengths[rows].max())), int(lengths.max()))))
         for m, lengths in pool.lengths.items()
@@ -104,9 +102,6 @@ def bucket_length(length: int) -> int:
     return found
 
 
-# ---- from rows to a batch ----
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Resident:
@@ -118,14 +113,24 @@ class Resident:
     targets: dict[str, Any]
 
 
-def blocks_of(pool: UtterancePool, mesh: jax.sharding.Mesh) -> list[tuple[np.ndarray, bool]]:
-    """The pool in the parts that are packed one behind the other, and whether this process reads them: all of it where there
-    is one process, else one part for every device."""
+class Block(NamedTuple):
+    """Utterances that are packed one behind the other; `local`: whether this process reads them."""
+
+    rows: np.ndarray
+    local: bool
+
+
+def blocks_of(pool: UtterancePool, mesh: jax.sharding.Mesh) -> list[Block]:
+    """The pool in blocks: one where there is one process, else one for every device."""
     if jax.process_count() == 1:
-        return [(np.arange(len(pool)), True)]
-    pieces = np.array_split(np.arange(len(pool)), mesh.size)
+        return [Block(np.arange(len(pool)), True)]
     held = set(sharding.addressable_rows(mesh.size, sharding.all_devices_sharding(mesh)).tolist())
-    return [(piece, i in held) for i, piece in enumerate(pieces)]
+    return [Block(rows, i in held) for i, rows in enumerate(np.array_split(np.arange(len(pool)), mesh.size))]
+
+
+def local_rows_of(pool: UtterancePool, mesh: jax.sharding.Mesh) -> np.ndarray:
+    """The utterances that this process reads."""
+    return np.concatenate([block.rows for block in blocks_of(pool, mesh) if block.local])
 
 
 def pack(
@@ -136,38 +141,32 @@ def pack(
     flat, start, length = {}, {}, {}
     for m in pool.lengths:
         length[m] = pool.lengths[m].astype(np.int32)
-        size = max(int(length[m][rows].sum()) for rows, _ in blocks)
+        size = max(int(length[m][block.rows].sum()) for block in blocks)
         start[m] = np.zeros(len(pool), np.int32)
-        for i, (rows, _) in enumerate(blocks):
-            start[m][rows] = i * size + np.cumsum(length[m][rows]) - length[m][rows]
+        for i, block in enumerate(blocks):
+            start[m][block.rows] = i * size + np.cumsum(length[m][block.rows]) - length[m][block.rows]
         width, dtype = corpus.modalities[m]["width"], corpus.modalities[m]["dtype"]
-        held = [rows for rows, here in blocks if here]
-        packed = np.zeros((len(held), size, width), dtype)
-        for block, rows in zip(packed, held, strict=True):
-            values = [features[i][m] for i in rows.tolist() if m in features[i]]
+        local_blocks = [block for block in blocks if block.local]
+        packed = np.zeros((len(local_blocks), size, width), dtype)
+        for out, block in zip(packed, local_blocks, strict=True):
+            values = [features[i][m] for i in block.rows.tolist() if m in features[i]]
             if values:
-                np.concatenate(values, out=block[: int(length[m][rows].sum())])
-        whole = len(blocks) * size
-        flat[m] = (
-            sharding.from_local_rows(packed.reshape(-1, width), whole, sharding.all_devices_sharding(mesh))
-            if len(blocks) > 1
-            else packed[0]
-        )
-    flat = (
-        sharding.replicate(flat, mesh)
-        if len(blocks) > 1
-        else sharding.device_put_global(flat, sharding.replicated(mesh))
-    )
-    rest = sharding.device_put_global((start, length, dict(pool.targets)), sharding.replicated(mesh))
-    return Resident(flat, *rest)
+                np.concatenate(values, out=out[: int(length[m][block.rows].sum())])
+        flat[m] = packed.reshape(-1, width)
+        if len(blocks) > 1:
+            everywhere = sharding.all_devices_sharding(mesh)
+            flat[m] = sharding.from_local_rows(flat[m], len(blocks) * size, everywhere)
+    replicated = sharding.replicated(mesh)
+    flat = sharding.replicate(flat, mesh) if len(blocks) > 1 else sharding.device_put_global(flat, replicated)
+    return Resident(flat, *sharding.device_put_global((start, length, dict(pool.targets)), replicated))
 
 
-def gather(resident: Resident, rows: Int[Array, "batch"], pads: PaddedLengths) -> Batch:
-    """The batch of `rows`, padded to `pads`; row -1 becomes padding of weight 0."""
+def gather(resident: Resident, rows: Int[Array, "batch"], padded_lengths: PaddedLengths) -> Batch:
+    """The batch of `rows`, padded to these lengths; row -1 becomes padding of weight 0."""
     real = rows >= 0
     at = jnp.maximum(rows, 0)
     features, mask = {}, {}
-    for m, time in pads:
+    for m, time in padded_lengths:
         steps = jnp.arange(time, dtype=jnp.int32)[None]
         mask[m] = (steps < resident.length[m][at][:, None]) & real[:, None]
         value = resident.flat[m].at[resident.start[m][at][:, None] + steps].get(mode="clip")
@@ -180,41 +179,41 @@ def collate(
     corpus: Corpus,
     pool: UtterancePool,
     rows: np.ndarray,
-    pads: PaddedLengths,
+    padded_lengths: PaddedLengths,
     nonfinite: str,
     view: View | None = None,
-    draw: tuple[int, ...] | None = None,
+    seeds: tuple[int, ...] | None = None,
 ) -> Batch:
-    """The same batch as `gather`, read from disk, as NumPy arrays. Frames come as `view` makes them, which varies with `draw`
-    and the utterance."""
-    real = rows >= 0
+    """The same batch as `gather`, read from disk, as NumPy arrays. Frames come as `view` makes them, varied by the
+    seeds and the utterance, or not at all without seeds."""
     examples = [read_utterance(corpus, pool, int(i), nonfinite)[0] if i >= 0 else {} for i in rows]
+
+    def sequence(m: str, position: int) -> Any:
+        """Of the utterance at this position of the batch, frames decoded."""
+        value = examples[position].get(m, ())
+        if not isinstance(value, EncodedFrames):
+            return value
+        assert view is not None
+        row = int(rows[position])
+        rng = None if seeds is None else np.random.default_rng([*seeds, row])
+        return corpus.decode_frames(int(pool.rows[row]), value, functools.partial(view.of, rng=rng))
+
     features, mask = {}, {}
-    for m, time in pads:
-        size = (
-            (view.size, view.size, 3) if view and "pixels" in corpus.modalities[m] else (corpus.modalities[m]["width"],)
-        )
-        features[m] = np.zeros((len(rows), time, *size), np.float32 if len(size) == 1 else np.uint8)
-        mask[m] = np.zeros((len(rows), time), bool)
-        for i, example in enumerate(examples):
-            if m not in example:
-                continue
-            value = example[m]
-            if isinstance(value, EncodedFrames):
-                assert view is not None
-                rng = None if draw is None else np.random.default_rng([*draw, int(rows[i])])
-                row, seen = int(pool.rows[rows[i]]), functools.partial(view.of, rng=rng)
-                value = corpus.decoded(row, value, seen)
-            features[m][i, : len(value)] = value
-            mask[m][i, : len(value)] = True
+    for m, time in padded_lengths:
+        spec = corpus.modalities[m]
+        shape, dtype = (spec["width"],), np.float32
+        if view and "pixels" in spec:
+            shape, dtype = (view.size, view.size, 3), np.uint8
+        sequences = (sequence(m, position) for position in range(len(rows)))
+        features[m], mask[m] = pad_rows(sequences, len(rows), time, shape, dtype)
     at = np.maximum(rows, 0)
     targets = {name: x[at] for name, x in pool.targets.items()}
-    return Batch(features, mask, targets, real.astype(np.float32))
+    return Batch(features, mask, targets, (rows >= 0).astype(np.float32))
 
 
-def take_rows(batch: Batch, places: Int[Array, "batch"]) -> Batch:
-    """The batch's rows at `places`; place -1 becomes padding of weight 0."""
-    real, at = places >= 0, jnp.maximum(places, 0)
+def take_rows(batch: Batch, row_positions: Int[Array, "batch"]) -> Batch:
+    """The batch's rows at these positions; position -1 becomes padding of weight 0."""
+    real, at = row_positions >= 0, jnp.maximum(row_positions, 0)
     mask = {m: x[at] & real[:, None] for m, x in batch.mask.items()}
     features = {m: where_real(mask[m], x[at]) for m, x in batch.features.items()}
     targets = {name: x[at] for name, x in batch.targets.items()}
@@ -223,10 +222,13 @@ def take_rows(batch: Batch, places: Int[Array, "batch"]) -> Batch:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSource:
-    """Batches of a pool for the device, as (source, places, pads): inside jit, `fetch` makes the Batch of them.
+    """Batches of a pool for the device, as (source, row_positions, padded_lengths): inside jit, `materialize_batch`
+    makes the Batch of them.
 
-    Resident: source is the packed pool, places are positions in it. Streamed: source is a Batch read from disk, in which
-    every utterance occurs once, places are positions in that (None: all of it, in order).
+    Resident: source is the packed pool, row positions are positions in it. Streamed: source is a Batch read from disk,
+    in which every utterance occurs once, row positions are positions in that (None: all of it, in order).
+
+    microbatches: into how many parts a training batch is cut. view: how frames are seen. seed: of what varies in them.
     """
 
     corpus: Corpus
@@ -235,91 +237,94 @@ class BatchSource:
     mesh: jax.sharding.Mesh
     source: Resident | None = None
     read_threads: int = 1
-    pieces: int = 1  # a training batch is gone through in so many
-    view: View | None = None  # of frames
-    seed: int = 0  # of what varies in them
+    microbatches: int = 1
+    view: View | None = None
+    seed: int = 0
 
     @functools.cached_property
-    def laid(self) -> jax.sharding.NamedSharding:
-        """How the rows of a batch lie as they arrive: streamed ones so that no two processes hold the same."""
-        return sharding.all_devices_sharding(self.mesh) if self._read_apart() else sharding.batch_sharding(self.mesh)
+    def row_sharding(self) -> jax.sharding.NamedSharding:
+        """Of a batch as it arrives: streamed rows so that no two processes hold the same."""
+        if self._is_read_in_shares():
+            return sharding.all_devices_sharding(self.mesh)
+        return sharding.batch_sharding(self.mesh)
 
-    def _read_apart(self) -> bool:
+    def _is_read_in_shares(self) -> bool:
         return self.source is None and jax.process_count() > 1
 
-    def _shares(self) -> int:
+    def _row_shards(self) -> int:
         """Into how many pieces the rows of a batch are cut."""
-        return self.mesh.size if self._read_apart() else self.mesh.shape["data"]
+        return self.mesh.size if self._is_read_in_shares() else self.mesh.shape["data"]
 
-    def filled(self, rows: np.ndarray, pieces: int = 1) -> np.ndarray:
-        """The rows and as many -1, rows of weight 0, as let all devices share `pieces` of them evenly."""
-        return np.pad(rows, (0, -len(rows) % (pieces * self._shares())), constant_values=-1)
+    def pad(self, rows: np.ndarray, microbatches: int = 1) -> np.ndarray:
+        """The rows and as many -1, rows of weight 0, as let all devices share all microbatches evenly."""
+        return np.pad(rows, (0, -len(rows) % (microbatches * self._row_shards())), constant_values=-1)
 
-    def mine(self, rows: np.ndarray) -> np.ndarray:
+    def addressable_rows(self, rows: np.ndarray) -> np.ndarray:
         """Which of a batch's `rows` this process's devices take; of a streamed one, which it reads."""
-        return rows[sharding.addressable_rows(len(rows), self.laid)]
+        return rows[sharding.addressable_rows(len(rows), self.row_sharding)]
 
     def training(self, order: Order, start: int) -> Iterator[tuple[Resident | Batch, Any, PaddedLengths, np.ndarray]]:
-        """Batches from step `start` on, without end, and the utterances in them; streamed ones are read ahead by Grain."""
+        """Batches from step `start` on, without end, and the utterances in them; Grain reads streamed ones ahead."""
         if self.source is not None:
             for step in range(start, sys.maxsize):
-                rows = self.filled(order[step], self.pieces)
-                places = sharding.device_put_global(rows, sharding.batch_sharding(self.mesh))
-                yield self.source, places, padded_lengths(self.pool, rows[rows >= 0]), rows
+                rows = self.pad(order[step], self.microbatches)
+                row_positions = sharding.device_put_global(rows, sharding.batch_sharding(self.mesh))
+                yield self.source, row_positions, padded_lengths_of(self.pool, rows[rows >= 0]), rows
 
         def batch(step: int) -> Batch:
-            return self._collate(self.filled(order[step], self.pieces), (self.seed, step))
+            return self._read(self.pad(order[step], self.microbatches), (self.seed, step))
 
         batches = grain.MapDataset.range(start, sys.maxsize).map(batch)
-        for step, read in enumerate(self._ahead(batches), start):
-            rows = self.filled(order[step], self.pieces)
-            yield sharding.from_local_rows(read, len(rows), self.laid), None, (), rows
+        for step, read in enumerate(self._prefetched(batches), start):
+            rows = self.pad(order[step], self.microbatches)
+            yield sharding.from_local_rows(read, len(rows), self.row_sharding), None, (), rows
 
     def evaluation(
-        self, parts: Sequence[np.ndarray], batch_size: int, distinct: int
+        self, parts: Sequence[np.ndarray], batch_size: int, distinct_parts: int
     ) -> Iterator[
         tuple[Resident | Batch, Int[np.ndarray, "parts batch"], PaddedLengths, Int[np.ndarray, "parts batch"]]
     ]:
         """Batches that hold every utterance of every part once; what is in several parts is read once.
 
-        Places and utterances are [parts, batch], NumPy arrays. distinct: at most so many of the parts differ; the size of a
-        streamed batch is this times batch_size, so that it stays the same when there are fewer.
+        Row positions and utterances are [parts, batch], NumPy arrays. distinct_parts: at most so many of the parts
+        differ; the size of a streamed batch is this times batch_size, so that it stays the same when there are fewer.
         """
         batch_size += -batch_size % self.mesh.shape["data"]
         steps = evaluation_order(self.pool, parts, batch_size)
         if self.source is not None:
             for rows in steps:
-                yield self.source, rows, padded_lengths(self.pool, rows[rows >= 0]), rows
+                yield self.source, rows, padded_lengths_of(self.pool, rows[rows >= 0]), rows
             return
-        read, slots = [], []
+        read, slots = [], []  # of every step: the rows of the batch that is read, and where in it they are
         for rows in steps:
             real = np.unique(rows[rows >= 0])
-            whole = self.filled(np.full(batch_size * distinct, -1, np.int32))
-            slots.append(
-                np.arange(len(whole)).reshape(self._shares(), -1).T.ravel()[: len(real)]
-            )  # in every share alike
-            whole[slots[-1]] = real
-            read.append(whole)
-        batches = grain.MapDataset.source(read).map(self._collate)
-        for rows, whole, slot, batch in zip(steps, read, slots, self._ahead(batches), strict=True):
-            places = np.where(rows >= 0, np.append(slot, -1)[np.searchsorted(whole[slot], rows)], -1).astype(np.int32)
-            yield sharding.from_local_rows(batch, len(whole), self.laid), places, (), rows
+            read.append(self.pad(np.full(batch_size * distinct_parts, -1, np.int32)))
+            shares = np.arange(len(read[-1])).reshape(self._row_shards(), -1)
+            slots.append(shares.T.ravel()[: len(real)])  # in every share alike
+            read[-1][slots[-1]] = real
+        batches = self._prefetched(grain.MapDataset.source(read).map(self._read))
+        for rows, all_rows, slot, batch in zip(steps, read, slots, batches, strict=True):
+            found = np.append(slot, -1)[np.searchsorted(all_rows[slot], rows)]
+            row_positions = np.where(rows >= 0, found, -1).astype(np.int32)
+            yield sharding.from_local_rows(batch, len(all_rows), self.row_sharding), row_positions, (), rows
 
-    def _ahead(self, batches: grain.MapDataset) -> Iterator[Batch]:
-        """Read by threads ahead of who takes them."""
+    def _prefetched(self, batches: grain.MapDataset) -> Iterator[Batch]:
+        """Threads read ahead of who takes the batches."""
         ahead = self.read_threads if self.view else 2 * self.read_threads  # frames are large
         options = grain.ReadOptions(num_threads=self.read_threads, prefetch_buffer_size=ahead)
         return iter(batches.to_iter_dataset(options))
 
-    def _collate(self, rows: np.ndarray, draw: tuple[int, ...] | None = None) -> Batch:
+    def _read(self, rows: np.ndarray, seeds: tuple[int, ...] | None = None) -> Batch:
         """This process's part of the batch of `rows`."""
-        pads = padded_lengths(self.pool, rows[rows >= 0])
-        return collate(self.corpus, self.pool, self.mine(rows), pads, self.nonfinite, self.view, draw)
+        lengths = padded_lengths_of(self.pool, rows[rows >= 0])
+        return collate(self.corpus, self.pool, self.addressable_rows(rows), lengths, self.nonfinite, self.view, seeds)
 
 
-def materialize_batch(source: Resident | Batch, places: Int[Array, "batch"] | None, pads: PaddedLengths) -> Batch:
-    """Inside jit: the batch that a Feed's (source, places, pads) stand for."""
+def materialize_batch(
+    source: Resident | Batch, row_positions: Int[Array, "batch"] | None, padded_lengths: PaddedLengths
+) -> Batch:
+    """Inside jit: the batch that a BatchSource's (source, row_positions, padded_lengths) stand for."""
     if isinstance(source, Batch):
-        return source if places is None else take_rows(source, places)
-    assert places is not None
-    return gather(source, places, pads)
+        return source if row_positions is None else take_rows(source, row_positions)
+    assert row_positions is not None
+    return gather(source, row_positions, padded_lengths)

@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""The utterances of an experiment, and the one pass over their records in which they are checked and measured."""
 
 import dataclasses
 import json
@@ -41,48 +41,80 @@ def select_utterances(
     )
 
 
+def zero_nonfinite(features: np.ndarray, rule: str) -> tuple[np.ndarray, int]:
+    """(features [time, width] whose NaN and infinite values are 0, how many these were), by the rule of data.nonfinite:
+    if that is "refuse", the first of them is a ValueError."""
+    finite = np.isfinite(features)
+    if finite.all():
+        return features, 0
+    if rule == "refuse":
+        step, feature = np.argwhere(~finite)[0]
+        raise ValueError(f"[{step}, {feature}] is {features[step, feature]}")
+    return np.where(finite, features, 0).astype(features.dtype), int((~finite).sum())
+
+
 def read_utterance(
     corpus: Corpus, pool: UtterancePool, i: int, nonfinite: str
 ) -> tuple[dict[str, Any], dict[str, int], str]:
-    """Features of the pool's utterance i, cut to length; how many of their values were not finite; its sentence. Frames are
-    not decoded.
-
-    Those are set to zero if `nonfinite` is "zero"; otherwise the record is refused with a UserError.
-    """
+    """Features of the pool's utterance i, cut to length; how many of their values were not finite; its sentence. Frames
+    are not decoded. Raises UserError where `zero_nonfinite` refuses."""
     utterance: Utterance = corpus[int(pool.rows[i])]
     features: dict[str, Any] = {}
-    bad = {}
+    zeroed: dict[str, int] = {}
     for m, lengths in pool.lengths.items():
         if m not in utterance.features:
             continue
-        value = utterance.features[m][: lengths[i]]
-        if isinstance(value, EncodedFrames):
-            features[m] = value
+        features[m] = utterance.features[m][: lengths[i]]
+        if isinstance(features[m], EncodedFrames):
             continue
-        finite = np.isfinite(value)
-        if not finite.all():
-            if nonfinite == "refuse":
-                step, feature = np.argwhere(~finite)[0]
-                raise UserError(
-                    f"{corpus.where(int(pool.rows[i]))}: {m}[{step}, {feature}] is {value[step, feature]}. "
-                    "Repair the features, or set --config.data.nonfinite=zero to replace such values by 0 and count them."
-                )
-            bad[m] = int((~finite).sum())
-            value = np.where(finite, value, 0).astype(value.dtype)
-        features[m] = value
-    return features, bad, utterance.sentence
+        try:
+            features[m], count = zero_nonfinite(features[m], nonfinite)
+        except ValueError as error:
+            raise UserError(
+                f"{corpus.where(int(pool.rows[i]))}: {m}{error}. Repair the features, or set "
+                "--config.data.nonfinite=zero to replace such values by 0 and count them."
+            ) from None
+        if count:
+            zeroed[m] = count
+    return features, zeroed, utterance.sentence
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What one pass over the pool finds: statistics per modality and fold, {"mean", "scale"} of Float32[folds, feat] (of frames
-    the constants of public image backbones, Float32[folds, 3]); how many
-    values of every utterance were not finite; the sentences; and, if they were kept, the features that this process read."""
+    """What one pass over the pool finds.
+
+    stats: per modality {"mean", "scale"}, Float32[folds, feat], of the training parts; of frames Float32[folds, 3], the
+    constants of public image backbones. nonfinite: how many values of every utterance were not finite. features: those
+    that this process has read, if they were kept.
+    """
 
     stats: dict[str, dict[str, np.ndarray]]
     nonfinite: dict[str, np.ndarray]
     sentences: list[str]
     features: dict[int, dict[str, np.ndarray]]
+
+
+class _Sums:
+    """What is added up over the records of a modality, in float64: of every fold's training part the time steps, the
+    features and their squares; of every utterance the values that were not finite."""
+
+    def __init__(self, folds: int, utterances: int, width: int):
+        self.steps = np.zeros(folds)
+        self.features = np.zeros((folds, width))
+        self.squares = np.zeros((folds, width))
+        self.nonfinite = np.zeros(utterances, np.int64)
+
+    def add(self, folds: np.ndarray, features: np.ndarray) -> None:
+        """Features [time, width] of an utterance that trains in these folds."""
+        exact = features.astype(np.float64)
+        self.features[folds] += exact.sum(0)
+        self.squares[folds] += np.square(exact).sum(0)
+
+    def mean_and_scale(self) -> dict[str, np.ndarray]:
+        mean = self.features / self.steps[:, None]
+        deviation = np.sqrt(np.maximum(self.squares / self.steps[:, None] - np.square(mean), 0))
+        scale = np.where(deviation > 1e-6, deviation, 1.0)  # a constant feature stays 0
+        return {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)}
 
 
 def scan(
@@ -91,64 +123,65 @@ def scan(
     train: Bool[np.ndarray, "folds rows"],
     nonfinite: str,
     *,
-    mine: np.ndarray,
+    local_rows: np.ndarray,
     keep: bool,
     progress: Callable[[], None] = lambda: None,
 ) -> Scan:
-    """Reads every record of the pool once, this process those at `mine`. A fold's mean and scale are over all time steps of
-    its training part (`train`), in float64. A bad record is a UserError in every process."""
+    """Reads every record of the pool once, this process those of `local_rows`. A fold's mean and scale are over all
+    time steps of its training part (`train`). A bad record is a UserError in every process. keep: whether the features
+    stay."""
     widths = {m: 0 if "pixels" in corpus.modalities[m] else corpus.modalities[m]["width"] for m in pool.lengths}
-    folds = len(train)
-    count = {m: np.zeros(folds) for m in widths}
-    first = {m: np.zeros((folds, w)) for m, w in widths.items()}
-    second = {m: np.zeros((folds, w)) for m, w in widths.items()}
-    bad = {m: np.zeros(len(pool), np.int64) for m in widths}
-    kept: dict[int, dict[str, np.ndarray]] = {}
+    sums = {m: _Sums(len(train), len(pool), width) for m, width in widths.items()}
+    features: dict[int, dict[str, np.ndarray]] = {}
     sentences: dict[int, str] = {}
     error = ""
     try:
-        for i in mine.tolist():
-            features, found, sentences[i] = read_utterance(corpus, pool, i, nonfinite)
-            of = np.flatnonzero(train[:, i])
-            for m, value in features.items():
-                count[m][of] += len(value)
+        for i in local_rows.tolist():
+            read, zeroed, sentences[i] = read_utterance(corpus, pool, i, nonfinite)
+            folds = np.flatnonzero(train[:, i])
+            for m, value in read.items():
+                sums[m].steps[folds] += len(value)
                 if isinstance(value, EncodedFrames):
-                    corpus.decoded(int(pool.rows[i]), value, EncodedFrames.check)
-                    continue
-                exact = value.astype(np.float64)
-                first[m][of] += exact.sum(0)
-                second[m][of] += np.square(exact).sum(0)
-                bad[m][i] = found.get(m, 0)
+                    corpus.decode_frames(int(pool.rows[i]), value, EncodedFrames.check)
+                else:
+                    sums[m].add(folds, value)
+                    sums[m].nonfinite[i] = zeroed.get(m, 0)
             if keep:
-                kept[i] = features
+                features[i] = read
             progress()
     except UserError as refused:
         error = str(refused)
-    told = np.frombuffer(json.dumps([error, sentences]).encode(), np.uint8)
-    counted = {"count": count, "first": first, "second": second, "bad": bad}
-    sums = {f"{name} {m}": x[m] for name, x in counted.items() for m in widths}
-    shares = distributed.all_gather(sums | {"told": told})
+    sentences = _add_up(sums, sentences, error)
+    stats = {m: _statistics(corpus, m, total) for m, total in sums.items()}
+    return Scan(
+        stats, {m: total.nonfinite for m, total in sums.items()}, [sentences[i] for i in range(len(pool))], features
+    )
+
+
+def _add_up(sums: Mapping[str, _Sums], sentences: Mapping[int, str], error: str) -> dict[int, str]:
+    """Makes the sums those over all processes, and returns all sentences. Raises the UserError of any process."""
+    message = np.frombuffer(json.dumps([error, sentences]).encode(), np.uint8)
+    arrays = {f"{m} {name}": values for m, own in sums.items() for name, values in vars(own).items()}
+    shares = distributed.all_gather(arrays | {"message": message})
+    found: dict[int, str] = {}
     for share in shares:
-        error, theirs = json.loads(share["told"].tobytes())
+        error, theirs = json.loads(share["message"].tobytes())
         if error:
             raise UserError(error)
-        sentences |= {int(i): sentence for i, sentence in theirs.items()}
-    total = {name: np.sum([share[name] for share in shares], axis=0) for name in sums}
-    stats = {}
-    for m in widths:
-        steps = total[f"count {m}"]
-        for fold in np.flatnonzero(steps == 0)[:1]:
-            raise UserError(f"{corpus.path}: no utterance of the training part (fold {fold}) has {m!r} features")
-        if "pixels" in corpus.modalities[m]:
-            fixed = {"mean": MEAN, "scale": SCALE}
-            stats[m] = {name: np.tile(np.float32(value), (folds, 1)) for name, value in fixed.items()}
-            continue
-        mean = total[f"first {m}"] / steps[:, None]
-        deviation = np.sqrt(np.maximum(total[f"second {m}"] / steps[:, None] - np.square(mean), 0))
-        scale = np.where(deviation > 1e-6, deviation, 1.0)  # a constant feature stays 0
-        stats[m] = {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)}
-    nonfinite_of = {m: total[f"bad {m}"] for m in widths}
-    return Scan(stats, nonfinite_of, [sentences[i] for i in range(len(pool))], kept)
+        found |= {int(i): sentence for i, sentence in theirs.items()}
+    for name in arrays:
+        m, _, field = name.rpartition(" ")
+        setattr(sums[m], field, np.sum([share[name] for share in shares], axis=0))
+    return found
+
+
+def _statistics(corpus: Corpus, modality: str, total: _Sums) -> dict[str, np.ndarray]:
+    for fold in np.flatnonzero(total.steps == 0)[:1]:
+        raise UserError(f"{corpus.path}: no utterance of the training part (fold {fold}) has {modality!r} features")
+    if "pixels" in corpus.modalities[modality]:
+        fixed = {"mean": MEAN, "scale": SCALE}
+        return {name: np.tile(np.float32(value), (len(total.steps), 1)) for name, value in fixed.items()}
+    return total.mean_and_scale()
 
 
 def packed_megabytes(corpus: Corpus, pool: UtterancePool) -> float:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,16 +14,39 @@ from mer_jax.errors import UserError
 
 DRAWN = "valid is whole dialogues, about a tenth of the rest, drawn by the seed; train is what remains"
 MIXED = "train and test have utterances of the same dialogues"
-PROTOCOLS = {  # name: (may stand without :k, least k or 0 for none, description, why it is leaky)
-    "official": (True, 0, "train, valid and test are as written in the records", ""),
-    "dialoguernn": (True, 0, "test is the last session, {last}; {valid}", ""),
-    "loso": (True, 2, "test is {each} in turn; {valid}", ""),
-    "speaker": (True, 2, "test is {each} in turn, the others in those dialogues stay in train; {valid}", ""),
-    "kfold_dialogue": (False, 3, "of {k} random groups of dialogues, test is each in turn, valid the next, train the others", ""),
-    "kfold_utterance": (False, 3, "every utterance is test in one of {k} folds at random; valid is whole dialogues, train the rest", MIXED),
-    "published": (True, 0, "test is each of 10 random groups of utterances in turn and chooses the epoch; train is the rest",
-                  f"the test part chooses the epoch, and {MIXED}"),
-}  # fmt: skip
+
+
+class Protocol(NamedTuple):
+    """k_optional: its name may stand without `:k`. min_k: the least k, 0 where there is none. leaky: why its figures
+    are not to be trusted, "" where they are."""
+
+    k_optional: bool
+    min_k: int
+    description: str
+    leaky: str = ""
+
+
+PROTOCOLS = {
+    "official": Protocol(True, 0, "train, valid and test are as written in the records"),
+    "dialoguernn": Protocol(True, 0, "test is the last session, {last}; {valid}"),
+    "loso": Protocol(True, 2, "test is {each} in turn; {valid}"),
+    "speaker": Protocol(True, 2, "test is {each} in turn, the others in those dialogues stay in train; {valid}"),
+    "kfold_dialogue": Protocol(
+        False, 3, "of {k} random groups of dialogues, test is each in turn, valid the next, train the others"
+    ),
+    "kfold_utterance": Protocol(
+        False,
+        3,
+        "every utterance is test in one of {k} folds at random; valid is whole dialogues, train the rest",
+        MIXED,
+    ),
+    "published": Protocol(
+        True,
+        0,
+        "test is each of 10 random groups of utterances in turn and chooses the epoch; train is the rest",
+        f"the test part chooses the epoch, and {MIXED}",
+    ),
+}
 LEFT_OUT = {"loso": "session", "speaker": "speaker"}
 MAX_FOLDS = 20  # where the corpus sets the number of folds
 
@@ -55,19 +79,21 @@ def check_name(protocol: str) -> None:
     """Raises UserError, listing what there is, unless the name and its number of folds are right."""
     name, colon, k = protocol.partition(":")
     if name in PROTOCOLS:
-        bare, least, *_ = PROTOCOLS[name]
-        counted = least > 0 and re.fullmatch("[1-9][0-9]{0,5}", k) is not None and int(k) >= least
-        if counted if colon else bare:
+        known = PROTOCOLS[name]
+        k_is_valid = known.min_k > 0 and re.fullmatch("[1-9][0-9]{0,5}", k) is not None and int(k) >= known.min_k
+        if k_is_valid if colon else known.k_optional:
             return
-    known = [", ".join([n] * bare + [f"{n}:k (k >= {k})"] * (k > 0)) for n, (bare, k, *_) in PROTOCOLS.items()]
-    raise _refusal(protocol, f"must be one of {', '.join(known)}")
+    spellings = [
+        ", ".join([name] * protocol.k_optional + [f"{name}:k (k >= {protocol.min_k})"] * (protocol.min_k > 0))
+        for name, protocol in PROTOCOLS.items()
+    ]
+    raise _refusal(protocol, f"must be one of {', '.join(spellings)}")
 
 
 def split(corpus: Corpus, protocol: str, seed: int) -> Split:
-    """The same folds for the same utterances, protocol and seed; raises UserError where the corpus does not allow it."""
+    """The same folds for the same utterances, protocol and seed; raises UserError where the corpus forbids it."""
     check_name(protocol)
     name, _, k = protocol.partition(":")
-    _, _, description, leaky = PROTOCOLS[name]
     words = {"k": k, "valid": DRAWN}
     if name == "official":
         folds = [Fold(name, *(corpus.rows(part) for part in SPLITS))]
@@ -82,19 +108,24 @@ def split(corpus: Corpus, protocol: str, seed: int) -> Split:
     for fold in folds:
         if empty := [part for part in SPLITS if not len(getattr(fold, part))]:
             raise _refusal(protocol, f"{len(corpus)} utterances are too few: {empty[0]} of fold {fold.name} is empty")
-    return Split(protocol, description.format(**words), leaky, name == "published", tuple(folds))
+    known = PROTOCOLS[name]
+    return Split(protocol, known.description.format(**words), known.leaky, name == "published", tuple(folds))
 
 
 def refuse_retest(corpus: Corpus, split: Split, modalities: Sequence[str]) -> None:
-    """Raises UserError if a fold tests utterances on whose labels the features of one of the modalities were trained."""
+    """Raises UserError if a fold tests utterances on whose labels features of one of the modalities were trained."""
     written = corpus.index["split"]
     for m in modalities:
         for part in corpus.modalities[m].get("trained_on", ()):
             tested = sum(int((written[fold.test] == part).sum()) for fold in split.folds)
             if tested:
-                raise _refusal(split.protocol, f"it tests {tested} utterances of {part}, on whose labels the corpus's {m} features were trained: "
-                               "their figures would be too good. Use official, leave the modality out with --config.data.modalities, or force it "
-                               "with --config.data.test_on_trained=True, which is told in metrics.json")  # fmt: skip
+                raise _refusal(
+                    split.protocol,
+                    f"it tests {tested} utterances of {part}, on whose labels the corpus's {m} features were trained: "
+                    "their figures would be too good. Use official, leave the modality out with "
+                    "--config.data.modalities, or force it with --config.data.test_on_trained=True, which is told in "
+                    "metrics.json",
+                )
 
 
 def _dialoguernn(corpus: Corpus, protocol: str, seed: int) -> tuple[list[Fold], str]:
@@ -114,8 +145,11 @@ def _leave_out(corpus: Corpus, protocol: str, seed: int, field: str, k: int) -> 
         value = _balanced(value, k)
         names = np.arange(1, k + 1).astype(str)
     elif len(names) > MAX_FOLDS:
-        raise _refusal(protocol, f"the corpus has {len(names)} {field}s, each of which would be a fold; "
-                       f"test them in groups, as with --config.data.protocol={protocol}:10")  # fmt: skip
+        raise _refusal(
+            protocol,
+            f"the corpus has {len(names)} {field}s, each of which would be a fold; "
+            f"test them in groups, as with --config.data.protocol={protocol}:10",
+        )
     return _with_drawn_valid(corpus, protocol, seed, names.tolist(), value)
 
 
@@ -150,8 +184,10 @@ def _values(corpus: Corpus, protocol: str, field: str, k: int = 0) -> tuple[np.n
     if len(names) < 2 or "" in names:
         missing = np.count_nonzero(corpus.index[field] == "")
         found = f"{missing} of {len(corpus)} have none" if missing else f"all of them have {str(names[0])!r}"
-        raise _refusal(protocol, f"needs the field {field!r} in every utterance, with at least two different values "
-                       f"in the corpus; {found}")  # fmt: skip
+        raise _refusal(
+            protocol,
+            f"needs the field {field!r} in every utterance, with at least two different values in the corpus; {found}",
+        )
     if k > len(names):
         raise _refusal(protocol, f"the corpus has only {len(names)} {field}s; k must be at most {len(names)}")
     return names, value
@@ -170,19 +206,21 @@ def _balanced(value: np.ndarray, k: int, rng: np.random.Generator | None = None)
 
 
 def _with_drawn_valid(corpus: Corpus, protocol: str, seed: int, names: list[str], tested: np.ndarray) -> list[Fold]:
-    """Fold f tests where `tested` is f. Of the rest, whole dialogues without test utterances validate, about a tenth."""
+    """Fold f tests where `tested` is f. Of the rest, about a tenth validates: whole dialogues without test ones."""
     dialogues, dialogue = _values(corpus, protocol, "dialogue")
     folds = []
     for f, name in enumerate(names):
         test = tested == f
         rest = np.bincount(dialogue[~test], minlength=len(dialogues))
         free = np.setdiff1d(np.flatnonzero(rest), dialogue[test])
-        most = min(len(free), int(np.count_nonzero(rest)) - 1)
-        if most < 1:
-            raise _refusal(protocol, f"fold {name} leaves {np.count_nonzero(rest)} of the {len(dialogues)} dialogues, "
-                           f"{len(free)} of them without test utterances; it takes at least one of these for valid "
-                           "and another dialogue for train")  # fmt: skip
-        drawn = np.random.default_rng([seed, f]).permutation(free)[:most]
+        max_valid = min(len(free), int(np.count_nonzero(rest)) - 1)
+        if max_valid < 1:
+            raise _refusal(
+                protocol,
+                f"fold {name} leaves {np.count_nonzero(rest)} of the {len(dialogues)} dialogues, {len(free)} of them "
+                "without test utterances; it takes at least one of these for valid and another dialogue for train",
+            )
+        drawn = np.random.default_rng([seed, f]).permutation(free)[:max_valid]
         take = int(np.argmin(np.abs(np.cumsum(rest[drawn]) - rest.sum() / 10))) + 1
         folds.append(_fold(name, valid=np.isin(dialogue, drawn[:take]), test=test))
     return folds

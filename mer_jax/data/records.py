@@ -1,17 +1,4 @@
-"""The on-disk corpus: TFRecord shards of tf.train.Example, an index beside each shard, one manifest. No JAX, no TensorFlow.
-
-    DIR/manifest.json             what the corpus is: labels, modalities, counts, sha256 of every file, provenance
-    DIR/train-00000.tfrecord      one utterance per record
-    DIR/train-00000.index.npz     offset and size of every record, and its metadata (everything but the tensors)
-
-A record holds `id split dialogue speaker session label sentence` (bytes), `turn` (int64), `start end` (float, seconds,
-optional), where people labelled it one by one `votes/rater` and `votes/label` (bytes, one of each per vote), and per modality m
-`m/data` (bytes, little-endian, C order), `m/dtype` (bytes), `m/shape` (int64, [time, width]); of frames `m/data` is one JPEG, PNG
-or uint8 image a frame, `m/dtype` says which, `m/shape` is [time, height, width, 3]. An utterance may lack a modality: it then
-has none of the three keys. The index holds what the votes say as `soft`: see `soft_label`.
-
-`python -m mer_jax.records DIR` describes a corpus and verifies every byte of it.
-"""
+"""tf.train.Example in TFRecord files, written and read without TensorFlow. What a corpus keeps in them: corpus.py."""
 
 import struct
 from collections.abc import Iterator, Mapping
@@ -20,7 +7,7 @@ from typing import IO, Any
 import google_crc32c
 import numpy as np
 
-# ---- tf.train.Example on the wire: Example{1: Features{1: map<string, Feature{1: bytes, 2: float, 3: int64}}}} ----
+# On the wire an example is Example{1: Features{1: map<string, Feature{1: bytes, 2: float, 3: int64}}}}.
 
 
 def _varint(value: int) -> bytes:
@@ -118,20 +105,18 @@ def decode_example(record: bytes) -> dict[str, list[Any]]:
     return out
 
 
-# ---- TFRecord framing ----
-
-
 def _masked_crc(data: bytes) -> int:
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _frame(record: bytes) -> bytes:
+def frame_record(record: bytes) -> bytes:
+    """As a TFRecord file holds it: its size, the record, a checksum of each."""
     size = struct.pack("<Q", len(record))
     return size + struct.pack("<I", _masked_crc(size)) + record + struct.pack("<I", _masked_crc(record))
 
 
-def _unframe(frame: bytes, size: int) -> bytes:
+def unframe_record(frame: bytes, size: int) -> bytes:
     """The record inside a frame; raises ValueError saying what is damaged."""
     if len(frame) < size + 16:
         raise ValueError(f"the file ends {size + 16 - len(frame)} bytes too early (truncated)")
@@ -144,7 +129,7 @@ def _unframe(frame: bytes, size: int) -> bytes:
 
 
 def write_record(file: IO[bytes], record: bytes) -> None:
-    file.write(_frame(record))
+    file.write(frame_record(record))
 
 
 def read_record(file: IO[bytes]) -> bytes | None:
@@ -155,4 +140,4 @@ def read_record(file: IO[bytes]) -> bytes | None:
     if len(head) < 12 or head[8:] != struct.pack("<I", _masked_crc(head[:8])):
         raise ValueError("what comes is no record: its length is damaged or cut short")
     size = struct.unpack("<Q", head[:8])[0]
-    return _unframe(head + file.read(size + 4), size)
+    return unframe_record(head + file.read(size + 4), size)

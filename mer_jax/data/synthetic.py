@@ -1,20 +1,21 @@
-"""The built-in demo corpus: synthetic, seeded, and with a Bayes-optimal accuracy that is known for every set of modalities.
+"""The built-in demo corpus: synthetic, seeded, with a Bayes-optimal accuracy that is known for every set of modalities.
 
 How an utterance comes about (all of it [ours], none of it resembles a person):
-  class y ~ PRIOR, imbalanced like MELD's seven classes. Each modality m says something about y through a cue c_m in R^4:
-  with probability noise_m the modality is corrupted and c_m ~ N(0, I) whatever y is, otherwise c_m ~ N(mu_m[y], I).
-  The sequence holds the cue in some of its frames (each copied a few times, as a camera repeats itself), among filler
-  frames. A marker direction tells cue frames from fillers; speaker offset and frame noise live in directions orthogonal to the cue's.
+  class y ~ PRIOR, imbalanced like MELD's seven classes. Each modality m says something about y through a cue c_m in
+  R^4: with probability noise_m the modality is corrupted and c_m ~ N(0, I) whatever y is, otherwise c_m ~ N(mu_m[y],
+  I). The sequence holds the cue in some of its frames (each copied a few times, as a camera repeats itself), among
+  filler frames. A marker direction tells cue frames from fillers; speaker offset and frame noise live in directions
+  orthogonal to the cue's.
 So p(c_m | y) is a two-part Gaussian mixture, modalities are independent given y, and the best possible classifier is
 argmax_y log p(y) + sum_m log p(c_m | y); its accuracy is estimated once on 400,000 draws (standard error below 0.0008).
 
-The variant `clutter` has longer visual sequences of which 80 % of the frames say nothing: half of those repeat one picture,
-half are noise, also where the cue would be. Frames that hold the cue stand anywhere among them.
+The variant `clutter` has longer visual sequences of which 80 % of the frames say nothing: half of those repeat one
+picture, half are noise, also where the cue would be. Frames that hold the cue stand anywhere among them.
 
-The variant `frames` draws the visual cue: in each of a few frames a square of 12 x 12 pixels, at any place of a grid of 4, whose
-colours are 180 + 8 sum_k c_k P_k with four fixed, independent patterns P_k of +1 and -1; about it a mosaic of random colours,
-115 +- 45, so that the square is on the whole brighter and of a piece. Its cue is clearer than the vectors': spread 3.5, noise
-0.05. Where the square is stands in a modality of its own, `region`.
+The variant `frames` draws the visual cue: in each of a few frames a square of 12 x 12 pixels, at any place of a grid of
+4, whose colours are 180 + 8 sum_k c_k P_k with four fixed, independent patterns P_k of +1 and -1; about it a mosaic of
+random colours, 115 +- 45, so that the square is on the whole brighter and of a piece. Its cue is clearer than the
+vectors': spread 3.5, noise 0.05. Where the square is stands in a modality of its own, `region`.
 """
 
 import dataclasses
@@ -43,8 +44,8 @@ DRAWS = 400_000
 @dataclasses.dataclass(frozen=True)
 class Modality:
     """width: features per frame; longest: frames; spread: length of the class means mu; noise: chance of corruption;
-    clutter: share of frames that are redundant or noise, 0 = three scenes of which one holds the cue; pixels: along a side
-    of drawn frames, 0 = none are drawn."""
+    clutter: share of frames that are redundant or noise, 0 = three scenes of which one holds the cue; pixels: along a
+    side of drawn frames, 0 = none are drawn."""
 
     width: int
     longest: int
@@ -111,7 +112,7 @@ def bayes_accuracies(
 def render(
     cue: np.ndarray, spec: Modality, basis: np.ndarray, offset: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """A sequence [time, width] holding `cue`; basis is an orthonormal [width, width], its first CUE + 1 rows cue and marker."""
+    """A sequence [time, width] holding `cue`; basis: [width, width], orthonormal, the first rows cue and marker."""
     total = int(rng.integers(spec.longest // 2, spec.longest + 1))
     frames = (cluttered if spec.clutter else in_scenes)(cue, total, spec, rng)
     frames[:, CUE + 1 :] += offset + 0.2 * rng.normal(size=(len(frames), spec.width - CUE - 1))
@@ -151,7 +152,7 @@ def patterns() -> np.ndarray:
 
 
 def draw(cue: np.ndarray, spec: Modality, rng: np.random.Generator) -> tuple[EncodedFrames, np.ndarray]:
-    """Frames that show the cue, and per frame the box of its square: left, top, right, bottom as shares of the frame."""
+    """Frames that show the cue, and of each the box of its square: left, top, right, bottom as shares of the frame."""
     count, cells = int(rng.integers(spec.longest // 2, spec.longest + 1)), spec.pixels // CELL
     square = 180 + 8 * np.tensordot(cue, patterns(), 1)
     images, boxes = [], []
@@ -211,8 +212,8 @@ def generate(
 
 
 def codebook(seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Of the demo corpus of `seed`: the mean cue of each class [classes, CUE] and the basis that cues and marker are written
-    in [width, width], by modality."""
+    """Of the demo corpus of `seed`: the mean cue of each class [classes, CUE] and the basis that cues and marker are
+    written in [width, width], by modality."""
     return codebook_of(MODALITIES, np.random.default_rng([DRAW, seed, 0]))
 
 

@@ -24,18 +24,19 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save a
 class Checkpoints:
     """Numbered checkpoints in `folder`: a state (pytree of arrays) and a JSON dict beside it.
 
-    After a save only the newest `keep` remain. Saves run in the background and become visible at once and whole; a save that
-    was killed half way is not seen and can be made again. A checksum of every array goes with them: Orbax itself does not
-    notice a flipped bit.
+    After a save only the newest `keep` remain. Saves run in the background and become visible at once and whole; a save
+    that was killed half way is not seen and can be made again. A checksum of every array goes with them: Orbax itself
+    does not notice a flipped bit.
     """
 
     def __init__(self, folder: epath.PathLike, keep: int = 1):
         self._manager = ocp.CheckpointManager(
-            whole_path(folder),
+            absolute_path(folder),
             item_handlers={"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
         )
-        # Orbax would count its own questions to JAX's preemption service among ours: see distributed.Notice.
+        # Orbax would count its own questions to JAX's preemption service among ours: see
+        # distributed.PreemptionNotice.
         self._manager.reached_preemption = lambda step: False
 
     def latest(self) -> int | None:
@@ -45,44 +46,54 @@ class Checkpoints:
         self,
         like: Any,
         check: Callable[[int, dict[str, Any]], None],
-        tell: Callable[[str], None],
+        warn: Callable[[str], None],
         *,
         fall_back: bool = True,
     ) -> tuple[int, dict[str, Any], Any] | None:
-        """The newest checkpoint's number, JSON dict, and state, laid out as `like` (ShapeDtypeStructs with shardings) on whatever
-        mesh it was saved; None if there is no checkpoint. check(number, dict) may refuse it with a UserError.
+        """The newest checkpoint's number, JSON dict, and state, laid out as `like` (ShapeDtypeStructs with shardings)
+        on whatever mesh it was saved; None if there is no checkpoint. check(number, dict) may refuse it with a
+        UserError.
 
-        One that any process finds damaged is told and set aside, as STEP.damaged, and the one before is read. Raises UserError,
-        and touches nothing, if all are damaged, or the newest is and `fall_back` is off; or if a saved array is missing or has
-        another shape or type, which Orbax itself would pad or cast.
+        `warn` is told of one that any process finds damaged; it is set aside, as STEP.damaged, and the one before is
+        read. Raises UserError, and touches nothing, if all are damaged, or the newest is and `fall_back` is off; or if
+        a saved array is missing or has another shape or type, which Orbax itself would pad or cast.
         """
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             where = f"checkpoint {step} in {self._manager.directory}"
             info, state, why = self._read(step, like, check)
-            why = next(filter(None, distributed.all_gather_text(why)), "") or wrong_sums(info["sums"], state)
+            why = next(filter(None, distributed.all_gather_text(why)), "") or checksum_error(info["sums"], state)
             if not why:
-                for bad in damaged:
-                    tell(f"checkpoint {bad} is set aside as {bad}.damaged; the one before, {step}, takes its place")
-                    if distributed.is_primary():
-                        (self._manager.directory / str(bad)).rename(self._manager.directory / f"{bad}.damaged")
-                if damaged:
-                    distributed.barrier("damaged checkpoints are set aside")
-                    self._manager.reload()
+                self._set_aside(damaged, step, warn)
                 return step, info["info"], state
             damaged.append(step)
             if not fall_back:
                 raise UserError(f"{where} is damaged: {why}")
-            tell(f"{where} is damaged: {why}")
+            warn(f"{where} is damaged: {why}")
         if damaged:
-            raise UserError(f"{self._manager.directory}: every checkpoint is damaged ({', '.join(map(str, damaged))}); bring one back, or "
-                            "use another --workdir to start anew")  # fmt: skip
+            steps = ", ".join(map(str, damaged))
+            raise UserError(
+                f"{self._manager.directory}: every checkpoint is damaged ({steps}); bring one back, or use another "
+                "--workdir to start anew"
+            )
         return None
+
+    def _set_aside(self, damaged: list[int], step: int, warn: Callable[[str], None]) -> None:
+        """Renames the damaged checkpoints that are newer than the one of `step`."""
+        folder = self._manager.directory
+        for bad in damaged:
+            warn(f"checkpoint {bad} is set aside as {bad}.damaged; the one before, {step}, takes its place")
+            if distributed.is_primary():
+                (folder / str(bad)).rename(folder / f"{bad}.damaged")
+        if damaged:
+            distributed.barrier("damaged checkpoints are set aside")
+            self._manager.reload()
 
     def _read(
         self, step: int, like: Any, check: Callable[[int, dict[str, Any]], None]
     ) -> tuple[dict[str, Any], Any, str]:
-        """(JSON, state, "") or ({"sums": {}}, None, why not). No process waits for another here: Orbax's own `restore` would."""
+        """(JSON, state, "") or ({"sums": {}}, None, why not). No process waits for another here: Orbax's own `restore`
+        would."""
         _forget_late_reads()
         folder = self._manager.directory / str(step)
         why = ""
@@ -91,7 +102,8 @@ class Checkpoints:
                 info = ocp.JsonCheckpointHandler().restore(folder / "info")
                 if "sums" not in info:
                     raise UserError(
-                        f"{folder} was written by a mer_jax before 0.4; finish the run with that, or use another --workdir"
+                        f"{folder} was written by a mer_jax before 0.4; finish the run with that, or use another "
+                        "--workdir"
                     )
                 check(step, info["info"])
                 handler = ocp.StandardCheckpointHandler()
@@ -100,12 +112,12 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise what they like
-                why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                why = first_line(error)
         return {"sums": {}}, None, why
 
     def save(self, step: int, state: Any, info: dict[str, Any]) -> None:
         """Starts saving; returns when the state may be changed. Raises UserError if the disk refuses."""
-        info = {"info": info, "sums": sums(state)}
+        info = {"info": info, "sums": checksums(state)}
         try:
             saved = self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(info))
@@ -127,38 +139,36 @@ class Checkpoints:
         for name in sorted(saved.keys() ^ wanted.keys()):
             raise UserError(f"{where}: array {name} is {'not in this model' if name in saved else 'missing'}")
         for name, want in wanted.items():
-            have = saved[name]
-            if not jax.dtypes.issubdtype(want.dtype, jax.dtypes.prng_key) and (have.shape, have.dtype) != (
-                want.shape,
-                want.dtype,
-            ):
+            have, is_key = saved[name], jax.dtypes.issubdtype(want.dtype, jax.dtypes.prng_key)
+            if not is_key and (have.shape, have.dtype) != (want.shape, want.dtype):
                 raise UserError(
-                    f"{where}: array {name} is {have.dtype}{list(have.shape)}, the config wants {want.dtype}{list(want.shape)}"
+                    f"{where}: array {name} is {have.dtype}{list(have.shape)}, the config wants "
+                    f"{want.dtype}{list(want.shape)}"
                 )
 
 
 @functools.cache
 def _forget_late_reads() -> None:
-    """After one array could not be read, nobody waits for the others, and Orbax's event loop is gone; Python would tell of
-    each of them: of its task, of whatever that waited for, of the call that found no loop."""
-    show = sys.unraisablehook
+    """After one array could not be read, nobody waits for the others, and Orbax's event loop is gone; Python would tell
+    of each of them: of its task, of whatever that waited for, of the call that found no loop."""
+    original_hook = sys.unraisablehook
 
-    def late(error: BaseException | None) -> bool:
+    def is_late_read(error: BaseException | None) -> bool:
         return any(word in f"{error} {error and error.__cause__}".lower() for word in ("tensorstore", "ocdbt"))
 
     def hook(unraisable: Any) -> None:
-        if not (late(unraisable.exc_value) or str(unraisable.exc_value) == "Event loop is closed"):
-            show(unraisable)
+        if not (is_late_read(unraisable.exc_value) or str(unraisable.exc_value) == "Event loop is closed"):
+            original_hook(unraisable)
 
     sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(lambda record: not (record.exc_info and late(record.exc_info[1])))
+    logging.getLogger("asyncio").addFilter(lambda record: not (record.exc_info and is_late_read(record.exc_info[1])))
     warnings.filterwarnings("ignore", r"coroutine '\w*(read_array|deserialize)\w*' was never awaited", RuntimeWarning)
 
 
 def best_models(folder: epath.PathLike) -> tuple[dict[str, Any], Any]:
-    """Of the newest checkpoint its JSON dict and what was saved as `best`, NumPy arrays; nothing else of it is read. Raises
-    UserError if there is none, or if it is damaged."""
-    folder = whole_path(folder)
+    """Of the newest checkpoint its JSON dict and what was saved as `best`, NumPy arrays; nothing else of it is read.
+    Raises UserError if there is none, or if it is damaged."""
+    folder = absolute_path(folder)
     steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
     if not steps:
         raise UserError(f"{folder} holds no checkpoint: bring back the one of the run")
@@ -174,50 +184,53 @@ def best_models(folder: epath.PathLike) -> tuple[dict[str, Any], Any]:
         restore = ocp.args.PyTreeRestore(item=like, restore_args=how, partial_restore=True)
         found = ocp.PyTreeCheckpointHandler().restore(where / "state", args=restore)
     except Exception as error:  # Orbax and TensorStore raise what they like
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"checkpoint {where} is damaged ({why}); bring it back") from None
-    if why := wrong_sums(info["sums"], found):
+        raise UserError(f"checkpoint {where} is damaged ({first_line(error)}); bring it back") from None
+    if why := checksum_error(info["sums"], found):
         raise UserError(f"checkpoint {where} is damaged: {why}; bring it back")
     return info["info"], found["best"]
 
 
-def whole_path(folder: epath.PathLike) -> epath.Path:
+def first_line(error: Exception) -> str:
+    """Of its message, or the name of its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def absolute_path(folder: epath.PathLike) -> epath.Path:
     """As Orbax wants it: from the root, or of a bucket."""
     return epath.Path(folder).absolute() if "://" not in str(folder) else epath.Path(folder)
 
 
-def wrong_sums(saved: dict[str, int], state: Any) -> str:
+def checksum_error(saved: dict[str, int], state: Any) -> str:
     """What is wrong if an array is not, bit for bit, what was saved; else nothing. Every process asks."""
-    now = sums(state)
+    now = checksums(state)
     wrong = sorted(name for name in now if saved.get(name) != now[name])
     return f"array {wrong[0]} is not what was saved ({len(wrong)} of {len(now)} arrays)" if wrong else ""
 
 
-def sums(tree: Any) -> dict[str, int]:
-    """A checksum of every array, by path: of its bits, each mixed with its place; the same however the array is laid out.
+def checksums(tree: Any) -> dict[str, int]:
+    """A checksum of every array, by path: of its bits, each mixed with its place; the same however it is sharded.
 
     Every device sums what it holds, without talking to the others.
     """
     parts: dict[str, list[Array]] = {}
     for name, leaf in _leaves(tree).items():
-        whole = (
-            jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.asarray(leaf)
-        )
-        strides = tuple(math.prod(whole.shape[i + 1 :]) % 2**32 for i in range(whole.ndim))
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = jax.random.key_data(leaf) if is_key else jnp.asarray(leaf)
+        strides = tuple(math.prod(array.shape[i + 1 :]) % 2**32 for i in range(array.ndim))
         with jax.transfer_guard_host_to_device("allow"):
             parts[name] = [
-                _sum(piece.data, tuple(np.uint32(along.start or 0) for along in piece.index), strides)
-                for piece in whole.addressable_shards
-                if piece.replica_id == 0
+                _checksum(shard.data, tuple(np.uint32(along.start or 0) for along in shard.index), strides)
+                for shard in array.addressable_shards
+                if shard.replica_id == 0
             ]
-    mine = [sum(map(int, found)) for found in jax.device_get(list(parts.values()))]
-    shares = [share["sums"].tolist() for share in distributed.all_gather({"sums": np.array(mine, np.uint64)})]
+    own = [sum(map(int, found)) for found in jax.device_get(list(parts.values()))]
+    shares = [share["sums"].tolist() for share in distributed.all_gather({"sums": np.array(own, np.uint64)})]
     return {name: sum(found) % 2**32 for name, *found in zip(parts, *shares, strict=True)}
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _sum(x: Array, starts: tuple[Any, ...], strides: tuple[int, ...]) -> UInt32[Array, ""]:
-    """Of a piece that begins at `starts` in an array with these `strides`."""
+def _checksum(x: Array, starts: tuple[Any, ...], strides: tuple[int, ...]) -> UInt32[Array, ""]:
+    """Of a shard that begins at `starts` in an array with these `strides`."""
     bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     place = jnp.zeros(x.shape, jnp.uint32)
     for i, (start, stride) in enumerate(zip(starts, strides, strict=True)):

@@ -1,4 +1,4 @@
-"""What a person sees on the console: the console itself, progress with rate and time left. No JAX."""
+"""What a person sees on the console: the console itself, progress with rate and time left, durations. No JAX."""
 
 import time
 from collections.abc import Iterator
@@ -34,13 +34,13 @@ class Progress:
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0, watch: Stopwatch | None = None):
         self.what, self.total, self.unit, self.done = what, total, unit, done
-        self._first, self._watch, self._spoke = done, watch or Stopwatch(), time.monotonic()
+        self._first, self._watch, self._last_line = done, watch or Stopwatch(), time.monotonic()
         self._bar: rich.progress.Progress | None = None
         if console.is_terminal:
+            columns = rich.progress.BarColumn(), rich.progress.MofNCompleteColumn()
             self._bar = rich.progress.Progress(
-                "{task.description}", rich.progress.BarColumn(), rich.progress.MofNCompleteColumn(),
-                "{task.fields[rate]}", console=console, transient=True,
-            )  # fmt: skip
+                "{task.description}", *columns, "{task.fields[rate]}", console=console, transient=True
+            )
             self._task = self._bar.add_task(what, total=total, completed=done, rate="")
             self._bar.start()
 
@@ -48,8 +48,8 @@ class Progress:
         self.done = done
         if self._bar is not None:
             self._bar.update(self._task, completed=done, rate=self.rate())
-        elif time.monotonic() - self._spoke > PLAIN_SECONDS:
-            self._spoke = time.monotonic()
+        elif time.monotonic() - self._last_line > PLAIN_SECONDS:
+            self._last_line = time.monotonic()
             console.print(f"{self.what} {done}/{self.total}, {self.rate()}")
 
     def advance(self) -> None:
@@ -68,7 +68,10 @@ class Progress:
             self._bar.stop()
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float, decimals: int = 0) -> str:
+    """`2 h 05 min`, `3 min 07 s` or `12 s`, this with so many decimals."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.{decimals}f} s"

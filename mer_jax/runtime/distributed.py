@@ -24,71 +24,81 @@ from jax.experimental import multihost_utils
 from mer_jax.errors import UserError, out_of_memory
 
 # What a collective says when the process at its other end is gone.
-LOST = ("Gloo", "NCCL", "UNAVAILABLE", "Socket closed", "Connection", "DEADLINE_EXCEEDED")
+LOST_PEER = ("Gloo", "NCCL", "UNAVAILABLE", "Socket closed", "Connection", "DEADLINE_EXCEEDED")
 
 
 def start(how: str | tuple[str, int, int], timeout: int, workdir: epath.Path) -> None:
     """Joins the run's other processes, if there are any; call before anything else asks JAX for its devices.
 
-    how: "none", "auto" (whatever JAX finds: a TPU pod, Slurm, Open MPI, Kubernetes, or nothing) or (host:port of process 0,
-    how many, which of them this is).
-    timeout: seconds to wait for the last of them, and seconds of silence after which one counts as lost. On a late process
-    this process ends with a message that names it: whoever arrives leaves a note beside `workdir`, which all share.
-    Raises UserError if the processes do not have alike many devices: JAX's gathering needs that.
+    how: "none", "auto" (whatever JAX finds: a TPU pod, Slurm, Open MPI, Kubernetes, or nothing) or (host:port of
+    process 0, how many, which of them this is). timeout: seconds to wait for the last of them, and seconds of silence
+    after which one counts as lost. On a late process this process ends with a message that names it: whoever arrives
+    leaves a note beside `workdir`, which all share. Raises UserError if the processes do not have alike many devices:
+    JAX's gathering needs that.
     """
     if how == "none":
         return
-    given: dict[str, Any] = {}
+    cluster: dict[str, Any] = {}
     if how != "auto":
-        given = dict(zip(("coordinator_address", "num_processes", "process_id"), how, strict=True))
-        given["cluster_detection_method"] = "deactivate"
+        cluster = dict(zip(("coordinator_address", "num_processes", "process_id"), how, strict=True))
+        cluster["cluster_detection_method"] = "deactivate"
     arrived = threading.Event()
-    watch = threading.Thread(
-        target=_await_all, args=(arrived, timeout, workdir.parent / f".{workdir.name}.arrivals"), daemon=True
-    )
+    notes = workdir.parent / f".{workdir.name}.arrivals"
+    watch = threading.Thread(target=_await_all, args=(arrived, timeout, notes), daemon=True)
     watch.start()
     try:
         jax.distributed.initialize(
-            **given, initialization_timeout=timeout + 60, heartbeat_timeout_seconds=timeout,
+            **cluster,
+            initialization_timeout=timeout + 60,
+            heartbeat_timeout_seconds=timeout,
             shutdown_timeout_seconds=min(timeout, 30),
-        )  # fmt: skip
+        )
     except ValueError as error:
         if how == "auto" and "coordinator_address" in str(error):  # nothing started us as one of several
             if "KUBERNETES_SERVICE_HOST" in os.environ:
-                raise UserError("this is a pod of Kubernetes, and JAX cannot tell of which job: say --distributed=none if it is the only "
-                                "one, else --distributed=HOST:PORT,N,I") from None  # fmt: skip
+                raise UserError(
+                    "this is a pod of Kubernetes, and JAX cannot tell of which job: say --distributed=none if it is "
+                    "the only one, else --distributed=HOST:PORT,N,I"
+                ) from None
             return
         raise UserError(f"--distributed: {error}") from None
     finally:
         arrived.set()
         watch.join()
-    has = collections.Counter(device.process_index for device in jax.devices())
-    if len(set(has.values())) > 1:
-        raise UserError(f"the processes must have alike many devices, and they have {', '.join(str(has[i]) for i in sorted(has))}; "
-                        "give each as many, or start one process per device")  # fmt: skip
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        found = ", ".join(str(counts[i]) for i in sorted(counts))
+        raise UserError(
+            f"the processes must have alike many devices, and they have {found}; give each as many, or start one "
+            "process per device"
+        )
 
 
 def _await_all(arrived: threading.Event, timeout: int, notes: epath.Path) -> None:
     """Ends the process if not all have arrived in time. JAX knows who is missing, but aborts without saying so."""
-    began, mine, verdict = time.time(), None, notes / "missing"
+    began, own_note, verdict = time.time(), None, notes / "missing"
     while not arrived.wait(0.1):
-        if mine is None and is_multiprocess():
+        if own_note is None and is_multiprocess():
             notes.mkdir(parents=True, exist_ok=True)
-            mine = notes / str(global_state.process_id)
-            mine.write_text(json.dumps({"time": began}))
+            own_note = notes / str(global_state.process_id)
+            own_note.write_text(json.dumps({"time": began}))
         late = time.time() - began > timeout
-        if mine is None or not (late or verdict.exists()):
+        if own_note is None or not (late or verdict.exists()):
             continue
         if late and not _since(began, verdict):
             missing = [i for i in range(global_state.num_processes) if not _since(began - timeout, notes / str(i))]
             verdict.write_text(json.dumps({"time": time.time(), "who": ", ".join(map(str, missing))}))
         if found := _since(began, verdict):
-            mine.unlink(missing_ok=True)
-            _end(f"after {timeout} s the run's {global_state.num_processes} processes are not together: missing is process "
-                 f"{found['who'] or '0, at ' + str(global_state.coordinator_address)}. Look why it did not start; the same command on "
-                 "all hosts starts again (--distributed_timeout waits longer)", 1)  # fmt: skip
-    if mine is not None:
-        mine.unlink(missing_ok=True)
+            own_note.unlink(missing_ok=True)
+            who = found["who"] or f"0, at {global_state.coordinator_address}"
+            _end(
+                f"after {timeout} s the run's {global_state.num_processes} processes are not together: missing is "
+                f"process {who}. Look why it did not start; the same command on all hosts starts again "
+                "(--distributed_timeout waits longer)",
+                1,
+            )
+    if own_note is not None:
+        own_note.unlink(missing_ok=True)
         verdict.unlink(missing_ok=True)
 
 
@@ -103,8 +113,12 @@ def _since(moment: float, note: epath.Path) -> dict[str, Any] | None:
 
 def _end(message: str, code: int) -> None:
     """Ends this process without waiting for any other."""
-    print(f"error: {process_name()}{message}", file=sys.stderr, flush=True)
+    _print_error(message)
     os._exit(code)
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {process_name()}{message}", file=sys.stderr, flush=True)
 
 
 def process_name() -> str:
@@ -131,22 +145,23 @@ def exit_together(timeout: int) -> Iterator[None]:
     except (UserError, KeyboardInterrupt, SystemExit, Preempted):
         raise
     except BaseException as error:
-        told = out_of_memory(error)
+        explained = out_of_memory(error)
         if not is_multiprocess():
-            if told is error:
+            if explained is error:
                 raise
-            raise told from None
-        if not any(word in str(error) for word in LOST):
-            if told is error:
+            raise explained from None
+        if not any(word in str(error) for word in LOST_PEER):
+            if explained is error:
                 traceback.print_exc()
             else:
-                print(f"error: {process_name()}{told}", file=sys.stderr, flush=True)
+                _print_error(str(explained))
             _end("failed as told above; the others end when they miss it", 1)
         # JAX ends this process as soon as it knows who is gone, and names it.
         first = str(error).splitlines()[0]
-        print(f"error: {process_name()}another process is gone ({first}); within {timeout} s JAX tells which: see 'unhealthy' below, or "
-              "'leader' for process 0. The same command on all hosts carries on from the last checkpoint",
-              file=sys.stderr, flush=True)  # fmt: skip
+        _print_error(
+            f"another process is gone ({first}); within {timeout} s JAX tells which: see 'unhealthy' below, or "
+            "'leader' for process 0. The same command on all hosts carries on from the last checkpoint"
+        )
         time.sleep(timeout + 30)
         _end("JAX has not found a lost process", 1)
 
@@ -157,26 +172,26 @@ def all_gather(values: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         return [values]
     file = io.BytesIO()
     np.savez(file, **values, allow_pickle=False)  # type: ignore[arg-type]
-    mine = np.frombuffer(file.getvalue(), np.uint8)
+    own = np.frombuffer(file.getvalue(), np.uint8)
     with jax.transfer_guard("allow"):
-        sizes = multihost_utils.process_allgather(np.array([len(mine)], np.int32)).reshape(-1)
+        sizes = multihost_utils.process_allgather(np.array([len(own)], np.int32)).reshape(-1)
         padded = np.zeros(int(sizes.max()), np.uint8)
-        padded[: len(mine)] = mine
-        all_of_them = multihost_utils.process_allgather(padded)
-    return [dict(np.load(io.BytesIO(row[:size].tobytes()))) for row, size in zip(all_of_them, sizes, strict=True)]
+        padded[: len(own)] = own
+        gathered = multihost_utils.process_allgather(padded)
+    return [dict(np.load(io.BytesIO(row[:size].tobytes()))) for row, size in zip(gathered, sizes, strict=True)]
 
 
-def all_gather_text(mine: str) -> list[str]:
+def all_gather_text(text: str) -> list[str]:
     """The text of each process, in their order, in every process."""
-    return [share["text"].tobytes().decode() for share in all_gather({"text": np.frombuffer(mine.encode(), np.uint8)})]
+    return [share["text"].tobytes().decode() for share in all_gather({"text": np.frombuffer(text.encode(), np.uint8)})]
 
 
-def broadcast_from_0(mine: bool) -> bool:
+def broadcast_from_0(value: bool) -> bool:
     """What process 0 says, in every process."""
     if not is_multiprocess():
-        return mine
+        return value
     with jax.transfer_guard("allow"):
-        return bool(multihost_utils.broadcast_one_to_all(np.array(mine)))
+        return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def barrier(where: str) -> None:
@@ -217,8 +232,8 @@ class PreemptionNotice:
     def given(self) -> bool:
         """Whether to stop now; every process asks equally often.
 
-        JAX counts the questions, over all runs of the process: counted by steps, one that comes while a run is resumed would
-        be due at a step long past.
+        JAX counts the questions, over all runs of the process: counted by steps, one that comes while a run is resumed
+        would be due at a step long past.
         """
         if global_state.client is None:
             return self._asked

@@ -1,4 +1,4 @@
-"""What a run tells: console, history.jsonl, TensorBoard."""
+"""What a run writes down of itself: history.jsonl, cost.json, TensorBoard, reads, profiles."""
 
 import datetime
 import json
@@ -16,6 +16,7 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
+from mer_jax import files
 from mer_jax.runtime import distributed
 from mer_jax.runtime.console import Stopwatch, console
 
@@ -24,29 +25,20 @@ Terms = list[tuple[tuple[int, ...], dict[str, Any]]]
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-    """Replaces the file in one step: a reader or a kill never sees half of it."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Replaces the file in one step. Of several processes only the first writes."""
+    if distributed.is_primary():
+        files.write_json(path, value)
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-    """The same for text. Of several processes only the first writes."""
-    path = epath.Path(path)
-    if not distributed.is_primary():
-        return
-    if "://" in str(path):  # object stores show an object when it is whole
-        path.write_text(text)
-        return
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """Replaces the file in one step. Of several processes only the first writes."""
+    if distributed.is_primary():
+        files.write_atomically(path, text)
 
 
 class History:
-    """history.jsonl (one line per evaluation, no clock times) and TensorBoard events of a run, from step `start` on; the first
-    process writes them."""
+    """history.jsonl (one line per evaluation, no clock times) and TensorBoard events of a run, from step `start` on;
+    the first process writes them."""
 
     def __init__(self, workdir: epath.PathLike, start: int):
         workdir = epath.Path(workdir)
@@ -73,19 +65,23 @@ class History:
 
 
 class Cost:
-    """cost.json: for every time that the run was at work, on what and how long. A session that is killed is in it up to its
-    last save."""
+    """cost.json: for every time that the run was at work, on what and how long. A session that is killed is in it up to
+    its last save."""
 
     def __init__(self, workdir: epath.PathLike, start: int):
         self._path, self._began = epath.Path(workdir) / "cost.json", time.monotonic()
-        before = json.loads(self._path.read_text())["sessions"] if start and self._path.exists() else []
+        self._before = files.read_json(self._path)["sessions"] if start and self._path.exists() else []
         device = jax.devices()[0]
         self._now = {
-            "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "from_step": start, "devices": jax.device_count(),
-            "kind": device.device_kind, "platform": device.platform, "processes": jax.process_count(),
-            "hosts": sorted(set(distributed.all_gather_text(platform.node()))), "cpus": os.cpu_count(),
-        }  # fmt: skip
-        self._before = before
+            "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "from_step": start,
+            "devices": jax.device_count(),
+            "kind": device.device_kind,
+            "platform": device.platform,
+            "processes": jax.process_count(),
+            "hosts": sorted(set(distributed.all_gather_text(platform.node()))),
+            "cpus": os.cpu_count(),
+        }
 
     def write(self, step: int) -> None:
         """peak_memory_bytes: of the first device where it counts, else of this process."""
@@ -97,7 +93,7 @@ class Cost:
 
 
 class Reads:
-    """reads/PROCESS.jsonl: a line for every step from `start` on, with the ids of the utterances that this process took."""
+    """reads/PROCESS.jsonl: for every step from `start` on a line with the ids of what this process took."""
 
     def __init__(self, workdir: epath.PathLike, start: int):
         folder = epath.Path(workdir) / "reads"
@@ -113,32 +109,34 @@ class Reads:
 
 
 class Profile:
-    """A trace of the steps START to STOP (None: of none) in workdir/profile/PROCESS, of what this process's devices do."""
+    """A trace of what this process's devices do in the steps START to STOP (None: in none), in workdir/profile."""
 
     def __init__(self, workdir: epath.PathLike, steps: tuple[int, int] | None):
         self._folder = epath.Path(workdir) / "profile" / str(jax.process_index())
-        self._steps, self._runs = steps, False
+        self._steps, self._is_tracing = steps, False
 
     def before(self, step: int) -> None:
-        if self._steps and not self._runs and self._steps[0] <= step <= self._steps[1]:
+        if self._steps and not self._is_tracing and self._steps[0] <= step <= self._steps[1]:
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace="://" not in str(self._folder))
-            self._runs = True
+            self._is_tracing = True
 
     def after(self, step: int, made: Any) -> None:
-        if self._runs and self._steps and step == self._steps[1]:
+        if self._is_tracing and self._steps and step == self._steps[1]:
             jax.block_until_ready(made)
             self.close()
 
     def close(self) -> None:
-        if self._runs:
-            self._runs = False
+        if self._is_tracing:
+            self._is_tracing = False
             jax.profiler.stop_trace()
-            console.print(f"a trace of the training is in {self._folder}: TensorBoard's profiler opens it, and ui.perfetto.dev "
-                          "its perfetto_trace.json.gz")  # fmt: skip
+            console.print(
+                f"a trace of the training is in {self._folder}: TensorBoard's profiler opens it, and ui.perfetto.dev "
+                "its perfetto_trace.json.gz"
+            )
 
 
 class Meter:
-    """Training terms to TensorBoard, fetched one log interval late so that the device never waits; and the wait for data."""
+    """Training terms to TensorBoard, fetched one log interval late, so that no device waits; and the wait for data."""
 
     def __init__(self, history: History, watch: Stopwatch):
         self._history, self._watch = history, watch

@@ -1,5 +1,5 @@
-"""The device mesh and where arrays live on it: what belongs to replicas along `replica`, batches along `data`, the features
-of weights along `model`."""
+"""The device mesh and where arrays live on it: what belongs to replicas along `replica`, batches along `data`, the
+features of weights along `model`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,14 +22,15 @@ def start(cache: Path) -> None:
 
 
 def make_mesh(replicas: int = 1, model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """All devices along three axes: `model` as asked for; of the rest as many as share the replicas evenly go to `replica`,
-    the others to `data`. Raises UserError if `model` does not divide the devices."""
+    """All devices along three axes: `model` as asked for; of the rest as many as share the replicas evenly go to
+    `replica`, the others to `data`. Raises UserError if `model` does not divide the devices."""
     devices = jax.devices() if devices is None else devices
     if len(devices) % model:
         raise UserError(f"--config.mesh.model={model}: must divide the {len(devices)} devices")
     rest = len(devices) // model
-    along = max(n for n in range(1, rest + 1) if rest % n == 0 and replicas % n == 0)
-    return jax.make_mesh((along, rest // along, model), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    along_replica = max(n for n in range(1, rest + 1) if rest % n == 0 and replicas % n == 0)
+    shape = (along_replica, rest // along_replica, model)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -59,12 +60,12 @@ def all_devices_sharding(mesh: Mesh) -> NamedSharding:
 def state_shardings(tree: Any, mesh: Mesh, *, leading: bool, fsdp: bool) -> Any:
     """Shardings of a tree of states or models (shapes): which axis of every array is split over what.
 
-    leading: the first axis is the replicas'. The last axis of a matrix (its output features) goes along `model`; with `fsdp`
-    the longest other axis goes along `data`, so that params, moments and averages are held once. An axis that does not divide
-    evenly stays whole, as does everything that is not a matrix.
+    leading: the first axis is the replicas'. The last axis of a matrix (its output features) goes along `model`; with
+    `fsdp` the longest other axis goes along `data`, so that params, moments and averages are held once. An axis that
+    does not divide evenly stays whole, as does everything that is not a matrix.
     """
 
-    def of(x: Any) -> NamedSharding:
+    def sharding_of(x: Any) -> NamedSharding:
         shape = x.shape[1:] if leading else x.shape
         names: list[str | None] = [None] * len(shape)
         if len(shape) >= 2:
@@ -75,7 +76,7 @@ def state_shardings(tree: Any, mesh: Mesh, *, leading: bool, fsdp: bool) -> Any:
                 names[max(free, key=lambda i: shape[i])] = "data"
         return NamedSharding(mesh, PartitionSpec(*(("replica",) if leading else ()), *names))
 
-    return jax.tree.map(of, tree)
+    return jax.tree.map(sharding_of, tree)
 
 
 def device_put_global(tree: Any, sharding: NamedSharding) -> Any:
@@ -96,7 +97,8 @@ def addressable_rows(size: int, sharding: NamedSharding) -> np.ndarray:
 
 
 def from_local_rows(tree: Any, size: int, sharding: NamedSharding) -> Any:
-    """NumPy arrays that hold, in every process, the rows `mine(size, sharding)` -> global arrays of `size` rows."""
+    """NumPy arrays that hold, in every process, its `addressable_rows(size, sharding)` -> global arrays of
+    `size` rows."""
     rows = addressable_rows(size, sharding)
 
     def upload(x: np.ndarray) -> jax.Array:

@@ -65,10 +65,17 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
         member[fold.train] = True
     megabytes = pool.packed_megabytes(corpus, utterances)
     resident = is_resident(config, megabytes)
-    mine = np.concatenate([rows for rows, here in loader.blocks_of(utterances, mesh) if here])
-    progress = Progress("reading", len(mine), "records")
-    keep, tick = resident, progress.advance
-    scan = pool.scan(corpus, utterances, trains, settings.nonfinite, mine=mine, keep=keep, progress=tick)
+    local_rows = loader.local_rows_of(utterances, mesh)
+    progress = Progress("reading", len(local_rows), "records")
+    scan = pool.scan(
+        corpus,
+        utterances,
+        trains,
+        settings.nonfinite,
+        local_rows=local_rows,
+        keep=resident,
+        progress=progress.advance,
+    )
     progress.close()
     frames = config.frame_augmentation()
     batches = loader.BatchSource(
@@ -78,7 +85,7 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
         mesh,
         source=loader.pack(corpus, utterances, scan.features, mesh) if resident else None,
         read_threads=settings.read_threads,
-        pieces=config.train.microbatches,
+        microbatches=config.train.microbatches,
         view=None if frames is None else View(**vars(frames)),
         seed=settings.seed,
     )

@@ -44,7 +44,7 @@ def worker(how, batch):
             jax.block_until_ready(terms)
             began = time.perf_counter()
         terms = whole.groups.train([0], *batch_of)
-        read += int((feed.mine(batch_of[-1]) >= 0).sum())
+        read += int((feed.addressable_rows(batch_of[-1]) >= 0).sum())
         if step == 10 + STEPS:
             break
     jax.block_until_ready(terms)

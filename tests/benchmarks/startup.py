@@ -32,7 +32,7 @@ def first_step(workdir, cache):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
-        make = "from mer_jax.synthetic import demo_corpus; demo_corpus()"
+        make = "from mer_jax.data.synthetic import demo_corpus; demo_corpus()"
         began = time.monotonic()
         subprocess.run(
             [sys.executable, "-c", make], check=True, env=os.environ | {"XDG_CACHE_HOME": str(cache)}, cwd=ROOT
