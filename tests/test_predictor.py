@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import io
 import json
 import runpy
 import shutil
@@ -329,12 +328,13 @@ def test_a_prediction_has_what_the_task_says():
     assert second.to_json() == {"id": "b", "error": "it is broken"}
 
 
-def test_a_table_has_the_columns_of_the_task():
-    file = io.StringIO()
-    write = output.table_writer(file, Classification(["calm", "glad"]))
-    for found in predictions():
-        write(found)
-    assert file.getvalue().splitlines() == [
+def test_a_table_has_the_columns_of_the_task(tmp_path):
+    path = tmp_path / "t.csv"
+    with output.open_output(path, Classification(["calm", "glad"])) as write:
+        for found in predictions():
+            write(found)
+        assert not path.exists(), "it appears when it is whole"
+    assert path.read_text().splitlines() == [
         "id,start,end,prediction,calm,glad,label,sentence,notes,error",
         "a,0,1.5,glad,0.250000,0.750000,glad,,,",
         "b,,,,,,,,,it is broken",

@@ -222,8 +222,8 @@ def _checks(about: Mapping[str, Any]) -> Iterator[str]:
     if checks["precision_of_training"] != "float32":
         yield ""
         precision, apart = checks["precision_of_training"], f"{checks['float32_against_trained']:.1e}"
-        yield f"It was trained and scored in {precision} and is exported in float32, which is what the files are compared"
-        yield f"with; the model as trained gives {output} that differ by up to {apart}."
+        yield f"It was trained and scored in {precision} and is exported in float32, which is what the files are"
+        yield f"compared with; the model as trained gives {output} that differ by up to {apart}."
 
 
 def _files(about: Mapping[str, Any], files: Mapping[str, tuple[int, str]]) -> Iterator[str]:
