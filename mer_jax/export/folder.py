@@ -23,8 +23,8 @@ MAX_ABS_DIFF = 1e-5  # by which an output of a file may differ from the model's
 
 
 def export_run(run: Path, out: Path, formats: list[str], replica: str | None) -> dict[str, Any]:
-    """Writes the folder; returns what io.json says. Its `good` tells whether all files compute what the model does; if not,
-    there is no folder. Raises UserError."""
+    """Writes the folder; returns what io.json says. Its `good` tells whether all files compute what the model does; if
+    not, there is no folder. Raises UserError."""
     model = predictor.load(run)
     number = replica_number(model, replica)
     function = export_function(model, number)

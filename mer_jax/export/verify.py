@@ -1,5 +1,5 @@
-"""Whether an exported file computes what the model does: on utterances of the run's corpus, in batches of several sizes and
-lengths."""
+"""Whether an exported file computes what the model does: on utterances of the run's corpus, in batches of several sizes
+and lengths."""
 
 import os
 import subprocess
@@ -29,7 +29,8 @@ with open(sys.argv[1], "rb") as file:
     model = export.deserialize(bytearray(file.read()))
 for path in sys.argv[2:]:
     with np.load(path) as given:
-        parts = [{k.removeprefix(part): given[k] for k in given if k.startswith(part)} for part in ("features/", "mask/")]
+        names = ("features/", "mask/")
+        parts = [{k.removeprefix(part): given[k] for k in given if k.startswith(part)} for part in names]
     np.save(path.removesuffix("npz") + "npy", np.asarray(model.call(*parts)))
 assert "mer_jax" not in sys.modules
 """
@@ -81,8 +82,8 @@ def batches_of(model: Predictor, utterances: list[dict[str, Any]]) -> list[Featu
 def reference_outputs(
     model: Predictor, replica: int, function: ExportedFunction, batches: list[FeatureMaskPair]
 ) -> tuple[list[np.ndarray], float]:
-    """(what the files are compared with, by how much that differs from the model as it was trained): what the model itself
-    gives, unless it works in bfloat16; then it is the same model in float32."""
+    """(what the files are compared with, by how much that differs from the model as it was trained): what the model
+    itself gives, unless it works in bfloat16; then it is the same model in float32."""
 
     def outputs(call: Callable[[dict[str, Any], dict[str, Any]], Any]) -> list[np.ndarray]:
         compiled = jax.jit(call)
