@@ -10,7 +10,7 @@ import math
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from mer_jax.data import protocols
 from mer_jax.errors import UserError
@@ -184,7 +184,7 @@ class Experiment:
         """What the model sees of frames, a `data.frames.View` in settings; None if it reads features only."""
         return None
 
-    def for_export(self) -> Self:
+    def for_export(self) -> Any:
         """A config of the same model for a program that is traced once, for any batch: in float32, whatever it was trained in,
         and without what only saves memory while training."""
         changed = copy.deepcopy(self)

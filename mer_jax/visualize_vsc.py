@@ -2,9 +2,9 @@
 
     python -m mer_jax.visualize_vsc RUN --out kept.png
 
-RUN is the workdir of a finished run of configs/deepmsi_mer_frames.py. In the picture each row is a clip of the test part; what
-VSC dropped is dimmed. A corpus that says where in a frame to look, in a modality `region` (left, top, right, bottom as shares of
-the frame), gets the share of the kept tokens that lie there beside that of all tokens.
+RUN is the workdir of a finished run of configs/deepmsi_mer_frames.py. In the picture each row is a clip of the test
+part; what VSC dropped is dimmed. A corpus that says where in a frame to look, in a modality `region` (left, top, right,
+bottom as shares of the frame), gets the share of the kept tokens that lie there beside that of all tokens.
 """
 
 import argparse
@@ -54,8 +54,8 @@ def flags() -> argparse.ArgumentParser:
 
 
 def draw_run(workdir: Path, out: Path, count: int, replica: int) -> str | None:
-    """Draws `count` clips; returns the comparison where the corpus has regions. Raises UserError for a run that it cannot be
-    of."""
+    """Draws `count` clips; returns the comparison where the corpus has regions. Raises UserError for a run that it
+    cannot be of."""
     from mer_jax.experiment import check, open_corpus
     from mer_jax.models.deepmsi_mer_frames import compressed_grid
     from mer_jax.models.family import experiment_from
@@ -82,7 +82,7 @@ def draw_run(workdir: Path, out: Path, count: int, replica: int) -> str | None:
     for row, utterance, kept in kept_tokens(run, replica):
         frames = utterance.features["visual"][: len(kept)]
         if len(clips) < count:
-            clips.append((view.of(frames), kept))
+            clips.append((view.apply(frames), kept))
         if (boxes := utterance.features.get("region")) is not None:
             counts.append(count_tokens(boxes[: len(frames)], frames, kept, grid, corpus.where(row)))
     if not clips:
@@ -101,8 +101,8 @@ class Grid:
 
 
 def kept_tokens(run: Any, replica: int) -> Iterator[tuple[int, Utterance, Int[np.ndarray, "time kept"]]]:
-    """(row in the corpus, utterance, which tokens of each frame that was read were kept) of the clips in the test part of the
-    replica's fold."""
+    """(row in the corpus, utterance, which tokens of each frame that was read were kept) of the clips in the test part
+    of the replica's fold."""
     import jax
 
     from mer_jax.data import loader
@@ -176,7 +176,8 @@ def picture(clips: list[tuple[np.ndarray, np.ndarray]], side: int) -> Image.Imag
 def comparison(counts: Int[np.ndarray, "clips 4"]) -> str:
     """The kept tokens beside all, in words. counts: those of `count_tokens`. The interval is of resampled clips."""
     if not counts[:, 2].sum():
-        return "no token has its middle in a region: regions are smaller than tokens, or beyond the square that the model sees"
+        beyond = "beyond the square that the model sees"
+        return f"no token has its middle in a region: regions are smaller than tokens, or {beyond}"
     rng = np.random.default_rng(0)
     drawn = counts[rng.integers(0, len(counts), (1000, len(counts)))].sum(1)
     ratios = [c[0] / c[1] / (c[2] / c[3]) for c in drawn if c[2]]

@@ -26,9 +26,14 @@ needs_browser = pytest.mark.skipif(
     reason="needs pip install -e '.[demo,test]' and Chromium",
 )
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
     "--disable-sync",
-]  # fmt: skip
+]
 
 
 # ---- what is refused ----
@@ -176,9 +181,15 @@ def trained(cache_home):
         table = write_table(folder / "t.csv", rows)
         for module, *arguments in (
             ("data_prep.clips", table, "--out", folder / "corpus", "--audio-encoder=egemaps", "--audio-every=10"),
-            ("mer_jax.main", "--config=configs/lsgmer.py:tiny", f"--config.data.path={folder / 'corpus'}", "--config.train.batch_size=8",
-             "--config.train.epochs=1", f"--workdir={folder / 'run'}"),
-        ):  # fmt: skip
+            (
+                "mer_jax.main",
+                "--config=configs/lsgmer.py:tiny",
+                f"--config.data.path={folder / 'corpus'}",
+                "--config.train.batch_size=8",
+                "--config.train.epochs=1",
+                f"--workdir={folder / 'run'}",
+            ),
+        ):
             command = [sys.executable, "-m", module, *map(str, arguments)]
             done = subprocess.run(
                 command, cwd=ROOT, env=user_env(cache_home), capture_output=True, text=True, timeout=170

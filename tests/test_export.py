@@ -15,7 +15,6 @@ import pytest
 from conftest import ROOT, small_description, small_utterances, user_env
 
 import mer_jax
-from mer_jax import files
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
 from mer_jax.export import command
@@ -43,24 +42,6 @@ def test_what_the_command_refuses(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     told = fails(capsys, tmp_path, "--out", tmp_path / "other", "--formats", "safetensors")
     assert "pip install 'mer_jax[export]'" in told
-
-
-def test_a_folder_appears_when_all_is_well_and_not_otherwise(tmp_path):
-    out = tmp_path / "deep" / "out"
-    with pytest.raises(FileExistsError), files.made_whole(out) as folder:
-        folder.mkdir()
-    with files.made_whole(out) as folder:
-        folder.rmdir()
-    assert list(out.parent.iterdir()) == []
-    with pytest.raises(UserError, match="not empty"), files.made_whole(tmp_path / "late"):
-        (tmp_path / "late" / "theirs").mkdir(parents=True)
-    with pytest.raises(UserError, match="cannot be made"), files.made_whole(tmp_path / "late" / "theirs" / "\0"):
-        pass
-    out.mkdir()
-    with files.made_whole(out) as folder:
-        (folder / "whole").write_text("")
-    assert list(out.parent.iterdir()) == [out]
-    assert (out / "whole").exists()
 
 
 def test_rewriting_changes_no_result():
@@ -145,13 +126,19 @@ for name in ("lsgmer", "deepmsi_mer"):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, cache_home):
-    """A folder with a run of either family and what the command made of each, name and name-exported; and what it said."""
+    """A folder with a run of either family and what the command made of each, name and name-exported; and what it
+    said."""
     folder = tmp_path_factory.mktemp("export")
     extractors = {"text": "random", "audio": "random", "visual": "ran | dom"}
     write_corpus(folder / "corpus", watched(), small_description(extractors=extractors), shard_records=50)
     done = subprocess.run(
-        [sys.executable, "-c", MAKE, str(folder)], cwd=ROOT, env=user_env(cache_home), capture_output=True, text=True, timeout=170
-    )  # fmt: skip
+        [sys.executable, "-c", MAKE, str(folder)],
+        cwd=ROOT,
+        env=user_env(cache_home),
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
 
@@ -159,8 +146,12 @@ def exported(tmp_path_factory, cache_home):
 @pytest.fixture(params=FAMILIES)
 def made(request, exported):
     folder, said = exported
-    return SimpleNamespace(run=folder / request.param, folder=folder / f"{request.param}-exported", said=said,
-                           leaky=request.param == "lsgmer")  # fmt: skip
+    return SimpleNamespace(
+        run=folder / request.param,
+        folder=folder / f"{request.param}-exported",
+        said=said,
+        leaky=request.param == "lsgmer",
+    )
 
 
 def drawn(trained):
@@ -204,8 +195,16 @@ def test_the_card_says_what_must_be_known_and_its_programs_run(made):
     assert ("LEAKY" in text) == made.leaky
     assert "fitted on the \nvalidation part. Calibration" in text
     mine = next(r for r in metrics["replicas"] if f": {r['name']}." in text)
-    for said in (metrics["data"]["manifest_sha256"], metrics["protocol"]["title"], "article 5(1)(f)", "ran \\| dom", "not stated",
-                 f"{mine['calibration']['temperature']:.4f}", f"{100 * mine['test']['weighted_f1']:.1f}", "`calm`, `glad`, `cross`"):  # fmt: skip
+    for said in (
+        metrics["data"]["manifest_sha256"],
+        metrics["protocol"]["title"],
+        "article 5(1)(f)",
+        "ran \\| dom",
+        "not stated",
+        f"{mine['calibration']['temperature']:.4f}",
+        f"{100 * mine['test']['weighted_f1']:.1f}",
+        "`calm`, `glad`, `cross`",
+    ):
         assert said in text
     for name in metrics["labels"]:
         assert f"{100 * mine['test']['per_class'][name]['f1']:.1f} |" in re.search(rf"\| {name} \|.*", text)[0]

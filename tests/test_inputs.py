@@ -233,17 +233,26 @@ def test_a_pack_is_predicted_as_its_corpus_is(tmp_path, cache_home):
 
     def command(module, *arguments):
         return subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, env=user_env(cache_home), capture_output=True, text=True,
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=ROOT,
+            env=user_env(cache_home),
+            capture_output=True,
+            text=True,
             timeout=170,
-        )  # fmt: skip
+        )
 
     labels = "--labels=calm,glad,cross"
     made = command("data_prep.import_pack", pack, "--out", tmp_path / "corpus", labels)
     assert made.returncode == 0, made.stderr
     trained = command(
-        "mer_jax.main", "--config=configs/lsgmer.py:tiny", f"--config.data.path={tmp_path / 'corpus'}", "--config.train.batch_size=8",
-        "--config.data.modalities=('text',)", "--config.train.epochs=2", f"--workdir={tmp_path / 'run'}",
-    )  # fmt: skip
+        "mer_jax.main",
+        "--config=configs/lsgmer.py:tiny",
+        f"--config.data.path={tmp_path / 'corpus'}",
+        "--config.train.batch_size=8",
+        "--config.data.modalities=('text',)",
+        "--config.train.epochs=2",
+        f"--workdir={tmp_path / 'run'}",
+    )
     assert trained.returncode == 0, trained.stderr
     unnamed = command("mer_jax.predict", tmp_path / "run", pack)
     assert (unnamed.returncode, "say which is which with --labels" in unnamed.stderr) == (2, True)
@@ -255,9 +264,13 @@ def test_a_pack_is_predicted_as_its_corpus_is(tmp_path, cache_home):
     with open(out) as file:
         assert len(list(csv.DictReader(file))) == len(Corpus(tmp_path / "corpus").rows("test"))
     reader = subprocess.Popen(
-        [sys.executable, "-m", "mer_jax.predict", str(tmp_path / "run"), str(tmp_path / "corpus"), "--batch-size=1"], cwd=ROOT,
-        env=user_env(cache_home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "mer_jax.predict", str(tmp_path / "run"), str(tmp_path / "corpus"), "--batch-size=1"],
+        cwd=ROOT,
+        env=user_env(cache_home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     with reader.stderr:
         reader.stdout.close()  # as `head` does, when it has enough
         assert "Traceback" not in reader.stderr.read()

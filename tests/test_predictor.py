@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import io
 import json
 import runpy
 import shutil
@@ -34,8 +33,13 @@ def run(cache_home):
 
     def command(workdir):
         write_corpus(workdir.parent / "small", small_utterances(240), small_description(), shard_records=50)
-        return [CONFIG, f"--workdir={workdir}", f"--config.data.path={workdir.parent / 'small'}", "--config.train.batch_size=16",
-                "--config.replicas.seeds=2"]  # fmt: skip
+        return [
+            CONFIG,
+            f"--workdir={workdir}",
+            f"--config.data.path={workdir.parent / 'small'}",
+            "--config.train.batch_size=16",
+            "--config.replicas.seeds=2",
+        ]
 
     workdir, _ = store.finished_run("two-seeds", command, user_env(cache_home))
     assert (workdir / "report.html").stat().st_size > 10_000
@@ -173,11 +177,16 @@ BROKEN = [
     (lambda copy: (copy / "config.json").unlink(), "holds no run"),
     (lambda copy: (copy / "config.json").write_text("{"), "not valid JSON"),
     (other_version, "written by mer_jax 0.3.0"),
-    (lambda copy: (copy / "manifest.json").write_text((copy / "manifest.json").read_text().replace('"small"', '"other"')), "not the manifest"),
+    (
+        lambda copy: (copy / "manifest.json").write_text(
+            (copy / "manifest.json").read_text().replace('"small"', '"other"')
+        ),
+        "not the manifest",
+    ),
     (lambda copy: shutil.rmtree(copy / "checkpoints"), "holds no checkpoint"),
     (flipped, "is damaged"),
     (other_sum, "is not what was saved"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.slow
@@ -244,10 +253,22 @@ def test_a_batch_without_pictures_has_their_shape():
             "coding": "jpeg",
         },
     }
-    manifest = Manifest(json.dumps({
-        "schema_version": 1, "name": "drawn", "labels": ["a", "b"], "label_space": "text", "label_embeddings": np.eye(2, 6).tolist(),
-        "modalities": specs, "protocol": {"name": "official"}, "splits": {"train": {}}, "shards": [{}],
-    }), "drawn")  # fmt: skip
+    manifest = Manifest(
+        json.dumps(
+            {
+                "schema_version": 1,
+                "name": "drawn",
+                "labels": ["a", "b"],
+                "label_space": "text",
+                "label_embeddings": np.eye(2, 6).tolist(),
+                "modalities": specs,
+                "protocol": {"name": "official"},
+                "splits": {"train": {}},
+                "shards": [{}],
+            }
+        ),
+        "drawn",
+    )
     config = runpy.run_path(str(ROOT / "configs" / "deepmsi_mer_frames.py"))["get_config"]("tiny")
     config.data.modalities, config.data.max_length, config.frames.size = ("text", "visual"), (9, 9), 48
     model = predictor.Predictor(config, manifest, {"replicas": []}, None)
@@ -307,12 +328,13 @@ def test_a_prediction_has_what_the_task_says():
     assert second.to_json() == {"id": "b", "error": "it is broken"}
 
 
-def test_a_table_has_the_columns_of_the_task():
-    file = io.StringIO()
-    write = output.table_writer(file, Classification(["calm", "glad"]))
-    for found in predictions():
-        write(found)
-    assert file.getvalue().splitlines() == [
+def test_a_table_has_the_columns_of_the_task(tmp_path):
+    path = tmp_path / "t.csv"
+    with output.open_output(path, Classification(["calm", "glad"])) as write:
+        for found in predictions():
+            write(found)
+        assert not path.exists(), "it appears when it is whole"
+    assert path.read_text().splitlines() == [
         "id,start,end,prediction,calm,glad,label,sentence,notes,error",
         "a,0,1.5,glad,0.250000,0.750000,glad,,,",
         "b,,,,,,,,,it is broken",

@@ -60,17 +60,29 @@ def test_plain_text(tmp_path):
     ("name", "content", "words"),
     [
         ("a.doc", "", r"a\.doc is no transcript that can be read here: give \.txt, \.srt, \.vtt"),
-        ("a.txt", "one\ntwo caf\xe9\n".encode("latin-1"), r"a\.txt, line 2: the byte 0xe9 is not UTF-8, .*Latin-1: save it as UTF-8"),
+        (
+            "a.txt",
+            "one\ntwo caf\xe9\n".encode("latin-1"),
+            r"a\.txt, line 2: the byte 0xe9 is not UTF-8, .*Latin-1: save it as UTF-8",
+        ),
         ("a.srt", SRT.encode("utf-16"), r"a\.srt is UTF-16: save it as UTF-8"),
-        ("a.srt", "1\n00:00:01,000 -> 00:00:02,000\nHi\n", r"a\.srt, line 2: a caption's times are wanted, .*not '00:00:01,000 -> "),
+        (
+            "a.srt",
+            "1\n00:00:01,000 -> 00:00:02,000\nHi\n",
+            r"a\.srt, line 2: a caption's times are wanted, .*not '00:00:01,000 -> ",
+        ),
         ("a.srt", "\n\nHi\n", r"a\.srt, line 3: a caption's times are wanted, .* not 'Hi'"),
         ("a.srt", "1\n00:00:61,000 --> 00:01:02,000\nHi\n", r"line 2: a caption's times are wanted"),
-        ("a.srt", "1\n00:00:03,000 --> 00:00:02,000\nHi\n", r"line 2: the caption ends at 2 s, before it starts at 3 s"),
+        (
+            "a.srt",
+            "1\n00:00:03,000 --> 00:00:02,000\nHi\n",
+            r"line 2: the caption ends at 2 s, before it starts at 3 s",
+        ),
         ("a.srt", SRT.replace("\n\n2\n", "\n2\n"), r"line 6: an empty line is missing before this caption"),
         ("a.vtt", SRT, r"a\.vtt, line 1: a \.vtt begins with WEBVTT"),
         ("a.vtt", "WEBVTT\n00:01.000 --> 00:02.000\nHi", r"line 2: an empty line is missing"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_transcript_is_named(tmp_path, name, content, words):
     with pytest.raises(UserError, match=words):
         read(write(tmp_path, name, content))

@@ -196,7 +196,7 @@ def collate(
         assert view is not None
         row = int(rows[position])
         rng = None if seeds is None else np.random.default_rng([*seeds, row])
-        return corpus.decode_frames(int(pool.rows[row]), value, functools.partial(view.of, rng=rng))
+        return corpus.decode_frames(int(pool.rows[row]), value, functools.partial(view.apply, rng=rng))
 
     features, mask = {}, {}
     for m, time in padded_lengths:

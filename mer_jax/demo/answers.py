@@ -33,8 +33,8 @@ class Answers:
     def __call__(
         self, sentence: str, recorded: str | None, uploaded: str | None, over_time: bool, window: float
     ) -> Iterator[str]:
-        """First the answer on the whole, then with the timeline if one is wanted. What is wrong with the input is said on the
-        page."""
+        """First the answer on the whole, then with the timeline if one is wanted. What is wrong with the input is said
+        on the page."""
         file = recorded or uploaded
         try:
             check_input(sentence, recorded, uploaded)

@@ -1,12 +1,13 @@
 """A page to try a finished run on: a sentence, a recording or a clip, and what the models make of it, and why.
 
-    python -m mer_jax.demo RUN                  then open http://127.0.0.1:7860 in a browser on this machine; Ctrl-C ends it
+    python -m mer_jax.demo RUN            then open http://127.0.0.1:7860 in a browser on this machine; Ctrl-C ends it
     python -m mer_jax.demo RUN --port 8000 --asr PATH
 
-The page shows the probability of every class, what each modality, word and time step adds to the decision, and of a clip how it
-goes on over time. It needs `pip install -e ".[demo,prep]"` and a run whose corpus was made of clips or sentences by this project's
-own encoders (`python -m data_prep.clips`, …): they encode what is given as they did the corpus. Nothing leaves the machine; nobody
-else reaches the page, unless --host lets them; what was uploaded is deleted at the end.
+The page shows the probability of every class, what each modality, word and time step adds to the decision, and of a
+clip how it goes on over time. It needs `pip install -e ".[demo,prep]"` and a run whose corpus was made of clips or
+sentences by this project's own encoders (`python -m data_prep.clips`, …): they encode what is given as they did the
+corpus. Nothing leaves the machine; nobody else reaches the page, unless --host lets them; what was uploaded is deleted
+at the end.
 """
 
 import argparse
@@ -42,8 +43,8 @@ def flags() -> argparse.ArgumentParser:
     add("--port", type=int, default=7860, metavar="N", help="default: %(default)s")
     host = "where to listen; default: %(default)s, for this machine alone"
     add("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
-    replica = "a replica's number or name, or `all`: the mean of the chosen point's, without reasons; default: the first of these"
-    add("--replica", metavar="R", help=replica)
+    mean = "the mean of the chosen point's, without reasons"
+    add("--replica", metavar="R", help=f"a replica's number or name, or `all`: {mean}; default: the first of these")
     add_encoder_flags(parser)
     return parser
 

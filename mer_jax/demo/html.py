@@ -1,5 +1,5 @@
-"""Predictions, those of `Predictor.predict`, as HTML: what is likely, reasons, how it goes on over time. What comes from
-outside is escaped. No JAX."""
+"""Predictions, those of `Predictor.predict`, as HTML: what is likely, reasons, how it goes on over time. What comes
+from outside is escaped. No JAX."""
 
 from collections.abc import Sequence
 from html import escape
@@ -11,8 +11,8 @@ from mer_jax.tasks import Task
 
 STYLE = """
 .gradio-container { max-width: 72rem !important; margin: 0 auto !important; }
-#answer { --for: #3567b0; --against: #b3541e; --likely: 53 103 176; --unlike: 179 84 30; --faint: #6a7076; --line: #dcdfe3;
-  overflow-wrap: anywhere; }
+#answer { --for: #3567b0; --against: #b3541e; --likely: 53 103 176; --unlike: 179 84 30; --faint: #6a7076;
+  --line: #dcdfe3; overflow-wrap: anywhere; }
 .dark #answer { --for: #7fa9e8; --against: #e8a06a; --likely: 90 135 215; --unlike: 215 130 70; --faint: #9aa1a8;
   --line: #44484d; }
 #answer h2 { font-size: 1.6rem; margin: 0 0 .5rem; }
@@ -31,7 +31,8 @@ STYLE = """
 #answer i { display: block; height: .9rem; border-radius: 2px; min-width: 1px; }
 #answer .for { background: var(--for); fill: var(--for); }
 #answer .against { background: var(--against); fill: var(--against); }
-#answer .words span { padding: .1rem .2rem; border-radius: 3px; line-height: 2; background: rgb(var(--likely) / var(--share)); }
+#answer .words span { padding: .1rem .2rem; border-radius: 3px; line-height: 2;
+  background: rgb(var(--likely) / var(--share)); }
 #answer .words .less { background: rgb(var(--unlike) / var(--share)); text-decoration: underline dotted; }
 #answer svg { width: 100%; height: 3.5rem; stroke: var(--faint); }
 #answer rect { stroke: none; }
@@ -97,8 +98,8 @@ def reasons(name: str, why: Any, words: Sequence[str]) -> str:
         f'<h3>What decided</h3><table>{rows}</table><p class="faint">What each modality adds to the score (logit) of '
         f"“{escape(name)}”, its Shapley value, and its share of them all; to the left: it speaks against it.</p>"
         f'{steps}<p class="faint">What each word or time step adds to that score, against an average one (integrated '
-        "gradients): blue for it, orange (downwards, dotted) against it; the stronger, the more. [mark]: a token of the "
-        "encoder’s own.</p>"
+        "gradients): blue for it, orange (downwards, dotted) against it; the stronger, the more. [mark]: a token of "
+        "the encoder’s own.</p>"
     )
 
 
@@ -115,8 +116,8 @@ def marked_words(pieces: Sequence[str], values: np.ndarray) -> str:
 
 
 def whole_words(pieces: Sequence[str], values: np.ndarray) -> list[tuple[str, float]]:
-    """Words with the sum of their tokens' values. A piece that begins a word begins with a space, or follows a mark of the
-    encoder's own, whose piece is empty."""
+    """Words with the sum of their tokens' values. A piece that begins a word begins with a space, or follows a mark of
+    the encoder's own, whose piece is empty."""
     words: list[tuple[str, float]] = []
     last = len(pieces) - 1
     for i, (piece, value) in enumerate(zip(pieces, values.tolist(), strict=False)):

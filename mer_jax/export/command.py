@@ -9,8 +9,9 @@
     DIR/io.json             names, shapes and types of inputs and output, the classes, what was checked
     DIR/README.md           the model card: data, scores, calibration, how to feed it, what it must not be used for
 
-The exported function takes features as they come from the extractors and gives probabilities: standardisation and temperature
-scaling are in it. Batch size and lengths are free. Exit code 1, and no DIR, if a file computes something else than the model.
+The exported function takes features as they come from the extractors and gives probabilities: standardisation and
+temperature scaling are in it. Batch size and lengths are free. Exit code 1, and no DIR, if a file computes something
+else than the model.
 """
 
 import argparse

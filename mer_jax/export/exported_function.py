@@ -52,14 +52,15 @@ def longest_of(model: Predictor) -> dict[str, int]:
 
 
 def fixed_lengths_of(model: Predictor) -> dict[str, int]:
-    """The time steps of modalities of which the family must know how many there are: as many as the longest sequence that
-    the run used has. Padding up to it changes nothing."""
+    """The time steps of modalities of which the family must know how many there are: as many as the longest sequence
+    that the run used has. Padding up to it changes nothing."""
     longest = longest_of(model)
     return {m: longest[m] for m in model.family.fixed_lengths if m in longest}
 
 
 def first_steps(x: Any, count: int) -> Any:
-    """The first `count` time steps, zeros where there are no more; the result's length is a number even if x's is a symbol."""
+    """The first `count` time steps, zeros where there are no more; the result's length is a number even if x's is a
+    symbol."""
     nothing = jnp.zeros((x.shape[0], count, *x.shape[2:]), x.dtype)
     return jnp.concatenate([x, nothing], axis=1)[:, :count]
 

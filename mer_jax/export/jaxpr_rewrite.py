@@ -12,9 +12,10 @@ CALLS = ("jit", "pjit", "checkpoint", "remat", "remat2")
 
 
 def simplify_jaxpr(function: Callable[..., Any], *shapes: jax.ShapeDtypeStruct) -> Callable[..., list[Any]]:
-    """The function of arrays of these shapes, which may be symbolic, without calls of other functions (they are written out),
-    without loops that run backwards (they run forwards over what is reversed) and without padding (it is concatenated); what
-    depends on no input is computed now. Returns a list of arrays; gradients of it need not be those of the function."""
+    """The function of arrays of these shapes, which may be symbolic, without calls of other functions (they are written
+    out), without loops that run backwards (they run forwards over what is reversed) and without padding (it is
+    concatenated); what depends on no input is computed now. Returns a list of arrays; gradients of it need not be those
+    of the function."""
     closed = jax.make_jaxpr(function)(*shapes)
     return lambda *inputs: _run(closed.jaxpr, closed.consts, inputs)
 

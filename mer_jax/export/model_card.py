@@ -16,10 +16,11 @@ LICENCES = {  # of encoders whose name leaves no doubt
 USE = """\
 ## What it is for, and what not
 
-It is for research on emotion recognition: comparing methods, studying corpora, building demonstrations with people who have
-agreed to take part. {targets} Whoever puts it to use should
+It is for research on emotion recognition: comparing methods, studying corpora, building demonstrations with people
+who have agreed to take part. {targets} Whoever puts it to use should
 
-- ask every person whose words, voice or face it reads for consent, tell them what it is, and let them say no at no cost;
+- ask every person whose words, voice or face it reads for consent, tell them what it is, and let them say no at no
+  cost;
 - test it first on recordings of the people, the language and the situation that it will meet;
 - show its output as an uncertain guess, and let nothing that matters to a person depend on it.
 
@@ -32,17 +33,18 @@ Do not use it
 - to set prices, insurance or credit, or to find the moment at which somebody can be persuaded;
 - on children or others who cannot consent, and in secret on anybody.
 
-In the European Union, article 5(1)(f) of Regulation (EU) 2024/1689 (the AI Act) prohibits systems that infer emotions of people
-at the workplace and in education, except for medical or safety reasons; other emotion recognition is high-risk (annex III) and
-those who are exposed to it must be told (article 50(3)). Other laws, on privacy and biometric data above all, apply as well. This
-is no legal advice.
+In the European Union, article 5(1)(f) of Regulation (EU) 2024/1689 (the AI Act) prohibits systems that infer emotions
+of people at the workplace and in education, except for medical or safety reasons; other emotion recognition is
+high-risk (annex III) and those who are exposed to it must be told (article 50(3)). Other laws, on privacy and
+biometric data above all, apply as well. This is no legal advice.
 
 ## Limits
 
-- Most public corpora of emotion are acted, scripted or taken from television, with few speakers. People in daily life speak and
-  look otherwise; expect clearly worse results there than in the tables above.
-- How emotion is shown and read differs between cultures, languages, ages and persons, and the raters brought their own habits. The
-  scores are averages over one test part; whether it serves some groups of people worse than others was not measured.
+- Most public corpora of emotion are acted, scripted or taken from television, with few speakers. People in daily life
+  speak and look otherwise; expect clearly worse results there than in the tables above.
+- How emotion is shown and read differs between cultures, languages, ages and persons, and the raters brought their
+  own habits. The scores are averages over one test part; whether it serves some groups of people worse than others
+  was not measured.
 {limits}
 - Features must come from the very extractors named above, with their versions; others of the same shape give nonsense
   without a warning.
@@ -50,9 +52,10 @@ is no legal advice.
 
 
 FEEDING = """\
-Features go in as the extractor gives them, not standardised. A mask is true where a time step is real: an utterance's real
-steps come first, then padding, whose values do not matter. An utterance without a modality has no true step in its mask, at a
-length of at least 1; every utterance needs one modality. Values must be finite. `io.json` says the same for programs."""
+Features go in as the extractor gives them, not standardised. A mask is true where a time step is real: an utterance's
+real steps come first, then padding, whose values do not matter. An utterance without a modality has no true step in
+its mask, at a length of at least 1; every utterance needs one modality. Values must be finite. `io.json` says the
+same for programs."""
 
 
 def model_card(model: Any, replica: int, about: Mapping[str, Any], files: Mapping[str, tuple[int, str]]) -> str:
@@ -82,8 +85,8 @@ def _title(model: Any, replica: int, task: Card) -> Iterator[str]:
     if protocol["leaky"]:
         yield ""
         yield (
-            f"> **LEAKY PROTOCOL.** The scores below are not to be trusted: {protocol['leaky']}. Do not report them as what "
-            "the model can do."
+            f"> **LEAKY PROTOCOL.** The scores below are not to be trusted: {protocol['leaky']}. Do not report them as "
+            "what the model can do."
         )
     if protocol["selects_on"] == "test":
         yield ""
@@ -206,8 +209,8 @@ def _checks(about: Mapping[str, Any]) -> Iterator[str]:
     checks, output = about["checks"], about["output"]["name"]
     yield "## Checks"
     yield ""
-    yield f"Inputs: {checks['inputs']}. Largest difference between a file's {output} and the model's, on the CPU, at most"
-    yield f"{checks['allowed']:g} allowed:"
+    yield f"Inputs: {checks['inputs']}. Largest difference between a file's {output} and the model's, on the CPU,"
+    yield f"at most {checks['allowed']:g} allowed:"
     yield ""
     for name in about["files"]:
         for check in checks[name]:
@@ -218,9 +221,9 @@ def _checks(about: Mapping[str, Any]) -> Iterator[str]:
             yield f"- {name}: batch {check['batch']}, time steps {lengths}: {check['difference']:.1e}"
     if checks["precision_of_training"] != "float32":
         yield ""
-        yield f"It was trained and scored in {checks['precision_of_training']} and is exported in float32, which is what the"
-        yield f"files are compared with; the model as trained gives {output} that differ by up to"
-        yield f"{checks['float32_against_trained']:.1e}."
+        precision, apart = checks["precision_of_training"], f"{checks['float32_against_trained']:.1e}"
+        yield f"It was trained and scored in {precision} and is exported in float32, which is what the files are"
+        yield f"compared with; the model as trained gives {output} that differ by up to {apart}."
 
 
 def _files(about: Mapping[str, Any], files: Mapping[str, tuple[int, str]]) -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""Whether an exported file computes what the model does: on utterances of the run's corpus, in batches of several sizes and
-lengths."""
+"""Whether an exported file computes what the model does: on utterances of the run's corpus, in batches of several sizes
+and lengths."""
 
 import os
 import subprocess
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mer_jax.data.batch import pad_rows
 from mer_jax.errors import UserError
 from mer_jax.experiment import open_corpus
 from mer_jax.export.exported_function import ExportedFunction, FeatureMaskPair, longest_of, onnx_names
@@ -28,7 +29,8 @@ with open(sys.argv[1], "rb") as file:
     model = export.deserialize(bytearray(file.read()))
 for path in sys.argv[2:]:
     with np.load(path) as given:
-        parts = [{k.removeprefix(part): given[k] for k in given if k.startswith(part)} for part in ("features/", "mask/")]
+        names = ("features/", "mask/")
+        parts = [{k.removeprefix(part): given[k] for k in given if k.startswith(part)} for part in names]
     np.save(path.removesuffix("npz") + "npy", np.asarray(model.call(*parts)))
 assert "mer_jax" not in sys.modules
 """
@@ -72,10 +74,7 @@ def batches_of(model: Predictor, utterances: list[dict[str, Any]]) -> list[Featu
                 values[-1] = values[-1][:0]
             longest = max(1, *(len(x) for x in values))
             steps = (longest, longest // 2 + 1, longest + 3)[i] + 2 * j * i
-            features[m], mask[m] = np.zeros((size, steps, *shape), dtype), np.zeros((size, steps), bool)
-            for row, value in enumerate(values):
-                value = value[:steps]
-                features[m][row, : len(value)], mask[m][row, : len(value)] = value, True
+            features[m], mask[m] = pad_rows(values, size, steps, shape, dtype)
         batches.append((features, mask))
     return batches
 
@@ -83,8 +82,8 @@ def batches_of(model: Predictor, utterances: list[dict[str, Any]]) -> list[Featu
 def reference_outputs(
     model: Predictor, replica: int, function: ExportedFunction, batches: list[FeatureMaskPair]
 ) -> tuple[list[np.ndarray], float]:
-    """(what the files are compared with, by how much that differs from the model as it was trained): what the model itself
-    gives, unless it works in bfloat16; then it is the same model in float32."""
+    """(what the files are compared with, by how much that differs from the model as it was trained): what the model
+    itself gives, unless it works in bfloat16; then it is the same model in float32."""
 
     def outputs(call: Callable[[dict[str, Any], dict[str, Any]], Any]) -> list[np.ndarray]:
         compiled = jax.jit(call)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 from flax import nnx
 
@@ -66,7 +66,7 @@ class DeepMSIFramesExperiment(DeepMSIExperiment):
     def frame_augmentation(self) -> FrameAugmentation:
         return self.frames
 
-    def for_export(self) -> Self:
+    def for_export(self) -> Any:
         changed = super().for_export()
         changed.backbone.frames_per_group, changed.backbone.rematerialize = 0, False
         return changed

@@ -1,16 +1,17 @@
 """The emotions of new utterances, by a finished run.
 
-    python -m mer_jax.predict RUN clip.wav                         what is said in it is in clip.srt, clip.vtt or clip.txt
+    python -m mer_jax.predict RUN clip.wav               what is said in it is in clip.srt, clip.vtt or clip.txt
     python -m mer_jax.predict RUN clip.mp4 --sentence "Oh, really?"
     python -m mer_jax.predict RUN talk.wav --window 5 --out talk.csv       a line for every 5 seconds
     python -m mer_jax.predict RUN data/mine pack.pkl clips/ sentences.txt table.csv --out all.jsonl
 
-An INPUT is a corpus folder, one of its .tfrecord shards, a feature pack, a clip, a folder of clips, a .txt with a sentence a
-line, or a .csv with the columns `file`, `sentence` (one may be missing), `id`, `start`, `end`. Clips are encoded as the run's
-corpus was (needs `pip install -e ".[prep]"`); the encoders are those of its manifest, checked to the sha256 of their weights. A
-pack's sentences without features go through the text encoder among them.
-Probabilities are temperature-scaled on the run's validation part. Exit code 1 if any input could not be used; the others are
-there all the same. Memory does not grow with the inputs, but that a pack is read whole.
+An INPUT is a corpus folder, one of its .tfrecord shards, a feature pack, a clip, a folder of clips, a .txt with a
+sentence a line, or a .csv with the columns `file`, `sentence` (one may be missing), `id`, `start`, `end`. Clips are
+encoded as the run's corpus was (needs `pip install -e ".[prep]"`); the encoders are those of its manifest, checked to
+the sha256 of their weights. A pack's sentences without features go through the text encoder among them.
+
+Probabilities are temperature-scaled on the run's validation part. Exit code 1 if any input could not be used; the
+others are there all the same. Memory does not grow with the inputs, but that a pack is read whole.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""The run's encoders in a process of their own, `python -m data_prep.stream`: requests go in as JSON lines, items come back.
-No JAX and no PyTorch here."""
+"""The run's encoders in a process of their own, `python -m data_prep.stream`: requests go in as JSON lines, items come
+back. No JAX and no PyTorch here."""
 
 import contextlib
 import dataclasses
@@ -31,8 +31,8 @@ class ModelSpec(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class EncoderLocations:
-    """How clips are encoded where the manifest does not say it all. audio, visual, text: where an encoder's files are, by name
-    or path; device: of PyTorch; asr: a speech recogniser for clips without text, by name or path."""
+    """How clips are encoded where the manifest does not say it all. audio, visual, text: where an encoder's files are,
+    by name or path; device: of PyTorch; asr: a speech recogniser for clips without text, by name or path."""
 
     audio: str = ""
     visual: str = ""

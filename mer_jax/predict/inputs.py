@@ -1,7 +1,8 @@
-"""What people want predictions of -> items with features: corpora, shards, packs, clips with what is said in them, sentences.
+"""What people want predictions of -> items with features: corpora, shards, packs, clips with what is said in them,
+sentences.
 
-Clips and sentences are encoded by `encoder_client`; a pack goes through `python -m data_prep.import_pack`. No JAX and no
-PyTorch here.
+Clips and sentences are encoded by `encoder_client`; a pack goes through `python -m data_prep.import_pack`. No JAX and
+no PyTorch here.
 """
 
 import contextlib
@@ -37,8 +38,8 @@ def kind_of(path: Path) -> str:
     if found is None:
         raise UserError(
             f"{path}: what to do with a {suffix or 'file without an ending'} is not known; clips end in "
-            f"{', '.join(MEDIA)}, packs in {', '.join(PACKS)}, tables in .csv, sentences in .txt, shards of a corpus in "
-            ".tfrecord"
+            f"{', '.join(MEDIA)}, packs in {', '.join(PACKS)}, tables in .csv, sentences in .txt, shards of a corpus "
+            "in .tfrecord"
         )
     return found
 
@@ -72,10 +73,10 @@ def items_of(
 ) -> Iterator[Item]:
     """The items of what `Predictor.predict` takes, one after the other.
 
-    A path is a corpus folder; a .tfrecord of one; a pack; a clip, with what is said in it in a file of the same name (.srt,
-    .vtt, .txt) or in the options; a .txt without a clip, a sentence a line; a .csv with the columns `file`, `sentence` (one
-    may be missing), `id`, `start`, `end`; a folder of clips. encoders: what encodes clips, to be used again; otherwise they
-    are started where they are needed, and ended. Raises UserError.
+    A path is a corpus folder; a .tfrecord of one; a pack; a clip, with what is said in it in a file of the same name
+    (.srt, .vtt, .txt) or in the options; a .txt without a clip, a sentence a line; a .csv with the columns `file`,
+    `sentence` (one may be missing), `id`, `start`, `end`; a folder of clips. encoders: what encodes clips, to be used
+    again; otherwise they are started where they are needed, and ended. Raises UserError.
     """
     options = options or InputOptions()
     if isinstance(inputs, Mapping):
@@ -166,8 +167,8 @@ def weights_of(manifest: Manifest, modality: str) -> str:
 
 
 def pack_encoder_flags(manifest: Manifest, locations: EncoderLocations) -> list[str]:
-    """Flags of the import, so that sentences without features go through the run's own text encoder; none if the run has
-    none, or one from a folder of which nobody says where it is."""
+    """Flags of the import, so that sentences without features go through the run's own text encoder; none if the run
+    has none, or one from a folder of which nobody says where it is."""
     identity = manifest.encoder("text")
     if not identity or not (place := locations.text or hub_name(identity)):
         return []

@@ -11,9 +11,9 @@ from typing import Any
 class Item:
     """One utterance to predict, wherever it comes from.
 
-    features[m]: Float[time, feat], or frames; `error` says why there are none. label: as the input knows it, often empty.
-    start, end: seconds in the file. notes: what was done to it, for people. words: the sentence in pieces, one for each time
-    step of text, where its encoder tells; empty for the encoder's own marks.
+    features[m]: Float[time, feat], or frames; `error` says why there are none. label: as the input knows it, often
+    empty. start, end: seconds in the file. notes: what was done to it, for people. words: the sentence in pieces, one
+    for each time step of text, where its encoder tells; empty for the encoder's own marks.
     """
 
     id: str
@@ -31,9 +31,9 @@ class Item:
 class InputOptions:
     """How inputs become items.
 
-    sentence: what is said in the one clip; or transcript_file: the .srt, .vtt or .txt that has it. window, hop: seconds; a
-    clip becomes windows that begin every hop (the window's length if 0). only: ids of a corpus's utterances; the others are
-    left out. any_extractor: features need not be made as the run's were. pack: more arguments of
+    sentence: what is said in the one clip; or transcript_file: the .srt, .vtt or .txt that has it. window, hop:
+    seconds; a clip becomes windows that begin every hop (the window's length if 0). only: ids of a corpus's utterances;
+    the others are left out. any_extractor: features need not be made as the run's were. pack: more arguments of
     `python -m data_prep.import_pack`, through which packs go.
     """
 

@@ -12,11 +12,11 @@ EMPTY: tuple[Any, ...] = ("", (), None, {})
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
-    """Why one utterance is predicted so: `evaluation.attribution.BatchAttribution` of this utterance alone, without padding,
-    with `shapley` of the output that the task explains.
+    """Why one utterance is predicted so: `evaluation.attribution.BatchAttribution` of this utterance alone, without
+    padding, with `shapley` of the output that the task explains.
 
-    kept: which frames VSC kept, Int[kept], or which tokens of each frame, Int[time, kept]. into: in which of the kept ones
-    each frame or token ended, as many as there are where it was dropped. Both are None without VSC.
+    kept: which frames VSC kept, Int[kept], or which tokens of each frame, Int[time, kept]. into: in which of the kept
+    ones each frame or token ended, as many as there are where it was dropped. Both are None without VSC.
     """
 
     shapley: dict[str, float]
@@ -37,8 +37,8 @@ class Prediction:
     """What is predicted of an utterance.
 
     output: what the task says of it, see `Task.describe_prediction`; for classes `prediction`, a name, and calibrated
-    `probabilities` by name. Its entries are attributes, too. They are empty where `error` says what is wrong with the input.
-    label: as the input has it, often empty. start, end: seconds in the file. notes, words: as in `item.Item`.
+    `probabilities` by name. Its entries are attributes, too. They are empty where `error` says what is wrong with the
+    input. label: as the input has it, often empty. start, end: seconds in the file. notes, words: as in `item.Item`.
     """
 
     id: str

@@ -1,4 +1,5 @@
-"""A finished run as something to use: `load` a workdir, then `predict`. It needs neither the corpus nor the optimiser's state."""
+"""A finished run as something to use: `load` a workdir, then `predict`. It needs neither the corpus nor the optimiser's
+state."""
 
 import dataclasses
 import functools
@@ -15,9 +16,10 @@ from etils import epath
 from mer_jax import config as config_lib
 from mer_jax import files
 from mer_jax.data import loader
-from mer_jax.data.batch import Batch
+from mer_jax.data.batch import Batch, pad_rows
 from mer_jax.data.corpus import Manifest
 from mer_jax.data.frames import EncodedFrames, View
+from mer_jax.data.pool import zero_nonfinite
 from mer_jax.errors import UserError
 from mer_jax.evaluation.attribution import BatchAttribution, attribute
 from mer_jax.models.family import experiment_from
@@ -37,8 +39,8 @@ MAX_WAIT_SECONDS = 1.0  # seconds to wait for more items before those at hand ar
 class Predictor:
     """The best models of a finished run, one for every replica that finished.
 
-    task, family: what is predicted, and by what kind of model. modalities: what each reads, as in the corpus's manifest.
-    metrics: metrics.json. replicas: their names. workdir: of the run.
+    task, family: what is predicted, and by what kind of model. modalities: what each reads, as in the corpus's
+    manifest. metrics: metrics.json. replicas: their names. workdir: of the run.
     """
 
     def __init__(
@@ -76,8 +78,8 @@ class Predictor:
         return [i for i, r in replicas if r["status"] == "finished" and r["values"] == values]
 
     def select_replicas(self, replica: int | str | None) -> list[int]:
-        """None: the first of `chosen_replicas`; "all": all of these; else a replica by number or name. Raises UserError for
-        another."""
+        """None: the first of `chosen_replicas`; "all": all of these; else a replica by number or name. Raises UserError
+        for another."""
         if replica is None:
             return self.chosen_replicas()[:1]
         if replica == "all":
@@ -101,8 +103,8 @@ class Predictor:
         return sharding.device_put_global(step.EvalState(**one), sharding.replicated(self._mesh))
 
     def forward(self, replica: int = 0) -> Callable[[dict[str, Any], dict[str, Any]], Any]:
-        """A pure function of (features[m]: Float[batch, time, feat], mask[m]: Bool[batch, time]), as they come from a corpus,
-        that gives the calibrated outputs, Float[batch, width]; any batch and any time."""
+        """A pure function of (features[m]: Float[batch, time, feat], mask[m]: Bool[batch, time]), as they come from a
+        corpus, that gives the calibrated outputs, Float[batch, width]; any batch and any time."""
         model, temperature = self.model(replica), jnp.float32(self.temperature(replica))
 
         def outputs(features: dict[str, Any], mask: dict[str, Any]) -> Any:
@@ -131,10 +133,10 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Predictions in the order of the inputs, as they are ready; memory does not grow with their number.
 
-        inputs: a path or several (see `inputs.items_of`), a dict of arrays by modality ([time, feat]), or an iterable of
-        `item.Item`. attribution: why, for one replica. encoders: what encodes clips, to be used again; otherwise they are
-        started where they are needed. options: `sentence` and the others of `item.InputOptions`. Raises UserError for what
-        cannot be read at all; one bad input among others becomes a Prediction with an `error`.
+        inputs: a path or several (see `inputs.items_of`), a dict of arrays by modality ([time, feat]), or an iterable
+        of `item.Item`. attribution: why, for one replica. encoders: what encodes clips, to be used again; otherwise
+        they are started where they are needed. options: `sentence` and the others of `item.InputOptions`. Raises
+        UserError for what cannot be read at all; one bad input among others becomes a Prediction with an `error`.
         """
         replicas = self.select_replicas(replica)
         if attribution and len(replicas) > 1:
@@ -171,7 +173,8 @@ class Predictor:
         return Prediction(output=output, attribution=why, **about)
 
     def prepare(self, item: Item) -> Item:
-        """The item with the features that the models read, cut to length and with finite values; or with its `error`."""
+        """The item with the features that the models read, cut to length and with finite values; or with its
+        `error`."""
         if item.error:
             return item
         notes, features = list(item.notes), {}
@@ -190,8 +193,8 @@ class Predictor:
         return dataclasses.replace(item, features=features, notes=tuple(notes))
 
     def _readable(self, modality: str, value: Any, notes: list[str]) -> Any:
-        """A modality's features as the models read them; what is done to them goes to the notes. Raises ValueError for those
-        that cannot be read."""
+        """A modality's features as the models read them; what is done to them goes to the notes. Raises ValueError for
+        those that cannot be read."""
         spec, limit = self.modalities[modality], self._max_lengths[modality]
         frames = isinstance(value, EncodedFrames)
         if frames != ("pixels" in spec):
@@ -205,13 +208,14 @@ class Predictor:
             notes.append(f"{modality}: {len(value)} time steps, the first {limit} of which are read (data.max_length)")
             value = value[:limit]
         if frames:
-            return self._view.of(value) if self._view else value
-        bad = np.count_nonzero(~np.isfinite(value))
-        if bad and self.config.data.nonfinite == "refuse":
-            raise ValueError(f"{modality} holds NaN or infinite values; repair the features")
-        if bad:
-            notes.append(f"{modality}: {bad} values that are not finite are set to 0")
-        return np.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0) if bad else value
+            return self._view.apply(value) if self._view else value
+        try:
+            value, count = zero_nonfinite(value, self.config.data.nonfinite)
+        except ValueError:
+            raise ValueError(f"{modality} holds NaN or infinite values; repair the features") from None
+        if count:
+            notes.append(f"{modality}: {count} values that are not finite are set to 0")
+        return value
 
     def batch_of(self, items: Sequence[Item]) -> Batch:
         """Prepared items on the devices: as many rows as the next power of two, of items and of nothing."""
@@ -223,11 +227,7 @@ class Predictor:
             values = [item.features.get(m, ()) for item in items]
             steps = loader.bucket_length(max(map(len, values)))
             shape, dtype = self.step_spec(m)
-            features[m] = np.zeros((rows, steps, *shape), dtype)
-            mask[m] = np.zeros((rows, steps), bool)
-            for i, value in enumerate(values):
-                if len(value):
-                    features[m][i, : len(value)], mask[m][i, : len(value)] = value, True
+            features[m], mask[m] = pad_rows(values, rows, steps, shape, dtype)
         weight = (np.arange(rows) < len(items)).astype(np.float32)
         return sharding.device_put_global(Batch(features, mask, {}, weight), sharding.batch_sharding(self._mesh))
 
@@ -294,8 +294,8 @@ def load(run: epath.PathLike) -> Predictor:
         points, sha256 = metrics["points"], about["data"]["manifest_sha256"]
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
-            f"{run} was written by mer_jax {written}, whose runs this version cannot read ({error}); use that version, or "
-            "train again"
+            f"{run} was written by mer_jax {written}, whose runs this version cannot read ({error}); use that version, "
+            "or train again"
         ) from None
     manifest = _manifest(run, config, sha256, written)
     sharding.start(files.cache_folder() / "xla")

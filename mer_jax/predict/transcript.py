@@ -25,7 +25,8 @@ class Line:
 
 
 def read(path: Path) -> list[Line]:
-    """The lines of a .srt or .vtt; a .txt is one line without times, all of it. Raises UserError naming file and line."""
+    """The lines of a .srt or .vtt; a .txt is one line without times, all of it. Raises UserError naming file and
+    line."""
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise UserError(f"{path} is no transcript that can be read here: give {', '.join(SUFFIXES)}")
@@ -61,8 +62,8 @@ def text_of(path: Path) -> str:
     except UnicodeDecodeError as error:
         line, byte = raw[: error.start].count(b"\n") + 1, raw[error.start]
         raise UserError(
-            f"{path}, line {line}: the byte {byte:#04x} is not UTF-8, the file may be Windows-1252 or Latin-1: save it as "
-            "UTF-8"
+            f"{path}, line {line}: the byte {byte:#04x} is not UTF-8, the file may be Windows-1252 or Latin-1: save it "
+            "as UTF-8"
         ) from None
 
 
@@ -109,10 +110,10 @@ def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> fl
 def spoken(lines: Sequence[Line], start: float = 0.0, end: float | None = None, window: float | None = None) -> str:
     """What is said from `start` to `end`, or to the end of all.
 
-    A line counts for the window that holds its middle; of one that is longer than a window, the words, which are taken to
-    follow each other evenly. So windows of one length that lie side by side share out every word once. Where the last of them
-    is shorter than the others, give the length of these, `window`, for it, too. Raises UserError for a part of a text
-    without times.
+    A line counts for the window that holds its middle; of one that is longer than a window, the words, which are taken
+    to follow each other evenly. So windows of one length that lie side by side share out every word once. Where the
+    last of them is shorter than the others, give the length of these, `window`, for it, too. Raises UserError for a
+    part of a text without times.
     """
     limit = float("inf") if end is None else end
     size = limit - start if window is None else window

@@ -6,19 +6,20 @@ from typing import Any
 from mer_jax.tasks.task import Card
 
 TARGETS = """\
-Its classes are what raters **perceived** in recordings, not what anybody felt: a face, a voice and words
-do not show reliably what is felt inside, and raters disagree."""
+Its classes are what raters **perceived** in recordings, not what anybody felt: a face, a voice and words do not show
+reliably what is felt inside, and raters disagree."""
 LIMITS = """\
-- It chooses among its classes whatever it is given: silence, another language, noise or an emotion that is none of them.
+- It chooses among its classes whatever it is given: silence, another language, noise or an emotion that is none of
+  them.
 - Rare classes are learnt badly: look at the F1 of each class, not only at the mean."""
 FITTED_ON = {"validation": "validation part", "test": "test part itself, so that `after` is too good"}
 
 
 def card(labels: Sequence[str], modalities: Sequence[str], result: Mapping[str, Any], selects_on: str) -> Card:
     """The arguments are those of `Task.card`, and the classes' names."""
-    names = ", ".join(f"`{name}`" for name in labels)
+    names, emotions = ", ".join(f"`{name}`" for name in labels), f"{len(labels)} emotions: {', '.join(labels)}"
     return Card(
-        purpose=f"Classifies an utterance by {' and '.join(modalities)} into {len(labels)} emotions: {', '.join(labels)}.",
+        purpose=f"Classifies an utterance by {' and '.join(modalities)} into {emotions}.",
         targets=TARGETS,
         output=f"rows sum to 1; classes in this order: \n{names}.",
         scores=list(_scores(result, selects_on)),

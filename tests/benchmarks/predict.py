@@ -1,8 +1,8 @@
-"""Utterances a second from a corpus on disk to predictions, beside the model's own forward pass on the same batches, and peak
-memory as the number of utterances grows.
+"""Utterances a second from a corpus on disk to predictions, beside the model's own forward pass on the same batches,
+and peak memory as the number of utterances grows.
 
-RUN is a finished run on the demo corpus; without it a `:tiny` one is made first. The corpora are drawn like the demo's. Each
-size runs in a process of its own; memory is that process's, of loaded model and compiled programs, too.
+RUN is a finished run on the demo corpus; without it a `:tiny` one is made first. The corpora are drawn like the demo's.
+Each size runs in a process of its own; memory is that process's, of loaded model and compiled programs, too.
 """
 
 import argparse
@@ -21,7 +21,6 @@ def one(run, corpus):
 
     import mer_jax
     from mer_jax.predict.inputs import items_of
-    from mer_jax.runtime import sharding
 
     model = mer_jax.load(run)
     for _ in zip(range(600), model.predict(corpus), strict=False):  # compiles
@@ -33,20 +32,22 @@ def one(run, corpus):
             rss.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6)
     seconds = time.perf_counter() - began
     # The model's own step: 64 utterances padded as above, already on the device.
-    items = [model.checked(item) for _, item in zip(range(64), items_of(corpus, model), strict=False)]
-    batch = sharding.device_put_global(model._batch(items), sharding.batch_sharding(model._mesh))
-    arguments = (model.model(0), np.float32(1), batch)
-    jax.block_until_ready(model._compiled(*arguments))
+    items = [model.prepare(item) for _, item in zip(range(64), items_of(corpus, model), strict=False)]
+    arguments = (model.model(0), np.float32(1), model.batch_of(items))
+    jax.block_until_ready(model._compiled_outputs(*arguments))
     began, steps = time.perf_counter(), 0
     while (spent := time.perf_counter() - began) < 3:
-        jax.block_until_ready(model._compiled(*arguments))
+        jax.block_until_ready(model._compiled_outputs(*arguments))
         steps += 1
     return {
-        "utterances": count, "a_second": round(count / seconds), "the_model_alone_a_second": round(64 * steps / spent),
+        "utterances": count,
+        "a_second": round(count / seconds),
+        "the_model_alone_a_second": round(64 * steps / spent),
         "share_of_the_model": round(count / seconds / (64 * steps / spent), 3),
-        "megabytes_after_500": round(rss[0]), "megabytes_at_the_end": round(rss[-1]),
+        "megabytes_after_500": round(rss[0]),
+        "megabytes_at_the_end": round(rss[-1]),
         "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-    }  # fmt: skip
+    }
 
 
 def main():
