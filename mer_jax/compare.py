@@ -105,7 +105,7 @@ def conclusion(metric: Metric, found: Mapping[str, float]) -> str:
 
     if not (found["p"] < 0.05 and (found["low"] > 0 or found["high"] < 0)):
         return f"no difference that this test can show: B - A is {values(1, *ends)}"
-    better, worse = ("B", "A") if metric.better(difference, 0) else ("A", "B")
+    better, worse = ("B", "A") if metric.better(difference, 0.0) else ("A", "B")
     size = values(1, *ends) if difference > 0 else values(-1, *reversed(ends))
     return f"{better} is better than {worse} by {size}"
 

@@ -19,7 +19,7 @@ from mer_jax import config as config_lib
 from mer_jax.errors import UserError
 from mer_jax.evaluation.results import read_run
 from mer_jax.metrics.calibration import reliability as reliability_of
-from mer_jax.metrics.classification import class_f1, overall, weighted_f1
+from mer_jax.metrics.classification import class_f1, overall
 from mer_jax.metrics.metric import Metric
 from mer_jax.metrics.significance import bootstrap, bootstrap_classes
 from mer_jax.models.family import experiment_type
@@ -28,6 +28,8 @@ from mer_jax.report import html, render, style
 from mer_jax.tasks.classification import Classification
 
 LEAKY = "the test part chooses the epoch"
+TAGS = """html head meta title style body section nav a h1 h2 h3 p ul ol li strong span small br wbr q code pre dl dt dd
+div table caption thead tbody tr th td figure figcaption svg g path circle rect text"""
 HOSTILE = (
     "</q><script>alert('&')</script><img src=\"https://example.org/x.png\" onerror='x'/> \x00\x1b[31m SURROGATE “ü”"
 )
@@ -35,7 +37,7 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """a: two folds, three seeds, two points, one replica diverged; b: one replica, and only the files that every run has."""
+    """a: two folds, three seeds, two points, one replica diverged; b: one replica, with what every run has."""
     folder = tmp_path_factory.mktemp("runs")
     a = write_run(folder / "a", seeds=3, folds=2, points=2, utterances=96, leaky=LEAKY, diverged=((1, 1, 2),))
     b = write_run(folder / "b", seeds=1, utterances=72, split="t" * 64, manifest="n" * 64, extras=False, sentence="")
@@ -75,11 +77,7 @@ def test_hostile_words_stay_words(tmp_path):
     predictions = run / "predictions.jsonl"
     predictions.write_text(predictions.read_text().replace("SURROGATE", "\\ud800"))
     tree = written(tmp_path, run)
-    assert {element.tag for element in tree.iter()} <= {
-        "html", "head", "meta", "title", "style", "body", "section", "nav", "a", "h1", "h2", "h3", "p", "ul", "ol", "li", "strong", "span",
-        "small", "br", "wbr", "q", "code", "pre", "dl", "dt", "dd", "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "figure",
-        "figcaption", "svg", "g", "path", "circle", "rect", "text",
-    }  # fmt: skip
+    assert {element.tag for element in tree.iter()} <= set(TAGS.split())
     for element in tree.iter():
         assert element.get("href", "#").startswith("#")
         assert not {name for name in element.attrib if name.startswith("on") or name in ("src", "action")}
@@ -243,7 +241,7 @@ def test_reliability_adds_up_to_the_calibration_error():
 
 
 def lab(colours, seen=None):
-    """CIELAB of sRGB colours as someone with a colour blindness sees them (Machado et al. 2009, the strongest), and luminance."""
+    """CIELAB, as someone with the strongest colour blindness sees it (Machado et al. 2009), and luminance of sRGB colours."""
     rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
     light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     light = light if seen is None else np.clip(light @ np.array(seen).T, 0, 1)
@@ -321,10 +319,10 @@ def drop(*path):
         ("metrics.json", drop("replicas", 1, "calibration"), "replicas.1.calibration"),
         ("metrics.json", lambda m: m.update(points=[]), "no point is chosen"),
         ("predictions.jsonl", (3, '{"replica": '), "predictions.jsonl, line 3 is damaged"),
-        ("predictions.jsonl", (2, None), "predictions.jsonl is incomplete: of fold 1, seed 0 it has 59 utterances, metrics.json 60"),
+        ("predictions.jsonl", (2, None), "is incomplete: of fold 1, seed 0 it has 59 utterances, metrics.json 60"),
         ("predictions.jsonl", (2, 1), "line 2 is damaged: utterance .* occurs a second time"),
         ("history.jsonl", (1, "nonsense"), "history.jsonl, line 1 is damaged"),
-        ("history.jsonl", (4, '{"epoch": 1, "replica": "fold 1, seed 0"}'), "history.jsonl, line 4 .* no field 'valid'"),
+        ("history.jsonl", (4, '{"epoch": 1, "replica": "fold 1, seed 0"}'), "line 4 .* no field 'valid'"),
         ("map.json", "[", "map.json is not valid JSON"),
         ("map.json", drop("x"), "map.json is not what .* field 'x' is missing.*remove it"),
         ("map.json", lambda m: m["x"].pop(), "not of one length"),
@@ -354,6 +352,15 @@ def test_what_is_damaged_is_named(tmp_path, file, change, words):
     assert not (tmp_path / "report.html").exists()
 
 
+def test_seeds_that_tested_other_utterances_are_refused(tmp_path):
+    run = write_run(tmp_path / "run")
+    lines = lines_of(run)
+    next(line for line in lines if line["replica"] == "fold 1, seed 1")["id"] = "x"
+    (run / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="damaged: only one of the seeds 0 and 1 has "):
+        read_run(run)
+
+
 def test_runs_that_cannot_stand_on_one_page(tmp_path, runs):
     a, b = runs
     other = write_run(tmp_path / "other", labels=("neutral", "joy"))
@@ -365,6 +372,46 @@ def test_runs_that_cannot_stand_on_one_page(tmp_path, runs):
         written(tmp_path, a, a)
     with pytest.raises(UserError, match="nothing does not exist"):
         written(tmp_path, tmp_path / "nothing")
+
+
+def test_a_new_score_is_one_row_of_the_table_and_a_dash_for_older_runs(tmp_path, monkeypatch):
+    old = write_run(tmp_path / "old")
+
+    def error_rate(counts):
+        return 1 - np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))
+
+    metric = Metric("error rate", "ER", error_rate, "min")
+    monkeypatch.setattr(Classification, "metrics", {**Classification.metrics, "error_rate": metric})
+    new = write_run(tmp_path / "new")
+    tree = written(tmp_path, old, new)
+    heads, *rows = [[text_of(cell) for cell in row] for row in next(iter(tree.iter("table"))).iter("tr")]
+    place = heads.index("error rate")
+    values = [row[place] for row in rows]
+    mean = json.loads((new / "metrics.json").read_text())["points"][0]["test"]["error_rate"]["mean"]
+    assert [value[:4] for value in values] == ["-", "-", f"{100 * mean:.1f}", values[3][:4]]
+    assert values[3] != "-"
+    tiles = [[text_of(part) for part in tile] for tile in tree.iter("div") if tile.find("dt") is not None]
+    assert [value for title, value, _ in tiles if title == "error rate"] == ["-", values[2]]
+
+
+def test_a_run_of_0_8_is_reported(tmp_path):
+    run = write_run(tmp_path / "run")
+
+    def as_in_0_8(metrics):
+        del metrics["task"], metrics["config"]["family"]
+        metrics["config"]["optim"]["average"] = metrics["config"]["optim"].pop("ema_decay")
+
+    edit(run / "metrics.json", as_in_0_8)
+    (command,) = written(tmp_path, run).iter("pre")
+    words = shlex.split("".join(command.itertext()))
+    assert words[3] == "--config=configs/lsgmer.py"
+    assert "--config.optim.ema_decay=0.99" in words
+
+
+def test_without_the_family_there_are_no_defaults_to_differ_from(tmp_path):
+    run = write_run(tmp_path / "run")
+    edit(run / "metrics.json", lambda metrics: metrics["config"].update(family="elsewhere"))
+    assert "is left out: the model family 'elsewhere' is neither" in text_of(written(tmp_path, run))
 
 
 def test_where_the_page_goes(tmp_path, monkeypatch, capsys, runs):
@@ -415,7 +462,9 @@ def test_the_page_in_a_browser(tmp_path, scheme):
 
 @pytest.mark.slow
 def test_the_command_imports_no_jax():
-    script = "import sys, mer_jax.compare, mer_jax.report.__main__; print(sorted({'jax', 'flax', 'torch', 'scipy'} & set(sys.modules)))"
+    modules = "mer_jax.compare, mer_jax.report.__main__, mer_jax.report.sections_classification"
+    heavy = {"jax", "flax", "torch", "scipy", "tensorboardX"}
+    script = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     assert re.search(

@@ -78,23 +78,22 @@ def read_predictions(path: epath.PathLike, task: Task, names: Sequence[str], kno
     wrong."""
     number_of = {name: i for i, name in enumerate(names)}
     utterances: dict[str, tuple[str, str, str]] = {}
-    seen: set[tuple[int, str]] = set()
+    seen: set[tuple[str, str]] = set()
     lines: list[tuple[int, str, Any, Sequence[float]]] = []
     for number, content in read_lines(path):
         try:
             line, decision, predicted = _parse(content, task, known)
+            key = line["replica"], line["id"]
+            if key in seen:
+                raise ValueError(f"utterance {line['id']!r} occurs a second time for this replica")
             about = line["label"], line["dialogue"], str(line.get("sentence") or "")
             if utterances.setdefault(line["id"], about) != about:
                 raise ValueError(f"another line says something else of utterance {line['id']!r}")
-            if line["replica"] not in number_of:
-                continue
-            key = number_of[line["replica"]], line["id"]
-            if key in seen:
-                raise ValueError(f"utterance {line['id']!r} occurs a second time for this replica")
         except ValueError as error:
             raise damaged(path, number, error) from None
         seen.add(key)
-        lines.append((*key, decision, predicted))
+        if line["replica"] in number_of:
+            lines.append((number_of[line["replica"]], line["id"], decision, predicted))
     ids = tuple(sorted({id for _, id, _, _ in lines}))
     position = {id: i for i, id in enumerate(ids)}
     labels = tuple(utterances[id][0] for id in ids)

@@ -72,7 +72,7 @@ def _row(cells: Sequence[str]) -> str:
     return f'<tr><th scope="row">{cells[0]}</th>{rest}</tr>'
 
 
-def _width(character: str) -> float:
+def _width(character: str) -> int | float:
     """At most, at 12 px, in any sans-serif."""
     if character in "mwMW@%" or unicodedata.east_asian_width(character) in "WF":
         return 12

@@ -180,7 +180,7 @@ def mistakes(run: FinishedRun) -> str:
 
 
 def _mistake(
-    sentence: str, pair: tuple[str, str], probability: float, where: str, explained: Mapping[str, Any] | None
+    sentence: str, pair: tuple[str, str], probability: int | float, where: str, explained: Mapping[str, Any] | None
 ) -> str:
     """A mistake as an item of a list. pair: the label and the prediction."""
     quoted = f"<q>{escaped(sentence)}</q><br/>" if sentence else ""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 # Twelve each, the earlier the further apart: on their paper all stand out 3:1, and to people with any of the three
-# kinds of colour blindness no two are closer than 17 in CIELAB (19 among the first eight); tests/test_report.py measures it.
+# kinds of colour blindness no two are closer than 17 in CIELAB (19 among the first eight): see tests/test_report.py.
 LIGHT = (
     "#1166dd", "#dd7711", "#661122", "#aa88bb", "#330077", "#990000",
     "#bb8855", "#889988", "#003355", "#884499", "#006666", "#3399ee",
