@@ -13,7 +13,6 @@ from mer_jax.errors import UserError
 from mer_jax.evaluation.results import read_run
 from mer_jax.metrics.classification import METRICS
 from mer_jax.metrics.metric import Metric
-from mer_jax.tasks.classification import Classification
 
 LABELS = ("calm", "glad", "cross")
 DIALOGUES, TURNS = 24, 10
@@ -215,7 +214,7 @@ def test_of_errors_fewer_are_better():
 
 def test_a_score_newer_than_the_runs_is_compared(pair, monkeypatch, capsys):
     metric = Metric("share of calm", "calm", lambda counts: counts[..., 0].sum(-1) / counts.sum((-2, -1)))
-    monkeypatch.setattr(Classification, "metrics", {**Classification.metrics, "calm": metric})
+    monkeypatch.setitem(METRICS, "calm", metric)
     found = compared(*pair)["scores"]["calm"]
     means = [
         np.mean([chosen_lines(r, s)[1].count("calm") for s in seeds])

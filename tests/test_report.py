@@ -19,13 +19,12 @@ from mer_jax import config as config_lib
 from mer_jax.errors import UserError
 from mer_jax.evaluation.results import read_run
 from mer_jax.metrics.calibration import reliability as reliability_of
-from mer_jax.metrics.classification import class_f1, overall
+from mer_jax.metrics.classification import METRICS, class_f1, overall
 from mer_jax.metrics.metric import Metric
 from mer_jax.metrics.significance import bootstrap, bootstrap_classes
 from mer_jax.models.family import experiment_type
 from mer_jax.report import __main__ as report_main
 from mer_jax.report import html, render, style
-from mer_jax.tasks.classification import Classification
 
 LEAKY = "the test part chooses the epoch"
 TAGS = """html head meta title style body section nav a h1 h2 h3 p ul ol li strong span small br wbr q code pre dl dt dd
@@ -241,7 +240,7 @@ def test_reliability_adds_up_to_the_calibration_error():
 
 
 def lab(colours, seen=None):
-    """CIELAB, as someone with the strongest colour blindness sees it (Machado et al. 2009), and luminance of sRGB colours."""
+    """CIELAB, as someone with the strongest colour blindness sees it (Machado et al. 2009), and luminance."""
     rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
     light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     light = light if seen is None else np.clip(light @ np.array(seen).T, 0, 1)
@@ -381,7 +380,7 @@ def test_a_new_score_is_one_row_of_the_table_and_a_dash_for_older_runs(tmp_path,
         return 1 - np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))
 
     metric = Metric("error rate", "ER", error_rate, "min")
-    monkeypatch.setattr(Classification, "metrics", {**Classification.metrics, "error_rate": metric})
+    monkeypatch.setitem(METRICS, "error_rate", metric)
     new = write_run(tmp_path / "new")
     tree = written(tmp_path, old, new)
     heads, *rows = [[text_of(cell) for cell in row] for row in next(iter(tree.iter("table"))).iter("tr")]

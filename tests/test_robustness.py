@@ -21,7 +21,7 @@ from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
 from mer_jax.evaluation import robustness, robustness_curves
 from mer_jax.evaluation.robustness_curves import RATES, SIGMAS, Condition
-from mer_jax.metrics.classification import SCORES, scores
+from mer_jax.metrics.classification import METRICS, scores
 from mer_jax.models import family
 from mer_jax.training import resume, step
 
@@ -166,12 +166,12 @@ def test_rate_and_sigma_0_are_clean_and_between_every_utterance_counts_by_its_dr
     made, listed, found, gold, drawn = hand_made(NAMES)
     assert made["missing"].keys() == made["noise"].keys() == {*NAMES, "all"}
     for of in (*made["missing"].values(), *made["noise"].values()):
-        for score in SCORES:
+        for score in METRICS:
             assert of[score][0] == made["clean"][score]
     without = listed.index(Condition((False, True, False), (0.0,) * 3))
     strong = listed.index(Condition((False,) * 3, (0.0, 2.0, 0.0)))
     both = listed.index(Condition((False,) * 3, (2.0,) * 3))
-    for score in SCORES:
+    for score in METRICS:
         for i, rate in enumerate(RATES):
             each = [score_of(g, np.where(d[:, 1] < rate, f[without], f[0]), score)
                     for g, f, d in zip(gold, found, drawn, strict=True)]  # fmt: skip
@@ -194,7 +194,7 @@ def test_a_run_of_one_modality_cannot_lose_it():
 
 def test_retention_and_effective_robustness_are_their_definitions():
     def of(*values):
-        return {score: [[v, None] for v in values] for score in SCORES}
+        return {score: [[v, None] for v in values] for score in METRICS}
 
     assert robustness_curves.retention(of(0.8, 0.6, 0.2))["uar"] == pytest.approx((0.75 + 0.25) / 2)
     assert robustness_curves.retention(of(0.0, 0.6))["uar"] is None
@@ -250,7 +250,7 @@ def test_the_command(run_cli, tmp_path, small_corpus):
     assert after == before
     result, metrics = json.loads(text), json.loads(before["metrics.json"])
     for curve in (*result["missing"].values(), *result["noise"].values()):
-        for score in SCORES:
+        for score in METRICS:
             assert curve[score][0][0] == pytest.approx(metrics["test"][score]["mean"], abs=1e-6)
     assert result["effective"] is None
     assert "note: the clean" not in done.stdout
@@ -280,7 +280,7 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
     assert result["replicas"] == [r["name"] for r in known["replicas"]]
     assert result["utterances"] == 240
     assert result["missing"]["text"]["left_with_nothing"] == 2 * 18
-    for score in SCORES:
+    for score in METRICS:
         assert result["clean"][score] == pytest.approx([known["test"][score][k] for k in ("mean", "sd")], abs=1e-6)
         assert result["missing"]["text"]["pooled"][score][0] == pytest.approx(known["points"][0]["pooled"][score])
     whole = resume.restore_finished(config, corpus, run)
@@ -301,7 +301,7 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
             np.add.at(matrix, (pool.targets["label"][rows], np.asarray(predict(model, batch))), 1)
             wanted[kind].append(scores(matrix, corpus.labels))
     for kind, m in (("missing", "audio"), ("noise", "text")):
-        for score in SCORES:
+        for score in METRICS:
             values = [of[score] for of in wanted[kind]]
             assert result[kind][m][score][-1] == pytest.approx([np.mean(values), np.std(values, ddof=1)])
     assert wanted["missing"][0]["confusion"] != known["replicas"][0]["test"]["confusion"]

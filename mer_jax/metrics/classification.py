@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from mer_jax.metrics.metric import Metric, between, mean_sd, percent  # noqa: F401 - until report is merged
+from mer_jax.metrics.metric import Metric
 
 Matrices = Num[np.ndarray, "*lead classes classes"]  # [true, predicted]; counts may be weighted sums
 Values = Float[np.ndarray, "*lead"]
@@ -56,9 +56,6 @@ METRICS = {
     "accuracy": Metric("accuracy", "accuracy", accuracy),
     "uar": Metric("UAR", "UAR", uar),
 }
-
-SCORES = tuple(METRICS)
-TITLES = {name: metric.title for name, metric in METRICS.items()}
 
 
 def overall(matrices: Matrices) -> dict[str, Values]:

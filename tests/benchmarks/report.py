@@ -34,13 +34,16 @@ def main():
         began = time.perf_counter()
         subprocess.run([sys.executable, "-m", "mer_jax.report", str(folder)], check=True, capture_output=True, cwd=ROOT)
         took = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         found = {
-            "replicas": flags.replicas, "test utterances of each": flags.utterances,
+            "replicas": flags.replicas,
+            "test utterances of each": flags.utterances,
             "predictions.jsonl, MB": round(predictions.stat().st_size / 1e6, 1),
-            "seconds, the whole command": round(took, 2), "seconds of json.loads of the predictions alone": round(parsing, 2),
+            "seconds, the whole command": round(took, 2),
+            "seconds of json.loads of the predictions alone": round(parsing, 2),
             "the page, MB": round((folder / "report.html").stat().st_size / 1e6, 2),
-            "peak memory, MB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
-        }  # fmt: skip
+            "peak memory, MB": round(peak / 1e3),
+        }
     print(json.dumps(found, indent=1))
 
 
