@@ -16,9 +16,9 @@ def out_of_memory(error: BaseException) -> BaseException:
     return UserError(
         f"the device has too little memory ({str(error).splitlines()[0][:200]}). Less is needed with a smaller "
         "--config.train.batch_size and eval_batch_size, with more --config.train.microbatches, with "
-        "--config.train.precision=bfloat16, with fewer replicas in a step (--config.replicas.replicas_per_step) and, where "
-        "a model reads frames, with fewer at a time (--config.backbone.frames_per_group). What is saved is kept: carry on "
-        "with --allow_config_change, or begin in another --workdir"
+        "--config.train.precision=bfloat16, with fewer replicas in a step (--config.replicas.replicas_per_step) and, "
+        "where a model reads frames, with fewer at a time (--config.backbone.frames_per_group). What is saved is kept: "
+        "carry on with --allow_config_change, or begin in another --workdir"
     )
 
 
