@@ -16,8 +16,8 @@ AXES = ("replica", "data", "model")
 
 
 def start(cache: Path) -> None:
-    """Settings of JAX for every command: compiled programs are kept in `cache` and found again by the next run, or where
-    JAX_COMPILATION_CACHE_DIR says."""
+    """Settings of JAX for every command: compiled programs are kept in `cache`, or where JAX_COMPILATION_CACHE_DIR
+    says, and found again by the next run."""
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     jax.config.update("jax_compilation_cache_dir", str(cache))
