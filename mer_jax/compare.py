@@ -70,7 +70,7 @@ def compare(a: FinishedRun, b: FinishedRun, *, samples: int = 10000, seed: int =
             f"all {utterances} test utterances of {a.path} and {b.path} are of one dialogue: what another dialogue "
             "would give cannot be estimated"
         )
-    tested = paired_bootstrap(*counts, samples=samples, seed=seed, scores=task.metric_values)
+    tested: dict[str, dict[str, Any]] = paired_bootstrap(*counts, samples=samples, seed=seed, scores=task.metric_values)
     for side, members in zip("ab", counts, strict=True):
         for name, values in task.metric_values(members.sum(1)).items():
             tested[name][f"{side}_sd"] = mean_sd(values.tolist())["sd"]

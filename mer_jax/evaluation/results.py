@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import functools
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -167,10 +168,9 @@ def refuse_incomplete(run: FinishedRun) -> None:
                 f"{path} is incomplete: of {name} it has {len(tested)} utterances, metrics.json "
                 f"{scored['utterances']}, or with other targets. Restore the file."
             )
-    first, *others = run.complete_seeds or [None]
-    for seed in others:
-        ids, others_ids = (set(predictions.utterance[run.lines_of(s)].tolist()) for s in (first, seed))
-        if lacking := sorted(ids ^ others_ids):
+    tested_by = {seed: set(predictions.utterance[run.lines_of(seed)].tolist()) for seed in run.complete_seeds}
+    for first, seed in itertools.pairwise(tested_by):
+        if lacking := sorted(tested_by[first] ^ tested_by[seed]):
             raise UserError(
                 f"{path} is damaged: only one of the seeds {first} and {seed} has {predictions.ids[lacking[0]]!r}. "
                 "Restore the file."
@@ -241,15 +241,16 @@ def first_difference(a: FinishedRun, b: FinishedRun) -> tuple[str, str, str] | N
         return f"{run.metrics['data']['name']}, {protocol['title']} (sha256 {protocol['split_sha256']})"
 
     if not same_targets(a, b):
-        return "labels", *(", ".join(run.task.decision_names()) for run in (a, b))
+        return "labels", ", ".join(a.task.decision_names()), ", ".join(b.task.decision_names())
     if a.metrics["protocol"]["split_sha256"] != b.metrics["protocol"]["split_sha256"]:
         return "split", split(a), split(b)
     ids_a, ids_b = a.predictions.ids, b.predictions.ids
-    alone = sorted(set(ids_a) - set(ids_b)), sorted(set(ids_b) - set(ids_a))
-    if any(alone):
-        sides = zip((ids_a, ids_b), alone, strict=True)
-        words = (f"{len(ids)} utterances, {len(only)} of them alone" for ids, only in sides)
-        return f"test utterances (such as {(alone[0] + alone[1])[0]!r})", *words
+    only_a, only_b = sorted(set(ids_a) - set(ids_b)), sorted(set(ids_b) - set(ids_a))
+    if only_a or only_b:
+        of_a, of_b = (
+            f"{len(x)} utterances, {len(only)} of them alone" for x, only in ((ids_a, only_a), (ids_b, only_b))
+        )
+        return f"test utterances (such as {(only_a + only_b)[0]!r})", of_a, of_b
     for what, values_a, values_b in (
         ("label", a.predictions.labels, b.predictions.labels),
         ("dialogue", a.predictions.dialogues.tolist(), b.predictions.dialogues.tolist()),

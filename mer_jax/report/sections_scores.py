@@ -29,10 +29,10 @@ def test_scores(run: FinishedRun) -> str:
     interval, replicas = point.get("interval"), point["replicas"]
     tiles = []
     for name, metric in run.task.metrics.items():
-        known = interval and name in interval
-        note = f"95 % {metric.format_interval(interval[name])}" if known else ""
         if not interval:
             note = f"no interval: {why_no_interval(dialogues)}"
+        else:
+            note = f"95 % {metric.format_interval(interval[name])}" if name in interval else ""
         value = metric.format_mean(point["test"].get(name))
         tiles.append(f'<div><dt>{metric.title}</dt><dd class="value">{value}</dd><dd class="faint">{note}</dd></div>')
     spread = f"mean ± sample standard deviation over {replicas} replicas" if replicas > 1 else "one replica"
