@@ -1,5 +1,6 @@
 """The real commands, each in a process of its own."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -16,7 +17,6 @@ from runs import snapshot
 
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
-from mer_jax.data.records import dataclasses
 from mer_jax.data.synthetic import MODALITIES
 from mer_jax.errors import UserError, out_of_memory
 from mer_jax.report import render

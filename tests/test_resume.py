@@ -15,7 +15,7 @@ from conftest import ROOT, corpus_of, user_env
 from runs import committed, compare
 
 from mer_jax.errors import UserError
-from mer_jax.runtime.checkpoint import Checkpoints, sums
+from mer_jax.runtime.checkpoint import Checkpoints, checksums
 
 FLAGS = ["--config.train.epochs=3", "--config.train.checkpoint_minutes=0.002", "--config.optim.ema_decay=0.9"]
 FLAGS += ["--config.train.batch_size=8"]
@@ -239,7 +239,7 @@ def test_checksums_notice_what_sums_do_not():
     flipped, zeros, swapped = x.copy(), np.zeros_like(x), np.arange(1024, dtype=np.float32).reshape(4, 256)
     flipped[0, 0] = flipped[3, 7] = -1
     moved = swapped[::-1].copy()
-    found = [sums({"x": jax.numpy.asarray(value)})["x"] for value in (x, flipped, zeros, swapped, moved)]
+    found = [checksums({"x": jax.numpy.asarray(value)})["x"] for value in (x, flipped, zeros, swapped, moved)]
     assert len(set(found)) == 5
 
 
