@@ -69,10 +69,6 @@ def parse_json(content: str | bytes, where: str) -> Any:
         raise UserError(f"{where} is not valid JSON ({error}). Restore it.") from None
 
 
-def read_json_or_none(path: epath.Path) -> Any:
-    return read_json(path) if path.exists() else None
-
-
 def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -85,7 +81,7 @@ def refuse_filled(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def made_whole(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """A folder to write into, which becomes `out` when all is well, unless it was removed meanwhile."""
     refuse_filled(out)
     try:

@@ -77,11 +77,12 @@ def draw_run(workdir: Path, out: Path, count: int, replica: int) -> str | None:
     token = config.backbone.patch * 2 ** (config.backbone.vsc_stage - 1) / config.frames.size
     grid = Grid(compressed_grid(config), token)
     view = View(**vars(config.frames))
-    clips, counts = [], []
+    clips: list[Any] = []
+    counts: list[Any] = []
     for row, utterance, kept in kept_tokens(run, replica):
         frames = utterance.features["visual"][: len(kept)]
         if len(clips) < count:
-            clips.append((view.of(frames), kept))
+            clips.append((view.apply(frames), kept))
         if (boxes := utterance.features.get("region")) is not None:
             counts.append(count_tokens(boxes[: len(frames)], frames, kept, grid, corpus.where(row)))
     if not clips:

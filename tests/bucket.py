@@ -1,7 +1,7 @@
 """A Google Cloud Storage on this machine with one empty bucket: python tests/bucket.py PORT.
 
-The emulator leaves out what TensorStore asks for: an object's generation with its bytes, and writes that hold only if the object has
-(or lacks) a generation.
+The emulator leaves out what TensorStore asks for: an object's generation with its bytes, and writes that hold only if
+the object has (or lacks) a generation.
 """
 
 import sys

@@ -1,4 +1,5 @@
-"""A workdir in a bucket works like a local folder: killed, resumed, scored again, with the same files. The bucket is an emulator's."""
+"""A workdir in a bucket works like a local folder: killed, resumed, scored again, with the same files. The bucket is an
+emulator's."""
 
 import json
 import os
@@ -19,8 +20,9 @@ def bucket():
     pytest.importorskip("gcsfs", reason="needs the extra gcs")
     pytest.importorskip("gcp_storage_emulator", reason="needs the extra test")
     (port,) = free_ports(1)
-    server = subprocess.Popen([sys.executable, "tests/bucket.py", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL)  # fmt: skip
+    server = subprocess.Popen(
+        [sys.executable, "tests/bucket.py", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     url = f"http://localhost:{port}"
     yield {
         "STORAGE_EMULATOR_HOST": url,
@@ -34,8 +36,10 @@ def bucket():
 
 def read(env, *paths):
     """The texts at these paths of the bucket; None where nothing is."""
-    script = ("import sys, json\nfrom etils import epath\n"
-              "print(json.dumps([epath.Path(p).read_text() if epath.Path(p).exists() else None for p in sys.argv[1:]]))")  # fmt: skip
+    script = (
+        "import sys, json\nfrom etils import epath\npaths = map(epath.Path, sys.argv[1:])\n"
+        "print(json.dumps([path.read_text() if path.exists() else None for path in paths]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, *paths], env=os.environ | env, capture_output=True, text=True, check=True
     )

@@ -28,7 +28,7 @@ from recordings import (
 from data_prep.encoders import faces, media
 from data_prep.encoders.media import Clip
 from mer_jax.data.corpus import Corpus
-from mer_jax.data.frames import as_they_are
+from mer_jax.data.frames import decode_frames
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +297,7 @@ class TestClips:
         found = next(corpus[i] for i in range(24) if corpus[i].id == "film07").features["visual"]
         images = media.frames(Clip("film07", films.parent / "film07.mp4"), 30.0, count=5)
         wanted = [Image.fromarray(image[:, 16:48]).resize((16, 16), Image.Resampling.BICUBIC) for image in images]
-        off = np.abs(as_they_are(found).astype(int) - np.stack([np.asarray(w) for w in wanted]))
+        off = np.abs(decode_frames(found).astype(int) - np.stack([np.asarray(w) for w in wanted]))
         assert off.max() <= (6 if coding == "jpeg" else 1)
         again = run_cli(*arguments, "--out", tmp_path / "b", module="data_prep.clips")
         assert "visual: 24 of 24 utterances are finished already" in again.stderr

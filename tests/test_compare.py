@@ -10,14 +10,19 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from mer_jax import compare
 from mer_jax.errors import UserError
+from mer_jax.evaluation.results import read_run
+from mer_jax.metrics.classification import METRICS
+from mer_jax.metrics.metric import Metric
+from mer_jax.tasks.classification import Classification
 
 LABELS = ("calm", "glad", "cross")
 DIALOGUES, TURNS = 24, 10
+NO_DIFFERENCE, POINTS = "no difference that this test can show: B - A is", "points of weighted F1 (95 % interval"
 
 
 def write_run(folder, *, skill=0.5, seeds=(0, 1, 2), folds=("official",), diverged=(), name="small", manifest="m1",
               split="s1", labels=LABELS, dialogues=DIALOGUES, leaky=""):  # fmt: skip
-    """A finished run folder as training writes it. `skill` is the chance not to guess; `diverged` lists (fold, seed)."""
+    """A finished run's folder, with what comparisons read. skill: the chance not to guess; diverged: (fold, seed)."""
     folder.mkdir()
     replicas, lines = [], []
     for point in (0, 1):  # point 1 is chosen; point 0 is always wrong, and must not be looked at
@@ -25,19 +30,33 @@ def write_run(folder, *, skill=0.5, seeds=(0, 1, 2), folds=("official",), diverg
             for seed in seeds:
                 replica = f"point {point}, fold {fold}, seed {seed}"
                 status = "diverged" if point and (fold, seed) in diverged else "finished"
-                replicas.append({"name": replica, "fold": fold, "seed": seed, "point": point, "status": status})
+                about = {"name": replica, "fold": fold, "seed": seed, "point": point, "status": status, "step": 1}
+                replicas.append(about)
                 if status == "finished":
                     lines += predictions(replica, point * skill, seed, at, len(folds), labels, dialogues)
+    tested = {fold: {r["id"]: r["label"] for r in lines if f"fold {fold}," in r["replica"]}.values() for fold in folds}
+    protocol = dict.fromkeys(("description", "selection", "selects_on", "test"), "") | {"leakage": []}
+    protocol |= {"name": "official", "leaky": leaky, "split_sha256": split}
+    protocol["title"] = f"official (leaky: {leaky})" if leaky else "official"
+    scores = {"valid": {}, "test": {}, "replicas": len(seeds), "diverged": 0}
     metrics = {
         "labels": list(labels),
-        "data": {"name": name, "manifest_sha256": manifest, "counts": {}},
-        "protocol": {"name": "official", "title": f"official{f' (leaky: {leaky})' * bool(leaky)}", "leaky": leaky, "split_sha256": split},
+        "data": {"name": name, "manifest_sha256": manifest, "counts": {f: counts(tested[f], labels) for f in folds}},
+        "protocol": protocol,
         "replicas": replicas,
-        "points": [{"values": {"optim.learning_rate": rate}, "chosen": rate == 0.1} for rate in (0.01, 0.1)],
-    }  # fmt: skip
+        "points": [{"values": {"optim.learning_rate": r}, "chosen": r == 0.1, **scores} for r in (0.01, 0.1)],
+        "config": {},
+        "versions": {},
+    }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return folder
+
+
+def counts(tested, labels):
+    """A fold's parts in metrics.json. tested: the labels of the test part."""
+    part = {"utterances": len(tested), "classes": {label: list(tested).count(label) for label in labels}}
+    return {"train": part, "valid": part, "test": part}
 
 
 def predictions(replica, skill, seed, fold, folds, labels, dialogues):
@@ -86,7 +105,7 @@ def replace_line(folder, number, change):
 
 
 def compared(a, b, **kwargs):
-    return compare.compare(compare.read_run(a), compare.read_run(b), **{"samples": 200} | kwargs)
+    return compare.compare(read_run(a), read_run(b), **{"samples": 200} | kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +158,12 @@ def test_the_command(pair, tmp_path):
     assert written == compared(*pair, samples=300, seed=1)
     row, test = written["scores"]["weighted_f1"], written["mcnemar"]
     assert written["conclusion"].startswith("B is better than A by ")
-    for text in (
-        f"A: {pair[0]}, 3 seeds", f"B: {pair[1]}, 2 seeds", "small, protocol official: 240 test utterances in 24 dialogues",
-        f"{100 * row['a']:.2f} ± {100 * row['a_sd']:.2f}", f"{100 * row['b']:.2f} ± {100 * row['b_sd']:.2f}",
-        f"{100 * row['low']:.2f} to {100 * row['high']:.2f}", "weighted F1", "macro F1", "accuracy", "UAR",
-        f"only A right {test['only_a']}, only B right {test['only_b']}", written["conclusion"],
-    ):  # fmt: skip
+    words = [f"A: {pair[0]}, 3 seeds", f"B: {pair[1]}, 2 seeds"]
+    words += ["small, protocol official: 240 test utterances in 24 dialogues"]
+    words += [f"{100 * row[side]:.2f} ± {100 * row[f'{side}_sd']:.2f}" for side in "ab"]
+    words += [f"{100 * row['low']:.2f} to {100 * row['high']:.2f}", "weighted F1", "macro F1", "accuracy", "UAR"]
+    words += [f"only A right {test['only_a']}, only B right {test['only_b']}", written["conclusion"]]
+    for text in words:
         assert text in done.stdout
     refused = run(pair[0], tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
@@ -161,7 +180,7 @@ def test_a_file_that_cannot_be_written_is_named(pair, tmp_path, capsys):
 
 def test_a_run_compared_with_itself(pair, capsys):
     compare.main([str(pair[0]), str(pair[0]), "--samples=100"])
-    assert "no difference that this test can show: B - A is 0.00 points of weighted F1" in capsys.readouterr().out
+    assert f"{NO_DIFFERENCE} 0.00 points of weighted F1" in capsys.readouterr().out
 
 
 def test_swapping_the_sides_swaps_the_result(pair):
@@ -174,16 +193,37 @@ def test_swapping_the_sides_swaps_the_result(pair):
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        ((0.012, 0.003, 0.021, 0.004), "B is better than A by 1.20 points of weighted F1 (95 % interval 0.30 to 2.10), p = 0.004"),
-        ((-0.012, -0.021, -0.003, 0.0002), "A is better than B by 1.20 points of weighted F1 (95 % interval 0.30 to 2.10), p < 0.001"),
-        ((0.012, -0.003, 0.021, 0.06), "no difference that this test can show: B - A is 1.20 points of weighted F1 (95 % interval -0.30 to 2.10), p = 0.060"),
-        ((0.012, -0.0001, 0.021, 0.049), "no difference that this test can show: B - A is 1.20 points of weighted F1 (95 % interval -0.01 to 2.10), p = 0.049"),
-        ((-0.00001, -0.003, 0.003, 0.9), "no difference that this test can show: B - A is 0.00 points of weighted F1 (95 % interval -0.30 to 0.30), p = 0.900"),
-        ((0.012, 0.0001, 0.021, 0.051), "no difference that this test can show: B - A is 1.20 points of weighted F1 (95 % interval 0.01 to 2.10), p = 0.051"),
+        ((0.012, 0.003, 0.021, 0.004), f"B is better than A by 1.20 {POINTS} 0.30 to 2.10), p = 0.004"),
+        ((-0.012, -0.021, -0.003, 0.0002), f"A is better than B by 1.20 {POINTS} 0.30 to 2.10), p < 0.001"),
+        ((0.012, -0.003, 0.021, 0.06), f"{NO_DIFFERENCE} 1.20 {POINTS} -0.30 to 2.10), p = 0.060"),
+        ((0.012, -0.0001, 0.021, 0.049), f"{NO_DIFFERENCE} 1.20 {POINTS} -0.01 to 2.10), p = 0.049"),
+        ((-0.00001, -0.003, 0.003, 0.9), f"{NO_DIFFERENCE} 0.00 {POINTS} -0.30 to 0.30), p = 0.900"),
+        ((0.012, 0.0001, 0.021, 0.051), f"{NO_DIFFERENCE} 1.20 {POINTS} 0.01 to 2.10), p = 0.051"),
     ],
-)  # fmt: skip
+)
 def test_conclusion_in_plain_words(found, words):
-    assert compare.conclusion(dict(zip(("difference", "low", "high", "p"), found, strict=True))) == words
+    fields = dict(zip(("difference", "low", "high", "p"), found, strict=True))
+    assert compare.conclusion(METRICS["weighted_f1"], fields) == words
+
+
+def test_of_errors_fewer_are_better():
+    metric = Metric("mean absolute error", "MAE", np.mean, "min", unit="")
+    fields = {"difference": -0.25, "low": -0.375, "high": -0.125, "p": 0.0001}
+    wanted = "B is better than A by 0.25000 mean absolute error (95 % interval 0.12500 to 0.37500), p < 0.001"
+    assert compare.conclusion(metric, fields) == wanted
+
+
+def test_a_score_newer_than_the_runs_is_compared(pair, monkeypatch, capsys):
+    metric = Metric("share of calm", "calm", lambda counts: counts[..., 0].sum(-1) / counts.sum((-2, -1)))
+    monkeypatch.setattr(Classification, "metrics", {**Classification.metrics, "calm": metric})
+    found = compared(*pair)["scores"]["calm"]
+    means = [
+        np.mean([chosen_lines(r, s)[1].count("calm") for s in seeds])
+        for r, seeds in zip(pair, ((0, 1, 2), (0, 5)), strict=True)
+    ]
+    assert [found["a"], found["b"]] == pytest.approx([mean / (DIALOGUES * TURNS) for mean in means])
+    compare.main([*map(str, pair), "--samples=100"])
+    assert "share of calm" in capsys.readouterr().out
 
 
 def test_a_leaky_protocol_and_few_dialogues_are_told(tmp_path, capsys):
@@ -209,7 +249,7 @@ def test_a_seed_that_lacks_a_fold_is_left_out_and_told(pair, tmp_path, capsys):
 def test_no_seed_with_all_folds_is_refused(tmp_path):
     a = write_run(tmp_path / "a", folds=("1", "2"), seeds=(0, 1), diverged=[("2", 1), ("1", 0)])
     with pytest.raises(UserError, match=r"no seed that finished every fold.*seed 0.*fold 1.*seed 1.*fold 2"):
-        compare.read_run(a)
+        compared(a, a)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +257,12 @@ def test_no_seed_with_all_folds_is_refused(tmp_path):
     [
         ({"split": "s2"}, "not the same split:\n.*a: small, official .sha256 s1.\n.*b: small, official .sha256 s2"),
         ({"labels": ("calm", "cross", "glad")}, "not the same labels:\n.*a: calm, glad, cross\n.*b: calm, cross, glad"),
-        ({"dialogues": 23}, r"not the same test utterances \(such as 'ü230'\):\n.*a: 240 utterances, 10 of them alone\n.*b: 230 utterances, 0 of"),
+        (
+            {"dialogues": 23},
+            r"not the same test utterances \(such as 'ü230'\):\n.*a: 240 utterances, 10 of them .*\n.*b: 230 .*, 0 of",
+        ),
     ],
-)  # fmt: skip
+)
 def test_runs_on_something_else_are_refused(pair, tmp_path, changes, message):
     b = write_run(tmp_path / "b", **changes)
     with pytest.raises(UserError, match=message):
@@ -230,8 +273,8 @@ def test_runs_on_something_else_are_refused(pair, tmp_path, changes, message):
 def test_runs_on_other_features_are_compared_and_it_is_told(pair, tmp_path, capsys):
     b = write_run(tmp_path / "b", skill=0.9, name="other", manifest="m2")
     compare.main([str(pair[0]), str(b)])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "The corpora are two, small (manifest sha256 m1…) and other (manifest sha256 m2…)" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "The corpora are two, small (manifest sha256 m1…) and other (manifest sha256 m2…)" in output
     compare.main([str(pair[0]), str(pair[1])])
     assert "The corpora are two" not in capsys.readouterr().out
 
@@ -239,9 +282,12 @@ def test_runs_on_other_features_are_compared_and_it_is_told(pair, tmp_path, caps
 @pytest.mark.parametrize(("field", "other"), [("label", "glad"), ("dialogue", "d7")])
 def test_other_gold_labels_or_dialogues_are_refused(tmp_path, field, other):
     a, b = (write_run(tmp_path / name, seeds=(0,)) for name in "ab")
-    at = next(i for i, row in enumerate(lines_of(b), 1) if row["replica"].startswith("point 1") and row[field] != other)
-    utterance, was = lines_of(b)[at - 1]["id"], lines_of(b)[at - 1][field]
-    replace_line(b, at, lambda row: row.update({field: other}))
+    utterance, was = next((row["id"], row[field]) for row in lines_of(b) if row[field] != other)
+    for number, row in enumerate(lines_of(b), 1):  # of both points
+        if row["id"] == utterance:
+            replace_line(b, number, lambda row: row.update({field: other}))
+    labels = {row["id"]: row["label"] for row in lines_of(b)}.values()
+    edit(b / "metrics.json", lambda metrics: metrics["data"].update(counts={"official": counts(labels, LABELS)}))
     message = rf"not the same {field} for '{utterance}' \(1 such utterances\):\n.*a: {was}\n.*b: {other}"
     with pytest.raises(UserError, match=message):
         compared(a, b)
@@ -259,16 +305,16 @@ def test_one_dialogue_or_too_few_samples_are_refused(pair, tmp_path):
     ("change", "message"),
     [
         (lambda m: m.pop("replicas"), "field 'replicas' is missing"),
-        (lambda m: m["protocol"].pop("split_sha256"), "field 'split_sha256' is missing"),
+        (lambda m: m["protocol"].pop("split_sha256"), "field 'protocol.split_sha256' is missing"),
         (lambda m: m.update(points=[3]), "not what this mer_jax writes"),
-        (lambda m: [p.update(chosen=False) for p in m["points"]], "no seed that finished every fold"),
+        (lambda m: [p.update(chosen=False) for p in m["points"]], "no point is chosen"),
     ],
 )
 def test_a_metrics_file_of_something_else_is_refused(tmp_path, change, message):
     a = write_run(tmp_path / "a")
     edit(a / "metrics.json", change)
     with pytest.raises(UserError, match=message) as caught:
-        compare.read_run(a)
+        read_run(a)
     assert str(a) in str(caught.value)
 
 
@@ -276,12 +322,12 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path):
     a = write_run(tmp_path / "a")
     (a / "metrics.json").write_text('{"labels": [')
     with pytest.raises(UserError, match=r"metrics\.json is not valid JSON"):
-        compare.read_run(a)
+        read_run(a)
     (a / "predictions.jsonl").unlink()
     with pytest.raises(UserError, match=r"a is not a finished run: it has no predictions\.jsonl"):
-        compare.read_run(a)
+        read_run(a)
     with pytest.raises(UserError, match="nowhere does not exist"):
-        compare.read_run(tmp_path / "nowhere")
+        read_run(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +340,7 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path):
         (lambda row: row["probabilities"].pop("calm"), "its probabilities are not one per label"),
         (lambda row: row["probabilities"].update(calm=float("nan")), "its probabilities do not sum to 1"),
         (lambda row: row["probabilities"].update(calm=1.5), "its probabilities do not sum to 1"),
-        (lambda row: row.update(id="ü249"), "utterance 'ü249' occurs a second time for seed 0"),
+        (lambda row: row.update(id="ü249"), "utterance 'ü249' occurs a second time for this replica"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, change, message):
@@ -303,7 +349,7 @@ def test_a_damaged_line_is_named(tmp_path, change, message):
     assert lines_of(a)[-11]["id"] == "ü249"
     replace_line(a, number, change)
     with pytest.raises(UserError, match=f"predictions.jsonl, line {number} is damaged: {message}"):
-        compare.read_run(a)
+        read_run(a)
 
 
 def test_a_torn_file_is_refused(tmp_path):
@@ -312,20 +358,18 @@ def test_a_torn_file_is_refused(tmp_path):
     number = whole.count(b"\n")
     path.write_bytes(whole[:-30])  # inside the last line
     with pytest.raises(UserError, match=f"line {number} is damaged"):
-        compare.read_run(a)
+        read_run(a)
     path.write_bytes(b"\n".join(whole.split(b"\n")[:-2]) + b"\n")  # between two lines
-    with pytest.raises(
-        UserError, match="incomplete: seed 0 has 240 utterances, seed 2 239; only one of them has 'ü239'"
-    ):
-        compare.read_run(a)
+    with pytest.raises(UserError, match=r"incomplete: of point 1, .*seed 2 it has 239 utterances, .* 240"):
+        read_run(a)
     path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"predictions\.jsonl holds nothing of seed 0"):
-        compare.read_run(a)
+    with pytest.raises(UserError, match=r"predictions\.jsonl is incomplete: of .*, seed 0 it has 0 utterances"):
+        read_run(a)
 
 
 def test_seeds_that_disagree_on_a_label_are_refused(tmp_path):
     a = write_run(tmp_path / "a")
     wrong = next(name for name in LABELS if name != lines_of(a)[-1]["label"])
     replace_line(a, len(lines_of(a)), lambda row: row.update(label=wrong))
-    with pytest.raises(UserError, match=f"damaged: the label of 'ü239' is .* for seed 0 and '{wrong}' for seed 2"):
-        compare.read_run(a)
+    with pytest.raises(UserError, match="damaged: another line says something else of utterance 'ü239'"):
+        read_run(a)

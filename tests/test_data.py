@@ -174,8 +174,8 @@ def test_grain_gives_the_same_stream_with_any_threads_and_from_any_step(small_co
     corpus = Corpus(small_corpus)
 
     def stream(threads, start, count):
-        feed = loader.BatchSource(corpus, pool, "refuse", ONE, read_threads=threads)
-        return list(itertools.islice(feed.training(order, start), count))
+        batches = loader.BatchSource(corpus, pool, "refuse", ONE, read_threads=threads)
+        return list(itertools.islice(batches.training(order, start), count))
 
     order = loader.training_order(pool, np.arange(len(pool)), 8, 0, 2)
     whole = stream(0, 0, 9)
@@ -206,7 +206,7 @@ def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corp
     parts = [np.array([2, 7, 9, 10, 1]), np.array([2, 7, 9, 10, 1]), np.array([0, 7])]
     streamed = loader.BatchSource(corpus, pool, "refuse", ONE)
     packed = loader.BatchSource(corpus, pool, "refuse", ONE, source=resident(corpus, pool))
-    for (block, places, _, rows), (source, at, pads, same) in zip(
+    for (block, positions, _, rows), (source, at, lengths, same) in zip(
         streamed.evaluation(parts, 4, 2), packed.evaluation(parts, 4, 2), strict=True
     ):
         np.testing.assert_array_equal(rows, same)
@@ -215,8 +215,8 @@ def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corp
         assert int(block.weight.sum()) == len(real)
         for k in range(3):
             found, wanted = (
-                loader.materialize_batch(block, jnp.asarray(places[k]), ()),
-                loader.materialize_batch(source, jnp.asarray(at[k]), pads),
+                loader.materialize_batch(block, jnp.asarray(positions[k]), ()),
+                loader.materialize_batch(source, jnp.asarray(at[k]), lengths),
             )
             np.testing.assert_array_equal(found.weight, wanted.weight)
             real = np.asarray(wanted.weight) > 0

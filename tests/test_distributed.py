@@ -2,19 +2,16 @@
 
 import itertools
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 
 import numpy as np
 import pytest
 import store
-from conftest import ROOT, corpus_of, free_ports, small_description, small_utterances, user_env
+from conftest import ROOT, corpus_of, small_description, small_utterances
+from processes import launch, outputs, so_far
 from runs import committed, compare, final_arrays
 
 from mer_jax.data.corpus_writer import write_corpus
@@ -29,44 +26,16 @@ STREAM = ["--config.data.placement=stream"]
 TIMEOUT = 10  # seconds until a process counts as lost
 
 
-def launch(count, cache_home, command, devices=None, env=None):
-    """The same command as `count` processes, each with so many devices; each gets its --distributed through `command(how)`.
-
-    They write to files: one that nobody reads may fill a pipe and wait for ever, and the others for it.
-    """
-    (port,) = free_ports(1)
-    processes = []
-    for i in range(count):
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by outputs()
-        line = [sys.executable, *map(str, command(f"localhost:{port},{count},{i}" if count > 1 else "none"))]
-        environ = user_env(cache_home, devices[i] if devices else 1) | (env or {})
-        processes.append(subprocess.Popen(line, cwd=ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT))
-        processes[-1].file = file
-    return processes
-
-
-def so_far(process):
-    return os.pread(process.file.fileno(), 1 << 24, 0).decode()
-
-
-def outputs(processes, timeout=170):
-    deadline = time.monotonic() + timeout
-    try:
-        for p in processes:
-            p.wait(max(1, deadline - time.monotonic()))
-        return [so_far(p) for p in processes]
-    except subprocess.TimeoutExpired:
-        raise AssertionError("\n".join([f"not ended after {timeout} s", *map(so_far, processes)])) from None
-    finally:
-        for p in processes:
-            p.kill()
-            p.wait()
-            p.file.close()
-
-
 def main_command(workdir, corpus, flags):
-    return lambda how: ["-m", "mer_jax.main", *flags, f"--config.data.path={corpus}", f"--workdir={workdir}",
-                        f"--distributed={how}", f"--distributed_timeout={TIMEOUT}"]  # fmt: skip
+    return lambda how: [
+        "-m",
+        "mer_jax.main",
+        *flags,
+        f"--config.data.path={corpus}",
+        f"--workdir={workdir}",
+        f"--distributed={how}",
+        f"--distributed_timeout={TIMEOUT}",
+    ]
 
 
 def train(count, cache_home, workdir, corpus, flags, timeout=170):
@@ -141,8 +110,9 @@ def check_reads(workdir, whole):
 
 
 def kill_and_go_on(counts, cache_home, workdir, corpus, flags, kills, seed):
-    """Starts the run again and again, each time with one of `counts` processes, and kills one of them at a random moment: while it
-    starts, in its first steps, or after it has saved. The last start, with the fewest, is left alone."""
+    """Starts the run again and again, each time with one of `counts` processes, and kills one of them at a random
+    moment: while it starts, in its first steps, or after it has saved. The last start, with the fewest, is left
+    alone."""
     rng = random.Random(seed)
     for _ in range(kills):
         count, when = rng.choice(counts), rng.choice(("start", "steps", "saved", "saved"))
@@ -177,8 +147,13 @@ def stepped(workdir, launched):
 
 def lasting(kills):
     """Flags of a run that takes longer than so many kills let it live."""
-    return [f"--config.train.epochs={max(6 * kills, 48)}", "--config.train.patience=0", "--config.train.checkpoint_minutes=0.02",
-            "--config.train.log_steps=10"]  # fmt: skip
+    epochs = f"--config.train.epochs={max(6 * kills, 48)}"
+    return [
+        epochs,
+        "--config.train.patience=0",
+        "--config.train.checkpoint_minutes=0.02",
+        "--config.train.log_steps=10",
+    ]
 
 
 @pytest.mark.slow

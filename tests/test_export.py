@@ -15,7 +15,6 @@ import pytest
 from conftest import ROOT, small_description, small_utterances, user_env
 
 import mer_jax
-from mer_jax import files
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
 from mer_jax.export import command
@@ -43,24 +42,6 @@ def test_what_the_command_refuses(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     told = fails(capsys, tmp_path, "--out", tmp_path / "other", "--formats", "safetensors")
     assert "pip install 'mer_jax[export]'" in told
-
-
-def test_a_folder_appears_when_all_is_well_and_not_otherwise(tmp_path):
-    out = tmp_path / "deep" / "out"
-    with pytest.raises(FileExistsError), files.made_whole(out) as folder:
-        folder.mkdir()
-    with files.made_whole(out) as folder:
-        folder.rmdir()
-    assert list(out.parent.iterdir()) == []
-    with pytest.raises(UserError, match="not empty"), files.made_whole(tmp_path / "late"):
-        (tmp_path / "late" / "theirs").mkdir(parents=True)
-    with pytest.raises(UserError, match="cannot be made"), files.made_whole(tmp_path / "late" / "theirs" / "\0"):
-        pass
-    out.mkdir()
-    with files.made_whole(out) as folder:
-        (folder / "whole").write_text("")
-    assert list(out.parent.iterdir()) == [out]
-    assert (out / "whole").exists()
 
 
 def test_rewriting_changes_no_result():

@@ -9,14 +9,13 @@ import pytest
 from conftest import class_targets, small_description
 from PIL import Image
 
-from mer_jax import config as config_lib
 from mer_jax.data import __main__ as data_main
 from mer_jax.data import corpus as corpus_lib
 from mer_jax.data import frames, loader, synthetic
 from mer_jax.data import pool as pool_lib
 from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.corpus_writer import write_corpus
-from mer_jax.data.frames import EncodedFrames, View, as_they_are, coded
+from mer_jax.data.frames import EncodedFrames, View, decode_frames, encode_frames
 from mer_jax.errors import UserError
 from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
 from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
@@ -41,9 +40,19 @@ def pictures(count=3, height=20, width=24, seed=0):
 def framed_utterances(coding="png", count=12):
     for i in range(count):
         yield Utterance(
-            f"u{i:02d}", ("train", "train", "valid", "test")[i % 4], f"d{i}", 0, "s", "1", ("calm", "glad", "cross")[i % 3],
-            "", {"visual": coded(pictures(1 + i % 3, seed=i), coding), "text": np.ones((2, 6), np.float16) * i},
-        )  # fmt: skip
+            id=f"u{i:02d}",
+            split=("train", "train", "valid", "test")[i % 4],
+            dialogue=f"d{i}",
+            turn=0,
+            speaker="s",
+            session="1",
+            label=("calm", "glad", "cross")[i % 3],
+            sentence="",
+            features={
+                "visual": encode_frames(pictures(1 + i % 3, seed=i), coding),
+                "text": np.ones((2, 6), np.float16) * i,
+            },
+        )
 
 
 @pytest.fixture
@@ -60,14 +69,18 @@ def test_frames_come_back_from_a_record(tmp_path, coding):
     )
     corpus = Corpus(tmp_path / "c")
     assert corpus.modalities["visual"] == {
-        "width": 3 * 20 * 24, "dtype": coding, "pixels": [20, 24], "longest": 3, "extractor": "drawn",
-    }  # fmt: skip
+        "width": 3 * 20 * 24,
+        "dtype": coding,
+        "pixels": [20, 24],
+        "longest": 3,
+        "extractor": "drawn",
+    }
     for i, wanted in enumerate(sorted(framed_utterances(coding), key=lambda u: corpus_lib.SPLITS.index(u.split))):
         found = corpus[i]
         assert found.id == wanted.id
         assert corpus.index["length/visual"][i] == len(wanted.features["visual"])
         original = np.stack(pictures(len(found.features["visual"]), seed=int(wanted.id[1:])))
-        off = np.abs(as_they_are(found.features["visual"]).astype(int) - original)
+        off = np.abs(decode_frames(found.features["visual"]).astype(int) - original)
         assert off.max() <= (12 if coding == "jpeg" else 0)
 
 
@@ -86,13 +99,15 @@ def test_an_independent_reader_finds_the_frames(framed):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda f: dataclasses.replace(f, width=25), "'u01': visual is 20 x 25 pixels as png; the utterances before it are 20 x 24 pixels"),
-        (lambda f: dataclasses.replace(f, coding="jpeg"), "'u01': visual is 20 x 24 pixels as jpeg; the utterances before it are 20 x 24 pixels as png"),
+        (lambda f: dataclasses.replace(f, width=25), "'u01': visual is 20 x 25 pixels as png; {before}"),
+        (lambda f: dataclasses.replace(f, coding="jpeg"), "'u01': visual is 20 x 24 pixels as jpeg; {before}"),
         (lambda f: dataclasses.replace(f, data=()), "must be frames of jpeg, png, uint8, not 0 of png"),
-        (lambda f: np.zeros((3, 5), np.float32), "'u01': visual is 5 wide of float32; the utterances before it are 20 x 24 pixels as png"),
+        (lambda f: np.zeros((3, 5), np.float32), "'u01': visual is 5 wide of float32; {before}"),
     ],
-)  # fmt: skip
+)
 def test_frames_that_are_not_alike_are_refused(tmp_path, change, words):
+    words = words.format(before="the utterances before it are 20 x 24 pixels as png")
+
     def utterances():
         for u in framed_utterances():
             visual = u.features["visual"]
@@ -117,44 +132,42 @@ def test_a_damaged_frame_is_named(tmp_path, capsys):
     with pytest.raises(ValueError, match="frame 0 has 3 bytes, not 20 x 24 x 3"):
         EncodedFrames("uint8", 20, 24, (b"abc",)).image(0)
     with pytest.raises(ValueError, match="frame 0 is no jpeg"):
-        EncodedFrames("jpeg", 20, 24, coded(pictures(1), "png").data).image(0)
+        EncodedFrames("jpeg", 20, 24, encode_frames(pictures(1), "png").data).image(0)
     with pytest.raises(ValueError, match="frame 0 is 20 x 24 pixels, not 8 x 8"):
-        EncodedFrames("png", 8, 8, coded(pictures(1), "png").data).image(0)
-
-
-# ---- what a model sees ----
+        EncodedFrames("png", 8, 8, encode_frames(pictures(1), "png").data).image(0)
 
 
 def test_without_a_draw_it_is_the_square_in_the_middle():
-    shown = coded(pictures(), "uint8")
-    np.testing.assert_array_equal(View(20, **PLAIN).of(shown), np.stack(pictures())[:, :, 2:22])
+    shown = encode_frames(pictures(), "uint8")
+    np.testing.assert_array_equal(View(20, **PLAIN).apply(shown), np.stack(pictures())[:, :, 2:22])
     wanted = [np.asarray(Image.fromarray(p[:, 2:22]).resize((8, 8), Image.Resampling.BILINEAR)) for p in pictures()]
-    found = View(8, crop=0.5, flip=0.5, colour=0.5).of(shown)
+    found = View(8, crop=0.5, flip=0.5, colour=0.5).apply(shown)
     off = np.abs(found.astype(int) - np.stack(wanted))  # at the edges the filter sees what is beyond the cut
     assert off[:, 1:-1, 1:-1].max() <= 1
     assert off.max() < 10
 
 
 def test_a_draw_is_the_same_for_all_frames_and_for_the_same_numbers():
-    view, still = View(16, crop=0.4, flip=0.5, colour=0.3), coded(pictures(1) * 3, "uint8")
+    view, still = View(16, crop=0.4, flip=0.5, colour=0.3), encode_frames(pictures(1) * 3, "uint8")
     seen = {}
     for seed in range(8):
-        found = view.of(still, np.random.default_rng(seed))
+        found = view.apply(still, np.random.default_rng(seed))
         assert (found[0] == found).all()
-        np.testing.assert_array_equal(found, view.of(still, np.random.default_rng(seed)))
+        np.testing.assert_array_equal(found, view.apply(still, np.random.default_rng(seed)))
         seen[found.tobytes()] = seed
     assert len(seen) == 8
 
 
 def test_every_kind_of_change_is_made():
-    shown = coded(pictures(1), "uint8")
-    whole = View(20, **PLAIN).of(shown)
+    shown = encode_frames(pictures(1), "uint8")
+    whole = View(20, **PLAIN).apply(shown)
 
     def some(**changes):
-        return [View(20, **(PLAIN | changes)).of(shown, np.random.default_rng(s)) for s in range(20)]
+        return [View(20, **(PLAIN | changes)).apply(shown, np.random.default_rng(s)) for s in range(20)]
 
     assert all((view == whole).all() for view in some()), "a cut of all the area is the one in the middle"
-    mirrored = [bool((View(20, **(PLAIN | {"flip": 0.5})).of(shown, np.random.default_rng(s)) == whole[:, :, ::-1]).all()) for s in range(40)]  # fmt: skip
+    flipping = View(20, **(PLAIN | {"flip": 0.5}))
+    mirrored = [(flipping.apply(shown, np.random.default_rng(s)) == whole[:, :, ::-1]).all() for s in range(40)]
     assert 10 < sum(mirrored) < 30
     assert len({x.tobytes() for x in some(crop=0.3)}) == 20
     bright = [float(x.mean()) for x in some(colour=0.4)]
@@ -172,24 +185,21 @@ def test_colours_are_their_formula():
     assert np.abs(found - wanted.clip(0, 255)).max() <= 1
 
 
-# ---- in batches ----
-
-
-def feed_of(folder, threads=1, seed=0):
+def source_of(folder, threads=1, seed=0):
     corpus = Corpus(folder)
     rows = np.arange(len(corpus))
     targets = class_targets(corpus.label_ids(rows), len(corpus.labels))
     pool = pool_lib.select_utterances(corpus, rows, {"visual": 2, "text": 4}, targets)
     view = View(8, crop=0.5, flip=0.5, colour=0.2)
     mesh = sharding.make_mesh(devices=sharding.jax.devices()[:1])
-    feed = loader.BatchSource(corpus, pool, "refuse", mesh, read_threads=threads, view=view, seed=seed)
-    return feed, loader.training_order(pool, np.arange(len(pool)), 4, 0, 1)
+    batches = loader.BatchSource(corpus, pool, "refuse", mesh, read_threads=threads, view=view, seed=seed)
+    return batches, loader.training_order(pool, np.arange(len(pool)), 4, 0, 1)
 
 
 def test_batches_of_frames_depend_on_seed_and_step_only(framed):
     def some(start, count, **how):
-        feed, order = feed_of(framed, **how)
-        items = feed.training(order, start)
+        batches, order = source_of(framed, **how)
+        items = batches.training(order, start)
         return [next(items) for _ in range(count)]
 
     whole = some(0, 7)
@@ -209,28 +219,33 @@ def test_batches_of_frames_depend_on_seed_and_step_only(framed):
 
 
 def test_evaluation_draws_nothing(framed):
-    feed, _ = feed_of(framed, threads=3)
-    part = np.arange(len(feed.pool))
+    batches, _ = source_of(framed, threads=3)
+    part = np.arange(len(batches.pool))
     seen = {}
-    for source, places, _, rows in feed.evaluation([part], 5, 1):
-        batch = loader.take_rows(source, jnp.asarray(places[0]))
+    for source, positions, _, rows in batches.evaluation([part], 5, 1):
+        batch = loader.take_rows(source, jnp.asarray(positions[0]))
         for row, x, m in zip(
             rows[0], np.asarray(batch.features["visual"]), np.asarray(batch.mask["visual"]), strict=True
         ):
             seen[int(row)] = x[m]
     for row in part:
-        wanted = feed.view.of(feed.corpus[int(row)].features["visual"][:2])
+        wanted = batches.view.apply(batches.corpus[int(row)].features["visual"][:2])
         np.testing.assert_array_equal(seen[int(row)], wanted)
 
 
 def test_frames_are_standardised_as_public_backbones_expect(framed):
     """torchvision's and transformers' constants; padding stays zero."""
-    feed, order = feed_of(framed)
+    batches, order = source_of(framed)
     stats = pool_lib.scan(
-        feed.corpus, feed.pool, np.ones((2, len(feed.pool)), bool), "refuse", local_rows=np.arange(12), keep=False
+        batches.corpus,
+        batches.pool,
+        np.ones((2, len(batches.pool)), bool),
+        "refuse",
+        local_rows=np.arange(12),
+        keep=False,
     ).stats
     assert stats["visual"]["mean"].shape == (2, 3)
-    batch = next(feed.training(order, 0))[0]
+    batch = next(batches.training(order, 0))[0]
     given = {m: {name: x[0] for name, x in s.items()} for m, s in stats.items()}
     found = np.asarray(step.standardize(batch, given).features["visual"])
     raw, mask = np.asarray(batch.features["visual"]) / 255.0, np.asarray(batch.mask["visual"])
@@ -245,14 +260,16 @@ def test_a_frame_of_another_size_stops_a_run_before_it_trains(tmp_path):
             visual = u.features["visual"]
             if u.id == "u04":
                 visual = dataclasses.replace(
-                    visual, data=(*visual.data[:-1], coded(pictures(1, 16, 16), "png").data[0])
+                    visual, data=(*visual.data[:-1], encode_frames(pictures(1, 16, 16), "png").data[0])
                 )
             yield dataclasses.replace(u, features={**u.features, "visual": visual})
 
     write_corpus(tmp_path / "c", broken(), small_description(extractors={"visual": "drawn", "text": "none"}))
-    feed, _ = feed_of(tmp_path / "c")
+    batches, _ = source_of(tmp_path / "c")
     with pytest.raises(UserError, match=r"\(u04\): frame 1 is 16 x 16 pixels, not 20 x 24"):
-        pool_lib.scan(feed.corpus, feed.pool, np.ones((1, 12), bool), "refuse", local_rows=np.arange(12), keep=False)
+        pool_lib.scan(
+            batches.corpus, batches.pool, np.ones((1, 12), bool), "refuse", local_rows=np.arange(12), keep=False
+        )
 
 
 def test_what_reads_frames_and_what_does_not(framed):
@@ -260,9 +277,9 @@ def test_what_reads_frames_and_what_does_not(framed):
     reads, features = deepmsi_mer_frames_lib.DeepMSIFramesExperiment(), deepmsi_mer_lib.DeepMSIExperiment()
     for config in (reads, features):
         config.data.modalities = ("text", "visual")
-    config_lib.validate_against(reads, corpus)
+    reads.check_corpus(corpus)
     with pytest.raises(UserError, match=r"holds frames as visual, which configs/deepmsi_mer_frames\.py reads"):
-        config_lib.validate_against(features, corpus)
+        features.check_corpus(corpus)
 
 
 def test_the_drawn_square_says_what_the_cue_says():
@@ -272,7 +289,7 @@ def test_the_drawn_square_says_what_the_cue_says():
     for _ in range(5):
         cue = rng.normal(size=synthetic.CUE)
         shown, boxes = synthetic.draw(cue, spec, rng)
-        for image, box in zip(as_they_are(shown), boxes, strict=True):
+        for image, box in zip(decode_frames(shown), boxes, strict=True):
             left, top, right, bottom = (box.astype(float) * spec.pixels).astype(int)
             inner = image[top:bottom, left:right].astype(float)
             found = np.linalg.lstsq(squares.T, (inner.ravel() - 180) / 8, rcond=None)[0]

@@ -1,43 +1,23 @@
-"""Which utterances train, validate and test: the promises of every protocol, its refusals, and what parts share."""
+"""Which utterances train, validate and test: the promises of every protocol, and its refusals."""
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL_LABELS, small_description
+from conftest import ROOT, small_description
+from dialogues import LONGEST, utterances, values
 
-from mer_jax.data.corpus import Corpus, Utterance
+from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
-from mer_jax.data.leakage import KINDS, PAIRS, leak_lines, leakage, normalised_sentence, to_json
-from mer_jax.data.protocols import Fold, Split, check_name, sha256, split
+from mer_jax.data.protocols import Fold, check_name, sha256, split
 from mer_jax.errors import UserError
 
-LONGEST = 9
 DRAWN = ("loso", "loso:2", "speaker", "speaker:3", "kfold_dialogue:6", "kfold_utterance:6")
 COVERING = (*DRAWN, "published")
 ALL = ("official", "dialoguernn", *COVERING)
-
-
-def utterances():
-    """5 sessions of 6 dialogues between the two speakers of the session, of 3 to 9 utterances; the last session is test."""
-    for number in range(30):
-        session = 1 + number // 6
-        for turn in range(3 + 5 * number % (LONGEST - 2)):
-            yield Utterance(
-                id=f"Ses{session}_d{number:02d}_{'FM'[turn % 2]}{turn}",
-                split="test" if session == 5 else "valid" if number in (0, 8) else "train",
-                dialogue=f"d{number:02d}",
-                turn=turn,
-                speaker=f"Ses{session}{'FM'[turn % 2]}",
-                session=f"Ses{session}",
-                label=SMALL_LABELS[turn % 3],
-                sentence="",
-                features={"text": np.ones((1, 6), np.float32)},
-            )
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +33,12 @@ def corpus(folder):
     return Corpus(folder)
 
 
-def values(corpus, rows, kind):
-    return set(corpus.index[kind][rows].tolist())
-
-
 def same_parts(a, b):
     return all(
         np.array_equal(getattr(x, part), getattr(y, part))
         for x, y in zip(a.folds, b.folds, strict=True)
         for part in ("train", "valid", "test")
     )
-
-
-# ---- what every protocol promises ----
 
 
 @pytest.mark.parametrize("protocol", ALL)
@@ -97,9 +70,16 @@ def test_no_dialogue_is_in_valid_and_elsewhere(corpus, protocol, seed):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "kind"), [("loso", "session"), ("loso:2", "session"), ("speaker", "speaker"), ("speaker:3", "speaker"),
-                           ("dialoguernn", "session"), ("kfold_dialogue:6", "dialogue")],
-)  # fmt: skip
+    ("protocol", "kind"),
+    [
+        ("loso", "session"),
+        ("loso:2", "session"),
+        ("speaker", "speaker"),
+        ("speaker:3", "speaker"),
+        ("dialoguernn", "session"),
+        ("kfold_dialogue:6", "dialogue"),
+    ],
+)
 def test_what_is_left_out_is_in_no_other_part(corpus, protocol, kind):
     for fold in split(corpus, protocol, seed=5).folds:
         tested = values(corpus, fold.test, kind)
@@ -111,9 +91,6 @@ def test_about_a_tenth_validates(corpus, protocol):
     for fold in split(corpus, protocol, seed=0).folds:
         tenth = (len(fold.train) + len(fold.valid)) / 10
         assert abs(len(fold.valid) - tenth) <= LONGEST / 2
-
-
-# ---- each protocol ----
 
 
 def test_official_is_what_the_records_say(corpus):
@@ -160,8 +137,9 @@ def test_partners_of_a_tested_speaker_stay_in_train(corpus):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "apart"), [("kfold_dialogue:6", LONGEST), ("kfold_utterance:6", 3), ("kfold_utterance:25", 2), ("published", 1)]
-)  # fmt: skip
+    ("protocol", "apart"),
+    [("kfold_dialogue:6", LONGEST), ("kfold_utterance:6", 3), ("kfold_utterance:25", 2), ("published", 1)],
+)
 def test_groups_come_out_even(corpus, protocol, apart):
     sizes = [len(fold.test) for fold in split(corpus, protocol, seed=1).folds]
     assert max(sizes) - min(sizes) <= apart
@@ -203,9 +181,6 @@ def test_the_others_are_neither_leaky_nor_select_on_test(corpus, protocol):
     assert (made.title(), made.leaky, made.selects_on_test) == (protocol, "", False)
 
 
-# ---- the seed ----
-
-
 @pytest.mark.parametrize("protocol", COVERING)
 def test_the_seed_decides(corpus, protocol):
     np.random.seed(1)
@@ -231,19 +206,38 @@ def test_nor_does_the_hash_seed_of_the_process(corpus, folder):
         "corpus = Corpus(sys.argv[1]); print(*[sha256(corpus, split(corpus, p, 4)) for p in sys.argv[2:]])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, folder, *ALL], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "5"}, check=True,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", script, folder, *ALL],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONHASHSEED": "5"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.split() == [sha256(corpus, split(corpus, protocol, 4)) for protocol in ALL]
 
 
-# ---- refusals ----
-
-
 @pytest.mark.parametrize(
-    "protocol", ["", "lose", "official:2", "dialoguernn:5", "published:10", "loso:", "loso:1", "loso:x", "loso:05", "loso:-3",
-                 "loso:٣", "loso:2:2", "speaker:2.0", "kfold_dialogue", "kfold_dialogue:2", "kfold_utterance:2", " loso"],
-)  # fmt: skip
+    "protocol",
+    [
+        "",
+        "lose",
+        "official:2",
+        "dialoguernn:5",
+        "published:10",
+        "loso:",
+        "loso:1",
+        "loso:x",
+        "loso:05",
+        "loso:-3",
+        "loso:٣",
+        "loso:2:2",
+        "speaker:2.0",
+        "kfold_dialogue",
+        "kfold_dialogue:2",
+        "kfold_utterance:2",
+        " loso",
+    ],
+)
 def test_a_wrong_name_is_refused_with_the_right_ones(corpus, protocol):
     with pytest.raises(UserError, match=r"one of official, dialoguernn, loso, loso:k \(k >= 2\), .*kfold_utterance:k"):
         check_name(protocol)
@@ -252,9 +246,17 @@ def test_a_wrong_name_is_refused_with_the_right_ones(corpus, protocol):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "field"), [("loso", "session"), ("loso:2", "session"), ("dialoguernn", "session"), ("speaker", "speaker"),
-                            ("loso", "dialogue"), ("kfold_dialogue:3", "dialogue"), ("kfold_utterance:3", "dialogue")],
-)  # fmt: skip
+    ("protocol", "field"),
+    [
+        ("loso", "session"),
+        ("loso:2", "session"),
+        ("dialoguernn", "session"),
+        ("speaker", "speaker"),
+        ("loso", "dialogue"),
+        ("kfold_dialogue:3", "dialogue"),
+        ("kfold_utterance:3", "dialogue"),
+    ],
+)
 @pytest.mark.parametrize("value", ["", "1"])
 def test_a_field_without_two_values_is_refused(corpus, protocol, field, value):
     corpus.index[field][:] = value
@@ -270,9 +272,14 @@ def test_a_field_that_some_utterances_lack_is_refused(corpus):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "there"), [("loso:6", "5 sessions"), ("speaker:11", "10 speakers"), ("kfold_dialogue:31", "30 dialogues"),
-                            ("kfold_utterance:31", "30 dialogues")],
-)  # fmt: skip
+    ("protocol", "there"),
+    [
+        ("loso:6", "5 sessions"),
+        ("speaker:11", "10 speakers"),
+        ("kfold_dialogue:31", "30 dialogues"),
+        ("kfold_utterance:31", "30 dialogues"),
+    ],
+)
 def test_more_folds_than_groups_are_refused(corpus, protocol, there):
     with pytest.raises(UserError, match=f"={protocol}: .*only {there}; k must be at most {there.split()[0]}"):
         split(corpus, protocol, seed=0)
@@ -312,93 +319,6 @@ def test_an_empty_part_is_refused(tmp_path):
         split(Corpus(tmp_path / "few"), "official", seed=0)
 
 
-# ---- what parts share ----
-
-
-def spelled(line, way):
-    """One of four ways to write a line; a line below 0 has no words."""
-    if line < 0:
-        return ("", " ", "…", "“!”")[way]
-    return (f"It's line {line}.", f"IT’S LINE {line}!", f"  “it´s  line {line} …”", f"(its) line—{line}")[way]
-
-
-@pytest.mark.parametrize("protocol", ["official", "speaker", "kfold_utterance:6", "published"])
-def test_leakage_counts_what_sets_say(corpus, protocol):
-    rng = np.random.default_rng(0)
-    line = rng.integers(-20, 150, len(corpus))
-    sentences = {row: spelled(int(line[row]), row % 4) for row in range(len(corpus)) if row % 10}
-    line[::10] = -1  # not in the mapping
-    made = split(corpus, protocol, seed=0)
-    corpus.index["speaker"][5::7] = ""  # nobody knows who speaks
-    known = {kind: corpus.index[kind] for kind in KINDS if kind != "sentence"} | {"sentence": line}
-    empty = {kind: values == "" for kind, values in known.items() if kind != "sentence"} | {"sentence": line < 0}
-    seen = set()
-    for fold in made.folds:
-        leaks = leakage(corpus, fold, sentences)
-        assert tuple(leaks) == PAIRS
-        for pair in PAIRS:
-            first, second = (getattr(fold, part) for part in pair.split("-"))
-            for kind in KINDS:
-                ours, theirs = (known[kind][rows].tolist() for rows in (first, second))
-                both = {value for value in set(ours) & set(theirs) if (value >= 0 if kind == "sentence" else value)}
-                unknown = int(empty[kind][second].sum())
-                want = {"shared": len(both), "utterances": sum(value in both for value in theirs), "unknown": unknown}
-                assert leaks[pair][kind] == want, (fold.name, pair, kind)
-                seen.add((kind, want["shared"] > 0))
-    assert ("sentence", True) in seen
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"), [("Don’t.", "dont", True), ("don\x92t", "Don't", True), ("well-known", "well known", True),
-                               ("STRASSE", "straße", True), ("cafe\u0301", "CAFÉ", True), ("कि", "का", False),
-                               ("line 1", "line 12", False), ("no one", "noone", False)],
-)  # fmt: skip
-def test_which_sentences_are_the_same(one, other, same):
-    assert (normalised_sentence(one) == normalised_sentence(other)) is same
-
-
-def rows(*numbers):
-    return np.array(numbers, np.int64)
-
-
-def leaks_of(**utterances):
-    none = {kind: {"shared": 0, "utterances": 0, "unknown": 0} for kind in KINDS}
-    some = none | {kind: {"shared": 1, "utterances": n, "unknown": 0} for kind, n in utterances.items()}
-    return {"train-test": some, "valid-test": none, "train-valid": none}
-
-
-def test_leak_lines_speak_of_all_folds_together():
-    folds = (Fold("1", rows(3, 4, 5), rows(2), rows(0, 1)), Fold("2", rows(0, 1), rows(2), rows(3, 4, 5)))
-    made = Split("loso", "", "", False, folds)
-    nothing = "share nothing: no dialogue, no speaker, no session, no sentence"
-    assert leak_lines(made, [leaks_of(speaker=2, sentence=1), leaks_of(speaker=2)]) == [
-        "train and test share: speakers of 80.0 % of the test utterances (4), sentences of 20.0 % (1); no dialogue, no session",
-        f"valid and test {nothing}",
-        f"train and valid {nothing}",
-    ]
-    assert leak_lines(made, [leaks_of(), leaks_of()])[0] == f"train and test {nothing}"
-
-
-def test_leak_lines_do_not_speak_of_what_is_not_known(corpus):
-    made = split(corpus, "official", seed=0)
-    (fold,) = made.folds
-    row = np.arange(len(corpus))
-    tested = np.isin(row, fold.test)
-    corpus.index["session"] = np.full(len(corpus), "")
-    corpus.index["speaker"] = np.where(np.isin(row, fold.test[:3]), "", np.where(tested, "one", "other"))
-    corpus.index["dialogue"] = np.where(tested, "one", "other")
-    lines = leak_lines(made, [leakage(corpus, fold, {})])
-    assert lines[0] == "train and test share nothing: no dialogue, no speaker"
-    total = len(fold.test)
-    assert (
-        lines[1] == f"not known, and so not counted: the speakers of 3, sessions of {total} of {total} test utterances"
-    )
-    corpus.index["speaker"] = np.where(tested, "one", "")  # known where it is tested alone
-    lines = leak_lines(made, [leakage(corpus, fold, {})])
-    assert lines[0] == "train and test share nothing: no dialogue"
-    assert f"the speakers of {total}, sessions of {total} of {total} test utterances" in lines[1]
-
-
 @pytest.mark.parametrize(
     ("names", "last"),
     [(("1", "2", "10"), "10"), (("Ses01", "Ses2", "Ses10"), "Ses10"), (("a", "b"), "b"), (("9", "b"), "b")],
@@ -410,41 +330,6 @@ def test_the_last_session_is_the_one_of_the_largest_number(corpus, names, last):
     assert made.folds[0].name == last
     assert f"the last session, {last};" in made.description
     assert set(corpus.index["session"][made.folds[0].test]) == {last}
-
-
-def test_an_empty_part_shares_nothing_and_is_not_spoken_of(corpus):
-    half = np.arange(len(corpus)) < len(corpus) // 2
-    made = Split("official", "", "", False, (Fold("1", np.flatnonzero(half), rows(), np.flatnonzero(~half)),))
-    leaks = leakage(corpus, made.folds[0], {})
-    assert {found["unknown"] for pair in ("train-valid", "valid-test") for kind, found in leaks[pair].items() if kind != "sentence"} == {0}  # fmt: skip
-    (line,) = leak_lines(made, [leaks])
-    assert line.startswith("train and test share")
-
-
-def test_leak_lines_say_that_the_test_part_chooses(corpus):
-    made = split(corpus, "published", seed=0)
-    lines = leak_lines(made, [leakage(corpus, fold, {}) for fold in made.folds])
-    assert lines[0].startswith("train and test share: dialogues of 100.0 % of the test utterances")
-    assert lines[1] == "valid and test are the same utterances: the test part chooses the epoch"
-
-
-# ---- to disk ----
-
-
-@pytest.mark.parametrize("protocol", ["dialoguernn", "kfold_utterance:6", "published"])
-def test_json_holds_the_assignment(corpus, protocol):
-    made = split(corpus, protocol, seed=0)
-    leaks = [leakage(corpus, fold, {}) for fold in made.folds]
-    read = json.loads(json.dumps(to_json(corpus, made, leaks)))
-    assert read == to_json(corpus, made, leaks)
-    assert read["sha256"] == sha256(corpus, made)
-    assert (read["protocol"], read["leaky"], read["selects_on_test"]) == (protocol, made.leaky, made.selects_on_test)
-    everyone = set(corpus.index["id"].tolist())
-    for fold, entry, leak in zip(made.folds, read["folds"], leaks, strict=True):
-        assert (entry["name"], entry["leakage"]) == (fold.name, leak)
-        assert entry["test"] == corpus.index["id"][fold.test].tolist()
-        assert everyone - set(entry["valid"]) - set(entry["test"]) == values(corpus, fold.train, "id")
-        assert entry["counts"] == {part: len(getattr(fold, part)) for part in ("train", "valid", "test")}
 
 
 def test_the_hash_is_of_the_assignment_and_of_nothing_else(corpus):

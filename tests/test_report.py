@@ -20,12 +20,16 @@ from mer_jax.errors import UserError
 from mer_jax.evaluation.results import read_run
 from mer_jax.metrics.calibration import reliability as reliability_of
 from mer_jax.metrics.classification import class_f1, overall
+from mer_jax.metrics.metric import Metric
 from mer_jax.metrics.significance import bootstrap, bootstrap_classes
-from mer_jax.models import family as family_lib
+from mer_jax.models.family import experiment_type
 from mer_jax.report import __main__ as report_main
-from mer_jax.report import html, render, sections_errors
+from mer_jax.report import html, render, style
+from mer_jax.tasks.classification import Classification
 
 LEAKY = "the test part chooses the epoch"
+TAGS = """html head meta title style body section nav a h1 h2 h3 p ul ol li strong span small br wbr q code pre dl dt dd
+div table caption thead tbody tr th td figure figcaption svg g path circle rect text"""
 HOSTILE = (
     "</q><script>alert('&')</script><img src=\"https://example.org/x.png\" onerror='x'/> \x00\x1b[31m SURROGATE “ü”"
 )
@@ -33,7 +37,7 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """a: two folds, three seeds, two points, one replica diverged; b: one replica, and only the files that every run has."""
+    """a: two folds, three seeds, two points, one replica diverged; b: one replica, with what every run has."""
     folder = tmp_path_factory.mktemp("runs")
     a = write_run(folder / "a", seeds=3, folds=2, points=2, utterances=96, leaky=LEAKY, diverged=((1, 1, 2),))
     b = write_run(folder / "b", seeds=1, utterances=72, split="t" * 64, manifest="n" * 64, extras=False, sentence="")
@@ -49,7 +53,7 @@ def written(folder, *runs):
     return tree_of(folder / "report.html")
 
 
-def said(tree):
+def text_of(tree):
     return " ".join("".join(tree.itertext()).split())
 
 
@@ -67,25 +71,18 @@ def edit(path, change):
     path.write_text(json.dumps(value))
 
 
-# ---- the page ----
-
-
 def test_hostile_words_stay_words(tmp_path):
     nasty = ("<b>joy</b>", "neutral", "anger & \x92", "sadness", "fear")
     run = write_run(tmp_path / "<i>run</i>", labels=nasty, sentence=HOSTILE, leaky=HOSTILE)
     predictions = run / "predictions.jsonl"
     predictions.write_text(predictions.read_text().replace("SURROGATE", "\\ud800"))
     tree = written(tmp_path, run)
-    assert {element.tag for element in tree.iter()} <= {
-        "html", "head", "meta", "title", "style", "body", "section", "nav", "a", "h1", "h2", "h3", "p", "ul", "ol", "li", "strong", "span",
-        "small", "br", "wbr", "q", "code", "pre", "dl", "dt", "dd", "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "figure",
-        "figcaption", "svg", "g", "path", "circle", "rect", "text",
-    }  # fmt: skip
+    assert {element.tag for element in tree.iter()} <= set(TAGS.split())
     for element in tree.iter():
         assert element.get("href", "#").startswith("#")
         assert not {name for name in element.attrib if name.startswith("on") or name in ("src", "action")}
-    assert "<script>alert('&')</script>" in said(tree)
-    assert "<b>joy</b>" in said(tree)
+    assert "<script>alert('&')</script>" in text_of(tree)
+    assert "<b>joy</b>" in text_of(tree)
     assert "url(" not in (tmp_path / "report.html").read_text()
     policy = next(e for e in tree.iter("meta") if e.get("http-equiv") == "Content-Security-Policy")
     assert policy.get("content").startswith("default-src 'none'")
@@ -93,13 +90,13 @@ def test_hostile_words_stay_words(tmp_path):
 
 def test_a_leaky_protocol_is_told_in_red_and_only_a_leaky_one(tmp_path, runs):
     a, b = runs
-    assert LEAKY in said(of_class(written(tmp_path, a), "alarm")[0])
+    assert LEAKY in text_of(of_class(written(tmp_path, a), "alarm")[0])
     assert not of_class(written(tmp_path, b), "alarm")
 
 
 def test_runs_of_other_data_or_another_split_are_not_comparable(tmp_path, runs):
     a, b = runs
-    alarms = [said(e) for e in of_class(written(tmp_path, a, b), "alarm")]
+    alarms = [text_of(e) for e in of_class(written(tmp_path, a, b), "alarm")]
     for what, of in (("data", "small"), ("split", f"official (leaky: {LEAKY})")):
         assert any(f"have not the same {what}" in alarm and of in alarm for alarm in alarms)
     assert any(alarm.startswith("a: leaky protocol") for alarm in alarms)
@@ -114,17 +111,19 @@ def test_runs_on_other_features_of_the_same_utterances_are_comparable(tmp_path, 
     other = write_run(tmp_path / "other", seeds=1, utterances=72, split="t" * 64, manifest="o" * 64, skill=1.0)
     tree = written(tmp_path, runs[1], other)
     assert not of_class(tree, "alarm")
-    assert any("have not the same data" in said(e) and "same utterances" in said(e) for e in of_class(tree, "note"))
+    assert any(
+        "have not the same data" in text_of(e) and "same utterances" in text_of(e) for e in of_class(tree, "note")
+    )
     lines = [json.loads(line) for line in (other / "predictions.jsonl").read_text().splitlines()]
     for line in lines:
         line["dialogue"] += "x"  # the ids of another corpus
     (other / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert any("Not comparable" in said(e) for e in of_class(written(tmp_path, runs[1], other), "alarm"))
+    assert any("Not comparable" in text_of(e) for e in of_class(written(tmp_path, runs[1], other), "alarm"))
 
 
 def test_the_points_of_a_sweep_are_rows_and_the_chosen_one_is_marked(tmp_path, runs):
     tables = {e.find("caption").text: e for e in written(tmp_path, runs[0]).iter("table")}
-    rows = [said(e) for e in tables["Test scores, percent"].iter("tr")][1:]
+    rows = [text_of(e) for e in tables["Test scores, percent"].iter("tr")][1:]
     point = json.loads((runs[0] / "metrics.json").read_text())["points"][1]
     assert [row.startswith("optim.learning_rate") for row in rows] == [True, False, True, False]
     assert ["chosen" in row for row in rows] == [False, False, True, False]
@@ -135,11 +134,11 @@ def test_the_points_of_a_sweep_are_rows_and_the_chosen_one_is_marked(tmp_path, r
 
 
 def test_a_section_without_its_file_says_so(tmp_path, runs):
-    text = said(written(tmp_path, runs[1]))
+    text = text_of(written(tmp_path, runs[1]))
     for name in ("map", "cost", "explain", "robustness"):
         assert f"left out: {name}.json is not there" in text
     assert "does not hold the sentences" in text
-    full = said(written(tmp_path, runs[0]))
+    full = text_of(written(tmp_path, runs[0]))
     assert "left out: " not in full
     assert "2026-11-22 12:00 UTC" in full
     assert "audio −0.30. Most attention: text step 4 (41 %), 5 (20 %)." in full
@@ -155,14 +154,25 @@ def test_mistakes_are_those_of_the_mean_probability_the_surest_first(tmp_path, r
     for id, (label, rows) in of_id.items():
         mean = np.mean(rows, axis=0)
         if LABELS[mean.argmax()] != label:
-            wanted.append((-mean.max(), f"“So she said: “{int(id[-4:])}” & left.”", f"{label} → {LABELS[mean.argmax()]}", f"{mean.max():.3f}"))  # fmt: skip
-    items = [e for section in written(tmp_path, runs[0]).iter("section") if said(section).startswith("Most confident")
-             for e in section.find("ol")]  # fmt: skip
+            wanted.append(
+                (
+                    -mean.max(),
+                    f"“So she said: “{int(id[-4:])}” & left.”",
+                    f"{label} → {LABELS[mean.argmax()]}",
+                    f"{mean.max():.3f}",
+                )
+            )
+    items = [
+        e
+        for section in written(tmp_path, runs[0]).iter("section")
+        if text_of(section).startswith("Most confident")
+        for e in section.find("ol")
+    ]
     assert wanted
     assert len(items) == len(wanted)
     for item, (_, sentence, classes, probability) in zip(items, sorted(wanted), strict=True):
         assert item.find("q").text == sentence[1:-1]
-        assert f"{classes}{probability}" in said(item)
+        assert f"{classes}{probability}" in text_of(item)
 
 
 def test_the_map_crosses_what_its_replica_got_wrong(tmp_path, runs):
@@ -172,13 +182,12 @@ def test_the_map_crosses_what_its_replica_got_wrong(tmp_path, runs):
     wrong = [line for line in mine if line["label"] != line["prediction"]]
     large = of_class(tree, "large")[0].find("svg")
     crosses = [e for e in large.iter("path") if e.get("class") == "wrong"]
-    assert sorted(e.find("title").text for e in crosses) == sorted(f"{x['id']}: {x['label']}, taken for {x['prediction']}" for x in wrong)  # fmt: skip
+    assert sorted(e.find("title").text for e in crosses) == sorted(
+        f"{x['id']}: {x['label']}, taken for {x['prediction']}" for x in wrong
+    )
     dots = [e.get("d").count("M") for e in large.iter("path") if e.get("class") == "right"]
     assert sum(dots) == len(mine) - len(wrong)
     assert {e.text for e in large.iter("text") if e.get("class") == "on"} == set(LABELS)
-
-
-# ---- the figures ----
 
 
 def test_intervals_of_classes_are_those_of_resampled_dialogues():
@@ -203,20 +212,19 @@ def test_intervals_of_classes_are_those_of_resampled_dialogues():
 
 def test_the_seeds_that_finished_every_fold_are_what_the_intervals_are_of(runs):
     run = read_run(runs[0])
-    seeds, matrices = sections_errors.members(run)
-    assert seeds == [0, 1]  # the third one's second fold diverged
+    matrices = run.counts()
+    assert run.complete_seeds == [0, 1]  # the third one's second fold diverged
     lines = [x for x in lines_of(runs[0]) if x["replica"] in run.replicas and run.replicas[x["replica"]]["seed"] == 1]
     for i, dialogue in enumerate(sorted({line["dialogue"] for line in lines})):
         for line in (x for x in lines if x["dialogue"] == dialogue):
             matrices[1, i, LABELS.index(line["label"]), LABELS.index(line["prediction"])] -= 1
     assert not matrices[1].any()
-    _, matrices = sections_errors.members(run)
-    assert bootstrap(matrices)["weighted_f1"] == pytest.approx(run.chosen["interval"]["weighted_f1"])
+    assert bootstrap(run.counts())["weighted_f1"] == pytest.approx(run.chosen["interval"]["weighted_f1"])
 
 
 def test_without_a_whole_seed_there_is_no_interval(tmp_path):
     run = write_run(tmp_path / "run", seeds=1, folds=2, diverged=((0, 1, 0),))
-    text = said(written(tmp_path, run))
+    text = text_of(written(tmp_path, run))
     assert "no seed finished every fold" in text
     assert "Left out, diverged: fold 2, seed 0" in text
 
@@ -233,12 +241,21 @@ def test_reliability_adds_up_to_the_calibration_error():
 
 
 def lab(colours, seen=None):
-    """CIELAB of sRGB colours as someone with a colour blindness sees them (Machado et al. 2009, the strongest), and luminance."""
+    """CIELAB, as someone with the strongest colour blindness sees it (Machado et al. 2009), and luminance of sRGB colours."""
     rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
     light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     light = light if seen is None else np.clip(light @ np.array(seen).T, 0, 1)
-    xyz = light @ np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]).T  # fmt: skip
-    f = np.where(xyz / [0.95047, 1, 1.08883] > 216 / 24389, np.cbrt(xyz / [0.95047, 1, 1.08883]), (24389 / 27 * xyz / [0.95047, 1, 1.08883] + 16) / 116)  # fmt: skip
+    xyz = (
+        light
+        @ np.array(
+            [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+        ).T
+    )
+    f = np.where(
+        xyz / [0.95047, 1, 1.08883] > 216 / 24389,
+        np.cbrt(xyz / [0.95047, 1, 1.08883]),
+        (24389 / 27 * xyz / [0.95047, 1, 1.08883] + 16) / 116,
+    )
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1), xyz[:, 1]
 
 
@@ -250,7 +267,7 @@ BLIND = {
 }
 
 
-@pytest.mark.parametrize(("colours", "paper"), [(html.LIGHT, "#ffffff"), (html.DARK, "#16181b")])
+@pytest.mark.parametrize(("colours", "paper"), [(style.LIGHT, "#ffffff"), (style.DARK, "#16181b")])
 def test_colours_can_be_told_apart(colours, paper):
     for seen in BLIND.values():
         places, _ = lab(colours, seen)
@@ -263,9 +280,9 @@ def test_colours_can_be_told_apart(colours, paper):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
-@pytest.mark.parametrize("family", family_lib.FAMILIES)
+@pytest.mark.parametrize("family", ["lsgmer", "deepmsi_mer", "deepmsi_mer_frames"])
 def test_the_command_gives_the_same_config(tmp_path, monkeypatch, family):
-    config = family(experiment="it's “mine”")
+    config = experiment_type(family)(experiment="it's “mine”")
     config.replicas.folds, config.replicas.points = (2,), "optim.learning_rate=1e-4 optim.learning_rate=3e-5"
     config.data.max_length, config.data.modalities, config.data.standardize = (48, 1), ("text", "visual"), False
     config.optim.learning_rate, config.loss.imbalance = 3.5e-5, "focal"
@@ -273,7 +290,7 @@ def test_the_command_gives_the_same_config(tmp_path, monkeypatch, family):
     edit(run / "metrics.json", lambda metrics: metrics.update(config=config_lib.to_dict(config)))
     (command,) = written(tmp_path, run).iter("pre")
     words = shlex.split("".join(command.itertext()))
-    assert words[:3] == ["python", "-m", "mer_jax.main"]
+    assert words[:4] == ["python", "-m", "mer_jax.main", f"--config=configs/{family}.py"]
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", words[2:])  # where ml_collections looks for fields
     values = flags.FlagValues()
@@ -281,9 +298,6 @@ def test_the_command_gives_the_same_config(tmp_path, monkeypatch, family):
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     values(words[2:])
     assert config_lib.to_dict(config_lib.validate(held.value)) == config_lib.to_dict(config)
-
-
-# ---- bad input ----
 
 
 def drop(*path):
@@ -305,10 +319,10 @@ def drop(*path):
         ("metrics.json", drop("replicas", 1, "calibration"), "replicas.1.calibration"),
         ("metrics.json", lambda m: m.update(points=[]), "no point is chosen"),
         ("predictions.jsonl", (3, '{"replica": '), "predictions.jsonl, line 3 is damaged"),
-        ("predictions.jsonl", (2, None), "predictions.jsonl is incomplete: of fold 1, seed 0 it has 59 utterances"),
+        ("predictions.jsonl", (2, None), "is incomplete: of fold 1, seed 0 it has 59 utterances, metrics.json 60"),
         ("predictions.jsonl", (2, 1), "line 2 is damaged: utterance .* occurs a second time"),
         ("history.jsonl", (1, "nonsense"), "history.jsonl, line 1 is damaged"),
-        ("history.jsonl", (4, '{"epoch": 1, "replica": "fold 1, seed 0"}'), "history.jsonl, line 4 .* no field 'valid'"),
+        ("history.jsonl", (4, '{"epoch": 1, "replica": "fold 1, seed 0"}'), "line 4 .* no field 'valid'"),
         ("map.json", "[", "map.json is not valid JSON"),
         ("map.json", drop("x"), "map.json is not what .* field 'x' is missing.*remove it"),
         ("map.json", lambda m: m["x"].pop(), "not of one length"),
@@ -338,17 +352,66 @@ def test_what_is_damaged_is_named(tmp_path, file, change, words):
     assert not (tmp_path / "report.html").exists()
 
 
+def test_seeds_that_tested_other_utterances_are_refused(tmp_path):
+    run = write_run(tmp_path / "run")
+    lines = lines_of(run)
+    next(line for line in lines if line["replica"] == "fold 1, seed 1")["id"] = "x"
+    (run / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="damaged: only one of the seeds 0 and 1 has "):
+        read_run(run)
+
+
 def test_runs_that_cannot_stand_on_one_page(tmp_path, runs):
     a, b = runs
     other = write_run(tmp_path / "other", labels=("neutral", "joy"))
     with pytest.raises(
-        UserError, match=r"not the same classes:\n  .*/b: neutral, joy, anger.*\n  .*/other: neutral, joy\n"
+        UserError, match=r"not the same labels:\n  .*/b: neutral, joy, anger.*\n  .*/other: neutral, joy\n"
     ):
         written(tmp_path, b, other)
     with pytest.raises(UserError, match="given twice"):
         written(tmp_path, a, a)
     with pytest.raises(UserError, match="nothing does not exist"):
         written(tmp_path, tmp_path / "nothing")
+
+
+def test_a_new_score_is_one_row_of_the_table_and_a_dash_for_older_runs(tmp_path, monkeypatch):
+    old = write_run(tmp_path / "old")
+
+    def error_rate(counts):
+        return 1 - np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))
+
+    metric = Metric("error rate", "ER", error_rate, "min")
+    monkeypatch.setattr(Classification, "metrics", {**Classification.metrics, "error_rate": metric})
+    new = write_run(tmp_path / "new")
+    tree = written(tmp_path, old, new)
+    heads, *rows = [[text_of(cell) for cell in row] for row in next(iter(tree.iter("table"))).iter("tr")]
+    place = heads.index("error rate")
+    values = [row[place] for row in rows]
+    mean = json.loads((new / "metrics.json").read_text())["points"][0]["test"]["error_rate"]["mean"]
+    assert [value[:4] for value in values] == ["-", "-", f"{100 * mean:.1f}", values[3][:4]]
+    assert values[3] != "-"
+    tiles = [[text_of(part) for part in tile] for tile in tree.iter("div") if tile.find("dt") is not None]
+    assert [value for title, value, _ in tiles if title == "error rate"] == ["-", values[2]]
+
+
+def test_a_run_of_0_8_is_reported(tmp_path):
+    run = write_run(tmp_path / "run")
+
+    def as_in_0_8(metrics):
+        del metrics["task"], metrics["config"]["family"]
+        metrics["config"]["optim"]["average"] = metrics["config"]["optim"].pop("ema_decay")
+
+    edit(run / "metrics.json", as_in_0_8)
+    (command,) = written(tmp_path, run).iter("pre")
+    words = shlex.split("".join(command.itertext()))
+    assert words[3] == "--config=configs/lsgmer.py"
+    assert "--config.optim.ema_decay=0.99" in words
+
+
+def test_without_the_family_there_are_no_defaults_to_differ_from(tmp_path):
+    run = write_run(tmp_path / "run")
+    edit(run / "metrics.json", lambda metrics: metrics["config"].update(family="elsewhere"))
+    assert "is left out: the model family 'elsewhere' is neither" in text_of(written(tmp_path, run))
 
 
 def test_where_the_page_goes(tmp_path, monkeypatch, capsys, runs):
@@ -368,15 +431,12 @@ def test_where_the_page_goes(tmp_path, monkeypatch, capsys, runs):
 
 def test_ticks_are_round_and_inside():
     assert html.ticks(0.0, 1.0) == [0, 0.2, 0.4, 0.6, 0.8, 1]
-    assert html.ticks(1, 3, 6, whole=True) == [1, 2, 3]
+    assert html.ticks(1, 3, 6, integers=True) == [1, 2, 3]
     for low, high in ((0.613, 0.687), (-3.0, 12.0), (1e-4, 3e-4), (5, 5)):
         found = html.ticks(low, high)
         assert found
         assert all(low - 1e-9 <= x <= high + 1e-9 for x in found)
         assert all(math.isclose(x, float(f"{x:.3g}"), abs_tol=1e-12) for x in found)
-
-
-# ---- in processes ----
 
 
 @pytest.mark.slow
@@ -385,7 +445,16 @@ def test_ticks_are_round_and_inside():
 def test_the_page_in_a_browser(tmp_path, scheme):
     long = "A" + "W" * 90
     labels = (long, "a label of several words", *(f"class {i}" for i in range(10)))
-    a = write_run(tmp_path / long, seeds=3, points=2, labels=labels, utterances=300, leaky=LEAKY, sentence=HOSTILE + long, skill=1.0)  # fmt: skip
+    a = write_run(
+        tmp_path / long,
+        seeds=3,
+        points=2,
+        labels=labels,
+        utterances=300,
+        leaky=LEAKY,
+        sentence=HOSTILE + long,
+        skill=1.0,
+    )
     b = write_run(tmp_path / "b", seeds=1, labels=labels, utterances=300, split="t" * 64, epochs=1)
     render.write([a, b], tmp_path / "report.html")
     looked_at(tmp_path, tmp_path / "report.html", scheme, widths=(360, 1280))
@@ -393,7 +462,12 @@ def test_the_page_in_a_browser(tmp_path, scheme):
 
 @pytest.mark.slow
 def test_the_command_imports_no_jax():
-    script = "import sys, mer_jax.report; print(sorted({'jax', 'flax', 'torch', 'scipy'} & set(sys.modules)))"
+    modules = "mer_jax.compare, mer_jax.report.__main__, mer_jax.report.sections_classification"
+    heavy = {"jax", "flax", "torch", "scipy", "tensorboardX"}
+    script = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-    assert re.search("usage.*report", subprocess.run([sys.executable, "-m", "mer_jax.report", "-h"], cwd=ROOT, capture_output=True, text=True).stdout)  # fmt: skip
+    assert re.search(
+        "usage.*report",
+        subprocess.run([sys.executable, "-m", "mer_jax.report", "-h"], cwd=ROOT, capture_output=True, text=True).stdout,
+    )

@@ -137,8 +137,8 @@ def test_a_checkpoint_moves_to_another_mesh(config, corpus, tmp_path, count, rep
 
 
 def collectives(config, corpus):
-    """Of a compiled step on 8 devices: how many numbers each kind of collective moves, as shares of the number of params; and
-    the share of a replica's state that a device holds."""
+    """Of a compiled step on 8 devices: how many numbers each kind of collective moves, as shares of the number of
+    params; and the share of a replica's state that a device holds."""
     whole = setup.assemble(config_lib.validate(config), corpus, "unused")
     order = loader.training_order(whole.data.batches.pool, whole.data.rows_of_training(), config.train.batch_size, 0, 1)
     source, places, pads, rows = next(whole.data.batches.training(order, 0))
@@ -165,8 +165,8 @@ def collectives(config, corpus):
 
 @pytest.mark.slow
 def test_what_the_devices_tell_each_other(small_demo):
-    """Data parallel: the gradients, once, and for the contrastive loss the projections. With fsdp the weights are gathered and a
-    device holds an eighth of the moments."""
+    """Data parallel: the gradients, once, and for the contrastive loss the projections. With fsdp the weights are
+    gathered and a device holds an eighth of the moments."""
     for family, kinds, sums in (
         ("lsgmer", {"all-reduce"}, 1.01),
         ("deepmsi_mer", {"all-reduce", "all-gather"}, 1.1),

@@ -25,7 +25,8 @@ def drawn(specs):
 
 @pytest.mark.slow
 def test_bayes_accuracy_is_reached_by_the_exact_posterior_on_the_records(demo):
-    """Cues are read back from the shards; the exact posterior must reach the stated accuracy, for every set of modalities."""
+    """Cues are read back from the shards; the exact posterior must reach the stated accuracy, for every set of
+    modalities."""
     means, bases = drawn(synthetic_lib.MODALITIES)
     labels = demo.label_ids(np.arange(len(demo)))
     cues = {m: [] for m in synthetic_lib.MODALITIES}

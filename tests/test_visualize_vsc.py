@@ -3,15 +3,15 @@
 import numpy as np
 
 from mer_jax import visualize_vsc
-from mer_jax.data.frames import coded
+from mer_jax.data.frames import encode_frames
 from mer_jax.visualize_vsc import Grid
 
 
 def test_tokens_in_a_box():
-    square = coded([np.zeros((32, 32, 3), np.uint8)], "uint8")
+    square = encode_frames([np.zeros((32, 32, 3), np.uint8)], "uint8")
     found = visualize_vsc.tokens_in(np.array([0.25, 0, 0.5, 0.25]), square, Grid(8, 1 / 8))
     assert np.argwhere(found).tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
-    wide = coded([np.zeros((20, 40, 3), np.uint8)], "uint8")  # the square in the middle is columns 10 to 30
+    wide = encode_frames([np.zeros((20, 40, 3), np.uint8)], "uint8")  # the square in the middle is columns 10 to 30
     found = visualize_vsc.tokens_in(np.array([0.0, 0, 0.5, 1]), wide, Grid(4, 1 / 4))
     assert np.argwhere(found).tolist() == [[r, c] for r in range(4) for c in (0, 1)]
 

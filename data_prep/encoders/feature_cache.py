@@ -17,6 +17,7 @@ import numpy as np
 
 from data_prep.progress import Progress
 from mer_jax.errors import UserError
+from mer_jax.files import atomic_file
 
 THREADS = min(8, (os.cpu_count() or 1) + 1)  # that decode while the encoder computes
 POOLINGS = ("tokens", "mean")
@@ -90,17 +91,9 @@ class FeatureCache:
 
     def save(self, features: Mapping[str, np.ndarray]) -> None:
         path = self.folder / f"{hashlib.sha256(''.join(features).encode()).hexdigest()[:32]}.npz"
-        _write_atomically(path, features)
+        with atomic_file(path, writers=2) as file:  # two commands may extract the same features
+            np.savez(file, **features)  # type: ignore[arg-type]
         self._files.update(dict.fromkeys(features, path))
-
-
-def _write_atomically(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def extract(

@@ -12,7 +12,7 @@ from data_prep.encoders import faces as face
 from data_prep.encoders import media, pretrained
 from data_prep.encoders.feature_cache import pool
 from data_prep.encoders.media import Clip
-from mer_jax.data.frames import EncodedFrames, coded, middle_square
+from mer_jax.data.frames import EncodedFrames, encode_frames, middle_square
 
 SAVED_TOGETHER = 8  # clips saved to the cache at a time
 BATCH = 64  # frames
@@ -158,7 +158,7 @@ class FrameCoder:
 
     def prepare(self, clip: Clip) -> Pictures:
         images, without = _taken(self, clip)
-        return Pictures(coded([_square(image, self.size) for image in images], self.coding, QUALITY), without)
+        return Pictures(encode_frames([_square(image, self.size) for image in images], self.coding, QUALITY), without)
 
     def encode(self, prepared: list[Pictures]) -> list[np.ndarray]:
         """Returns what the cache holds of each, UInt8[bytes]; see `restored`."""

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mer_jax.data.frames import CODINGS, EncodedFrames, as_they_are
+from mer_jax.data.frames import CODINGS, EncodedFrames, decode_frames
 from mer_jax.data.records import Value, decode_example, encode_example, unframe_record
 from mer_jax.errors import UserError
 from mer_jax.files import parse_json, sha256_of
@@ -212,7 +212,7 @@ class Corpus(Manifest):
         return utterance
 
     def decode_frames(
-        self, row: int, frames: EncodedFrames, decode: Callable[[EncodedFrames], Any] = as_they_are
+        self, row: int, frames: EncodedFrames, decode: Callable[[EncodedFrames], Any] = decode_frames
     ) -> Any:
         """What `decode` makes of the utterance's frames; raises UserError naming a damaged one."""
         try:

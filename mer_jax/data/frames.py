@@ -67,7 +67,7 @@ def middle_square(height: int, width: int) -> tuple[int, float, float]:
     return side, (width - side) / 2, (height - side) / 2
 
 
-def as_they_are(frames: EncodedFrames) -> UInt8[np.ndarray, "time height width 3"]:
+def decode_frames(frames: EncodedFrames) -> UInt8[np.ndarray, "time height width 3"]:
     """Raises ValueError if a frame cannot be decoded."""
     return np.stack([np.asarray(frames.image(i)) for i in range(len(frames))])
 
@@ -78,7 +78,9 @@ def thumbnails(frames: EncodedFrames) -> UInt8[np.ndarray, "time 48"]:
     return np.stack(small).reshape(len(frames), 48)
 
 
-def coded(images: Sequence[UInt8[np.ndarray, "height width 3"]], coding: str, quality: int = 95) -> EncodedFrames:
+def encode_frames(
+    images: Sequence[UInt8[np.ndarray, "height width 3"]], coding: str, quality: int = 95
+) -> EncodedFrames:
     """Images of one size -> EncodedFrames; `quality` is JPEG's, whose colours keep their full resolution."""
     height, width = images[0].shape[:2]
     data = []
@@ -106,7 +108,7 @@ class View:
     flip: float
     colour: float
 
-    def of(
+    def apply(
         self, frames: EncodedFrames, rng: np.random.Generator | None = None
     ) -> UInt8[np.ndarray, "time size size 3"]:
         """rng: of a training step; without it nothing is drawn. Raises ValueError if a frame cannot be decoded."""

@@ -196,12 +196,13 @@ def collate(
         assert view is not None
         row = int(rows[position])
         rng = None if seeds is None else np.random.default_rng([*seeds, row])
-        return corpus.decode_frames(int(pool.rows[row]), value, functools.partial(view.of, rng=rng))
+        return corpus.decode_frames(int(pool.rows[row]), value, functools.partial(view.apply, rng=rng))
 
     features, mask = {}, {}
     for m, time in padded_lengths:
         spec = corpus.modalities[m]
-        shape, dtype = (spec["width"],), np.float32
+        shape: tuple[int, ...] = (spec["width"],)
+        dtype: Any = np.float32
         if view and "pixels" in spec:
             shape, dtype = (view.size, view.size, 3), np.uint8
         sequences = (sequence(m, position) for position in range(len(rows)))

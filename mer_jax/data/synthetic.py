@@ -29,7 +29,7 @@ import numpy as np
 from mer_jax import files
 from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.corpus_writer import Description, write_corpus
-from mer_jax.data.frames import EncodedFrames, coded
+from mer_jax.data.frames import EncodedFrames, encode_frames
 from mer_jax.errors import UserError
 
 VERSION = 3  # of the bytes on disk
@@ -163,7 +163,7 @@ def draw(cue: np.ndarray, spec: Modality, rng: np.random.Generator) -> tuple[Enc
         image[y : y + SQUARE, x : x + SQUARE] = square + 6 * rng.normal(size=square.shape)
         images.append(image.round().clip(0, 255).astype(np.uint8))
         boxes.append(np.array([x, y, x + SQUARE, y + SQUARE]) / spec.pixels)
-    return coded(images, "jpeg", 90), np.array(boxes, np.float16)
+    return encode_frames(images, "jpeg", 90), np.array(boxes, np.float16)
 
 
 def features_of(

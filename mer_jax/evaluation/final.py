@@ -18,7 +18,7 @@ from mer_jax.evaluation.inspection import (
     compute_inspection_outputs,
     pca_projection,
 )
-from mer_jax.evaluation.predictions import write_predictions
+from mer_jax.evaluation.predictions import format_predictions
 from mer_jax.evaluation.summary import Tests, print_summary, summarise_points
 from mer_jax.files import read_json
 from mer_jax.runtime import run_log
@@ -36,8 +36,8 @@ def finish(run: Run, leaks: list[Any], cost: run_log.Cost) -> dict[str, Any]:
     results, tests = score_parts(run)
     config, corpus, replicas = run.config, run.corpus, run.groups.replicas
     entries = [(replicas[r].name, *found) for r, found in tests.items()]
-    path = run.workdir / "predictions.jsonl"
-    write_predictions(path, run.task, corpus, run.data.pool, entries, run.data.sentences)
+    lines = format_predictions(run.task, corpus, run.data.pool.rows, entries, run.data.sentences)
+    run_log.write_text(run.workdir / "predictions.jsonl", lines)
     points = summarise_points(run.task, corpus, run.data, replicas, results, tests, config.train.select)
     chosen = next(point for point in points if point["chosen"])
     result = {

@@ -1,8 +1,8 @@
-"""TODO: say what lives here."""
+"""predictions.jsonl: one line for each replica and utterance of its test part, written and read. The task says what a
+line holds of what is predicted. No JAX."""
 
 import dataclasses
 import json
-import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,119 +10,122 @@ import numpy as np
 from etils import epath
 
 from mer_jax.data.corpus import Corpus
-from mer_jax.data.pool import UtterancePool
 from mer_jax.errors import UserError
-from mer_jax.runtime.run_log import write_text
 from mer_jax.tasks import Task
 
+TEXT_FIELDS = ("replica", "id", "dialogue", "label")
 
-def write_predictions(
-    path: epath.Path,
+
+def format_predictions(
     task: Task,
     corpus: Corpus,
-    pool: UtterancePool,
+    pool_rows: np.ndarray,
     entries: Iterable[tuple[str, np.ndarray, np.ndarray]],
     sentences: Sequence[str],
-) -> None:
-    """One JSON line per replica and utterance: replica, id, dialogue, label, what the task says of it, sentence.
+) -> str:
+    """The text of predictions.jsonl.
 
-    entries: of every replica its name, the positions of its utterances in the pool, and what is predicted of them.
+    pool_rows: the corpus's row of every utterance of the pool; sentences: what is said in it. entries: of every replica
+    its name, the positions of its utterances in the pool, and what is predicted of them.
     """
     index, lines = corpus.index, []
-    for name, rows, predicted in entries:
-        for at, row, values in zip(rows.tolist(), pool.rows[rows].tolist(), predicted, strict=True):
+    for name, positions, predicted in entries:
+        for position, row, values in zip(positions.tolist(), pool_rows[positions].tolist(), predicted, strict=True):
             line = {
                 "replica": name,
                 "id": str(index["id"][row]),
                 "dialogue": str(index["dialogue"][row]),
                 "label": str(index["label"][row]),
                 **task.describe_prediction(values, digits=6),
-                "sentence": sentences[at],
+                "sentence": sentences[position],
             }
-            lines.append(json.dumps(line, ensure_ascii=False))
-    write_text(path, "\n".join(lines) + "\n")
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What some replicas predict of their test parts.
+
+    One entry for each utterance: ids (sorted), sentences ("" where unknown), labels (in words), dialogues, and the
+    task's targets. One entry for each line of the file: replica, a position in `names`; utterance, a position in
+    `ids`; decisions; predicted, [lines, width]."""
+
+    names: tuple[str, ...]
+    ids: tuple[str, ...]
+    sentences: tuple[str, ...]
+    labels: tuple[str, ...]
+    dialogues: np.ndarray
+    targets: dict[str, np.ndarray]
+    replica: np.ndarray
+    utterance: np.ndarray
+    decisions: np.ndarray
+    predicted: np.ndarray
+
+    def targets_of(self, utterances: np.ndarray) -> dict[str, np.ndarray]:
+        """The targets of some utterances, by their positions in `ids`."""
+        return {name: values[utterances] for name, values in self.targets.items()}
+
+    def mean(self) -> np.ndarray:
+        """What is predicted of every utterance, in the mean over the replicas that tested it, [utterances, width]."""
+        count = len(self.ids)
+        totals = [np.bincount(self.utterance, column, count) for column in self.predicted.T]
+        return np.stack(totals, 1) / np.bincount(self.utterance, minlength=count)[:, None]
+
+
+def read_predictions(path: epath.PathLike, task: Task, names: Sequence[str], known: Collection[str]) -> Predictions:
+    """The lines of the replicas `names`; known: all that metrics.json has. Raises UserError, naming the line that is
+    wrong."""
+    number_of = {name: i for i, name in enumerate(names)}
+    utterances: dict[str, tuple[str, str, str]] = {}
+    seen: set[tuple[str, str]] = set()
+    lines: list[tuple[int, str, Any, Sequence[float]]] = []
+    for number, content in read_lines(path):
+        try:
+            line, decision, predicted = _parse(content, task, known)
+            key = line["replica"], line["id"]
+            if key in seen:
+                raise ValueError(f"utterance {line['id']!r} occurs a second time for this replica")
+            about = line["label"], line["dialogue"], str(line.get("sentence") or "")
+            if utterances.setdefault(line["id"], about) != about:
+                raise ValueError(f"another line says something else of utterance {line['id']!r}")
+        except ValueError as error:
+            raise damaged(path, number, error) from None
+        seen.add(key)
+        if line["replica"] in number_of:
+            lines.append((number_of[line["replica"]], line["id"], decision, predicted))
+    ids = tuple(sorted({id for _, id, _, _ in lines}))
+    position = {id: i for i, id in enumerate(ids)}
+    labels = tuple(utterances[id][0] for id in ids)
+    return Predictions(
+        names=tuple(names),
+        ids=ids,
+        sentences=tuple(utterances[id][2] for id in ids),
+        labels=labels,
+        dialogues=np.array([utterances[id][1] for id in ids], np.str_),
+        targets=task.read_targets(labels),
+        replica=np.array([replica for replica, _, _, _ in lines], np.int64),
+        utterance=np.array([position[id] for _, id, _, _ in lines], np.int64),
+        decisions=np.array([decision for _, _, decision, _ in lines]),
+        predicted=np.array([predicted for _, _, _, predicted in lines], np.float64).reshape(len(lines), task.width),
+    )
+
+
+def _parse(content: bytes, task: Task, replicas: Collection[str]) -> tuple[dict[str, Any], Any, Sequence[float]]:
+    """A line, the decision and what is predicted; raises ValueError saying what is wrong with it."""
+    line = json.loads(content)
+    for field in TEXT_FIELDS:
+        if not isinstance(line, dict) or not isinstance(line.get(field), str):
+            raise ValueError(f"it has no text field {field!r}")
+    if line["replica"] not in replicas:
+        raise ValueError(f"metrics.json has no replica {line['replica']!r}")
+    return line, *task.read_prediction(line)
 
 
 def read_lines(path: epath.PathLike) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, and their numbers from 1."""
     yield from enumerate(epath.Path(path).read_bytes().splitlines(), 1)
 
 
 def damaged(path: epath.PathLike, number: int, error: Exception) -> UserError:
     return UserError(f"{path}, line {number} is damaged: {error}. Restore the file.")
-
-
-def prediction(line: bytes, labels: Sequence[str], replicas: Collection[str]) -> dict[str, Any]:
-    """A line of predictions.jsonl, with its probabilities in the order of the labels; raises ValueError saying what is wrong
-    with it. replicas: those that metrics.json has."""
-    row = json.loads(line)
-    for field in ("replica", "id", "dialogue", "label", "prediction"):
-        if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            raise ValueError(f"it has no text field {field!r}")
-    if row["replica"] not in replicas:
-        raise ValueError(f"metrics.json has no replica {row['replica']!r}")
-    for field in ("label", "prediction"):
-        if row[field] not in labels:
-            raise ValueError(f"{field} {row[field]!r} is none of {', '.join(labels)}")
-    found = row.get("probabilities")
-    if not isinstance(found, dict) or found.keys() != set(labels):
-        raise ValueError("its probabilities are not one per label")
-    values = [found[name] for name in labels]
-    if not all(isinstance(v, int | float) and v >= 0 for v in values) or not math.isclose(sum(values), 1, abs_tol=1e-3):
-        raise ValueError("its probabilities do not sum to 1")
-    return row | {"probabilities": values}
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """What some replicas said of their test parts. One entry for each utterance: ids, sorted, sentences ("" where unknown),
-    dialogues, gold. One for each line: replica, a position in `names`; utterance, a position in `ids`; predicted; probabilities."""
-
-    names: tuple[str, ...]
-    ids: tuple[str, ...]
-    sentences: tuple[str, ...]
-    dialogues: np.ndarray
-    gold: np.ndarray
-    replica: np.ndarray
-    utterance: np.ndarray
-    predicted: np.ndarray
-    probabilities: np.ndarray
-
-
-def read_predictions(
-    path: epath.PathLike, labels: Sequence[str], names: Sequence[str], known: Collection[str]
-) -> Predictions:
-    """The lines of the replicas `names`; known: all that metrics.json has. Raises UserError, naming the line that is wrong."""
-    position, number_of = {label: i for i, label in enumerate(labels)}, {name: i for i, name in enumerate(names)}
-    about: dict[str, tuple[str, str, str]] = {}
-    seen: set[tuple[int, str]] = set()
-    rows: list[tuple[int, str, int]] = []
-    probabilities: list[list[float]] = []
-    for number, line in read_lines(path):
-        try:
-            row = prediction(line, labels, known)
-            of = row["label"], row["dialogue"], str(row.get("sentence") or "")
-            if about.setdefault(row["id"], of) != of:
-                raise ValueError(f"another line says something else of utterance {row['id']!r}")
-            if row["replica"] not in number_of:
-                continue
-            key = number_of[row["replica"]], row["id"]
-            if key in seen:
-                raise ValueError(f"utterance {row['id']!r} occurs a second time for this replica")
-        except ValueError as error:
-            raise damaged(path, number, error) from None
-        seen.add(key)
-        rows.append((*key, position[row["prediction"]]))
-        probabilities.append(row["probabilities"])
-    ids = sorted({id for _, id, _ in rows})
-    place = {id: i for i, id in enumerate(ids)}
-    return Predictions(
-        names=tuple(names),
-        ids=tuple(ids),
-        sentences=tuple(about[id][2] for id in ids),
-        dialogues=np.array([about[id][1] for id in ids]),
-        gold=np.array([position[about[id][0]] for id in ids], np.int64),
-        replica=np.array([replica for replica, _, _ in rows], np.int64),
-        utterance=np.array([place[id] for _, id, _ in rows], np.int64),
-        predicted=np.array([predicted for _, _, predicted in rows], np.int64),
-        probabilities=np.array(probabilities, np.float64).reshape(len(rows), len(labels)),
-    )

@@ -1,6 +1,6 @@
 """Scores of replicas -> what an experiment found: means, intervals, ensembles; on the console and as JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import rich.table
 from rich.markup import escape
 
 from mer_jax.data.corpus import Corpus
+from mer_jax.evaluation.score_table import cells, columns, ensemble_cells
 from mer_jax.metrics.metric import between, mean_sd, percent
 from mer_jax.metrics.significance import FEW_DIALOGUES, bootstrap
 from mer_jax.runtime.console import console
@@ -138,34 +139,17 @@ def few(dialogues: int) -> str:
     return f"{dialogues} test dialogues are few: the intervals are too narrow\n" if dialogues < FEW_DIALOGUES else ""
 
 
-def columns(task: Task) -> list[str]:
-    """The heads of a table of points, after the name."""
-    first, *others = (metric.title for metric in task.metrics.values())
-    return [first, "95 %", *others, f"validation {task.metrics[task.main_metric].short}"]
-
-
-def cells(task: Task, point: Mapping[str, Any]) -> list[str]:
-    """A point's row of such a table: scores in percent, mean ± sample standard deviation over its replicas."""
-    main, *others = task.metrics
-    interval = point.get("interval")
-    test = [percent(point["test"][name]) for name in others]
-    validation = percent(point["valid"][main])
-    return [percent(point["test"][main]), between(interval[main]) if interval else "-", *test, validation]
-
-
 def _print_points(task: Task, title: str, points: Sequence[dict[str, Any]]) -> None:
     table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
     for name in ("", "replicas", *columns(task)):
         table.add_column(name, justify="right" if name else "left")
-    main, *others = task.metrics
     for point in points:
         name = format_overrides(point["values"]) or "mean ± sd"
         marked = f"{name} *" if point["chosen"] and len(points) > 1 else name
         table.add_row(marked, str(point["replicas"]), *cells(task, point))
         if "ensemble" in point:
-            e = point["ensemble"]
-            values = [f"{100 * e[name]['value']:.1f}" for name in (main, *others)]
-            table.add_row(f"  ensemble of {e['members']} seeds", "", values[0], between(e[main]), *values[1:], "")
+            ensemble = point["ensemble"]
+            table.add_row(f"  ensemble of {ensemble['members']} seeds", "", *ensemble_cells(task, ensemble))
     console.print(table)
 
 

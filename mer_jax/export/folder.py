@@ -15,7 +15,7 @@ from mer_jax.export import verify
 from mer_jax.export.exported_function import ExportedFunction, export_function, longest_of
 from mer_jax.export.model_card import model_card
 from mer_jax.export.writers import FORMATS, conversion_errors_reported, write_model
-from mer_jax.files import made_whole, sha256_of
+from mer_jax.files import atomic_folder, sha256_of, write_json
 from mer_jax.predict import predictor
 from mer_jax.predict.predictor import Predictor
 
@@ -39,7 +39,7 @@ def export_run(run: Path, out: Path, formats: list[str], replica: str | None) ->
         "precision_of_training": model.config.train.precision,
         "float32_against_trained": apart,
     }
-    with made_whole(out) as folder:
+    with atomic_folder(out) as folder:
         for name in formats:
             path, began = folder / f"model.{name}", time.monotonic()
             with conversion_errors_reported(name):
@@ -51,7 +51,7 @@ def export_run(run: Path, out: Path, formats: list[str], replica: str | None) ->
         if not about["good"]:
             shutil.rmtree(folder)
             return about
-        (folder / "io.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        write_json(folder / "io.json", about)
         files = {path.name: (path.stat().st_size, sha256_of(path)) for path in sorted(folder.iterdir())}
         (folder / "README.md").write_text(model_card(model, number, about, files))
     return about

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mer_jax.data.batch import pad_rows
 from mer_jax.errors import UserError
 from mer_jax.experiment import open_corpus
 from mer_jax.export.exported_function import ExportedFunction, FeatureMaskPair, longest_of, onnx_names
@@ -73,10 +74,7 @@ def batches_of(model: Predictor, utterances: list[dict[str, Any]]) -> list[Featu
                 values[-1] = values[-1][:0]
             longest = max(1, *(len(x) for x in values))
             steps = (longest, longest // 2 + 1, longest + 3)[i] + 2 * j * i
-            features[m], mask[m] = np.zeros((size, steps, *shape), dtype), np.zeros((size, steps), bool)
-            for row, value in enumerate(values):
-                value = value[:steps]
-                features[m][row, : len(value)], mask[m][row, : len(value)] = value, True
+            features[m], mask[m] = pad_rows(values, size, steps, shape, dtype)
         batches.append((features, mask))
     return batches
 

@@ -26,6 +26,18 @@ class Metric:
         """A score as a table shows it: in percent if it is a fraction."""
         return f"{100 * value:.1f}" if self.unit == "percent" else f"{value:.4f}"
 
+    def format_mean(self, found: Mapping[str, float | None] | None) -> str:
+        """`58.9 ± 1.1`, of what `mean_sd` gives; `-` if no replica has the score."""
+        if found is None or found["mean"] is None:
+            return "-"
+        return self.format(found["mean"]) + ("" if found["sd"] is None else f" ± {self.format(found['sd'])}")
+
+    def format_interval(self, interval: Mapping[str, float] | None) -> str:
+        """`55.0–61.2`; `-` where there is none."""
+        if interval is None or "low" not in interval:  # see `bootstrap`
+            return "-"
+        return f"{self.format(interval['low'])}–{self.format(interval['high'])}"
+
     def better(self, new: float, old: float) -> bool:
         """Whether the new value is better than the old one."""
         return new > old if self.direction == "max" else new < old

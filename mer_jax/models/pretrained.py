@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mer_jax.errors import UserError
+from mer_jax.files import atomic_file
 
 ABOUT = "about"
 NEEDED = {"patch", "width", "depths", "heads", "window", "mlp", "norm_first", "pretrained"}
@@ -18,10 +19,8 @@ NEEDED = {"patch", "width", "depths", "heads", "window", "mlp", "norm_first", "p
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
     """arrays: by path, as in `stages/0/1/mlp_in/kernel`; about: `arguments` of the model, and where the weights are from."""
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "wb") as file:
+    with atomic_file(path) as file:
         np.savez(file, allow_pickle=False, **{ABOUT: np.array(json.dumps(dict(about)))}, **arrays)
-    os.replace(partial, path)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from mer_jax.files import atomic_file
 from mer_jax.tasks import Task
 
 PROGRESS_SECONDS = 2.0  # seconds between two lines of progress on a terminal; ten times that elsewhere
@@ -29,10 +30,8 @@ def open_output(path: Path | None, task: Task) -> Iterator[Write]:
     if path is None:
         yield print_json_line
         return
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with atomic_file(path, "w", encoding="utf-8", newline="") as file:
         yield table_writer(file, task) if path.suffix == ".csv" else json_line_writer(file)
-    partial.replace(path)
 
 
 def json_line(found: Any) -> str:

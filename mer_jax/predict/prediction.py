@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-EMPTY = ("", (), None, {})
+EMPTY: tuple[Any, ...] = ("", (), None, {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,10 @@ from etils import epath
 from mer_jax import config as config_lib
 from mer_jax import files
 from mer_jax.data import loader
-from mer_jax.data.batch import Batch
+from mer_jax.data.batch import Batch, pad_rows
 from mer_jax.data.corpus import Manifest
 from mer_jax.data.frames import EncodedFrames, View
+from mer_jax.data.pool import zero_nonfinite
 from mer_jax.errors import UserError
 from mer_jax.evaluation.attribution import BatchAttribution, attribute
 from mer_jax.models.family import experiment_from
@@ -207,13 +208,14 @@ class Predictor:
             notes.append(f"{modality}: {len(value)} time steps, the first {limit} of which are read (data.max_length)")
             value = value[:limit]
         if frames:
-            return self._view.of(value) if self._view else value
-        bad = np.count_nonzero(~np.isfinite(value))
-        if bad and self.config.data.nonfinite == "refuse":
-            raise ValueError(f"{modality} holds NaN or infinite values; repair the features")
-        if bad:
-            notes.append(f"{modality}: {bad} values that are not finite are set to 0")
-        return np.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0) if bad else value
+            return self._view.apply(value) if self._view else value
+        try:
+            value, count = zero_nonfinite(value, self.config.data.nonfinite)
+        except ValueError:
+            raise ValueError(f"{modality} holds NaN or infinite values; repair the features") from None
+        if count:
+            notes.append(f"{modality}: {count} values that are not finite are set to 0")
+        return value
 
     def batch_of(self, items: Sequence[Item]) -> Batch:
         """Prepared items on the devices: as many rows as the next power of two, of items and of nothing."""
@@ -225,11 +227,7 @@ class Predictor:
             values = [item.features.get(m, ()) for item in items]
             steps = loader.bucket_length(max(map(len, values)))
             shape, dtype = self.step_spec(m)
-            features[m] = np.zeros((rows, steps, *shape), dtype)
-            mask[m] = np.zeros((rows, steps), bool)
-            for i, value in enumerate(values):
-                if len(value):
-                    features[m][i, : len(value)], mask[m][i, : len(value)] = value, True
+            features[m], mask[m] = pad_rows(values, rows, steps, shape, dtype)
         weight = (np.arange(rows) < len(items)).astype(np.float32)
         return sharding.device_put_global(Batch(features, mask, {}, weight), sharding.batch_sharding(self._mesh))
 

@@ -1,4 +1,10 @@
-"""TODO: say what lives here."""
+"""Writes what finished runs have found as one HTML page that needs no network and no script.
+
+    python -m mer_jax.report RUN                      writes RUN/report.html
+    python -m mer_jax.report RUN RUN --out both.html  compares them, too
+
+RUN is the workdir of a finished run. Sections whose file a run does not have are left out, and the page says so.
+"""
 
 import argparse
 
@@ -16,12 +22,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=epath.Path, metavar="FILE.html", help="default: RUN/report.html; of several runs ./report.html"
     )
-    given = parser.parse_args(argv)
+    flags = parser.parse_args(argv)
     with reported():
-        out = given.out or (given.runs[0] / "report.html" if len(given.runs) == 1 else epath.Path("report.html"))
-        if out.is_dir() or (given.out and "://" not in str(out) and not out.parent.is_dir()):
+        out = flags.out or (flags.runs[0] / "report.html" if len(flags.runs) == 1 else epath.Path("report.html"))
+        if out.is_dir() or (flags.out and "://" not in str(out) and not out.parent.is_dir()):
             raise UserError(f"--out={out}: must be a file in a folder that exists")
-        write(given.runs, out)
+        write(flags.runs, out)
         print(f"wrote {out}")
 
 

@@ -1,4 +1,4 @@
-"""A self-contained HTML page: no network, no script; plots are inline SVG; light or dark as the reader's system is. No JAX."""
+"""A self-contained HTML page and its parts: no network, no script; plots are inline SVG. No JAX."""
 
 import html
 import itertools
@@ -7,67 +7,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from mer_jax.report.style import STYLE
+
 WIDTH = 360  # of a plot's own units: as wide as a phone, so that its text keeps its size there
 ROW = 22
 NARROW = "fijlrtI .,:;'|!()/-"
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-# Twelve each, the earlier the further apart: on their paper all stand out 3:1, and to people with any of the three kinds of colour
-# blindness no two are closer than 17 in CIELAB (19 among the first eight); searched for, and tests/test_report.py measures it.
-LIGHT = (
-    "#1166dd", "#dd7711", "#661122", "#aa88bb", "#330077", "#990000", "#bb8855", "#889988", "#003355", "#884499", "#006666", "#3399ee",
-)  # fmt: skip
-DARK = (
-    "#0066dd", "#cc8800", "#00eeff", "#885566", "#aa9966", "#aaeebb", "#aa3399", "#ffdd44", "#00aaff", "#aa4411", "#ccdd77", "#ff77bb",
-)  # fmt: skip
-COLOURS = len(LIGHT)
-
-
-def _named(colours: Sequence[str]) -> str:
-    return " ".join(f"--c{i}: {colour};" for i, colour in enumerate(colours))
-
-
-STYLE = f"""
-:root {{ color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --faint: #6a7076; --line: #dcdfe3; --bar: #3567b0; --other: #a9b1ba;
-  --problem: #b3261e; --note: #8a5a00; --ok: #1b7340; --shade: 53 103 176; {_named(LIGHT)} }}
-@media screen and (prefers-color-scheme: dark) {{ :root {{ --ink: #e4e6e8; --paper: #16181b; --faint: #9aa1a8; --line: #34383d; --bar: #7fa9e8;
-  --other: #5c646d; --problem: #ff8a80; --note: #f0b950; --ok: #71cf97; --shade: 70 120 205; {_named(DARK)} }} }}
-body {{ margin: 0 auto; padding: 1rem; max-width: 70rem; font: 1rem/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
-h3 {{ font-size: 1rem; margin: 1.5rem 0 .5rem; }} h1, h2, h3 {{ line-height: 1.25; break-after: avoid; }} p {{ max-width: 48rem; }}
-a {{ color: inherit; }} nav a {{ margin-right: .9rem; }}
-ul, ol {{ list-style: none; padding: 0; margin: 0; }} li {{ border-top: 1px solid var(--line); padding: .5rem 0; break-inside: avoid; }}
-li strong {{ margin-right: .5rem; }} .do, .faint {{ color: var(--faint); }} .do {{ display: block; }}
-.problem {{ color: var(--problem); }} .note {{ color: var(--note); }} .ok {{ color: var(--ok); }}
-.alarm {{ border: 2px solid var(--problem); border-radius: .4rem; padding: .5rem .8rem; color: var(--problem); }}
-.plots {{ display: flex; flex-wrap: wrap; gap: 1.5rem; }} figure {{ margin: 0; flex: 1 1 18rem; min-width: 0; max-width: 30rem; break-inside: avoid; }}
-figcaption {{ font-weight: 600; }} figure.large {{ max-width: 46rem; }} .key {{ display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .3rem 0; }}
-svg {{ width: 100%; height: auto; }} svg text {{ font-size: 12px; fill: currentColor; }} .bar {{ fill: var(--bar); }} .other {{ fill: var(--other); }}
-svg.swatch {{ width: 1.8rem; height: .8rem; margin-right: .35rem; }} svg .pale {{ fill: var(--faint); }} svg .on {{ paint-order: stroke;
-  stroke: var(--paper); stroke-width: 3px; font-weight: 600; }}
-.axis {{ stroke: var(--line); fill: none; }} .rule {{ stroke: var(--faint); fill: none; stroke-dasharray: 2 3; }}
-.line {{ stroke: var(--c); stroke-width: 2; fill: none; }} .band {{ fill: var(--c); opacity: .18; }} .dot {{ fill: var(--c); }}
-.bubble {{ fill: var(--bar); fill-opacity: .5; stroke: var(--bar); }} .whisker {{ stroke: var(--bar); stroke-width: 2; fill: none; }}
-.right {{ stroke: var(--c); stroke-width: 4.5; stroke-linecap: round; fill: none; opacity: .65; }}
-.wrong {{ stroke: var(--c); stroke-width: 1.7; fill: none; }}
-@media (min-width: 50rem) {{ .large svg:not(.swatch) text {{ font-size: 7px; }} .large .axis, .large .on {{ stroke-width: .5; }} .large .on {{ stroke-width: 1.5px; }}
-  .large g .right {{ stroke-width: 3; }} .large g .wrong {{ stroke-width: 1; }} }} .filled {{ fill: var(--c); }}
-{" ".join(f".c{i} {{ --c: var(--c{i}); }}" for i in range(COLOURS))}
-.wide {{ overflow-x: auto; margin: .5rem 0; background: linear-gradient(var(--paper), var(--paper)) right / 1.2rem 100% no-repeat local,
-  linear-gradient(to left, var(--line), transparent) right / 1.2rem 100% no-repeat scroll; }} table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-caption {{ text-align: left; font-weight: 600; }} th, td {{ padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; overflow-wrap: break-word; }}
-th:first-child, .words th, .words td {{ text-align: left; }} tbody th {{ font-weight: inherit; }}
-tbody th, thead th:first-child {{ white-space: normal; min-width: 5rem; }}
-.words td {{ white-space: normal; overflow-wrap: anywhere; min-width: 4rem; }} .words th, .words td {{ vertical-align: top; }}
-.chosen {{ font-weight: 600; }} .cell {{ background: rgb(var(--shade) / var(--share)); text-align: center; padding: .2rem .4rem; }} .cell small {{ display: block; color: inherit; }}
-.stats {{ display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 0; }} .stats dt {{ color: var(--faint); }} .stats dd {{ margin: 0; }}
-.stats .value {{ font-size: 1.6rem; line-height: 1.2; }}
-pre {{ white-space: pre-wrap; border: 1px solid var(--line); border-radius: .4rem; padding: .6rem; font-size: .85rem; }}
-pre span {{ display: inline-block; max-width: 100%; vertical-align: top; }}
-@media (max-width: 30rem) {{ th, td {{ padding: .2rem .35rem; font-size: .9rem; }} }}
-@media print {{ body {{ max-width: none; padding: 0; font-size: 10pt; }} nav {{ display: none; }} .wide {{ overflow: visible; }} .plots {{ gap: .8rem; }}
-  th, td {{ padding: .1rem .2rem; font-size: 7.5pt; }} figure.large {{ max-width: 30rem; }}
-  td.cell {{ padding: .1rem; font-size: 7pt; }} .cell, svg {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }} }}
-"""
 
 
 def escaped(text: str) -> str:
@@ -93,27 +38,31 @@ def document(title: str, parts: Sequence[str]) -> str:
 
 
 def plots(figures: Sequence[str]) -> str:
+    """Figures beside each other, as many as there is room for."""
     return '<div class="plots">\n' + "\n".join(figures) + "\n</div>"
 
 
 def figure(
     title: str, drawn: Sequence[str], height: int | float, under: str = "", label: str = "", kind: str = ""
 ) -> str:
-    """label: what a reader hears who does not see the picture; the title alone if empty. under: HTML below it."""
+    """A picture and its title. drawn: SVG. label: what a reader hears who does not see it. under: HTML below it."""
     heard = escaped(f"{title}: {label}" if label else title)
     svg = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{heard}">{"".join(drawn)}</svg>'
-    of_kind = f' class="{kind}"' if kind else ""
-    return f"<figure{of_kind}><figcaption>{escaped(title)}</figcaption>{svg}{under}</figure>"
+    class_ = f' class="{kind}"' if kind else ""
+    return f"<figure{class_}><figcaption>{escaped(title)}</figcaption>{svg}{under}</figure>"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    """In a box of its own that scrolls where the page is narrower. columns: text; rows: HTML, the first cell of each its name."""
+    """A table in a box of its own, which scrolls where the page is narrower.
+
+    columns: text; rows: HTML, the first cell of each its name.
+    """
     head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in columns)
     body = "\n".join(_row(row) for row in rows)
-    of_kind = f' class="{kind}"' if kind else ""
+    class_ = f' class="{kind}"' if kind else ""
     return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{escaped(title)}"><table{of_kind}><caption>{escaped(title)}</caption>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+        f'<div class="wide" role="region" tabindex="0" aria-label="{escaped(title)}"><table{class_}>'
+        f"<caption>{escaped(title)}</caption><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
     )
 
 
@@ -123,35 +72,36 @@ def _row(cells: Sequence[str]) -> str:
     return f'<tr><th scope="row">{cells[0]}</th>{rest}</tr>'
 
 
+def _width(character: str) -> int | float:
+    """At most, at 12 px, in any sans-serif."""
+    if character in "mwMW@%" or unicodedata.east_asian_width(character) in "WF":
+        return 12
+    if character in NARROW:
+        return 5
+    return 9.5 if character.isupper() else 7.7
+
+
 def shortened(name: str, room: int | float) -> str:
-    """What of the name fits into so much room at 12 px, whatever sans-serif the reader has."""
-    widths = [
-        12
-        if c in "mwMW@%" or unicodedata.east_asian_width(c) in "WF"
-        else 5
-        if c in NARROW
-        else 9.5
-        if c.isupper()
-        else 7.7
-        for c in name
-    ]
+    """What of the name fits into so much room at 12 px."""
+    widths = [_width(character) for character in name]
     if sum(widths) <= room:
         return name
     return name[: sum(so_far <= room - 12 for so_far in itertools.accumulate(widths))] + "…"
 
 
-def ticks(low: int | float, high: int | float, count: int = 5, whole: bool = False) -> list[float]:
-    """About so many round numbers from low to high; whole: none between the integers."""
+def ticks(low: int | float, high: int | float, count: int = 5, integers: bool = False) -> list[float]:
+    """About so many round numbers from low to high; integers: none between the integers."""
     if high <= low:
         return [float(low)]
     rough = (high - low) / count
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(size * m for m in (1, 2, 5, 10) if size * m >= rough * (1 - 1e-9))
-    if whole:
+    if integers:
         step = max(1.0, step)
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def missing(what: str, file: str, why: str = "is not there") -> str:
+    """That something is left out, because of a file that a run may have."""
     return f'<p class="faint">{escaped(f"{what} left out: {file} {why}.")}</p>'

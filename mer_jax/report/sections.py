@@ -1,19 +1,22 @@
-"""The sections of a finished run's report, each as HTML. No JAX."""
+"""The sections of a run's page, in order: a title, and a function from the run to HTML. No JAX."""
 
-from mer_jax.report.sections_errors import calibration, confusion, embedding, mistakes, modalities, per_class
-from mer_jax.report.sections_run import about, cost, reproduce, robustness, settings, versions
-from mer_jax.report.sections_scores import headline, learning, points
+import importlib
+from collections.abc import Callable
 
-SECTIONS = (
-    ("Data and protocol", about),
-    ("Test scores", headline),
+from mer_jax.evaluation.results import FinishedRun
+from mer_jax.report.sections_inputs import modalities, robustness
+from mer_jax.report.sections_run import cost, data_and_protocol, reproduce, settings, versions
+from mer_jax.report.sections_scores import learning_curves, points, test_scores
+
+Section = tuple[str, Callable[[FinishedRun], str]]
+
+FIRST: tuple[Section, ...] = (
+    ("Data and protocol", data_and_protocol),
+    ("Test scores", test_scores),
     ("Points and ensembles", points),
-    ("Learning curves", learning),
-    ("Confusion", confusion),
-    ("Classes", per_class),
-    ("Calibration", calibration),
-    ("Map of the utterances", embedding),
-    ("Most confident mistakes", mistakes),
+    ("Learning curves", learning_curves),
+)
+LAST: tuple[Section, ...] = (
     ("Modalities", modalities),
     ("Robustness", robustness),
     ("Hardware and cost", cost),
@@ -21,3 +24,13 @@ SECTIONS = (
     ("Versions", versions),
     ("How to reproduce", reproduce),
 )
+
+
+def sections_of(run: FinishedRun) -> tuple[Section, ...]:
+    """The sections that every run has, and in their middle the SECTIONS of the module that the run's task names. Its
+    `check` raises UserError if the run lacks what they show."""
+    if not run.task.report_sections:
+        return (*FIRST, *LAST)
+    of_task = importlib.import_module(run.task.report_sections)
+    of_task.check(run)
+    return (*FIRST, *of_task.SECTIONS, *LAST)

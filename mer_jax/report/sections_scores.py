@@ -1,4 +1,4 @@
-"""TODO: say what lives here."""
+"""Sections on scores: the chosen point's, those of all points, and how they came about in training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,35 +6,39 @@ from typing import Any
 
 import numpy as np
 
+from mer_jax.evaluation import score_table
 from mer_jax.evaluation.results import FinishedRun
-from mer_jax.metrics.classification import TITLES, between, percent
 from mer_jax.metrics.significance import FEW_DIALOGUES
 from mer_jax.report.html import breakable, escaped, missing, plots, table
 from mer_jax.report.svg import Line, curves
+from mer_jax.tasks import Task
 from mer_jax.training.replicas import format_overrides
 
-# ---- scores ----
+
+def count_dialogues(run: FinishedRun) -> int:
+    return len(set(run.predictions.dialogues.tolist()))
 
 
-def dialogues_of(run: FinishedRun) -> int:
-    return len(set(run.said.dialogues.tolist()))
-
-
-def why_none(dialogues: int) -> str:
-    """Why there is no interval."""
+def why_no_interval(dialogues: int) -> str:
     return "all test utterances are of one dialogue" if dialogues < 2 else "no seed finished every fold"
 
 
-def headline(run: FinishedRun) -> str:
-    point = run.chosen
-    n, interval, dialogues = point["replicas"], point.get("interval"), dialogues_of(run)
+def test_scores(run: FinishedRun) -> str:
+    """Every score of the task at the chosen point, and how its interval came about."""
+    point, dialogues = run.chosen, count_dialogues(run)
+    interval, replicas = point.get("interval"), point["replicas"]
     tiles = []
-    for name in TITLES:
-        under = f"95 % {between(interval[name])}" if interval else f"no interval: {why_none(dialogues)}"
-        tiles.append(f'<div><dt>{TITLES[name]}</dt><dd class="value">{percent(point["test"][name])}</dd><dd class="faint">{under}</dd></div>')  # fmt: skip
-    spread = f"mean ± sample standard deviation over {n} replicas" if n > 1 else "one replica"
-    resampled = f"; 95 % intervals by resampling the {dialogues} test dialogues{', seeds held fixed' * (n > 1)}"
-    text = f"Test scores in percent, {spread}{resampled if interval else ''}."
+    for name, metric in run.task.metrics.items():
+        known = interval and name in interval
+        note = f"95 % {metric.format_interval(interval[name])}" if known else ""
+        if not interval:
+            note = f"no interval: {why_no_interval(dialogues)}"
+        value = metric.format_mean(point["test"].get(name))
+        tiles.append(f'<div><dt>{metric.title}</dt><dd class="value">{value}</dd><dd class="faint">{note}</dd></div>')
+    spread = f"mean ± sample standard deviation over {replicas} replicas" if replicas > 1 else "one replica"
+    held = ", seeds held fixed" * (replicas > 1)
+    resampled = f"; 95 % intervals by resampling the {dialogues} test dialogues{held}" if interval else ""
+    text = f"{score_table.title('Test scores', run.task)}: {spread}{resampled}."
     if 1 < dialogues < FEW_DIALOGUES:
         text += f" {dialogues} dialogues are few: the intervals are too narrow."
     if point["values"]:
@@ -42,92 +46,84 @@ def headline(run: FinishedRun) -> str:
     parts = [f'<dl class="stats">{"".join(tiles)}</dl>', f"<p>{escaped(text)}</p>"]
     if (bayes := run.metrics["data"].get("bayes_accuracy")) is not None:
         parts.append(f"<p>The best accuracy that these data allow is {100 * bayes:.1f}.</p>")
-    if raters := point.get("raters"):
-        parts.append(
-            f"<p>Against the raters: NLL {raters['nll']['mean']:.3f}, Jensen-Shannon {raters['jensen_shannon']['mean']:.3f} nats; "
-            f"{percent(raters['agreement'])} % of them chose the predicted class, {percent(raters['agreement_at_most'])} % the one "
-            "that most chose.</p>"
-        )
     return "".join(parts)
 
 
-OTHERS = tuple(name for name in TITLES if name != "weighted_f1")
-COLUMNS = ["weighted F1", "95 %", "macro F1", "accuracy", "UAR", "validation WF1", "replicas"]
+def columns(task: Task) -> list[str]:
+    """The heads of the cells of `point_rows`, after the first."""
+    return [*score_table.columns(task), "replicas"]
 
 
 def point_rows(run: FinishedRun, name: str = "", protocol: bool = False) -> list[list[str]]:
-    """One row for each point of a run, and for its ensemble."""
-    rows, points = [], run.metrics["points"]
-    for point in points:
-        title = ", ".join(filter(None, (breakable(name), breakable(format_overrides(point["values"]))))) or (
-            "mean ± sd" if point["replicas"] > 1 else "the replica"
-        )
-        if point["chosen"] and len(points) > 1:
+    """One row for each point of a run, and for its ensemble. protocol: the last cell says which protocol it is."""
+    rows, found = [], run.metrics["points"]
+    for point in found:
+        title = ", ".join(filter(None, (breakable(name), breakable(format_overrides(point["values"])))))
+        title = title or ("mean ± sd" if point["replicas"] > 1 else "the replica")
+        if point["chosen"] and len(found) > 1:
             title = f'<span class="chosen">{title}</span> <span class="ok">chosen</span>'
-        test, interval = point["test"], point.get("interval")
-        lost = f", {point['diverged']} diverged" if point["diverged"] else ""
-        row = [title, percent(test["weighted_f1"]), between(interval["weighted_f1"]) if interval else "-"]
-        row += [percent(test[score]) for score in OTHERS]
-        row += [percent(point["valid"]["weighted_f1"]), f"{point['replicas']}{lost}"]
-        rows.append(row + [protocol_cell(run)] * protocol)
+        diverged = f", {point['diverged']} diverged" if point["diverged"] else ""
+        cells = [title, *score_table.cells(run.task, point), f"{point['replicas']}{diverged}"]
+        rows.append(cells + [_protocol_cell(run)] * protocol)
         if ensemble := point.get("ensemble"):
-            row = [f'<span class="faint">ensemble of its {ensemble["members"]} seeds</span>', f"{100 * ensemble['weighted_f1']['value']:.1f}"]  # fmt: skip
-            row += [between(ensemble["weighted_f1"])] + [f"{100 * ensemble[s]['value']:.1f}" for s in OTHERS]
-            rows.append([*row, "", "", *[""] * protocol])
+            title = f'<span class="faint">ensemble of its {ensemble["members"]} seeds</span>'
+            rows.append([title, *score_table.ensemble_cells(run.task, ensemble), ""] + [""] * protocol)
     return rows
 
 
-def protocol_cell(run: FinishedRun) -> str:
+def _protocol_cell(run: FinishedRun) -> str:
     protocol = run.metrics["protocol"]
     return escaped(protocol["name"]) + (' <strong class="problem">leaky</strong>' if protocol["leaky"] else "")
 
 
 def points(run: FinishedRun) -> str:
     """The table of an ablation; of one point its row and its ensemble."""
-    found = run.metrics["points"]
-    note = ""
-    others = [p["test"]["weighted_f1"]["mean"] for p in found if not p["chosen"] and p["replicas"]]
+    note, main = "", run.task.main_metric
+    metric = run.task.metrics[main]
+    others = [p["test"][main]["mean"] for p in run.metrics["points"] if not p["chosen"] and main in p["test"]]
+    others = [mean for mean in others if mean is not None]
     if others:
-        low, high = (f"{100 * end:.1f}" for end in (min(others), max(others)))
+        low, high = metric.format(min(others)), metric.format(max(others))
         lie = f"lies between {low} and {high}" if len(others) > 1 else f"is {low}"
         note = (
-            f"<p>The point was chosen by {escaped(run.metrics['protocol']['selects_on'])}. The test weighted F1 of the "
-            f"other{'s' * (len(others) > 1)} {lie}, which is no reason to choose one of them.</p>"
+            f"<p>The point was chosen by {escaped(run.metrics['protocol']['selects_on'])}. The test {metric.title} of "
+            f"the other{'s' * (len(others) > 1)} {lie}, which is no reason to choose one of them.</p>"
         )
-    return table("Test scores, percent", ["", *COLUMNS], point_rows(run)) + note
+    return table(score_table.title("Test scores", run.task), ["", *columns(run.task)], point_rows(run)) + note
 
 
-# ---- training ----
-
-
-def learning(run: FinishedRun) -> str:
+def learning_curves(run: FinishedRun) -> str:
+    """The main score and the loss of the validation part over the epochs, over the replicas of the chosen point."""
     rows = [row for row in run.history if row["replica"] in run.replicas]
     if not rows:
         return missing("The learning curves are", "history.jsonl", "holds no evaluation of the replicas shown")
-    epochs = sorted({row["epoch"] for row in rows})
+    main, several = run.task.main_metric, len(run.replicas) > 1
+    metric = run.task.metrics[main]
+    factor, unit = (100, "percent") if metric.unit == "percent" else (1, "")
     figures = []
-    for score, title, factor in (("weighted_f1", "Validation weighted F1", 100), ("loss", "Validation loss", 1)):
-        values = {e: [factor * r["valid"][score] for r in rows if r["epoch"] == e and usable(r["valid"][score])] for e in epochs}  # fmt: skip
-        shown = [e for e in epochs if values[e]]
-        if not shown:
+    for score, title, scale, up in ((main, metric.title, factor, unit), ("loss", "loss", 1, "")):
+        values: dict[int, list[float]] = {}
+        for row in sorted(rows, key=lambda row: row["epoch"]):
+            if _is_finite(row["valid"].get(score)):
+                values.setdefault(row["epoch"], []).append(scale * row["valid"][score])
+        if not values:
             continue
-        several = len(run.replicas) > 1
-        line = Line(
-            "mean" if several else "the replica", shown, [float(np.mean(values[e])) for e in shown],
-            [min(values[e]) for e in shown] if several else (), [max(values[e]) for e in shown] if several else (),
-        )  # fmt: skip
-        figures.append(curves(title, [line], "epoch", "percent" if factor == 100 else "", True, best_epochs(run, rows)))
+        mean = [float(np.mean(found)) for found in values.values()]
+        low, high = ([end(found) for found in values.values()] if several else () for end in (min, max))
+        line = Line("mean" if several else "the replica", list(values), mean, low, high)
+        marks = _best_epochs(run, rows)
+        figures.append(curves(f"Validation {title}", [line], "epoch", up, integers=True, marks=marks))
     band = (
         "The line is the mean, the band the range from the least to the largest, over the replicas that still trained. "
-        if len(run.replicas) > 1
+        if several
         else ""
     )
     return f"<p>{band}Ticks at the bottom: the epochs of the checkpoints that were tested.</p>{plots(figures)}"
 
 
-def usable(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def best_epochs(run: FinishedRun, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+def _best_epochs(run: FinishedRun, rows: Sequence[Mapping[str, Any]]) -> list[int]:
     return sorted({row["epoch"] for row in rows if row.get("step") == run.replicas[row["replica"]]["step"]})

@@ -1,6 +1,7 @@
 """The device mesh and where arrays live on it: what belongs to replicas along `replica`, batches along `data`, the
 features of weights along `model`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ AXES = ("replica", "data", "model")
 
 
 def start(cache: Path) -> None:
-    """Settings of JAX for every command: compiled programs are kept in `cache` and found again by the next run."""
+    """Settings of JAX for every command: compiled programs are kept in `cache`, or where JAX_COMPILATION_CACHE_DIR
+    says, and found again by the next run."""
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

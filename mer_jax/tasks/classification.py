@@ -1,5 +1,6 @@
 """One class of several for every utterance. No JAX at import: reports and comparisons read results without it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ class Classification(Task):
     Float32[rows, classes], the distribution to learn: all on the label, or as the raters say."""
 
     name: ClassVar[str] = "classification"
+    report_sections: ClassVar[str] = "mer_jax.report.sections_classification"
     metrics = METRICS
 
     def __init__(self, labels: Sequence[str]):
@@ -41,6 +43,9 @@ class Classification(Task):
     def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
         counts = np.bincount(targets["label"], minlength=self.width).tolist()
         return {"classes": dict(zip(self.labels, counts, strict=True))}
+
+    def target_counts(self, described: Mapping[str, Any]) -> dict[str, int]:
+        return {name: described["classes"].get(name, 0) for name in self.labels}
 
     def gaps(self, described: Mapping[str, Any]) -> str:
         absent = [name for name, count in described["classes"].items() if not count]
@@ -188,6 +193,23 @@ class Classification(Task):
         values = [float(p) if digits is None else round(float(p), digits) for p in predicted]
         probabilities = dict(zip(self.labels, values, strict=True))
         return {"prediction": self.labels[int(predicted.argmax())], "probabilities": probabilities}
+
+    def read_prediction(self, line: Mapping[str, Any]) -> tuple[Any, Sequence[float]]:
+        """The number of the class, and the probabilities in the order of the classes."""
+        for field in ("label", "prediction"):
+            if line.get(field) not in self.labels:
+                raise ValueError(f"{field} {line.get(field)!r} is none of {', '.join(self.labels)}")
+        probabilities = line.get("probabilities")
+        if not isinstance(probabilities, dict) or probabilities.keys() != set(self.labels):
+            raise ValueError("its probabilities are not one per label")
+        values = [probabilities[name] for name in self.labels]
+        possible = all(isinstance(value, int | float) and value >= 0 for value in values)
+        if not possible or not math.isclose(sum(values), 1, abs_tol=1e-3):
+            raise ValueError("its probabilities do not sum to 1")
+        return self.labels.index(line["prediction"]), values
+
+    def read_targets(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
+        return {"label": np.array([self.labels.index(label) for label in labels], np.int64)}
 
     def confidence(self, predicted: np.ndarray) -> np.ndarray:
         """The largest probability."""

@@ -49,6 +49,7 @@ class Task(abc.ABC):
     """
 
     name: ClassVar[str]
+    report_sections: ClassVar[str] = ""  # the module with the sections of a report that only this task has
     metrics: Mapping[str, Metric]
     width: int
 
@@ -66,6 +67,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """What metrics.json says of a part's targets."""
+
+    def target_counts(self, described: Mapping[str, Any]) -> dict[str, int]:
+        """How many utterances of a part have each target, by what `describe_targets` says of it; nothing where targets
+        cannot be counted."""
+        return {}
 
     @abc.abstractmethod
     def gaps(self, described: Mapping[str, Any]) -> str:
@@ -162,6 +168,15 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def describe_prediction(self, predicted: np.ndarray, digits: int | None = None) -> dict[str, Any]:
         """What a person reads of one utterance: `prediction`, and what it rests on, rounded to so many digits."""
+
+    @abc.abstractmethod
+    def read_prediction(self, line: Mapping[str, Any]) -> tuple[Any, Sequence[float]]:
+        """The decision and what is predicted, by a line of predictions.jsonl: `label` and what `describe_prediction` says.
+        Raises ValueError saying what is wrong with it."""
+
+    @abc.abstractmethod
+    def read_targets(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
+        """The targets of utterances by their labels in words, as far as scores need them."""
 
     @abc.abstractmethod
     def confidence(self, predicted: np.ndarray) -> np.ndarray:

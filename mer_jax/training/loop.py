@@ -73,7 +73,7 @@ class Loop:
         with self._meter.waiting():
             source, row_positions, padded_lengths, rows = next(self._items)
         if self._reads is not None:
-            mine = self._run.data.batches.mine(rows)
+            mine = self._run.data.batches.addressable_rows(rows)
             self._reads.step(step, self._ids[mine[mine >= 0]].tolist())
         self._terms = self._run.groups.train(live, source, row_positions, padded_lengths, rows)
         self._profile.after(step, self._terms)

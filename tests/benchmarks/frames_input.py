@@ -34,7 +34,7 @@ def photographs():
 def corpus_of(folder):
     from mer_jax.data.corpus import Corpus, Utterance
     from mer_jax.data.corpus_writer import Description, write_corpus
-    from mer_jax.data.frames import coded
+    from mer_jax.data.frames import encode_frames
 
     labels = ("a", "b")
     write_corpus(
@@ -49,7 +49,7 @@ def corpus_of(folder):
                 "1",
                 labels[i % 2],
                 "",
-                {"visual": coded(images, "jpeg")},
+                {"visual": encode_frames(images, "jpeg")},
             )
             for i, images in enumerate(photographs())
         ),
@@ -104,7 +104,7 @@ def main():
 
         def seen(view, draw):
             def one(i):
-                view.of(corpus[i].features["visual"], np.random.default_rng(i) if draw else None)
+                view.apply(corpus[i].features["visual"], np.random.default_rng(i) if draw else None)
 
             return one
 

@@ -26,7 +26,7 @@ TEXT, AUDIO, FRAMES, SIZE, CLASSES = 1024, 768, 15, 256, 6
 def write_corpus_of(folder, count):
     from mer_jax.data.corpus import Utterance
     from mer_jax.data.corpus_writer import Description, write_corpus
-    from mer_jax.data.frames import coded
+    from mer_jax.data.frames import encode_frames
 
     rng = np.random.default_rng(0)
     labels = tuple("abcdef")
@@ -34,7 +34,9 @@ def write_corpus_of(folder, count):
 
     def features():
         images = [rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8) for _ in range(FRAMES)]
-        return {m: rng.normal(size=s).astype(np.float32) for m, s in sizes.items()} | {"visual": coded(images, "uint8")}
+        return {m: rng.normal(size=s).astype(np.float32) for m, s in sizes.items()} | {
+            "visual": encode_frames(images, "uint8")
+        }
 
     write_corpus(
         folder,
