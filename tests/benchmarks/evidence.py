@@ -1,4 +1,4 @@
-"""How often the time step that tells the class is ranked first, by what `Trained.predict(…, attribution=True)` calls evidence.
+"""How often the time step that tells the class is ranked first, by what `Predictor.predict(…, attribution=True)` calls evidence.
 
 RUN is a finished run on the demo corpus (which it was trained on, of seed 0). Utterances are drawn like the demo's, but in every
 modality exactly one time step, anywhere, holds the class's cue: the planted one. `--at-least 0.9` exits with 1 if a modality
@@ -53,7 +53,7 @@ def main():
     for i, found in enumerate(model.predict(iter(items), attribution=True)):
         right += found.prediction == found.label
         for m in first:
-            first[m] += int(found.attribution.evidence[m].argmax()) == planted[i, m]
+            first[m] += int(found.attribution.integrated_gradients[m].argmax()) == planted[i, m]
     share = {m: round(n / given.count, 3) for m, n in first.items()}
     print(json.dumps({"utterances": given.count, "classified_right": right / given.count, "planted_step_first": share}))
     sys.exit(min(share.values()) < given.at_least)
