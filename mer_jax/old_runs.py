@@ -1,5 +1,7 @@
 """Runs that earlier versions wrote, in today's words: the one table of what has been renamed since. No JAX."""
 
+import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 # Fields of the config, 0.8 -> 0.9.
@@ -16,6 +18,7 @@ FIELDS = {
 }
 # Parts of a checkpoint, 0.8 -> 0.9.
 ARRAYS = {"rest": "model_state", "average": "ema", "given": "inputs", "values": "overrides"}
+OLD_ARRAYS = {today: old for old, today in ARRAYS.items()}
 
 
 def read_config(tree: dict[str, Any]) -> dict[str, Any]:
@@ -37,6 +40,35 @@ def _family_of_08(tree: dict[str, Any]) -> str:
     return "deepmsi_mer" if "contrastive" in tree.get("loss", {}) else "lsgmer"
 
 
+def named_as_saved(like: Any, saved: Collection[str]) -> Any:
+    """The parts of a checkpoint, dataclasses under the names of their fields, as dicts under the names that 0.8 gave them; as
+    it is if the checkpoint has today's names. saved: the paths of its arrays."""
+    return _old_names(like) if any(name.startswith("state/given/") for name in saved) else like
+
+
+def named_as_today(saved: Any, like: Any) -> Any:
+    """What was restored, under today's names; `like` is what a checkpoint of today holds."""
+    if not dataclasses.is_dataclass(like) or isinstance(like, type):
+        return {k: named_as_today(saved[k], v) for k, v in like.items()} if _holds_parts(like) else saved
+    if not isinstance(saved, dict):
+        return saved
+    parts = {
+        f.name: named_as_today(saved[OLD_ARRAYS.get(f.name, f.name)], getattr(like, f.name))
+        for f in dataclasses.fields(like)
+    }
+    return dataclasses.replace(like, **parts)
+
+
 def renamed_arrays(tree: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a saved state or model under today's names."""
+    """The parts of a saved model under today's names."""
     return {ARRAYS.get(name, name): value for name, value in tree.items()}
+
+
+def _old_names(like: Any) -> Any:
+    if dataclasses.is_dataclass(like) and not isinstance(like, type):
+        return {OLD_ARRAYS.get(f.name, f.name): _old_names(getattr(like, f.name)) for f in dataclasses.fields(like)}
+    return {k: _old_names(v) for k, v in like.items()} if _holds_parts(like) else like
+
+
+def _holds_parts(like: Any) -> bool:
+    return isinstance(like, dict) and like.keys() == {"state", "best"}

@@ -57,7 +57,7 @@ def losses(config, corpus, tmp_path, steps, devices=1, updates=None):
 )
 def test_a_replica_is_the_single_run_of_its_fold_and_seed(family, together, corpus, tmp_path):
     updates, wanted = {}, {}
-    whole = losses(experiment(family, together=together), corpus, tmp_path, 6, updates=updates)
+    whole = losses(experiment(family, replicas_per_step=together), corpus, tmp_path, 6, updates=updates)
     assert len(whole) == 6
     alone = experiment(family, folds=(1,), seeds=1)
     alone.seed = 1
@@ -175,7 +175,10 @@ def run_turns(config, corpus, tmp_path):
 @pytest.mark.parametrize("together", [6, 2, 1])
 def test_what_is_saved_is_what_is_loaded(together, corpus, tmp_path):
     """Whatever the groups, on disk all replicas lie along the leading axis, in their order."""
-    fleets = [setup.assemble(experiment(together=t), corpus, tmp_path, jax.devices()[:2]).groups for t in (6, together)]
+    fleets = [
+        setup.assemble(experiment(replicas_per_step=t), corpus, tmp_path, jax.devices()[:2]).groups
+        for t in (6, together)
+    ]
     fleets[0].begin()
     saved = fleets[0].saved()
     like = jax.tree.map(lambda x: (x.shape, x.dtype), fleets[1].like())
@@ -265,7 +268,7 @@ def test_statistics_of_an_experiment(corpus, tmp_path):
         ({"points": "model.dropout=0.1", "grid": "loss.apc=1"}, "exclude each other"),
         ({"folds": (3,)}, "numbers from 0 to 2"),
         ({"folds": (1, 1)}, "different numbers"),
-        ({"together": 4}, "must divide the 6 replicas"),
+        ({"replicas_per_step": 4}, "must divide the 6 replicas"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, words, corpus):
@@ -290,7 +293,7 @@ def test_grid_and_points():
 @pytest.mark.slow
 def test_what_memory_cannot_hold_is_refused_with_the_numbers(corpus, tmp_path, monkeypatch):
     """State, best models, gradients and updates of all six, and the corpus: a little less is refused, a little more is not."""
-    whole = setup.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
+    whole = setup.assemble(experiment(replicas_per_step=6), corpus, tmp_path, jax.devices()[:1])
     whole.groups.begin()
     saved = whole.groups.saved()
 
@@ -299,7 +302,7 @@ def test_what_memory_cannot_hold_is_refused_with_the_numbers(corpus, tmp_path, m
 
     need = size(saved) + 2 * size(saved["state"].params) + size(whole.data.batches.source)
     monkeypatch.setattr(compiled, "memory_bytes", lambda mesh: 1.001 * need)
-    setup.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
+    setup.assemble(experiment(replicas_per_step=6), corpus, tmp_path, jax.devices()[:1])
     monkeypatch.setattr(compiled, "memory_bytes", lambda mesh: 0.999 * need)
     with pytest.raises(UserError, match=r"6 replicas of 0.0 M parameters need at least \d+\.\d GiB on each device"):
-        setup.assemble(experiment(together=6), corpus, tmp_path, jax.devices()[:1])
+        setup.assemble(experiment(replicas_per_step=6), corpus, tmp_path, jax.devices()[:1])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, class_targets, small_description, small_utterances
 from etils import epath
-from test_cli import snapshot
-from test_replicas import experiment
+from experiments import of_folds_and_seeds as small
+from runs import snapshot
 
 from mer_jax import experiment
 from mer_jax.data import loader
@@ -22,10 +22,11 @@ from mer_jax.errors import UserError
 from mer_jax.evaluation import robustness, robustness_curves
 from mer_jax.evaluation.robustness_curves import RATES, SIGMAS, Condition
 from mer_jax.metrics.classification import METRICS, scores
-from mer_jax.models import family
+from mer_jax.tasks.classification import Classification
 from mer_jax.training import resume, step
 
 NAMES = ("text", "audio", "visual")
+TASK, SCORES = Classification("abcd"), tuple(METRICS)
 HAS = np.random.default_rng(5).random((400, 3)) < 0.7
 
 
@@ -143,8 +144,10 @@ def hand_made(modalities, replicas=2):
     drawn = [robustness_curves.draws(modalities, np.arange(60) + 60 * r) for r in range(replicas)]
     has = [np.ones((60, len(modalities)), bool) for _ in range(replicas)]
     has[0][:5] = np.eye(len(modalities), dtype=bool)[0]
-    tested = [robustness_curves.Tested(*of) for of in zip(found, gold, drawn, has, strict=True)]
-    made = robustness_curves.curves(modalities, listed, tested, 4)
+    tested = [
+        robustness_curves.Tested(f, {"label": g}, d, h) for f, g, d, h in zip(found, gold, drawn, has, strict=True)
+    ]
+    made = robustness_curves.curves(TASK, modalities, listed, tested)
     return made, listed, found, gold, drawn
 
 
@@ -196,14 +199,16 @@ def test_retention_and_effective_robustness_are_their_definitions():
     def of(*values):
         return {score: [[v, None] for v in values] for score in METRICS}
 
-    assert robustness_curves.retention(of(0.8, 0.6, 0.2))["uar"] == pytest.approx((0.75 + 0.25) / 2)
-    assert robustness_curves.retention(of(0.0, 0.6))["uar"] is None
-    found = robustness_curves.effective(of(0.8, 0.6, 0.2), of(0.7, 0.3, 0.0))
+    assert robustness_curves.retention(TASK, of(0.8, 0.6, 0.2))["uar"] == pytest.approx((0.75 + 0.25) / 2)
+    assert robustness_curves.retention(TASK, of(0.0, 0.6))["uar"] is None
+    found = robustness_curves.effective(TASK, of(0.8, 0.6, 0.2), of(0.7, 0.3, 0.0))
     assert found["uar"] == pytest.approx(((-0.2 + 0.4) + (-0.6 + 0.7)) / 2)
 
 
 def test_the_floor_says_what_training_saw_most():
-    found = robustness_curves.floor([(np.array([2, 2, 0]), np.array([0, 0, 2, 1]))], 3)
+    found = robustness_curves.floor(
+        Classification("abc"), [({"label": np.array([2, 2, 0])}, {"label": np.array([0, 0, 2, 1])})]
+    )
     assert found["accuracy"] == [0.25, None]
     assert found["uar"] == [pytest.approx(1 / 3), None]
 
@@ -212,19 +217,19 @@ def test_a_run_beside_must_be_measured_and_of_the_same_utterances(tmp_path):
     about = {"name": "n", "protocol": "p", "manifest_sha256": "m", "split_sha256": "s", "seed": 0}
     folder, here = epath.Path(tmp_path), epath.Path("here")
     with pytest.raises(UserError, match=rf"--workdir={tmp_path} --mode=robustness"):
-        robustness.read_beside(folder, about, here)
+        robustness.read_beside(folder, about, here, SCORES)
     made, *_ = hand_made(NAMES)
     (tmp_path / robustness.FILE).write_text(json.dumps(about | made))
-    assert robustness.read_beside(folder, about, here)["clean"] == made["clean"]
+    assert robustness.read_beside(folder, about, here, SCORES)["clean"] == made["clean"]
     with pytest.raises(UserError, match=r"its split_sha256 is s, that of here other"):
-        robustness.read_beside(folder, about | {"split_sha256": "other"}, here)
+        robustness.read_beside(folder, about | {"split_sha256": "other"}, here, SCORES)
     made["missing"]["all"]["rates"] = made["missing"]["text"]["rates"] = [0, 1]
     (tmp_path / robustness.FILE).write_text(json.dumps(about | made))
     with pytest.raises(UserError, match=r"its missing is \[0, 1\]"):
-        robustness.read_beside(folder, about, here)
+        robustness.read_beside(folder, about, here, SCORES)
     (tmp_path / robustness.FILE).write_text(json.dumps(about))
     with pytest.raises(UserError, match="make it again"):
-        robustness.read_beside(folder, about, here)
+        robustness.read_beside(folder, about, here, SCORES)
 
 
 # ---- the command ----
@@ -268,9 +273,9 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
                   for i, u in enumerate(small_utterances(120))]  # fmt: skip
     write_corpus(tmp_path / "corpus", utterances, small_description())
     corpus, run = Corpus(tmp_path / "corpus"), epath.Path(tmp_path / "run")
-    experiment.run(experiment(together=6), corpus, run)
-    result = json.loads(json.dumps(robustness.measure(experiment(together=6), corpus, run)))
-    config = experiment(together=1)
+    experiment.run(small(replicas_per_step=6), corpus, run)
+    result = json.loads(json.dumps(robustness.measure(small(replicas_per_step=6), corpus, run)))
+    config = small(replicas_per_step=1)
     alone = robustness.measure(config, corpus, run, beside=run)
     of_itself = alone.pop("effective")
     assert {v for kind in ("missing", "noise") for of in of_itself[kind].values() for v in of.values()} == {0.0}
@@ -283,12 +288,12 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
     for score in METRICS:
         assert result["clean"][score] == pytest.approx([known["test"][score][k] for k in ("mean", "sd")], abs=1e-6)
         assert result["missing"]["text"]["pooled"][score][0] == pytest.approx(known["points"][0]["pooled"][score])
-    whole = resume.restore_finished(config, corpus, run)
-    apply, pool = family.family_of(config, corpus)[0].apply, whole.inputs.feed.pool
-    predict = jax.jit(lambda model, batch: apply(model.params, model.rest, batch)[0]["logits"].argmax(-1))
+    restored = resume.restore_finished(config, corpus, run)
+    apply, pool = restored.steps.apply, restored.data.pool
+    predict = jax.jit(lambda model, batch: apply(model.params, model.model_state, batch)[0]["logits"].argmax(-1))
     wanted = {"missing": [], "noise": []}
-    for r, replica in enumerate(whole.fleet.replicas):
-        rows, model = whole.inputs.folds[replica.fold].test, whole.fleet.best(r)
+    for r, replica in enumerate(restored.groups.replicas):
+        rows, model = restored.data.folds[replica.fold].test, restored.groups.best(r)
         clean = step.standardize(
             jax.tree.map(jnp.asarray, loader.collate(corpus, pool, rows, (("text", 9), ("audio", 1)), "refuse")),
             model.input_stats,

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jaxtyping import Array, UInt32
 
+from mer_jax import old_runs
 from mer_jax.errors import UserError
 from mer_jax.runtime import distributed
 
@@ -65,7 +66,7 @@ class Checkpoints:
             why = next(filter(None, distributed.all_gather_text(why)), "") or checksum_error(info["sums"], state)
             if not why:
                 self._set_aside(damaged, step, warn)
-                return step, info["info"], state
+                return step, info["info"], old_runs.named_as_today(state, like)
             damaged.append(step)
             if not fall_back:
                 raise UserError(f"{where} is damaged: {why}")
@@ -107,8 +108,10 @@ class Checkpoints:
                     )
                 check(step, info["info"])
                 handler = ocp.StandardCheckpointHandler()
-                self._compare(handler.metadata(folder / "state"), like, str(folder))
-                return info, handler.restore(folder / "state", args=ocp.args.StandardRestore(like)), ""
+                metadata = handler.metadata(folder / "state")
+                named = old_runs.named_as_saved(like, _leaves(getattr(metadata, "tree", metadata)))
+                self._compare(metadata, named, str(folder))
+                return info, handler.restore(folder / "state", args=ocp.args.StandardRestore(named)), ""
             except UserError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise what they like
@@ -187,7 +190,7 @@ def best_models(folder: epath.PathLike) -> tuple[dict[str, Any], Any]:
         raise UserError(f"checkpoint {where} is damaged ({first_line(error)}); bring it back") from None
     if why := checksum_error(info["sums"], found):
         raise UserError(f"checkpoint {where} is damaged: {why}; bring it back")
-    return info["info"], found["best"]
+    return info["info"], old_runs.renamed_arrays(found["best"])
 
 
 def first_line(error: Exception) -> str:

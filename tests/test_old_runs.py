@@ -1,0 +1,115 @@
+"""Runs that 0.8 finished are loaded, reported, compared, scored again, disturbed and predicted from."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+from conftest import ROOT, user_env
+
+import mer_jax
+from mer_jax import old_runs
+from mer_jax.data.corpus import Corpus
+from mer_jax.models.family import experiment_from
+
+COMMON = ["--config.data.path=corpus", "--config.train.epochs=2", "--config.train.batch_size=8"]
+COMMON += ["--config.train.keep_checkpoints=1"]
+# As somebody wrote them for 0.8, the field that has another name since among them.
+FLAGS = {
+    "lsgmer": [
+        "--config.replicas.seeds=2",
+        "--config.model.width=8",
+        "--config.model.heads=2",
+        "--config.replicas.together=1",
+    ],
+    "deepmsi_mer": [
+        "--config.data.modalities=text,audio",
+        "--config.model.early_width=4",
+        "--config.model.projection=8",
+        "--config.model.tcn_widths=(4,)",
+        "--config.model.late_widths=(8,)",
+        "--config.optim.average=0.99",
+    ],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with tarfile.open(ROOT / "tests" / "old_runs" / "0.8.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+def command(folder, cache, *arguments):
+    env = user_env(cache) | {"PYTHONPATH": str(ROOT)}
+    call = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(call, cwd=folder, env=env, capture_output=True, text=True, timeout=170)
+
+
+def main(folder, cache, name, *flags):
+    config = f"--config={ROOT / 'configs' / name}.py:tiny"
+    return command(folder, cache, "mer_jax.main", config, *COMMON, *FLAGS[name], f"--workdir={name}-0.8", *flags)
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_run_of_0_8_predicts_what_it_predicted(name, folder):
+    model = mer_jax.load(folder / f"{name}-0.8")
+    assert model.config.family() == name
+    wanted = {}
+    for line in (folder / f"{name}-0.8" / "predictions.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        wanted.setdefault(row["replica"], {})[row["id"]] = row
+    for number, replica in enumerate(model.replicas):
+        found = {p.id: p for p in model.predict(folder / "corpus", replica=number, only_test=True)}
+        assert found.keys() == wanted[replica].keys()
+        assert {i: p.prediction for i, p in found.items()} == {i: r["prediction"] for i, r in wanted[replica].items()}
+
+
+def test_its_config_is_read_in_todays_words(folder):
+    tree = json.loads((folder / "lsgmer-0.8" / "config.json").read_text())["config"]
+    assert "family" not in tree
+    config = experiment_from(old_runs.read_config(tree))
+    assert (config.family(), config.model.width, config.optim.ema_decay) == ("lsgmer", 8, tree["optim"]["average"])
+    assert old_runs.read_config(tree | {"backbone": {"rate": 0.5}})["backbone"] == {"lr_scale": 0.5}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_run_of_0_8_is_scored_again_reported_and_disturbed(name, folder, cache_home):
+    workdir = folder / f"{name}-0.8"
+    before = (workdir / "metrics.json").read_bytes()
+    again = main(folder, cache_home, name, "--mode=eval")
+    assert again.returncode == 0, again.stderr + again.stdout
+    assert "the same figures as in metrics.json" in again.stdout
+    assert "since 0.9" in again.stderr
+    finished = main(folder, cache_home, name)
+    assert finished.returncode == 0, finished.stderr
+    assert "is finished" in finished.stdout
+    disturbed = main(folder, cache_home, name, "--mode=robustness")
+    assert disturbed.returncode == 0, disturbed.stderr
+    report = (workdir / "report.html").read_text()
+    assert "weighted F1" in report
+    assert f"--config=configs/{name}.py" in report
+    assert (workdir / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_run_of_0_8_is_compared_with_one_of_today(folder, cache_home):
+    config = f"--config={ROOT / 'configs' / 'lsgmer'}.py:tiny"
+    flags = [*COMMON, *FLAGS["lsgmer"], "--workdir=today"]
+    new = command(folder, cache_home, "mer_jax.main", config, *flags)
+    assert new.returncode == 0, new.stderr
+    compared = command(folder, cache_home, "mer_jax.compare", "lsgmer-0.8", "today", "--json", "compared.json")
+    assert compared.returncode == 0, compared.stderr
+    difference = json.loads((folder / "compared.json").read_text())["scores"]["weighted_f1"]["difference"]
+    assert abs(difference) < 0.2, "the same seeds and settings"
+    both = command(folder, cache_home, "mer_jax.report", "lsgmer-0.8", "today", "--out", "both.html")
+    assert both.returncode == 0, both.stderr
+    corpus = Corpus(folder / "corpus")
+    assert np.array(json.loads((folder / "today" / "metrics.json").read_text())["labels"]).tolist() == list(
+        corpus.labels
+    )
+    assert os.path.getsize(folder / "both.html") > 10_000
