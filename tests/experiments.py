@@ -1,9 +1,12 @@
 """Small experiments that train in seconds."""
 
+import dataclasses
+
 from mer_jax import config as config_lib
 from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
 from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
 from mer_jax.models import lsgmer as lsgmer_lib
+from mer_jax.models import swin
 
 FAMILIES = {
     "lsgmer": lsgmer_lib.LSGMERExperiment,
@@ -50,3 +53,13 @@ def of_folds_and_seeds(family="lsgmer", **replicas):
         config.optim.ema_decay = 0.0 if family == "published" else 0.9
         config.model.projection, config.model.late_widths = 16, (16,)
     return config_lib.validate(config)
+
+
+def swin_v2(rngs, **settings):
+    """A Swin V2, its architecture and its compression by the names of their fields."""
+    if "pretrained" in settings:  # as files of weights call it
+        settings["pretrained_windows"] = settings.pop("pretrained")
+    compression = {f.name for f in dataclasses.fields(swin.StageCompression)}
+    inside = {name: value for name, value in settings.items() if name in compression}
+    architecture = swin.Architecture(**{name: v for name, v in settings.items() if name not in compression})
+    return swin.SwinV2(architecture, swin.StageCompression(**inside), rngs=rngs)

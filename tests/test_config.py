@@ -5,9 +5,10 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT, class_targets
+from experiments import FAMILIES
 
 from mer_jax import config as config_lib
-from mer_jax import sweep
+from mer_jax import main, old_runs, sweep
 from mer_jax.config import validate
 from mer_jax.data import loader, protocols
 from mer_jax.data import pool as pool_lib
@@ -22,6 +23,7 @@ from mer_jax.models.deepmsi_mer import DeepMSIExperiment
 from mer_jax.models.deepmsi_mer_frames import DeepMSIFramesExperiment
 from mer_jax.models.lsgmer import LSGMERExperiment
 from mer_jax.runtime import sharding
+from mer_jax.tasks import task_of
 from mer_jax.training import compiled as compiled_lib
 from mer_jax.training import prepare
 
@@ -58,8 +60,8 @@ def build_without_reading(config, corpus, replicas):
     given = family.ReplicaInputs(stats, np.zeros(len(corpus.labels), np.float32), {})
     trains = np.isin(np.arange(len(corpus)), fold.train)[None]
     mesh = sharding.make_mesh(replicas)
-    inputs = prepare.TrainingData(loader.BatchSource(corpus, pool, "refuse", mesh), (fold,), trains, (given,), (), [])
-    return compiled_lib.build(config, corpus, inputs, replicas, mesh), pool
+    data = prepare.TrainingData(loader.BatchSource(corpus, pool, "refuse", mesh), (fold,), trains, (given,), (), [])
+    return compiled_lib.build(config, corpus, task_of(corpus), data, replicas, mesh), pool
 
 
 def marks_of(name):
@@ -75,7 +77,7 @@ def test_every_config_traces_a_step(name, demo, framed):
     if of_frames:
         config.data.modalities = ("text", "audio", "visual")
     config = validate(config)
-    config_lib.validate_against(config, corpus)
+    config.check_corpus(corpus)
     compiled, pool = build_without_reading(config, corpus, replicas=2)
     state = compiled.like["state"]
     count = sum(int(np.prod(x.shape[1:])) for x in jax.tree.leaves(state.params))
@@ -211,23 +213,73 @@ def test_commas_separate_modalities():
     assert validate(config).data.modalities == ("text", "audio")
 
 
-def test_every_checked_name_exists_and_every_string_is_checked():
-    flat = {k: v for f in family_lib.FAMILIES for k, v in config_lib.flatten(config_lib.to_dict(f())).items()}
-    tables = (config_lib.CHOICES, config_lib.AT_LEAST, config_lib.ABOVE_ZERO, config_lib.AT_MOST_ONE)
-    checked = set(config_lib.BELOW_ONE).union(*tables)
-    assert checked <= flat.keys()
-    free = {
-        "experiment",
-        "data.path",
-        "data.protocol",
-        "replicas.grid",
-        "replicas.points",
-        "backbone.weights",
-        "backbone.trainable_stages",
-    }
-    assert {k for k, v in flat.items() if isinstance(v, str)} - free == set(config_lib.CHOICES)
-    numbers = {k for k, v in flat.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    assert numbers <= checked
+def test_every_string_and_number_has_a_rule():
+    free = {"experiment", "data.path", "data.protocol", "replicas.grid", "replicas.points", "train.select"}
+    free |= {"backbone.weights", "backbone.trainable_stages"}
+    for kind in FAMILIES.values():
+        ruled = dict(config_lib.rules(kind()))
+        values = config_lib.fields(kind())
+        assert ruled.keys() <= values.keys()
+        checked = {k for k, v in values.items() if isinstance(v, str | int | float) and not isinstance(v, bool)} - free
+        assert checked <= ruled.keys()
+        for name in checked:
+            rule = ruled[name]
+            assert rule.choices or (rule.at_least, rule.above, rule.below) != (None, None, None), name
+            assert not rule.violation(values[name]), name
+
+
+def test_what_may_be_swept_is_a_number_without_a_shape():
+    swept = {name for kind in FAMILIES.values() for name in config_lib.sweepable_fields(kind())}
+    assert {"optim.learning_rate", "model.dropout", "loss.apc", "model.threshold"} <= swept
+    for kind in FAMILIES.values():
+        values = config_lib.fields(kind())
+        assert all(isinstance(values[name], float) for name in config_lib.sweepable_fields(kind()))
+
+
+def test_a_family_is_found_by_its_name():
+    for name, kind in FAMILIES.items():
+        if name in ("fixed", "published"):
+            continue
+        assert kind.family() == name
+        assert family_lib.experiment_type(name) is kind
+    with pytest.raises(UserError, match="'smell' is neither a file of mer_jax/models nor a module"):
+        family_lib.experiment_type("smell")
+    with pytest.raises(UserError, match=r"must define one subclass of mer_jax\.config\.Experiment, not 0"):
+        family_lib.experiment_type("vsc")
+
+
+def test_outputs_that_are_missing_are_refused_when_the_step_is_traced(demo, monkeypatch):
+    config, task = validate(load_config("lsgmer:tiny")), task_of(demo)
+    _, model = compiled_lib.model_of(config, demo, task)
+    monkeypatch.setattr(lsgmer_lib.LSGMER, "__call__", lambda self, batch, key=None: {"logits": batch.weight})
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    with pytest.raises(UserError, match="model family 'lsgmer' gives no feature, attention"):
+        jax.eval_shape(lambda p: model.apply(*p, Batch({}, {}, {}, np.ones(4, np.float32))), params)
+    outputs = {"logits": np.zeros((4, task.width)), "feature": np.zeros((4, 9)), "attention": {}}
+    family_lib.check_outputs(outputs, 4, task, "lsgmer")
+    for lacking, words in (
+        ("feature", "gives no feature"),
+        ("logits", "gives no logits"),
+        ("attention", "no attention"),
+    ):
+        with pytest.raises(UserError, match=words):
+            family_lib.check_outputs({k: v for k, v in outputs.items() if k != lacking}, 4, task, "lsgmer")
+    for changed, words in (
+        ({"logits": np.zeros((4, 2))}, r"logits has shape \(4, 2\); it must be \(4, 7\)"),
+        ({"feature": np.zeros(4)}, r"feature has shape \(4,\)"),
+        ({"attention": {"text": np.zeros(4)}}, r"attention\['text'\] has shape"),
+    ):
+        with pytest.raises(UserError, match=words):
+            family_lib.check_outputs(outputs | changed, 4, task, "lsgmer")
+
+
+def test_names_of_0_8_are_understood_on_the_command_line(capsys):
+    assert main.with_todays_names("--config.optim.average=0.5") == "--config.optim.ema_decay=0.5"
+    assert "is called --config.optim.ema_decay since 0.9" in capsys.readouterr().err
+    assert main.with_todays_names("--config.optim.clip=0.5") == "--config.optim.clip=0.5"
+    fields = {name for kind in FAMILIES.values() for name in config_lib.fields(kind())}
+    assert set(old_runs.FIELDS.values()) <= fields
+    assert not set(old_runs.FIELDS) & fields
 
 
 def test_a_missing_modality_says_what_the_corpus_has(small_corpus):
@@ -235,7 +287,7 @@ def test_a_missing_modality_says_what_the_corpus_has(small_corpus):
     config = LSGMERExperiment()
     config.data.modalities = ("text", "visual")
     with pytest.raises(UserError, match=r"'small' has no 'visual'; it has text, audio"):
-        config_lib.validate_against(config, Corpus(small_corpus))
+        config.check_corpus(Corpus(small_corpus))
 
 
 def test_differences():
@@ -259,7 +311,7 @@ def test_a_config_comes_back_from_its_json():
 
 def test_a_field_that_changes_no_result_may_be_of_a_later_version():
     tree = config_lib.to_dict(lsgmer_lib.LSGMERExperiment())
-    del tree["train"]["look"]
+    del tree["train"]["inspect"]
     assert family_lib.experiment_from(tree).train.inspect
     del tree["train"]["patience"]
     with pytest.raises(UserError, match=r"train\.patience"):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
-from experiments import of_family, with_plain_sgd
+from experiments import of_family, swin_v2, with_plain_sgd
 from flax import nnx
 from PIL import Image
 
@@ -17,17 +17,23 @@ from mer_jax import visualize_vsc
 from mer_jax.data import loader
 from mer_jax.data.batch import Batch, where_real
 from mer_jax.errors import UserError
+from mer_jax.experiment import print_start
 from mer_jax.models import deepmsi_mer_frames, family, swin
 from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
 from mer_jax.models import pretrained as pretrained_lib
-from mer_jax.models.deepmsi_mer import DeepMSIMER
+from mer_jax.models.deepmsi_mer import DeepMSIMER, VisualInput
 from mer_jax.models.functional import functionalize
-from mer_jax.training import setup, step
+from mer_jax.training import compiled, setup, step
 
 BACKBONE = {
     "patch": 4, "width": 8, "depths": (3, 1), "heads": (1, 2), "window": 4, "mlp": 2, "drop_path": 0.0, "norm_first": False,
-    "stage": 1, "sides": (6, 4),
+    "vsc_stage": 1, "vsc_grid_sides": (6, 4),
 }  # fmt: skip
+
+
+# The same for swin_v2, which counts stages from 0.
+SIZES = {name: value for name, value in BACKBONE.items() if not name.startswith("vsc")}
+COMPRESSED = SIZES | {"stage": 0, "grid_sides": BACKBONE["vsc_grid_sides"]}
 
 
 @pytest.fixture
@@ -82,14 +88,23 @@ def test_the_published_model_has_its_parameters():
     """57.83 M in papers.md B2, of which 9.87 M get no gradient (B5.14). 1.12 M of these are the early fusion, which ours has, too;
     the other 8.75 M are of modules that the official code never calls, and ours has not."""
     config = deepmsi_mer_frames_lib.DeepMSIFramesExperiment()
-    config.model.variant = "published"
-    backbone = deepmsi_mer_frames.backbone_arguments(config)
-    arguments = {k: v for k, v in vars(config.model).items() if k != "pool"} | {
-        "backbone": backbone | {"threshold": 0.6, "alpha": 0.9}, "widths": {"text": 1024, "audio": 768, "visual": 3 * 256 * 256},
-        "tokens": 1, "attended": (), "classes": 6, "temperature": 0.5, "learn_temperature": False, "vsc": False,
-        "early_width": 512, "projection": 256, "late_widths": (512, 256, 128), "tcn_widths": (1024,) * 3,
-    }  # fmt: skip
-    model = functionalize(DeepMSIMER, lambda values: arguments)
+    settings = config.model
+    settings.variant, settings.early_width, settings.late_widths = "published", 512, (512, 256, 128)
+    settings.tcn_widths = (1024,) * 3
+
+    def module(overrides, rngs):
+        return DeepMSIMER(
+            settings,
+            widths={"text": 1024, "audio": 768, "visual": 3 * 256 * 256},
+            visual=VisualInput(backbone=deepmsi_mer_frames.backbone_of(config)),
+            attended=(),
+            outputs=6,
+            temperature=0.5,
+            learn_temperature=False,
+            rngs=rngs,
+        )
+
+    model = functionalize(module)
     params, _ = jax.eval_shape(model.init, jax.random.key(0))
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
     assert abs(count(params["early"]) - 1.12) < 0.005
@@ -107,14 +122,14 @@ def test_the_published_model_has_its_parameters():
 @pytest.mark.slow
 def test_what_was_kept_is_followed_through_all_compressions():
     """Of two compressions in a row: a token's own place, found again by a mark that the stage's grid carries."""
-    model = swin.SwinV2(**(BACKBONE | {"stage": 0, "published": True, "rematerialize": False}), rngs=nnx.Rngs(0))
+    model = swin_v2(nnx.Rngs(0), **(COMPRESSED | {"published": True, "rematerialize": False}))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
     guide = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8)), jnp.float32)
     kept = jax.tree.map(np.asarray, model.tokens_and_kept(images, guide)[1])
     found = kept.place
     x = model.embed_norm(model.embed(images))
-    how = [swin.Compression(side, 0.6, 0.9, True) for side in BACKBONE["sides"]]
-    blocks, run = model.stages[0], {"window": 4, "one_mask": True}
+    how = [swin.Compression(side, 0.6, 0.9, True) for side in BACKBONE["vsc_grid_sides"]]
+    blocks, run = model.stages[0], {"window": 4, "published_shift_mask": True}
     x, first = blocks[0](x, guide, shifted=False, compression=how[0], **run)
     x, none = blocks[1](x, guide, shifted=True, **run)
     x, second = blocks[2](x, guide, shifted=False, compression=how[1], **run)
@@ -153,8 +168,8 @@ def test_only_what_is_tuned_learns(corpus, tune, learns):
 
 def params_of(whole):
     """All variables of the backbone."""
-    arguments = deepmsi_mer_frames.backbone_arguments(whole.config)
-    return nnx.state(nnx.eval_shape(lambda: swin.SwinV2(**arguments, rngs=nnx.Rngs(0))), nnx.Param)
+    make = deepmsi_mer_frames.backbone_of(whole.config)
+    return nnx.state(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param)
 
 
 @pytest.mark.slow
@@ -194,8 +209,8 @@ def test_lower_layers_learn_more_slowly(corpus):
 
 def pretrained(path, **changes):
     """A file as data_prep.swin writes it, of a model drawn here."""
-    arguments = {k: v for k, v in BACKBONE.items() if k not in ("drop_path", "stage", "sides")} | {"pretrained": (4, 3)}
-    model = swin.SwinV2(**arguments, rngs=nnx.Rngs(7))
+    arguments = {k: v for k, v in SIZES.items() if k != "drop_path"} | {"pretrained": (4, 3)}
+    model = swin_v2(nnx.Rngs(7), **arguments)
     arrays = {"/".join(map(str, p)): np.asarray(v[...]) for p, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
     pretrained_lib.write(path, arrays, {"arguments": arguments | changes})
     return arrays
@@ -213,7 +228,7 @@ def test_a_run_starts_from_given_weights(corpus, tmp_path, tune):
     assert {n.removeprefix("backbone/") for n in found if n.startswith("backbone/")} == set(arrays)
     drawn = flat(assembled(corpus, backbone__trainable_stages=tune).groups.saved()["state"].params)
     np.testing.assert_array_equal(found["classifier/kernel"], drawn["classifier/kernel"])
-    assert deepmsi_mer_frames.backbone_arguments(whole.config)["pretrained"] == (4, 3)
+    assert deepmsi_mer_frames.backbone_of(whole.config)(nnx.Rngs(0)).pretrained_windows == (4, 3)
 
 
 @pytest.mark.slow
@@ -223,7 +238,8 @@ def test_given_weights_in_uneven_windows_are_told_once(corpus, tmp_path, capsys)
     given, words = {"backbone__weights": str(tmp_path / "w.npz")}, "note: windows of 3 do not divide the grids"
     for changes, count in (({}, 0), ({"backbone__window": 3}, 0), (given, 0), (given | {"backbone__window": 3}, 1)):
         whole = assembled(corpus, **changes)
-        family.family_of(whole.config, corpus)
+        family.family_of(whole.config, corpus, whole.task)
+        print_start(whole)
         said = capsys.readouterr().out
         assert said.count("note: windows") == said.count(words) == count
     assert "of frames.size = 32 in stage 1 (8 tokens a side) and are made smaller" in said
@@ -258,8 +274,13 @@ def test_groups_of_frames_give_the_same(corpus):
     guide = jnp.asarray(np.random.default_rng(1).normal(size=(7, 8)), jnp.float32)
 
     def run(at_once):
-        sizes = BACKBONE | {"stage": 0, "depths": (1, 1), "sides": (6,), "rematerialize": False, "at_once": at_once}
-        graph, params = nnx.split(swin.SwinV2(**sizes, rngs=nnx.Rngs(0)))
+        sizes = COMPRESSED | {
+            "depths": (1, 1),
+            "grid_sides": (6,),
+            "rematerialize": False,
+            "frames_per_group": at_once,
+        }
+        graph, params = nnx.split(swin_v2(nnx.Rngs(0), **sizes))
 
         def total(params):
             tokens, kept = nnx.merge(graph, params).tokens_and_kept(images, guide)
@@ -278,7 +299,7 @@ def test_frames_beyond_a_clip_s_end_change_nothing(corpus):
     """Padding of a batch: other pictures there, the same logits."""
     whole = assembled(corpus)
     model, feed = whole.groups.best(0), whole.data.batches
-    apply = family.family_of(whole.config, corpus)[0].apply
+    apply = whole.steps.apply
     batch = jax.tree.map(
         jnp.asarray, loader.collate(corpus, feed.pool, np.arange(6), (("text", 12), ("visual", 4)), "refuse", feed.view)
     )
@@ -296,7 +317,7 @@ def test_frames_dropped_while_training_are_frames_that_are_missing(corpus):
     whole = assembled(corpus, model__modality_dropout=0.9)
     model, feed = whole.groups.best(0), whole.data.batches
     dropping, still = (
-        family.family_of(experiment(model__modality_dropout=rate), corpus)[0].apply for rate in (0.9, 0.0)
+        compiled.model_of(experiment(model__modality_dropout=rate), corpus, whole.task)[1].apply for rate in (0.9, 0.0)
     )
     batch = jax.tree.map(
         jnp.asarray,

@@ -9,16 +9,14 @@ import reference
 from conftest import class_targets
 
 from mer_jax.data.batch import Batch
-from mer_jax.models.deepmsi_mer import DeepMSIMER, fusion_objective
+from mer_jax.models.deepmsi_mer import DeepMSIExperiment, DeepMSIMER, DeepMSISettings, VisualInput, objective
 from mer_jax.models.functional import functionalize
+from mer_jax.tasks.classification import Classification
 
 WIDTHS = {"text": 7, "audio": 5, "visual": 6}
 CLASSES = 4
-DEFAULTS = {
-    "tokens": 1, "backbone": None, "classes": CLASSES, "variant": "fixed", "vsc": True, "keep": 0.5, "threshold": 0.3, "alpha": 0.9,
-    "early_width": 9, "tcn_widths": (8, 6), "tcn_kernel": 3, "projection": 8, "late_widths": (10, 6), "dropout": 0.3,
-    "early_dropout": 0.3, "tcn_dropout": 0.3, "projection_dropout": 0.3, "modality_dropout": 0.0, "temperature": 0.5, "learn_temperature": False,
-}  # fmt: skip
+SETTINGS = {"threshold": 0.3, "early_width": 9, "tcn_widths": (8, 6), "projection": 8, "late_widths": (10, 6)}
+SETTINGS |= {"early_dropout": 0.3, "projection_dropout": 0.3}
 SUBSETS = [
     pytest.param(s, {}, marks=pytest.mark.slow if len(s) < 3 else pytest.mark.nnx)
     for n in (1, 2, 3)
@@ -31,16 +29,29 @@ LENGTHS = [
 ]
 
 
-def make(modalities=tuple(WIDTHS), compute=None, **changes):
-    """(apply(params, batch, key) -> (outputs, rest), params moved off their start)."""
-    widths = {m: WIDTHS[m] * (changes.get("tokens", 1) if m == "visual" else 1) for m in modalities}
-    attended = tuple(m for m in ("text", "audio") if m in modalities)
-    arguments = {"widths": widths, "attended": attended} | DEFAULTS | changes
-    model = functionalize(DeepMSIMER, lambda values: arguments, compute=compute)
-    params, rest = model.init(jax.random.key(1))
+def make(modalities=tuple(WIDTHS), compute=None, tokens=1, attended=None, learn_temperature=False, **changes):
+    """(apply(params, batch, key) -> (outputs, model state), params moved off their start)."""
+    settings = DeepMSISettings(**(SETTINGS | changes))
+    if attended is None:
+        attended = tuple(m for m in ("text", "audio") if m in modalities)
+
+    def module(overrides, rngs):
+        return DeepMSIMER(
+            settings,
+            widths={m: WIDTHS[m] * (tokens if m == "visual" else 1) for m in modalities},
+            visual=VisualInput(tokens, compress=settings.vsc),
+            attended=attended,
+            outputs=CLASSES,
+            temperature=0.5,
+            learn_temperature=learn_temperature,
+            rngs=rngs,
+        )
+
+    model = functionalize(module, compute=compute)
+    params, model_state = model.init(jax.random.key(1))
     rng = np.random.default_rng(2)
     moved = jax.tree.map(lambda x: x + 0.2 * rng.normal(size=x.shape).astype(np.float32), params)
-    return (lambda p, batch, key=None: model.apply(p, rest, batch, key)), moved
+    return (lambda p, batch, key=None: model.apply(p, model_state, batch, key)), moved
 
 
 def make_batch(modalities=tuple(WIDTHS), lengths=LENGTHS, pad=0, tokens=1):
@@ -92,15 +103,14 @@ def gradients(modalities, key=None, **switch):
     apply, params = make(modalities, **switch)
     batch = make_batch(modalities, [*LENGTHS, {"text": 2, "audio": 3, "visual": 7}])
 
-    def objective(p):
-        outputs, _ = apply(p, batch, key)
-        return fusion_objective(
-            outputs["logits"], outputs["projections"], outputs["present"], outputs["temperature"], batch.targets["label"], batch.targets["target"], batch.weight,
-            prior=jnp.ones(CLASSES) / CLASSES, contrastive_weight=0.5, pairs=("visual-text", "visual-audio", "text-audio"),
-            per_positive=True, imbalance="none", focal_gamma=2.0, label_smoothing=0.0,
-        )[0]  # fmt: skip
+    config, task = DeepMSIExperiment(), Classification("abcd")
+    config.loss.label_smoothing = 0.0
 
-    flat = jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(objective))(params))[0]
+    def total(p):
+        outputs, _ = apply(p, batch, key)
+        return objective(config, outputs, batch, jnp.ones(CLASSES) / CLASSES, task=task)[0]
+
+    flat = jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(total))(params))[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.abs(leaf).max() for path, leaf in flat}
 
 

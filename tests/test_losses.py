@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import reference
 
+from mer_jax.data.batch import Batch
 from mer_jax.models import deepmsi_mer, losses, lsgmer
+from mer_jax.tasks.classification import Classification
 
 RNG = np.random.default_rng(0)
 
@@ -23,13 +25,13 @@ def test_apc_is_the_formula(temperature):
 
 def test_jensen_shannon_properties():
     p, q = log_softmax(4 * RNG.normal(size=(256, 7))), log_softmax(4 * RNG.normal(size=(256, 7)))
-    np.testing.assert_allclose(lsgmer.jensen_shannon(p, p), 0, atol=1e-7)
-    np.testing.assert_allclose(lsgmer.jensen_shannon(p, q), lsgmer.jensen_shannon(q, p), atol=1e-7)
-    found = np.asarray(lsgmer.jensen_shannon(p, q))
+    np.testing.assert_allclose(losses.jensen_shannon(p, p), 0, atol=1e-7)
+    np.testing.assert_allclose(losses.jensen_shannon(p, q), losses.jensen_shannon(q, p), atol=1e-7)
+    found = np.asarray(losses.jensen_shannon(p, q))
     assert (found > 0).all()
     assert (found < np.log(2)).all()
     far = log_softmax(np.array([[200.0, 0, 0]])), log_softmax(np.array([[0, 200.0, 0]]))
-    np.testing.assert_allclose(lsgmer.jensen_shannon(*far), np.log(2), atol=1e-6)
+    np.testing.assert_allclose(losses.jensen_shannon(*far), np.log(2), atol=1e-6)
 
 
 def test_apc_is_finite_at_one_hot_logits_with_its_gradient():
@@ -95,20 +97,29 @@ def test_class_weights_average_to_one():
     np.testing.assert_allclose(weighted.mean(), plain.mean(), rtol=1e-6)
 
 
+def batch_of(target, weight, label=None):
+    targets = {"target": target} | ({} if label is None else {"label": jnp.asarray(label)})
+    return Batch({}, {}, targets, weight)
+
+
 def test_joint_objective_adds_weighted_apc_and_ignores_padding():
     logits, similarity = (
         jnp.asarray(RNG.normal(size=(8, 3)), jnp.float32),
         jnp.asarray(RNG.uniform(-1, 1, (8, 3)), jnp.float32),
     )
     target, weight = jnp.tile(jnp.array([1.0, 0, 0]), (8, 1)), jnp.array([1.0] * 5 + [0.0] * 3)
-    settings = {
-        "prior": jnp.ones(3) / 3, "temperature": 0.1, "imbalance": "none", "focal_gamma": 2.0, "label_smoothing": 0.0
-    }  # fmt: skip
-    value, terms = lsgmer.joint_objective(logits, similarity, target, weight, apc_weight=0.5, **settings)
-    short, _ = lsgmer.joint_objective(logits[:5], similarity[:5], target[:5], weight[:5], apc_weight=0.5, **settings)
+
+    def run(rows, apc):
+        config = lsgmer.LSGMERExperiment()
+        config.loss.apc, config.loss.label_smoothing = apc, 0.0
+        outputs = {"logits": logits[:rows], "similarity": similarity[:rows]}
+        batch = batch_of(target[:rows], weight[:rows])
+        return lsgmer.objective(config, outputs, batch, jnp.ones(3) / 3, task=Classification("abc"))
+
+    value, terms = run(8, 0.5)
     np.testing.assert_allclose(value, terms["classification"] + 0.5 * terms["apc"], rtol=1e-6)
-    np.testing.assert_allclose(value, short, rtol=1e-6)
-    none, terms = lsgmer.joint_objective(logits, similarity, target, weight, apc_weight=0.0, **settings)
+    np.testing.assert_allclose(value, run(5, 0.5)[0], rtol=1e-6)
+    none, terms = run(8, 0.0)
     assert terms.keys() == {"classification"}
     assert float(none) == float(terms["classification"])
 
@@ -176,12 +187,17 @@ def test_fusion_objective_averages_the_pairs_that_are_there():
     logits, prior = jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32), jnp.ones(3) / 3
 
     def run(names, pairs, weight=0.5, absent=None):
-        return deepmsi_mer.fusion_objective(
-            logits, {m: projections[m] for m in names}, dict.fromkeys(names, jnp.ones(5, bool)) | (absent or {}),
-            jnp.float32(0.5), jnp.asarray(label), jax.nn.one_hot(label, 3), jnp.ones(5), prior=prior,
-            contrastive_weight=weight, pairs=pairs, per_positive=False, imbalance="none", focal_gamma=2.0,
-            label_smoothing=0.0,
-        )  # fmt: skip
+        config = deepmsi_mer.DeepMSIExperiment()
+        config.loss.contrastive, config.loss.pairs, config.loss.per_positive = weight, pairs, False
+        config.loss.label_smoothing = 0.0
+        outputs = {
+            "logits": logits,
+            "projections": {m: projections[m] for m in names},
+            "present": dict.fromkeys(names, jnp.ones(5, bool)) | (absent or {}),
+            "temperature": jnp.float32(0.5),
+        }
+        batch = batch_of(jax.nn.one_hot(label, 3), jnp.ones(5), label)
+        return deepmsi_mer.objective(config, outputs, batch, prior, task=Classification("abc"))
 
     value, terms = run(("visual", "text", "audio"), ("visual-text", "visual-audio"))
     wanted = [reference.contrastive(a, other, label, 0.5, False) for other in (b, c)]

@@ -12,26 +12,28 @@ from conftest import class_targets
 from mer_jax.data.batch import Batch
 from mer_jax.models import layers, lsgmer
 from mer_jax.models.functional import functionalize
+from mer_jax.tasks.classification import Classification
 
 WIDTHS = {"text": 10, "audio": 6}
 CLASSES, WIDTH, HEADS = 5, 16, 4
 RNG = np.random.default_rng(0)
 WORDS = RNG.normal(size=(CLASSES, 12)).astype(np.float32)
-DEFAULTS = {
-    "widths": WIDTHS, "label_words": WORDS, "width": WIDTH, "heads": HEADS, "encoder": "transformer", "dropout": 0.3,
-    "input_dropout": 0.2, "encoder_dropout": 0.1, "time_dropout": 0.1, "modality_dropout": 0.0, "lse": True, "gate": True, "reduce": "mean", "fusion": "concat",
-    "label_init": "words", "temperature": 0.1,
-}  # fmt: skip
+SETTINGS = {"width": WIDTH, "heads": HEADS, "input_dropout": 0.2, "encoder_dropout": 0.1, "time_dropout": 0.1}
 
 
-def make(**changes):
+def make(widths=WIDTHS, **changes):
     """(apply(params, batch, key) -> outputs, params moved off their start so that no bias is zero)."""
-    model = functionalize(lsgmer.LSGMER, lambda values: DEFAULTS | changes)
-    params, rest = model.init(jax.random.key(1))
+    settings = lsgmer.LSGMERSettings(**(SETTINGS | changes))
+
+    def module(overrides, rngs):
+        return lsgmer.LSGMER(settings, widths=widths, label_words=WORDS, temperature=0.1, rngs=rngs)
+
+    model = functionalize(module)
+    params, model_state = model.init(jax.random.key(1))
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(2)
     moved = [leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
-    return (lambda p, batch, key=None: model.apply(p, rest, batch, key)[0]), jax.tree.unflatten(tree, moved)
+    return (lambda p, batch, key=None: model.apply(p, model_state, batch, key)[0]), jax.tree.unflatten(tree, moved)
 
 
 def make_batch(lengths, pad=0, widths=WIDTHS, seed=3):
@@ -195,17 +197,13 @@ def test_a_modality_dropped_while_training_is_one_that_is_missing():
 
 @pytest.mark.parametrize("switch", FEW_FAST, ids=str)
 def test_a_gradient_reaches_every_parameter(switch):
-    from mer_jax.models.lsgmer import joint_objective
-
     apply, params = make(**switch)
     batch = make_batch(LENGTHS, widths=switch.get("widths", WIDTHS))
+    config, task = lsgmer.LSGMERExperiment(), Classification("abcde")
+    config.loss.label_smoothing = 0.0
 
     def objective(p):
-        outputs = apply(p, batch)
-        return joint_objective(
-            outputs["logits"], outputs["similarity"], batch.targets["target"], batch.weight, prior=jnp.ones(CLASSES) / CLASSES,
-            apc_weight=0.5, temperature=0.1, imbalance="none", focal_gamma=2.0, label_smoothing=0.0,
-        )[0]  # fmt: skip
+        return lsgmer.objective(config, apply(p, batch), batch, jnp.ones(CLASSES) / CLASSES, task=task)[0]
 
     for path, leaf in jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(objective))(params))[0]:
         name = jax.tree_util.keystr(path)
@@ -270,7 +268,9 @@ def test_update_labels_by_class_mean_drops_the_optimisers_step():
     batch = make_batch(LENGTHS)
     fused = jnp.asarray(RNG.normal(size=(3, WIDTH)), jnp.float32)
     old, new = ({"labels": jnp.full((CLASSES, WIDTH), v), "other": jnp.full((2,), v)} for v in (1.0, 2.0))
-    found = lsgmer.update_labels(old, new, {"fused": fused}, batch, how="class_mean", alpha=0.9)
+    config = lsgmer.LSGMERExperiment()
+    config.model.label_update, config.model.label_average = "class_mean", 0.9
+    found = lsgmer.update_labels(config, old, new, {"fused": fused}, batch)
     wanted = 0.9 + 0.1 * lsgmer.class_means(fused, batch.targets["label"], batch.weight, old["labels"])
     np.testing.assert_allclose(found["labels"], wanted, atol=1e-6)
     np.testing.assert_array_equal(found["other"], new["other"])

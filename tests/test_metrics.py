@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from mer_jax.metrics import confusion
+from mer_jax.metrics import classification, confusion
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -13,7 +13,7 @@ def test_scores_are_scikit_learns(seed):
     rng = np.random.default_rng(seed)
     true = rng.choice(5, 200, p=[0.5, 0.2, 0.15, 0.15, 0])  # class e never occurs but is predicted
     predicted = np.where(rng.random(200) < 0.6, true, rng.choice([0, 1, 2, 4], 200))  # class d is never guessed
-    found = confusion.scores(sk.confusion_matrix(true, predicted, labels=range(5)), NAMES)
+    found = classification.scores(sk.confusion_matrix(true, predicted, labels=range(5)), NAMES)
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted))
     assert found["uar"] == pytest.approx(sk.recall_score(true, predicted, labels=np.unique(true), average="macro"))
     assert found["weighted_f1"] == pytest.approx(sk.f1_score(true, predicted, average="weighted", zero_division=0))
@@ -37,10 +37,10 @@ def test_overall_scores_every_matrix_of_a_stack_as_alone():
     rng = np.random.default_rng(0)
     stack = rng.integers(0, 4, (3, 2, 5, 5))
     stack[0, 0, 1], stack[0, 1, :, 2], stack[1, 0] = 0, 0, 0  # a class that does not occur, one never guessed, nothing
-    found = confusion.overall(stack)
-    assert tuple(found) == confusion.SCORES
+    found = classification.overall(stack)
+    assert tuple(found) == tuple(classification.METRICS)
     for name, values in found.items():
-        alone = [[confusion.scores(matrix, NAMES)[name] for matrix in row] for row in stack]
+        alone = [[classification.scores(matrix, NAMES)[name] for matrix in row] for row in stack]
         np.testing.assert_array_equal(values, alone)
 
 
@@ -49,7 +49,7 @@ def test_overall_takes_weighted_counts():
     true, predicted, weight = rng.integers(0, 4, 200), rng.integers(0, 5, 200), rng.random(200) / 50
     matrix = sk.confusion_matrix(true, predicted, labels=range(5), sample_weight=weight)
     assert matrix.sum(1).max() < 1  # so that a floor of one count would show
-    found, among = confusion.overall(matrix), {"sample_weight": weight, "zero_division": 0}
+    found, among = classification.overall(matrix), {"sample_weight": weight, "zero_division": 0}
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted, sample_weight=weight))
     assert found["uar"] == pytest.approx(
         sk.recall_score(true, predicted, labels=np.unique(true), average="macro", **among)
@@ -59,5 +59,5 @@ def test_overall_takes_weighted_counts():
 
 
 def test_nothing_scored_is_zero_not_nan():
-    found = confusion.scores(np.zeros((5, 5), np.int32), NAMES)
-    assert [found[name] for name in confusion.SCORES] == [0, 0, 0, 0]
+    found = classification.scores(np.zeros((5, 5), np.int32), NAMES)
+    assert [found[name] for name in tuple(classification.METRICS)] == [0, 0, 0, 0]

@@ -9,7 +9,7 @@ from scipy import optimize, special, stats
 from sklearn.metrics import brier_score_loss, confusion_matrix, f1_score, log_loss
 
 from mer_jax.evaluation import summary
-from mer_jax.metrics import calibration, classification, significance
+from mer_jax.metrics import calibration, classification, metric, significance
 
 
 def random_predictions(rows=300, classes=4, seed=0, sharpness=1.0):
@@ -126,9 +126,9 @@ def test_tempered_is_a_distribution_with_the_same_order():
 
 
 def test_mean_and_sample_standard_deviation():
-    assert classification.mean_sd([1.0, 2.0, 4.0]) == pytest.approx({"mean": 7 / 3, "sd": np.sqrt(7 / 3)})
-    assert classification.mean_sd([0.5]) == {"mean": 0.5, "sd": None}
-    assert classification.mean_sd([]) == {"mean": None, "sd": None}
+    assert metric.mean_sd([1.0, 2.0, 4.0]) == pytest.approx({"mean": 7 / 3, "sd": np.sqrt(7 / 3)})
+    assert metric.mean_sd([0.5]) == {"mean": 0.5, "sd": None}
+    assert metric.mean_sd([]) == {"mean": None, "sd": None}
 
 
 def test_confusion_by_dialogue():
@@ -172,7 +172,7 @@ def test_bootstrap_is_a_slow_loop_over_resampled_rows():
 def test_one_dialogue_gives_no_interval():
     one = random_members()[3].sum(1, keepdims=True)
     assert (significance.bootstrap(one), significance.bootstrap_classes(one)) == ({}, [])
-    assert classification.between({"value": 0.5}) == "-"
+    assert metric.between({"value": 0.5}) == "-"
     assert summary.few(1) == "no interval: all test utterances are of one dialogue\n"
     assert (summary.few(19), summary.few(20)) == ("19 test dialogues are few: the intervals are too narrow\n", "")
 
@@ -219,7 +219,7 @@ def test_dialogues_whose_utterances_agree_widen_the_interval():
 def test_chunks_bound_the_memory_and_change_nothing(monkeypatch):
     matrices = random_members(members=4, dialogues=100, rows=600)[3]
     whole = significance.paired_bootstrap(matrices[:2], matrices[2:], samples=3000)
-    monkeypatch.setattr(classification, "CHUNK_BYTES", 3e5)
+    monkeypatch.setattr(significance, "CHUNK_BYTES", 3e5)
     tracemalloc.start()
     chunked = significance.paired_bootstrap(matrices[:2], matrices[2:], samples=3000)
     peak = tracemalloc.get_traced_memory()[1]
@@ -263,5 +263,5 @@ def test_mcnemar_is_the_binomial_test(only_a, only_b):
 
 
 def test_importing_it_starts_neither_jax_nor_scipy():
-    script = "import sys, mer_jax.statistics, mer_jax.compare; assert not {'jax', 'scipy'} & sys.modules.keys()"
+    script = "import sys, mer_jax.metrics.significance, mer_jax.metrics.calibration, mer_jax.tasks, mer_jax.compare; assert not {'jax', 'scipy'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from experiments import swin_v2
 from flax import nnx
 
 from mer_jax.errors import UserError
@@ -27,7 +28,7 @@ def theirs(seed=0, **changes):
 def ours(config, weights):
     from data_prep.swin import arguments, renamed
 
-    model = swin.SwinV2(**arguments(config), drop_path=0.0, rngs=nnx.Rngs(0))
+    model = swin_v2(nnx.Rngs(0), **arguments(config), drop_path=0.0)
     flat = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     named = {"/".join(map(str, path)): leaf for path, leaf in flat.items()}
     found = renamed(weights)
@@ -113,7 +114,7 @@ def test_compression_in_a_block_is_its_formula(published, shifted):
         window=3,
         shifted=shifted,
         compression=how,
-        one_mask=published,
+        published_shift_mask=published,
     )
     wanted = [reference.swin_block(a, p, 2, 3, shifted, 4, g, published) for a, g in zip(x, guide, strict=True)]
     np.testing.assert_allclose(found, wanted, atol=1e-4)
@@ -121,13 +122,13 @@ def test_compression_in_a_block_is_its_formula(published, shifted):
 
 def small(**changes):
     sizes = {"width": 8, "depths": (1, 2), "heads": (1, 2), "window": 4, "stage": 1, "norm_first": True}
-    return swin.SwinV2(**(sizes | changes), rngs=nnx.Rngs(0))
+    return swin_v2(nnx.Rngs(0), **(sizes | changes))
 
 
 def test_every_stage_has_its_grid():
     """The published sizes: 256 pixels, 256 -> 196 -> 144 -> 100 tokens in stage 3, 25 of width 768 in the end."""
-    sizes = {"norm_first": True, "sides": (14, 12, 10), "published": True}
-    graph, state = nnx.split(nnx.eval_shape(lambda: swin.SwinV2(**sizes, rngs=nnx.Rngs(0))))
+    sizes = {"norm_first": True, "grid_sides": (14, 12, 10), "published": True}
+    graph, state = nnx.split(nnx.eval_shape(lambda: swin_v2(nnx.Rngs(0), **sizes)))
     seen = []
     real = swin.Block.__call__
 
@@ -152,7 +153,7 @@ def test_every_stage_has_its_grid():
 @pytest.mark.parametrize("published", [False, True])
 def test_what_a_gradient_reaches(published):
     """Everything and the guide when fixed; as published the guide only chooses, and gets none."""
-    model = small(sides=(6,), published=published, drop_path=0.0, rematerialize=published)
+    model = small(grid_sides=(6,), published=published, drop_path=0.0, rematerialize=published)
     rng = np.random.default_rng(0)
     images, guide = (
         jnp.asarray(rng.normal(size=(2, 64, 64, 3)), jnp.float32),
@@ -171,7 +172,7 @@ def test_what_a_gradient_reaches(published):
 
 @pytest.mark.slow
 def test_frames_do_not_see_each_other():
-    model = small(sides=(6,))
+    model = small(grid_sides=(6,))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 64, 64, 3)), jnp.float32)
     guide = jnp.ones((3, 16))
     run = jax.jit(lambda images, guide: model(images, guide))
@@ -198,7 +199,7 @@ def test_half_precision_is_close():
 
 def test_too_many_compressions_are_refused():
     with pytest.raises(ValueError, match="stage 1 has 2 blocks, every second of which may compress: not 2"):
-        small(sides=(7, 6))
+        small(grid_sides=(7, 6))
 
 
 def test_drop_path_leaves_out_whole_frames_and_keeps_the_mean():

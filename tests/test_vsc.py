@@ -68,7 +68,7 @@ def test_what_became_of_each_token(published):
 def test_two_compressions_one_after_the_other():
     first = vsc.Kept(jnp.array([[0, 2, 3]]), jnp.array([[0, 0, 1, 2, 3]]))  # 1 into 0, 4 nowhere
     second = vsc.Kept(jnp.array([[1, 2]]), jnp.array([[2, 0, 1]]))  # the first goes nowhere
-    both = first.then(second)
+    both = first.compose(second)
     assert both.place.tolist() == [[2, 3]]
     assert both.into.tolist() == [[2, 2, 0, 1, 2]]
 

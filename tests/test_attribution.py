@@ -18,11 +18,14 @@ from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
 from mer_jax.models import family as family_lib
 from mer_jax.models import lsgmer as lsgmer_lib
 from mer_jax.models import vsc
-from mer_jax.training import step
+from mer_jax.tasks import task_of
+from mer_jax.tasks.classification import Classification
+from mer_jax.training import compiled, step
 
 RNG = np.random.default_rng(0)
 LABELS = ["a", "b", "c"]
 WIDTHS = {"text": 5, "audio": 4, "visual": 6}
+LINEAR = family_lib.Family(module=print, objective=print, sentence="")
 
 
 def test_shapley_weights_are_the_mean_over_all_orders():
@@ -79,14 +82,17 @@ def small(family):
 def explained(request):
     """(a drawn model's function, the model, a batch, its explanation)"""
     config = small(request.param)
-    made = family_lib.family_of(config, manifest(config.data.modalities))[0]
+    about = manifest(config.data.modalities)
+    task = task_of(about)
+    family, made = compiled.model_of(config, about, task)
     params, rest = jax.jit(made.init)(jax.random.key(1))
     stats = {
         m: {"mean": np.full(WIDTHS[m], 0.5, np.float32), "scale": np.full(WIDTHS[m], 2, np.float32)}
         for m in config.data.modalities
     }
     model, batch = step.EvalState(params, rest, stats), batch_of(config.data.modalities)
-    found = jax.jit(lambda m, b: attribution.attribute(made.apply, m, b))(model, batch)
+    explain = jax.jit(lambda m, b: attribution.attribute(made.apply, m, b, task=task, family=family))
+    found = explain(model, batch)
     return made.apply, model, batch, found
 
 
@@ -117,14 +123,14 @@ def test_evidence_lies_on_real_steps_and_sums_up(explained):
     standard = step.standardize(batch, model.input_stats)
     start = {m: jnp.zeros_like(x) for m, x in standard.features.items()}
     if found.kept is None:
-        start = {m: attribution.utterance_mean(x, batch.mask[m]) for m, x in standard.features.items()}
+        start = {m: x for m, x in family_lib.utterance_means(standard.features, batch.mask).items()}
     at = Batch(start, batch.mask, batch.targets, batch.weight)
     before, predicted = apply(model.params, model.model_state, at)[0]["logits"], np.asarray(found.logits).argmax(1)
     wanted = (found.logits - before)[np.arange(4), predicted]
-    total = sum(x.sum(1) for x in found.evidence.values())
+    total = sum(x.sum(1) for x in found.integrated_gradients.values())
     if found.kept is None:  # VSC's choices are jumps, over which no integral of a gradient can go
         np.testing.assert_allclose(total, wanted, atol=0.02 * np.abs(wanted).max())
-    for m, x in found.evidence.items():
+    for m, x in found.integrated_gradients.items():
         assert not jnp.where(batch.mask[m], 0, x).any()
         assert np.abs(np.asarray(x)[:3]).max() > 1e-4
 
@@ -137,16 +143,18 @@ def test_evidence_of_a_linear_model_is_exact():
 
     batch = batch_of(["text"])
     stats = {"text": {"mean": np.zeros(5, np.float32), "scale": np.ones(5, np.float32)}}
-    found = attribution.attribute(apply, step.EvalState({}, {}, stats), batch)
+    found = attribution.attribute(
+        apply, step.EvalState({}, {}, stats), batch, task=Classification(LABELS), family=LINEAR
+    )
     predicted = np.asarray(found.logits).argmax(1)
     wanted = np.einsum("btf,fb->bt", batch.features["text"], weight[:, predicted])
-    np.testing.assert_allclose(found.evidence["text"], wanted, atol=1e-4)
+    np.testing.assert_allclose(found.integrated_gradients["text"], wanted, atol=1e-4)
 
 
 def test_own_mean_is_of_the_real_steps():
     batch = batch_of(["text"])
     x, mask = batch.features["text"], batch.mask["text"]
-    found = np.asarray(attribution.utterance_mean(x, mask))
+    found = np.asarray(family_lib.utterance_means({"text": x}, {"text": mask})["text"])
     np.testing.assert_allclose(found[1, :3], np.tile(x[1, :3].mean(0), (3, 1)), atol=1e-6)
     assert not found[1, 3:].any()
 
