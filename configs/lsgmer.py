@@ -13,7 +13,7 @@ from mer_jax.models import lsgmer
 
 
 def get_config(arg: str = "") -> lsgmer.LSGMERExperiment:
-    """arg: "" = our defaults; "iemocap", "meld", "emodb" = tuned on the validation parts of that corpus; "tiny" = quick."""
+    """arg: "" = our defaults; "iemocap", "meld", "emodb" = tuned on that corpus's validation parts; "tiny" = quick."""
     experiment = lsgmer.LSGMERExperiment(experiment="lsgmer" + (f"-{arg}" if arg else ""))
     model, optim, train = experiment.model, experiment.optim, experiment.train
     if arg in ("iemocap", "meld"):
