@@ -5,13 +5,17 @@ python -m mer_jax.main --config=configs/deepmsi_mer.py:tiny                     
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap --config.data.path=DIR    published sizes and rates
 
 All want text, audio and visual features; --config.data.modalities=text,audio leaves one out.
+
+On two idle CPU cores the demo takes 34 to 40 s, compilation included, and reaches 0.953 to 0.962 of the Bayes-optimal
+accuracy, depending on seed and threads. To expect on CMU-MOSI, test weighted F1, mean over five seeds: 76.0. No score
+is known here for the published settings of `:iemocap` and `:meld`.
 """
 
 from mer_jax.models import deepmsi_mer
 
 
 def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
-    """arg: "" = our defaults; "iemocap", "meld" = the published hyper-parameters of that corpus; "tiny" = a smoke run."""
+    """arg: "" = our defaults; "iemocap", "meld" = the published settings of that corpus; "tiny" = a smoke run."""
     experiment = deepmsi_mer.DeepMSIExperiment(experiment="deepmsi_mer" + (f"-{arg}" if arg else ""))
     experiment.data.modalities = ("text", "audio", "visual")
     model, loss, optim, train = experiment.model, experiment.loss, experiment.optim, experiment.train

@@ -1,14 +1,18 @@
-"""DeepMSI-MER end to end from frames: a Swin V2 whose third stage compresses tokens, guided by text and audio, then the TCN.
+"""DeepMSI-MER end to end from frames: a Swin V2 that compresses tokens, guided by text and audio, then the TCN.
 
-python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:tiny                              drawn frames, minutes on two cores
-python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:swin_t --config.data.path=DIR     our settings, for a GPU
-python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:published --config.data.path=DIR  as the official code computes it
+python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:tiny                              drawn frames, minutes
+python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:swin_t --config.data.path=DIR     our settings
+python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:published --config.data.path=DIR  the official ones
 
-DIR is a corpus with frames: `python -m data_prep.clips … --visual-encoder=jpeg`. With a public checkpoint, of which the last
-two stages learn, and lower layers more slowly:
+DIR is a corpus with frames: `python -m data_prep.clips … --visual-encoder=jpeg`. With a public checkpoint, of which the
+last two stages learn, and lower layers more slowly:
 
 python -m data_prep.swin microsoft/swinv2-tiny-patch4-window8-256 --out swin_t.npz
 … --config.backbone.weights=swin_t.npz --config.backbone.trainable_stages=last:2 --config.backbone.layer_decay=0.8
+
+On two CPU cores `:tiny` takes 3 min 30 s, with an empty cache 4 min 50 s, and reaches 0.961 of the Bayes-optimal
+accuracy (90.9 of 94.5). A step of `:published` on 2 x 15 frames takes 5.5 s there. No score is known here for
+`:swin_t` and `:published`.
 """
 
 from mer_jax.models import deepmsi_mer_frames
@@ -16,7 +20,8 @@ from mer_jax.models import deepmsi_mer_frames
 
 def get_config(arg: str = "") -> deepmsi_mer_frames.DeepMSIFramesExperiment:
     """arg: "swin_t" or "" = published sizes, our training; "published" = as the official code, with its rates for
-    IEMOCAP (for MELD it has optim.learning_rate=1e-4, and 0.4 for all four dropouts); "tiny" = a backbone for the demo corpus's drawn frames."""
+    IEMOCAP (for MELD it has optim.learning_rate=1e-4, and 0.4 for all four dropouts);
+    "tiny" = a backbone for the demo corpus's drawn frames."""
     arg = arg or "swin_t"
     experiment = deepmsi_mer_frames.DeepMSIFramesExperiment(experiment=f"deepmsi_mer_frames-{arg}")
     model, loss, optim, train = experiment.model, experiment.loss, experiment.optim, experiment.train

@@ -3,13 +3,17 @@
 python -m mer_jax.main --config=configs/lsgmer.py                                   demo corpus
 python -m mer_jax.main --config=configs/lsgmer.py:tiny                              smoke run, seconds
 python -m mer_jax.main --config=configs/lsgmer.py --config.data.path=DIR            your corpus
+
+On two idle CPU cores the demo takes about 75 s, compilation included, and reaches an accuracy of 0.892, which is
+0.961 of the Bayes-optimal one. To expect with the features of configs/README.md, test weighted F1, mean over five
+seeds: `:iemocap` 59.3, `:meld` 60.4; `:emodb`, all test parts together, seed 0: 57.1.
 """
 
 from mer_jax.models import lsgmer
 
 
 def get_config(arg: str = "") -> lsgmer.LSGMERExperiment:
-    """arg: "" = our defaults; "iemocap", "meld", "emodb" = tuned on the validation parts of that corpus; "tiny" = a smoke run."""
+    """arg: "" = our defaults; "iemocap", "meld", "emodb" = tuned on that corpus's validation parts; "tiny" = quick."""
     experiment = lsgmer.LSGMERExperiment(experiment="lsgmer" + (f"-{arg}" if arg else ""))
     model, optim, train = experiment.model, experiment.optim, experiment.train
     if arg in ("iemocap", "meld"):
