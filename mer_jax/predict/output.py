@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -47,14 +47,14 @@ def print_json_line(found: Any) -> None:
         raise SystemExit(128 + signal.SIGPIPE) from None
 
 
-def json_line_writer(file: TextIO) -> Write:
+def json_line_writer(file: IO[str]) -> Write:
     def write(found: Any) -> None:
         file.write(json_line(found) + "\n")
 
     return write
 
 
-def table_writer(file: TextIO, task: Task) -> Write:
+def table_writer(file: IO[str], task: Task) -> Write:
     """Writes the header; the columns between the times and the label are those of the task's output."""
     writer = csv.writer(file)
     columns = [name for name, _ in _flat(task.describe_prediction(np.zeros(task.width)))]
