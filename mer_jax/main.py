@@ -137,7 +137,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with a config's mistakes told in a line."""
     with reported():
         try:
-            rest = flags.FLAGS([with_todays_names(argument) for argument in argv])
+            sys.argv[:] = argv = [with_todays_names(argument) for argument in argv]  # config_flags reads sys.argv itself
+            rest = flags.FLAGS(argv)
             if CONFIG.value is None:
                 raise UserError("--config is missing; try --config=configs/lsgmer.py")
             if not isinstance(CONFIG.value, Experiment):

@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mer_jax import old_runs
 from mer_jax.config import Experiment, fields, fields_without_result, flatten
 from mer_jax.data.batch import Batch, where_real
 from mer_jax.data.corpus import Manifest
@@ -129,7 +130,8 @@ def family_of(config: Experiment, manifest: Manifest, task: Task) -> Family:
 
 def experiment_from(tree: dict[str, Any]) -> Experiment:
     """The experiment whose `config.to_dict` this is; raises UserError if its family has other fields. A field that changes no
-    result may be missing."""
+    result may be missing, and runs of earlier versions may call fields otherwise."""
+    tree = old_runs.read_config(tree)
     config = experiment_type(tree["family"])()
     known = fields(config)
     given = {name: value for name, value in flatten(tree).items() if name != "family"}
