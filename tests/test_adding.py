@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_a_model_is_one_model_file_and_one_config_file(folder, tmp_path):
     ]
     process = subprocess.Popen(command, cwd=folder.path, env=folder.env(), stdout=subprocess.DEVNULL)
     while process.poll() is None and not list(killed.glob("checkpoints/[0-9]*/state")):
-        pass
+        time.sleep(0.05)
     process.kill()
     process.wait()
     assert not (killed / "metrics.json").exists(), "it was killed in time"
