@@ -5,8 +5,8 @@
 #
 # What for: trying several processes before there are several machines; one process per GPU (JAX_LOCAL_DEVICES=each).
 #   A single process uses all devices of its machine by itself and needs no launcher.
-# Set:      JAX_LOCAL_DEVICES=each gives process I only GPU I; not set, every process takes what JAX finds (on a CPU, its own).
-#           PORT: where the processes meet; not set, a free one.
+# Set:      JAX_LOCAL_DEVICES=each gives process I only GPU I; not set, every process takes what JAX finds (on a CPU,
+#           its own). PORT: where the processes meet; not set, a free one.
 # Try it:   launch/local.sh 2 --config=configs/lsgmer.py:tiny --workdir=runs/try      (a minute, no accelerator)
 # Resume:   the same command; N may differ.
 # Stop:     Ctrl-C or SIGTERM saves and ends all of them.

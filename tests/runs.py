@@ -21,8 +21,10 @@ def final_arrays(workdir):
 
     last = (workdir / "checkpoints" / str(committed(workdir)[-1]) / "state").absolute()
     reader = ocp.PyTreeCheckpointer()
-    whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(last).item_metadata.tree)
-    found = ocp.tree.to_flat_dict(reader.restore(last, restore_args=whole), sep="/")
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(last).item_metadata.tree
+    )
+    found = ocp.tree.to_flat_dict(reader.restore(last, restore_args=as_numpy), sep="/")
     return {name: leaf for name, leaf in found.items() if isinstance(leaf, np.ndarray)}  # all but keys
 
 

@@ -1,7 +1,8 @@
-"""One process of a run that only trains a few steps with SGD: python tests/steps.py HOW CORPUS OUT. Used by test_distributed.py.
+"""One process of a run that only trains a few steps with SGD: python tests/steps.py HOW CORPUS OUT.
 
-Saves, in process 0, for both models and both placements of the data: loss and gradient of every step, the final params, and the
-probabilities of the test part. The gradient is what the params moved by, over the rate: neither clip nor decay come between.
+Process 0 saves, for both models and both placements of the data: loss and gradient of every step, the final params, and
+what is predicted of the test part. The gradient is what the params moved by, over the rate: neither clip nor decay come
+between.
 """
 
 import sys
@@ -35,26 +36,26 @@ def experiment(family, placement):
     return config_lib.validate(config)
 
 
-def run(config, corpus):
-    whole = setup.assemble(config, corpus, "unused")
-    whole.groups.begin()
-    feed = whole.data.batches
-    order = loader.training_order(feed.pool, whole.data.rows_of_training(), config.train.batch_size, 0, 8)
+def train(config, corpus):
+    run = setup.assemble(config, corpus, "unused")
+    run.groups.begin()
+    batches = run.data.batches
+    order = loader.training_order(batches.pool, run.data.rows_of_training(), config.train.batch_size, 0, 8)
 
     def params():
-        leaves = jax.tree.leaves(distributed.to_host(whole.groups.saved()["state"].params))
+        leaves = jax.tree.leaves(distributed.to_host(run.groups.saved()["state"].params))
         return np.concatenate([x.ravel() for x in leaves]).astype(np.float64)
 
     losses, at = [], [params()]
-    for _, batch in zip(range(STEPS), feed.training(order, 0), strict=False):
-        losses.append(run_log.by_replica(whole.groups.train(whole.live(), *batch))[0]["loss"])
+    for _, batch in zip(range(STEPS), batches.training(order, 0), strict=False):
+        losses.append(run_log.by_replica(run.groups.train(run.live(), *batch))[0]["loss"])
         at.append(params())
-    scores = whole.groups.score([0], "test", 16, best=False)[0]
+    scores = run.groups.score([0], "test", 16, best=False)[0]
     return {
         "losses": np.array(losses),
         "gradients": -np.diff(at, axis=0) / RATE,
         "params": at[-1],
-        "probabilities": scores["predicted"],
+        "predicted": scores["predicted"],
     }
 
 
@@ -65,7 +66,7 @@ def main(how, corpus, out):
     found = {}
     for family in ("lsgmer", "deepmsi_mer"):
         for placement in ("resident", "stream"):
-            for name, value in run(experiment(family, placement), Corpus(corpus)).items():
+            for name, value in train(experiment(family, placement), Corpus(corpus)).items():
                 found[f"{family} {placement} {name}"] = value
     if distributed.is_primary():
         np.savez(out, **found)

@@ -15,14 +15,22 @@ from damage import damage_flipped_bit, damage_missing_index, damage_truncated, d
 from etils import epath
 from runs import snapshot
 
+from mer_jax import experiment, old_runs, sweep
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.data.synthetic import MODALITIES
 from mer_jax.errors import UserError, out_of_memory
+from mer_jax.models.lsgmer import LSGMERExperiment
 from mer_jax.report import render
 from mer_jax.runtime import distributed
 
 CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
+
+
+def small_run(corpus, workdir, epochs):
+    """Flags of a run that takes a moment."""
+    flags = [CONFIG, f"--config.data.path={corpus}", f"--workdir={workdir}"]
+    return [*flags, "--config.train.batch_size=8", f"--config.train.epochs={epochs}"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,18 @@ def finished(tmp_path_factory, cache_home, demo_folder):
 def test_a_run_writes_everything(finished, demo):
     workdir, output = finished
     metrics = json.loads((workdir / "metrics.json").read_text())
-    assert metrics.keys() == {"labels", "valid", "test", "points", "replicas", "protocol", "data", "config", "versions"}
+    assert metrics.keys() == {
+        "task",
+        "labels",
+        "valid",
+        "test",
+        "points",
+        "replicas",
+        "protocol",
+        "data",
+        "config",
+        "versions",
+    }
     (replica,), (point,) = metrics["replicas"], metrics["points"]
     assert {"accuracy", "uar", "weighted_f1", "macro_f1", "per_class", "confusion"} <= replica["test"].keys()
     assert list(replica["test"]["per_class"]) == metrics["labels"] == list(demo.labels)
@@ -154,6 +173,22 @@ def test_a_typing_mistake_is_one_clear_message(run_cli, tmp_path, flags, words):
     assert not (tmp_path / "w").exists()
 
 
+def test_names_of_fields_before_0_9_are_understood(finished, run_cli):
+    """The run is finished under today's names: the same values by the old names are the same run, others another."""
+    names = {"optim.average": "0.99", "replicas.together": "0", "train.look": "True", "train.accumulate": "1"}
+    flags = [CONFIG, f"--workdir={finished[0]}"]
+    done = run_cli(*flags, *(f"--config.{name}={value}" for name, value in names.items()))
+    assert done.returncode == 0, done.stderr
+    assert "is finished" in done.stdout
+    assert done.stderr.splitlines() == [
+        f"note: --config.{name} is called --config.{old_runs.FIELDS[name]} since 0.9" for name in names
+    ]
+    other = run_cli(*flags, "--config.optim.average", "0.5", "--noconfig.train.look")
+    assert other.returncode == 2
+    assert "optim.ema_decay: 0.99 -> 0.5" in other.stderr
+    assert "train.inspect: True -> False" in other.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -179,9 +214,7 @@ def test_a_missing_config_is_one_clear_message(run_cli, arguments, words):
 )
 def test_a_damaged_corpus_stops_the_run_before_it_begins(small_corpus, run_cli, tmp_path, damage):
     words = damage(small_corpus)
-    done = run_cli(
-        CONFIG, f"--config.data.path={small_corpus}", "--config.train.batch_size=8", f"--workdir={tmp_path / 'w'}"
-    )
+    done = run_cli(*small_run(small_corpus, tmp_path / "w", epochs=3))
     assert done.returncode == 2, done.stdout
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -199,17 +232,12 @@ def test_bad_values_are_refused_or_zeroed_and_counted_in_the_metrics(run_cli, tm
             yield u
 
     write_corpus(tmp_path / "c", spoilt(), small_description())
-    flags = [
-        CONFIG,
-        f"--config.data.path={tmp_path / 'c'}",
-        "--config.train.batch_size=8",
-        f"--workdir={tmp_path / 'w'}",
-    ]
+    flags = small_run(tmp_path / "c", tmp_path / "w", epochs=1)
     done = run_cli(*flags)
     assert done.returncode == 2
     assert "(u001): audio[0, 1] is nan" in done.stderr
     assert "--config.data.nonfinite=zero" in done.stderr
-    done = run_cli(*flags, "--config.data.nonfinite=zero", "--config.train.epochs=1")
+    done = run_cli(*flags, "--config.data.nonfinite=zero")
     assert done.returncode == 0, done.stderr
     counts = json.loads((tmp_path / "w" / "metrics.json").read_text())["data"]["counts"]["official"]
     assert counts["train"]["nonfinite_zeroed"] == {"text": 0, "audio": 1}
@@ -222,9 +250,11 @@ def test_streaming_trains_to_the_same_numbers_as_resident(run_cli, tmp_path, sma
     for placement in ("resident", "stream"):
         workdir = tmp_path / placement
         done = run_cli(
-            CONFIG, f"--config.data.path={small_corpus}", "--config.train.batch_size=8", "--config.train.epochs=2",
-            f"--config.data.placement={placement}", "--config.data.max_length=6", f"--workdir={workdir}", "--config.data.soft_labels=True",
-        )  # fmt: skip
+            *small_run(small_corpus, workdir, epochs=2),
+            f"--config.data.placement={placement}",
+            "--config.data.max_length=6",
+            "--config.data.soft_labels=True",
+        )
         assert done.returncode == 0, done.stderr
         assert "truncated" in done.stdout
         assert "learnt is what the raters say of 16 training utterances; of 8, where" in done.stdout
@@ -257,29 +287,22 @@ def more_than_there_is():
 
 
 def test_a_row_that_is_too_big_does_not_cost_the_others(monkeypatch, tmp_path, small_corpus, capsys):
-    from mer_jax import sweep as sweep_lib
-    from mer_jax.models import lsgmer
-    from mer_jax.training import loop
-
-    monkeypatch.setattr(loop, "run", lambda *_, **__: more_than_there_is())
+    monkeypatch.setattr(experiment, "run", lambda *_, **__: more_than_there_is())
+    rows = dict.fromkeys(["one", "other"], LSGMERExperiment())
     with pytest.raises(UserError, match=r"2 of 2 rows failed:\n  one: the device has too little memory .*\n  other: "):
-        sweep_lib.run_rows(
-            dict.fromkeys(["one", "other"], lsgmer.LSGMERExperiment()), Corpus(small_corpus), epath.Path(tmp_path)
-        )
+        sweep.run_rows(rows, Corpus(small_corpus), epath.Path(tmp_path))
     assert "report.html" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_corpus):
-    sweep = tmp_path / "rows.py"
-    sweep.write_text(
+    rows = tmp_path / "rows.py"
+    rows.write_text(
         "def get_sweep():\n    return {'diverges': {'optim.learning_rate': 1e38, 'optim.clip': 0.0},"
         " 'no gate': {'model.gate': False}, 'other': {'loss.apc': 0.0}}\n"
     )
-    flags = [
-        CONFIG, f"--config.data.path={small_corpus}", "--config.train.batch_size=8", "--config.train.epochs=1",
-        f"--sweep={sweep}", "--config.replicas.seeds=2", "--rows=no gate", f"--workdir={tmp_path / 'w'}",
-    ]  # fmt: skip
+    flags = small_run(small_corpus, tmp_path / "w", epochs=1)
+    flags += [f"--sweep={rows}", "--config.replicas.seeds=2", "--rows=no gate"]
     done = run_cli(*flags, module="mer_jax.sweep")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "w" / "sweep.json").read_text())
@@ -290,16 +313,16 @@ def test_a_sweep_fills_its_table_and_repeats_nothing(run_cli, tmp_path, small_co
     assert [replica["seed"] for replica in metrics["replicas"]] == [0, 1]
     values = [replica["test"]["weighted_f1"] for replica in metrics["replicas"]]
     assert point["test"]["weighted_f1"] == pytest.approx({"mean": np.mean(values), "sd": np.std(values, ddof=1)})
-    assert (
-        f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}" in (tmp_path / "w" / "sweep.md").read_text()
-    )
+    cell = f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
+    assert cell in (tmp_path / "w" / "sweep.md").read_text()
     for page in (tmp_path / "w" / "report.html", tmp_path / "w" / "no-gate" / "report.html"):
         assert "no-gate on small" in page.read_text()
     again = run_cli(*flags, module="mer_jax.sweep")
     assert again.returncode == 0
     assert again.stdout.count("is finished") == 1
-    partly = run_cli(*flags, "--rows=no gate,diverges", "--config.train.log_steps=1", f"--workdir={tmp_path / 'v'}",
-                     "--config.replicas.seeds=1", module="mer_jax.sweep")  # fmt: skip
+    other = ["--rows=no gate,diverges", f"--workdir={tmp_path / 'v'}"]
+    other += ["--config.train.log_steps=1", "--config.replicas.seeds=1"]
+    partly = run_cli(*flags, *other, module="mer_jax.sweep")
     assert partly.returncode == 2
     assert "1 of 2 rows failed:\n  diverges: the training's loss is nan at step" in partly.stderr
     assert json.loads((tmp_path / "v" / "sweep.json").read_text()).keys() == {"no gate"}
@@ -331,10 +354,10 @@ def test_help_explains(run_cli, module):
 
 @pytest.mark.slow
 def test_the_demo_corpus_is_made_on_first_use(run_cli, tmp_path, monkeypatch):
+    script = "from mer_jax.data.synthetic import demo_corpus; print(len(demo_corpus()))"
     done = subprocess.run(
-        [sys.executable, "-c", "from mer_jax.data.synthetic import demo_corpus; print(len(demo_corpus()))"],
-        env=user_env(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-c", script], env=user_env(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     corpus = Corpus(next((tmp_path / "mer_jax").glob("demo-*")))
     assert int(done.stdout) == len(corpus)

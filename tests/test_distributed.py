@@ -95,9 +95,9 @@ def reads(workdir):
     return found
 
 
-def check_reads(workdir, whole):
+def check_reads(workdir, undisturbed):
     """Every start read, at every step, what the undisturbed run did, every utterance by one process."""
-    (wanted,) = reads(whole).values()
+    (wanted,) = reads(undisturbed).values()
     wanted = {step: sorted(itertools.chain(*ids.values())) for step, ids in wanted.items()}
     seen = set()
     for (count, start), steps in reads(workdir).items():
@@ -160,12 +160,12 @@ def lasting(kills):
 def test_killed_again_and_again_with_other_process_counts(tmp_path, cache_home, corpus, request):
     kills = request.config.getoption("kills")
     flags = [*SMALL, *SGD, *STREAM, *lasting(kills)]
-    train(1, cache_home, tmp_path / "whole", corpus, flags, LONG)
+    train(1, cache_home, tmp_path / "undisturbed", corpus, flags, LONG)
     kill_and_go_on((1, 2, 4), cache_home, tmp_path / "killed", corpus, flags, kills, seed=0)
-    ours, wanted = final_arrays(tmp_path / "killed"), final_arrays(tmp_path / "whole")
+    ours, wanted = final_arrays(tmp_path / "killed"), final_arrays(tmp_path / "undisturbed")
     for name, value in wanted.items():
         np.testing.assert_allclose(ours[name], value, atol=1e-5, err_msg=name)
-    seen, steps = check_reads(tmp_path / "killed", tmp_path / "whole")
+    seen, steps = check_reads(tmp_path / "killed", tmp_path / "undisturbed")
     assert seen == steps
 
 
@@ -173,13 +173,13 @@ def test_killed_again_and_again_with_other_process_counts(tmp_path, cache_home, 
 def test_two_processes_killed_and_resumed_end_with_the_same_bits(tmp_path, cache_home, corpus, request):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    whole, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    undisturbed, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
     kills = request.config.getoption("kills")
     flags = [*SMALL, *STREAM, *lasting(kills)]
-    train(2, cache_home, whole, corpus, flags, LONG)
+    train(2, cache_home, undisturbed, corpus, flags, LONG)
     kill_and_go_on((2,), cache_home, killed, corpus, flags, kills, seed=1)
-    compare(killed, whole)
-    seen, steps = check_reads(killed, whole)
+    compare(killed, undisturbed)
+    seen, steps = check_reads(killed, undisturbed)
     assert seen == steps
 
 
@@ -251,8 +251,8 @@ def undisturbed(cache_home, corpus, count):
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("when", ["step", "evaluation", "save"])
 def test_sigterm_saves_and_exits_with_0(tmp_path, cache_home, corpus, undisturbed, count, when):
-    whole, stopped = undisturbed, tmp_path / "run"
-    epoch = json.loads((whole / "history.jsonl").read_text().splitlines()[0])["step"]
+    stopped = tmp_path / "run"
+    epoch = json.loads((undisturbed / "history.jsonl").read_text().splitlines()[0])["step"]
     seldom = ["--config.train.checkpoint_minutes=10"]  # nothing is saved in between
     flags = SMALL if when == "save" else [*SMALL, *seldom]
     processes = launch(count, cache_home, main_command(stopped, corpus, flags))
@@ -280,7 +280,7 @@ def test_sigterm_saves_and_exits_with_0(tmp_path, cache_home, corpus, undisturbe
     print(f"{count} processes, in a {when}: {seconds:.1f} s from SIGTERM to exit")
     told = train(count, cache_home, stopped, corpus, SMALL)
     assert "resuming after step" in told[0]
-    compare(stopped, whole)
+    compare(stopped, undisturbed)
 
 
 @pytest.mark.slow
@@ -314,10 +314,10 @@ from mer_jax.runtime import distributed
 from mer_jax.main import parse_distributed
 how = parse_distributed(sys.argv[1])
 distributed.start(how, 10, epath.Path(sys.argv[2]))
-with distributed.together(10):
+with distributed.exit_together(10):
     if how[2] == 1:
         jax.numpy.zeros(1 << 46).block_until_ready()
-    distributed.meet("the end")
+    distributed.barrier("the end")
 """
 
 
@@ -336,9 +336,9 @@ def test_what_one_process_cannot_read_all_leave_aside(tmp_path, cache_home, corp
     """With fsdp each process writes, and reads, its own part of the newest checkpoint; one of them is cut off."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    whole, damaged = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    undisturbed, damaged = tmp_path / "a" / "run", tmp_path / "b" / "run"
     flags = [*SMALL, "--config.mesh.fsdp=True"]
-    train(2, cache_home, whole, corpus, flags)
+    train(2, cache_home, undisturbed, corpus, flags)
     processes = launch(2, cache_home, main_command(damaged, corpus, flags))
     while not (damaged / "history.jsonl").exists() or len(committed(damaged)) < 2:
         assert all(p.poll() is None for p in processes), outputs(processes)
@@ -354,7 +354,7 @@ def test_what_one_process_cannot_read_all_leave_aside(tmp_path, cache_home, corp
     assert "is damaged" in told[0]
     assert "resuming after step" in told[0]
     assert not any("Traceback" in text for text in told), told
-    compare(damaged, whole)
+    compare(damaged, undisturbed)
 
 
 @pytest.mark.slow

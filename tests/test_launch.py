@@ -1,4 +1,5 @@
-"""The launchers, as far as one machine without an account anywhere can run them; what is not installed is skipped, CI installs it."""
+"""The launchers, as far as one machine without an account anywhere can run them. What is not installed is skipped; CI
+installs it."""
 
 import json
 import os
@@ -16,7 +17,9 @@ from conftest import ROOT, corpus_of, free_ports, user_env
 
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.rglob("*.sh"))
-WHOLE = [path for path in sorted(LAUNCH.rglob("*")) if path.is_file() and path.name not in ("steps.sh", "settings.sh")]
+LAUNCHERS = [
+    path for path in sorted(LAUNCH.rglob("*")) if path.is_file() and path.name not in ("steps.sh", "settings.sh")
+]
 RUN = ["--config=configs/lsgmer.py:tiny", "--config.train.epochs=2", "--config.train.batch_size=16"]
 
 
@@ -24,9 +27,13 @@ def needs(command, package):
     return pytest.mark.skipif(shutil.which(command) is None, reason=f"{command} is not installed ({package})")
 
 
+def ended(command, cache_home, timeout=170, **env):
+    line, env = [str(part) for part in command], user_env(cache_home) | env
+    return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+
 def told(command, cache_home, timeout=170, **env):
-    done = subprocess.run([str(part) for part in command], cwd=ROOT, env=user_env(cache_home) | env, capture_output=True, text=True,
-                          timeout=timeout)  # fmt: skip
+    done = ended(command, cache_home, timeout, **env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -57,7 +64,7 @@ def same(found, wanted):
     return all(abs(found[name]["mean"] - wanted[name]["mean"]) < 1e-5 for name in wanted)
 
 
-@pytest.mark.parametrize("path", WHOLE, ids=lambda path: str(path.relative_to(LAUNCH)))
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: str(path.relative_to(LAUNCH)))
 def test_headers_tell_what_to_set_what_it_costs_and_how_to_resume(path):
     text = path.read_text()
     header = "\n".join(line for line in text.split("\n") if line.startswith("#"))
@@ -97,8 +104,14 @@ def test_local_processes_are_one_run(home, flags, alone, cache_home):
 def test_local_processes_stop_and_go_on(home, flags, cache_home):
     workdir = home / "stopped"
     flags = [*flags, "--config.train.epochs=400", "--config.train.patience=0", f"--workdir={workdir}"]
-    process = subprocess.Popen([LAUNCH / "local.sh", "2", *flags], cwd=ROOT, env=user_env(cache_home), stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        [LAUNCH / "local.sh", "2", *flags],
+        cwd=ROOT,
+        env=user_env(cache_home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     while not (workdir / "history.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.1)
@@ -113,8 +126,8 @@ def test_local_processes_stop_and_go_on(home, flags, cache_home):
 def test_mpirun_is_detected(home, flags, alone, cache_home):
     workdir = home / "mpi"
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    output = told(["mpirun", "--oversubscribe", "-np", 2, "python", "-m", "mer_jax.main", *flags, f"--workdir={workdir}"],
-                  cache_home, **root)  # fmt: skip
+    mpirun = ["mpirun", "--oversubscribe", "-np", 2, "python", "-m", "mer_jax.main"]
+    output = told([*mpirun, *flags, f"--workdir={workdir}"], cache_home, **root)
     assert "of 2 processes" in output
     assert same(metrics(workdir), alone)
 
@@ -160,15 +173,20 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
     (folder / "munge.key").chmod(0o600)
     env = {"SLURM_CONF": str(folder / "slurm.conf")}
     try:
-        subprocess.run(["munged", "--force", f"--key-file={folder}/munge.key", f"--socket={folder}/munge.socket",
-                        f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/seed", f"--log-file={folder}/munged.log"], check=True)  # fmt: skip
+        files = [
+            "key-file=munge.key",
+            "socket=munge.socket",
+            "pid-file=munged.pid",
+            "seed-file=seed",
+            "log-file=munged.log",
+        ]
+        flags = [f"--{flag}={folder}/{name}" for flag, name in (file.split("=") for file in files)]
+        subprocess.run(["munged", "--force", *flags], check=True)
         for daemon in ("slurmctld", "slurmd"):
             subprocess.run([daemon], env=os.environ | env, check=True)
         deadline = time.monotonic() + 60
-        while (
-            "idle"
-            not in subprocess.run(["sinfo"], env=os.environ | env, capture_output=True, text=True, check=False).stdout
-        ):
+        sinfo = {"env": os.environ | env, "capture_output": True, "text": True, "check": False}
+        while "idle" not in subprocess.run(["sinfo"], **sinfo).stdout:
             assert time.monotonic() < deadline, (folder / "slurmctld.log").read_text()
             time.sleep(0.5)
         yield env
@@ -183,9 +201,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
 def test_slurm_takes_the_scripts(slurm, cache_home):
     for script, nodes in (("single.sh", 1), ("multi.sh", 1)):
         command = ["sbatch", "--test-only", f"--nodes={nodes}", LAUNCH / "slurm" / script, "--workdir=x"]
-        done = subprocess.run(
-            command, cwd=ROOT, env=user_env(cache_home) | slurm, capture_output=True, text=True, check=False
-        )
+        done = ended(command, cache_home, **slurm)
         assert done.returncode == 0, done.stderr
         assert "to start at" in done.stderr
 
@@ -252,25 +268,30 @@ def test_the_jobset_that_xpk_would_make(cache_home):
     pod = job["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] == 120
     (container,) = pod["containers"]
-    ran = "exec python -m mer_jax.main --config=configs/lsgmer.py --config.data.path=a\\ b --workdir=gs://b/x --stopped_exit_code=42"
-    assert ran + " --distributed=auto)" in container["command"][2]
+    ran = "exec python -m mer_jax.main --config=configs/lsgmer.py --config.data.path=a\\ b --workdir=gs://b/x "
+    assert ran + "--stopped_exit_code=42 --distributed=auto)" in container["command"][2]
     output = told([*command, "--workdir=gs://b/x"], cache_home, **settings, DEVICE="h100-80gb-8", NODES="2")
     assert "--distributed=$JAX_COORDINATOR_ADDRESS:$JAX_COORDINATOR_PORT,$NNODES,$NODE_RANK)" in output
-    missing = subprocess.run(
-        command, cwd=ROOT, env=user_env(cache_home) | settings, capture_output=True, text=True, check=False
-    )
+    missing = ended(command, cache_home, **settings)
     assert missing.returncode == 2
     assert "--workdir=gs://" in missing.stderr
+
+
+READ_BY_SKY = """
+import sys, yaml, sky
+for path in sys.argv[1:]:
+    task = sky.Task.from_yaml_config(yaml.safe_load(open(path)), env_overrides=[("BUCKET", "gs://b/x")])
+    print(task.name, task.num_nodes, any(r.use_spot for r in task.resources), len(task.resources))
+"""
 
 
 @pytest.mark.slow
 @needs("sky", "pip install skypilot")
 def test_sky_reads_its_files(cache_home):
-    script = ("import sys, yaml, sky\nfor path in sys.argv[1:]:\n"
-              "    task = sky.Task.from_yaml_config(yaml.safe_load(open(path)), env_overrides=[('BUCKET', 'gs://b/x')])\n"
-              "    print(task.name, task.num_nodes, any(r.use_spot for r in task.resources), len(task.resources))")  # fmt: skip
     python = Path(shutil.which("sky")).parent / "python"
-    output = told([python, "-c", script, *sorted((LAUNCH / "sky").glob("*.yaml"))], cache_home, HOME=str(cache_home))
+    output = told(
+        [python, "-c", READ_BY_SKY, *sorted((LAUNCH / "sky").glob("*.yaml"))], cache_home, HOME=str(cache_home)
+    )
     assert output.split("\n")[:3] == ["mer-jax 1 False 3", "mer-jax-spot 1 True 3", "mer-jax-tpu 1 False 1"]
 
 
@@ -306,7 +327,6 @@ def test_tpu_scripts_call_gcloud(tmp_path, cache_home):
         "-m mer_jax.main --config=configs/lsgmer.py --config.data.path=a\\ b --workdir=gs://b/x --distributed=auto"
         in asked
     )
-    unset = subprocess.run([LAUNCH / "tpu_vm" / "delete.sh"], cwd=ROOT, env=user_env(cache_home) | {"ZONE": ""}, capture_output=True,
-                           text=True, check=False)  # fmt: skip
+    unset = ended([LAUNCH / "tpu_vm" / "delete.sh"], cache_home, ZONE="")
     assert unset.returncode != 0
     assert "set ZONE" in unset.stderr

@@ -1,4 +1,4 @@
-"""A batch in pieces: the same update in less memory; and a trace of what the devices do."""
+"""A batch in microbatches is the same update in less memory; and a trace of what the devices do."""
 
 import itertools
 
@@ -39,20 +39,18 @@ def experiment(family):
 
 def steps(config, corpus, count, devices=1):
     """Loss terms of every step, the params, and the bytes that a step needs besides its arguments and results."""
-    whole = setup.assemble(config, corpus, "unused", jax.devices()[:devices])
-    whole.groups.begin()
-    rows = whole.data.rows_of_training()
-    order = loader.training_order(whole.data.batches.pool, rows, config.train.batch_size, 0, 1)
+    run = setup.assemble(config, corpus, "unused", jax.devices()[:devices])
+    run.groups.begin()
+    rows = run.data.rows_of_training()
+    order = loader.training_order(run.data.batches.pool, rows, config.train.batch_size, 0, 1)
     terms = []
-    for batch in itertools.islice(whole.data.batches.training(order, 0), count):
-        terms.append(run_log.by_replica(whole.groups.train([0], *batch))[0])
-    state = whole.steps.init(
-        *jax.tree.map(lambda x: sharding.device_put_global(x, whole.steps.each), (np.uint32(0), whole.data.inputs[0])),
-        {},
-    )
-    weight = sharding.device_put_global(whole.data.trains[0][batch[-1]], whole.steps.both)
-    compiled = whole.steps.train.lower(state, weight, *batch[:3]).compile()
-    return terms, jax.device_get(whole.groups.saved()["state"].params), compiled.memory_analysis().temp_size_in_bytes
+    for batch in itertools.islice(run.data.batches.training(order, 0), count):
+        terms.append(run_log.by_replica(run.groups.train([0], *batch))[0])
+    seed, inputs = sharding.device_put_global((np.uint32(0), run.data.inputs[0]), run.steps.per_replica)
+    state = run.steps.init(seed, inputs, {})
+    weight = sharding.device_put_global(run.data.trains[0][batch[-1]], run.steps.per_replica_batch)
+    compiled = run.steps.train.lower(state, weight, *batch[:3]).compile()
+    return terms, jax.device_get(run.groups.saved()["state"].params), compiled.memory_analysis().temp_size_in_bytes
 
 
 def assert_same(a, b):
@@ -65,28 +63,29 @@ def assert_same(a, b):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["lsgmer", "deepmsi_mer"])
-def test_a_batch_in_pieces_is_the_batch(family, corpus):
-    """Also for the contrastive loss, which compares every sample of the batch with every other; 3 pieces do not divide 64."""
+def test_a_batch_in_microbatches_is_the_batch(family, corpus):
+    """Also for the contrastive loss, which compares every sample of the batch with every other; 3 microbatches do not
+    divide 64."""
     config = experiment(family)
-    whole = steps(config, corpus, 3)
+    at_once = steps(config, corpus, 3)
     config.train.microbatches = 3
-    assert_same(steps(config, corpus, 3), whole)
+    assert_same(steps(config, corpus, 3), at_once)
     config.train.microbatches = 8
-    pieces = steps(config, corpus, 3)
-    assert_same(pieces, whole)
+    cut = steps(config, corpus, 3)
+    assert_same(cut, at_once)
     if family == "lsgmer":  # at this size most of DeepMSI-MER's memory is that of its gradients
-        assert pieces[2] < 0.5 * whole[2], (pieces[2], whole[2])
+        assert cut[2] < 0.5 * at_once[2], (cut[2], at_once[2])
 
 
 @pytest.mark.slow
-def test_pieces_on_eight_devices(corpus):
+def test_microbatches_on_eight_devices(corpus):
     config = experiment("lsgmer")
-    whole = steps(config, corpus, 2)
+    at_once = steps(config, corpus, 2)
     config.train.microbatches = 2
-    assert_same(steps(config, corpus, 2, devices=8), whole)
+    assert_same(steps(config, corpus, 2, devices=8), at_once)
 
 
-def test_batch_norm_takes_no_pieces():
+def test_batch_norm_takes_no_microbatches():
     config = deepmsi_mer_lib.DeepMSIExperiment()
     config.data.modalities = ("text", "audio", "visual")
     config.model.variant, config.optim.ema_decay, config.train.microbatches = "published", 0.0, 2

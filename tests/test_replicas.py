@@ -10,12 +10,12 @@ from conftest import corpus_of, small_description, small_utterances
 from experiments import of_folds_and_seeds as experiment
 
 from mer_jax import config as config_lib
-from mer_jax import experiment as experiment_lib
 from mer_jax.data import loader, protocols
 from mer_jax.data import pool as pool_lib
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
+from mer_jax.experiment import run
 from mer_jax.runtime import run_log
 from mer_jax.training import compiled, setup
 from mer_jax.training import replicas as replicas_lib
@@ -27,24 +27,24 @@ def corpus():
 
 
 def losses(config, corpus, tmp_path, steps, devices=1, updates=None):
-    """Loss and gradient norm by replica name, step by step. updates: a dict that takes what each step added to each parameter, by replica
-    name; with SGD that is the gradient, times the rate."""
-    whole = setup.assemble(config, corpus, tmp_path, jax.devices()[:devices])
-    whole.groups.begin()
-    inputs = whole.data
+    """Loss and gradient norm by replica name, step by step. updates: a dict that takes what each step added to each
+    parameter, by replica name; with SGD that is the gradient, times the rate."""
+    assembled = setup.assemble(config, corpus, tmp_path, jax.devices()[:devices])
+    assembled.groups.begin()
+    data = assembled.data
     order = loader.training_order(
-        inputs.batches.pool, inputs.rows_of_training(), config.train.batch_size, config.data.seed, 8
+        data.batches.pool, data.rows_of_training(), config.train.batch_size, config.data.seed, 8
     )
-    found = {replica.name: [] for replica in whole.groups.replicas}
-    params = lambda: jax.device_get(whole.groups.saved()["state"].params)  # noqa: E731
+    found = {replica.name: [] for replica in assembled.groups.replicas}
+    params = lambda: jax.device_get(assembled.groups.saved()["state"].params)  # noqa: E731
     before = None if updates is None else params()
-    for _, batch in zip(range(steps), inputs.batches.training(order, 0), strict=False):
-        terms = run_log.by_replica(whole.groups.train(whole.live(), *batch))
-        for r, replica in enumerate(whole.groups.replicas):
+    for _, batch in zip(range(steps), data.batches.training(order, 0), strict=False):
+        terms = run_log.by_replica(assembled.groups.train(assembled.live(), *batch))
+        for r, replica in enumerate(assembled.groups.replicas):
             found[replica.name].append([terms[r]["loss"], terms[r]["grad_norm"]])
         if updates is not None:
             after = params()
-            for r, replica in enumerate(whole.groups.replicas):
+            for r, replica in enumerate(assembled.groups.replicas):
                 added = jax.tree.map(lambda a, b, r=r: (a - b)[r], after, before)
                 updates.setdefault(replica.name, []).append(jax.tree_util.tree_leaves_with_path(added))
             before = after
@@ -57,18 +57,18 @@ def losses(config, corpus, tmp_path, steps, devices=1, updates=None):
 )
 def test_a_replica_is_the_single_run_of_its_fold_and_seed(family, together, corpus, tmp_path):
     updates, wanted = {}, {}
-    whole = losses(experiment(family, replicas_per_step=together), corpus, tmp_path, 6, updates=updates)
-    assert len(whole) == 6
+    found = losses(experiment(family, replicas_per_step=together), corpus, tmp_path, 6, updates=updates)
+    assert len(found) == 6
     alone = experiment(family, folds=(1,), seeds=1)
     alone.seed = 1
     ((name, curve),) = losses(alone, corpus, tmp_path, 6, updates=wanted).items()
-    np.testing.assert_allclose(whole[name], curve, rtol=1e-5)
+    np.testing.assert_allclose(found[name], curve, rtol=1e-5)
     for mine, its in zip(updates[name], wanted[name], strict=True):
         largest = max(np.abs(value).max() for _, value in its)
-        for (path, found), (_, value) in zip(mine, its, strict=True):
-            np.testing.assert_allclose(found, value, rtol=0, atol=1e-5 * largest, err_msg=jax.tree_util.keystr(path))
-    for other in whole.keys() - {name}:
-        assert np.abs(whole[other] - curve).max() > 1e-4, other
+        for (path, added), (_, value) in zip(mine, its, strict=True):
+            np.testing.assert_allclose(added, value, rtol=0, atol=1e-5 * largest, err_msg=jax.tree_util.keystr(path))
+    for other in found.keys() - {name}:
+        assert np.abs(found[other] - curve).max() > 1e-4, other
 
 
 @pytest.mark.slow
@@ -89,13 +89,13 @@ def test_a_replica_is_the_single_run_of_its_fold_and_seed(family, together, corp
     ],
 )
 def test_a_swept_value_is_what_the_config_would_say(family, field, values, corpus, tmp_path):
-    whole = losses(experiment(family, folds=(0,), seeds=1, grid=f"{field}={values}"), corpus, tmp_path, 5)
+    swept = losses(experiment(family, folds=(0,), seeds=1, grid=f"{field}={values}"), corpus, tmp_path, 5)
     alone = experiment(family, folds=(0,), seeds=1)
-    for value, (name, curve) in zip(values.split(","), whole.items(), strict=True):
+    for value, (name, curve) in zip(values.split(","), swept.items(), strict=True):
         assert f"{field}={float(value):g}" in name
         ((_, wanted),) = losses(config_lib.with_values(alone, {field: float(value)}), corpus, tmp_path, 5).items()
         np.testing.assert_allclose(curve, wanted, rtol=1e-5)
-    one, other = whole.values()
+    one, other = swept.values()
     assert np.abs(one - other).max() > 1e-4
 
 
@@ -105,12 +105,14 @@ def test_replicas_on_their_own_devices_do_not_talk(corpus, tmp_path):
     texts = []
     for seeds in (8, 2):
         config = experiment(folds=(0,), seeds=seeds)
-        whole = setup.assemble(config, corpus, tmp_path)
-        order = loader.training_order(whole.data.batches.pool, whole.data.rows_of_training(), 16, 0, 8)
-        source, places, pads, rows = next(whole.data.batches.training(order, 0))
-        state = whole.groups.like()["state"]
+        assembled = setup.assemble(config, corpus, tmp_path)
+        order = loader.training_order(assembled.data.batches.pool, assembled.data.rows_of_training(), 16, 0, 8)
+        source, row_positions, padded_lengths, rows = next(assembled.data.batches.training(order, 0))
+        state = assembled.groups.like()["state"]
         weight = jax.ShapeDtypeStruct((seeds, len(rows)), bool)
-        texts.append(whole.steps.train.lower(state, weight, source, places, pads).compile().as_text())
+        texts.append(
+            assembled.steps.train.lower(state, weight, source, row_positions, padded_lengths).compile().as_text()
+        )
     collective = r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
     assert not re.search(collective, texts[0])
     assert re.search(collective, texts[1])
@@ -120,29 +122,25 @@ def test_replicas_on_their_own_devices_do_not_talk(corpus, tmp_path):
 def test_every_utterance_is_read_once_a_step(corpus, tmp_path, monkeypatch):
     config = experiment()
     config.data.placement = "stream"
-    whole = setup.assemble(config, corpus, tmp_path, jax.devices()[:1])
-    whole.groups.begin()
-    feed = whole.data.batches
+    assembled = setup.assemble(config, corpus, tmp_path, jax.devices()[:1])
+    assembled.groups.begin()
+    batches = assembled.data.batches
     read = []
     inner = pool_lib.read_utterance
     monkeypatch.setattr(
         loader, "read_utterance", lambda corpus, pool, i, nonfinite: read.append(i) or inner(corpus, pool, i, nonfinite)
     )
-    parts = [whole.data.folds[r.fold].valid for r in whole.groups.replicas]
-    for _ in feed.evaluation(parts, 16, 3):
+    parts = [assembled.data.folds[r.fold].valid for r in assembled.groups.replicas]
+    for _ in batches.evaluation(parts, 16, 3):
         pass
     assert sorted(read) == list(range(240)), "three folds validate on all utterances, each by two seeds"
     read.clear()
-    order = loader.training_order(feed.pool, whole.data.rows_of_training(), 16, 0, 8)
+    order = loader.training_order(batches.pool, assembled.data.rows_of_training(), 16, 0, 8)
     trained = []
-    for _, batch in zip(range(4), feed.training(order, 0), strict=False):
-        whole.groups.train(whole.live(), *batch)
+    for _, batch in zip(range(4), batches.training(order, 0), strict=False):
+        assembled.groups.train(assembled.live(), *batch)
         trained += batch[-1].tolist()
     assert read[: len(trained)] == trained, "six replicas train on what was read once"
-
-
-def run(config, corpus, workdir):
-    return experiment_lib.run(config, corpus, workdir)
 
 
 @pytest.mark.slow
@@ -175,22 +173,24 @@ def run_turns(config, corpus, tmp_path):
 @pytest.mark.parametrize("together", [6, 2, 1])
 def test_what_is_saved_is_what_is_loaded(together, corpus, tmp_path):
     """Whatever the groups, on disk all replicas lie along the leading axis, in their order."""
-    fleets = [
+    groups = [
         setup.assemble(experiment(replicas_per_step=t), corpus, tmp_path, jax.devices()[:2]).groups
         for t in (6, together)
     ]
-    fleets[0].begin()
-    saved = fleets[0].saved()
-    like = jax.tree.map(lambda x: (x.shape, x.dtype), fleets[1].like())
+    groups[0].begin()
+    saved = groups[0].saved()
+    like = jax.tree.map(lambda x: (x.shape, x.dtype), groups[1].like())
     assert jax.tree.map(lambda x: (x.shape, x.dtype), saved) == like
-    fleets[1].load(saved)
-    again = fleets[1].saved()
-    plain = [[np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
-              for x in jax.tree.leaves(tree)] for tree in (saved, again)]  # fmt: skip
-    for before, after in zip(*plain, strict=True):
-        np.testing.assert_array_equal(after, before)
+    groups[1].load(saved)
+    again = groups[1].saved()
+    for before, after in zip(jax.tree.leaves(saved), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(plain(after), plain(before))
     rows = np.asarray(saved["state"].params["labels"])
     assert all(np.abs(rows[i] - rows[j]).max() > 1e-3 for i, j in ((0, 1), (2, 3), (4, 5))), "seeds differ"
+
+
+def plain(x):
+    return np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
 
 
 def experiment_with(config, rate):
@@ -242,7 +242,7 @@ def test_statistics_of_an_experiment(corpus, tmp_path):
     assert point["pooled"]["accuracy"] == accuracy_score([r["label"] for r in rows], [r["prediction"] for r in rows])
     mean = {}
     for row in rows:
-        mean[row["id"]] = mean.get(row["id"], 0) + np.array([row["predicted"][n] for n in corpus.labels]) / 2
+        mean[row["id"]] = mean.get(row["id"], 0) + np.array([row["probabilities"][n] for n in corpus.labels]) / 2
     gold = {row["id"]: row["label"] for row in rows}
     right = [corpus.labels[int(p.argmax())] == gold[i] for i, p in mean.items()]
     assert point["ensemble"]["members"] == 2
@@ -292,15 +292,16 @@ def test_grid_and_points():
 
 @pytest.mark.slow
 def test_what_memory_cannot_hold_is_refused_with_the_numbers(corpus, tmp_path, monkeypatch):
-    """State, best models, gradients and updates of all six, and the corpus: a little less is refused, a little more is not."""
-    whole = setup.assemble(experiment(replicas_per_step=6), corpus, tmp_path, jax.devices()[:1])
-    whole.groups.begin()
-    saved = whole.groups.saved()
+    """State, best models, gradients and updates of all six, and the corpus: a little less is refused, a little more is
+    not."""
+    assembled = setup.assemble(experiment(replicas_per_step=6), corpus, tmp_path, jax.devices()[:1])
+    assembled.groups.begin()
+    saved = assembled.groups.saved()
 
     def size(tree):
         return sum(x.nbytes for x in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
 
-    need = size(saved) + 2 * size(saved["state"].params) + size(whole.data.batches.source)
+    need = size(saved) + 2 * size(saved["state"].params) + size(assembled.data.batches.source)
     monkeypatch.setattr(compiled, "memory_bytes", lambda mesh: 1.001 * need)
     setup.assemble(experiment(replicas_per_step=6), corpus, tmp_path, jax.devices()[:1])
     monkeypatch.setattr(compiled, "memory_bytes", lambda mesh: 0.999 * need)

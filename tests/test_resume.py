@@ -1,4 +1,4 @@
-"""Kill -9 in the middle of an epoch and during a save; the resumed run must end as the uninterrupted one, bit for bit."""
+"""A run that is killed (-9) in an epoch and during a save must end as the uninterrupted one, bit for bit."""
 
 import gc
 import json
@@ -260,16 +260,16 @@ import numpy as np
 from mer_jax.runtime.checkpoint import Checkpoints
 from mer_jax.errors import UserError
 
-folder, whole = Path(sys.argv[1]), Path(sys.argv[1]) / "whole"
+folder, intact = Path(sys.argv[1]), Path(sys.argv[1]) / "intact"
 state = {f"a{i}": jax.numpy.asarray(np.random.default_rng(i).normal(size=(40 + i, 50))) for i in range(80)}
-checkpoints = Checkpoints(whole)
+checkpoints = Checkpoints(intact)
 checkpoints.save(1, state, {})
 checkpoints.close()
 like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-parts = sorted(p.relative_to(whole) for p in whole.glob("1/state/d/*"))
+parts = sorted(p.relative_to(intact) for p in intact.glob("1/state/d/*"))
 for n in range(int(sys.argv[2])):
     one = folder / str(n)
-    shutil.copytree(whole, one)
+    shutil.copytree(intact, one)
     part = one / parts[n % len(parts)]
     data = bytearray(part.read_bytes())
     data[len(data) // 3] ^= 1

@@ -30,9 +30,6 @@ TASK, SCORES = Classification("abcd"), tuple(METRICS)
 HAS = np.random.default_rng(5).random((400, 3)) < 0.7
 
 
-# ---- draws ----
-
-
 def test_what_is_lost_at_a_rate_is_lost_at_every_higher_one():
     drawn = robustness_curves.draws(NAMES, np.arange(400))
     for name, of in robustness_curves.losses(NAMES, drawn, HAS).items():
@@ -71,8 +68,6 @@ def test_a_draw_belongs_to_seed_row_and_name():
     assert abs(np.corrcoef(drawn.T)[np.triu_indices(3, 1)]).max() < 0.15
 
 
-# ---- what the model is given ----
-
 disturbed = jax.jit(robustness.disturbed)
 
 
@@ -81,8 +76,10 @@ def make_batch(lengths, pad):
     mask = {"text": np.arange(pad)[None] < np.array(lengths)[:, None], "visual": np.ones((len(lengths), 3), bool)}
     rng = np.random.default_rng(0)
     values = {"text": rng.normal(size=(len(lengths), 99, 5)), "visual": rng.normal(size=(len(lengths), 3, 2, 2, 3))}
-    features = {m: np.where(np.expand_dims(mask[m], tuple(range(2, x.ndim))), x[:, : mask[m].shape[1]], 0).astype(np.float32)
-                for m, x in values.items()}  # fmt: skip
+    features = {}
+    for m, x in values.items():
+        real = np.expand_dims(mask[m], tuple(range(2, x.ndim)))
+        features[m] = np.where(real, x[:, : mask[m].shape[1]], 0).astype(np.float32)
     label = np.zeros(len(lengths), np.int32)
     return jax.tree.map(jnp.asarray, Batch(features, mask, class_targets(label, 2), label.astype(np.float32) + 1))
 
@@ -132,9 +129,6 @@ def test_a_hidden_modality_is_one_that_the_record_lacks():
     np.testing.assert_array_equal(found.features["visual"], batch.features["visual"])
 
 
-# ---- curves ----
-
-
 def hand_made(modalities, replicas=2):
     """Predictions of nobody: (the file's curves, what made them)."""
     rng = np.random.default_rng(1)
@@ -176,8 +170,10 @@ def test_rate_and_sigma_0_are_clean_and_between_every_utterance_counts_by_its_dr
     both = listed.index(Condition((False,) * 3, (2.0,) * 3))
     for score in METRICS:
         for i, rate in enumerate(RATES):
-            each = [score_of(g, np.where(d[:, 1] < rate, f[without], f[0]), score)
-                    for g, f, d in zip(gold, found, drawn, strict=True)]  # fmt: skip
+            each = [
+                score_of(g, np.where(d[:, 1] < rate, f[without], f[0]), score)
+                for g, f, d in zip(gold, found, drawn, strict=True)
+            ]
             assert made["missing"]["audio"][score][i] == pytest.approx([np.mean(each), np.std(each, ddof=1)])
         for name, at in (("audio", strong), ("all", both)):
             each = [score_of(g, f[at], score) for g, f in zip(gold, found, strict=True)]
@@ -232,15 +228,12 @@ def test_a_run_beside_must_be_measured_and_of_the_same_utterances(tmp_path):
         robustness.read_beside(folder, about, here, SCORES)
 
 
-# ---- the command ----
-
-
 @pytest.mark.slow
 def test_the_command(run_cli, tmp_path, small_corpus):
-    """Refused before the end, then the run's own figures, bit for bit the same again and streamed, and nothing else written."""
-    flags = [f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny", f"--config.data.path={small_corpus}",
-             "--config.train.batch_size=8", "--config.train.eval_batch_size=5"]  # fmt: skip
-    run = [*flags, f"--workdir={tmp_path / 'run'}"]
+    """Refused before the end, then the run's own figures, bit for bit the same again and streamed, and nothing else is
+    written."""
+    run = [f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny", f"--config.data.path={small_corpus}"]
+    run += ["--config.train.batch_size=8", "--config.train.eval_batch_size=5", f"--workdir={tmp_path / 'run'}"]
     refused = run_cli(*run, "--mode=robustness")
     assert refused.returncode == 2
     assert "run holds no finished run; the same command without --mode=robustness finishes it" in refused.stderr
@@ -267,10 +260,12 @@ def test_the_command(run_cli, tmp_path, small_corpus):
 
 @pytest.mark.slow
 def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_path):
-    """Folds and seeds; some utterances lack audio from the start. The same file from six replicas a call and from one; rate 1 and a
-    noise against a batch that is put together by hand."""
-    utterances = [dataclasses.replace(u, features={"text": u.features["text"]}) if i % 7 == 0 else u
-                  for i, u in enumerate(small_utterances(120))]  # fmt: skip
+    """Folds and seeds; some utterances lack audio from the start. The same file from six replicas a call and from one;
+    rate 1 and a noise against a batch that is put together by hand."""
+    utterances = [
+        dataclasses.replace(u, features={"text": u.features["text"]}) if i % 7 == 0 else u
+        for i, u in enumerate(small_utterances(120))
+    ]
     write_corpus(tmp_path / "corpus", utterances, small_description())
     corpus, run = Corpus(tmp_path / "corpus"), epath.Path(tmp_path / "run")
     experiment.run(small(replicas_per_step=6), corpus, run)
@@ -298,8 +293,10 @@ def test_replicas_together_and_alone_and_what_another_way_of_scoring_finds(tmp_p
             jax.tree.map(jnp.asarray, loader.collate(corpus, pool, rows, (("text", 9), ("audio", 1)), "refuse")),
             model.input_stats,
         )
-        gone = {"features": clean.features | {"audio": jnp.zeros_like(clean.features["audio"])},
-                "mask": clean.mask | {"audio": jnp.zeros_like(clean.mask["audio"])}}  # fmt: skip
+        gone = {
+            "features": clean.features | {"audio": jnp.zeros_like(clean.features["audio"])},
+            "mask": clean.mask | {"audio": jnp.zeros_like(clean.mask["audio"])},
+        }
         noisy = call(clean, pool.rows[rows], text=SIGMAS[-1])
         for kind, batch in (("missing", dataclasses.replace(clean, **gone)), ("noise", noisy)):
             matrix = np.zeros((3, 3), int)

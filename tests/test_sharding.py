@@ -35,15 +35,15 @@ def with_dropout(config):
 
 def losses(config, corpus, devices, steps):
     """Loss and gradient norm of every step and replica, and the final params."""
-    whole = setup.assemble(config, corpus, Path("unused"), jax.devices()[:devices])
-    whole.groups.begin()
-    inputs = whole.data
-    order = loader.training_order(inputs.batches.pool, inputs.rows_of_training(), config.train.batch_size, 0, 8)
+    run = setup.assemble(config, corpus, Path("unused"), jax.devices()[:devices])
+    run.groups.begin()
+    data = run.data
+    order = loader.training_order(data.batches.pool, data.rows_of_training(), config.train.batch_size, 0, 8)
     found = []
-    for _, batch in zip(range(steps), inputs.batches.training(order, 0), strict=False):
-        terms = run_log.by_replica(whole.groups.train(whole.live(), *batch))
+    for _, batch in zip(range(steps), data.batches.training(order, 0), strict=False):
+        terms = run_log.by_replica(run.groups.train(run.live(), *batch))
         found.append([[terms[r]["loss"], terms[r]["grad_norm"]] for r in sorted(terms)])
-    state = whole.groups.saved()["state"]
+    state = run.groups.saved()["state"]
     assert state.step.sharding.num_devices == devices
     return np.array(found), jax.device_get(state.params)
 
@@ -116,13 +116,13 @@ def test_a_checkpoint_moves_to_another_mesh(config, corpus, tmp_path, count, rep
     wanted = None
     for step, (devices, mesh) in enumerate(itertools.chain(MESHES, MESHES), 1):
         config.mesh = config_lib.MeshSettings(**mesh)
-        whole = setup.assemble(config, corpus, "unused", jax.devices()[:devices])
-        whole.groups.begin()
+        run = setup.assemble(config, corpus, "unused", jax.devices()[:devices])
+        run.groups.begin()
         if step > 1:
-            found = checkpoints.newest(whole.groups.like(), lambda step, info: None, pytest.fail)
+            found = checkpoints.newest(run.groups.like(), lambda step, info: None, pytest.fail)
             assert found[0] == step - 1
-            whole.groups.load(found[2])
-        saved = whole.groups.saved()
+            run.groups.load(found[2])
+        saved = run.groups.saved()
         checkpoints.save(step, saved, {})
         checkpoints.wait()
         arrays = [
@@ -139,16 +139,16 @@ def test_a_checkpoint_moves_to_another_mesh(config, corpus, tmp_path, count, rep
 def collectives(config, corpus):
     """Of a compiled step on 8 devices: how many numbers each kind of collective moves, as shares of the number of
     params; and the share of a replica's state that a device holds."""
-    whole = setup.assemble(config_lib.validate(config), corpus, "unused")
-    order = loader.training_order(whole.data.batches.pool, whole.data.rows_of_training(), config.train.batch_size, 0, 1)
-    source, places, pads, rows = next(whole.data.batches.training(order, 0))
-    shapes = jax.eval_shape(whole.steps.init, np.uint32(0), whole.data.inputs[0], {})
+    run = setup.assemble(config_lib.validate(config), corpus, "unused")
+    order = loader.training_order(run.data.batches.pool, run.data.rows_of_training(), config.train.batch_size, 0, 1)
+    source, row_positions, padded_lengths, rows = next(run.data.batches.training(order, 0))
+    shapes = jax.eval_shape(run.steps.init, np.uint32(0), run.data.inputs[0], {})
     state = jax.tree.map(
-        lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), shapes, whole.steps.layout["state"]
+        lambda x, along: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=along), shapes, run.steps.layout["state"]
     )
     weight = jax.ShapeDtypeStruct((len(rows),), bool)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to the power of an integer
-        text = whole.steps.train.lower(state, weight, source, places, pads).compile().as_text()
+        text = run.steps.train.lower(state, weight, source, row_positions, padded_lengths).compile().as_text()
     params = sum(x.size for x in jax.tree.leaves(shapes.params))
     found = {}
     for line in text.splitlines():

@@ -4,11 +4,12 @@
 #   CLUSTER=c ZONE=us-central2-b IMAGE=REGISTRY/mer_jax WORKLOAD=x launch/gke/train.sh \
 #       --config=configs/lsgmer.py --workdir=gs://BUCKET/x [any flag of mer_jax.main]
 #
-# Set:      CLUSTER, ZONE, PROJECT: where xpk made the cluster. IMAGE: launch/docker/Dockerfile built and pushed. TPU=v5litepod-16 and
-#           SLICES=1, or DEVICE=h100-80gb-8 and NODES=1; SPOT=yes; RESTARTS=100. --workdir in a bucket.
+# Set:      CLUSTER, ZONE, PROJECT: where xpk made the cluster. IMAGE: launch/docker/Dockerfile built and pushed.
+#           TPU=v5litepod-16 and SLICES=1, or DEVICE=h100-80gb-8 and NODES=1; SPOT=yes; RESTARTS=100. --workdir in a
+#           bucket.
 # Try it:   DRY=yes prints what would be created and costs nothing.
-# Resume:   by itself: a pod that is taken away saves and exits; the JobSet is started again until the run is finished. By hand: the
-#           same command with another WORKLOAD.
+# Resume:   by itself: a pod that is taken away saves and exits; the JobSet is started again until the run is finished.
+#           By hand: the same command with another WORKLOAD.
 set -euo pipefail
 case "$*" in
   *--workdir=gs://*) ;;
@@ -17,7 +18,7 @@ case "$*" in
     exit 2
     ;;
 esac
-# exec: the signal to go must reach Python. 42 is xpk's code for "start again"; 0 would be taken for the end of the work.
+# exec: the signal to go must reach Python. 42 is xpk's code for "start again"; 0 would mean that the work is done.
 command="exec python -m mer_jax.main"
 for flag in "$@" --stopped_exit_code=42; do command+=" $(printf %q "$flag")"; done
 if [[ -z ${DEVICE:-} ]]; then

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Several nodes of a Slurm cluster: one process a node, as one run. JAX reads from Slurm who they are.
 #
-#   sbatch --nodes=4 [-p PARTITION] [--gres=gpu:8] launch/slurm/multi.sh --config=configs/lsgmer.py --workdir=/shared/x [any flag of mer_jax.main]
+#   sbatch --nodes=4 [-p PARTITION] [--gres=gpu:8] launch/slurm/multi.sh \
+#       --config=configs/lsgmer.py --workdir=/shared/x [any flag of mer_jax.main]
 #
 # Set:      as in single.sh; --nodes says how many processes there are.
-# Try it:   sbatch --test-only --nodes=2 launch/slurm/multi.sh costs nothing; configs/lsgmer.py:tiny on two nodes costs minutes.
+# Try it:   sbatch --test-only --nodes=2 launch/slurm/multi.sh costs nothing; configs/lsgmer.py:tiny on two nodes costs
+#           minutes.
 # Resume:   as in single.sh; the number of nodes may differ.
 #SBATCH --job-name=mer_jax
 #SBATCH --nodes=2

@@ -1,5 +1,5 @@
-"""A whole experiment of N replicas in one run, against N runs started by hand: one after the other, and as many at a time as there are
-cores. Start-up, reading and scoring included; the compilation cache is filled before."""
+"""A whole experiment of N replicas in one run, against N runs started by hand: one after the other, and as many at a
+time as there are cores. Start-up, reading and scoring are included; the compilation cache is filled before."""
 
 import argparse
 import concurrent.futures
@@ -23,7 +23,7 @@ def run(folder, name, flags, cores=None):
 
 
 def measure(folder, flags, count):
-    whole = run(folder, f"together{count}", [*flags, f"--config.replicas.seeds={count}"])
+    together = run(folder, f"together{count}", [*flags, f"--config.replicas.seeds={count}"])
     metrics = json.loads((folder / f"together{count}" / "metrics.json").read_text())
     config = metrics["config"]["train"]
     train = metrics["data"]["counts"]["official"]["train"]["utterances"]
@@ -46,12 +46,12 @@ def measure(folder, flags, count):
     parallel = time.perf_counter() - began
     return {
         "replicas": count,
-        "seconds, one run": round(whole, 1),
-        "milliseconds per replica-step, everything included": round(1e3 * whole / steps, 1),
+        "seconds, one run": round(together, 1),
+        "milliseconds per replica-step, everything included": round(1e3 * together / steps, 1),
         "seconds by hand, one after the other": round(turn, 1),
         f"seconds by hand, {len(cores)} at a time on a core each": round(parallel, 1),
-        "times faster than one after the other": round(turn / whole, 2),
-        f"times faster than {len(cores)} at a time": round(parallel / whole, 2),
+        "times faster than one after the other": round(turn / together, 2),
+        f"times faster than {len(cores)} at a time": round(parallel / together, 2),
     }
 
 

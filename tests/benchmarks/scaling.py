@@ -1,5 +1,6 @@
-"""What splitting a step over processes costs: N processes with a device each on batches of N x 16, against one process that does the
-same batches alone on the same cores. Streamed data; LSGMER at its default size; compilation is not counted."""
+"""What splitting a step over processes costs: N processes with a device each on batches of N x 16, against one process
+that does the same batches alone on the same cores. Data are streamed, LSGMER has its default size, compilation is not
+counted."""
 
 import argparse
 import json
@@ -34,17 +35,17 @@ def worker(how, batch):
     console.console.quiet = True
     config = lsgmer_lib.LSGMERExperiment()
     config.data.placement, config.data.max_length, config.train.batch_size = "stream", (8,), batch
-    whole = setup.assemble(config_lib.validate(config), demo_corpus(), "unused")
-    whole.groups.begin()
-    feed = whole.data.batches
-    order = loader.training_order(feed.pool, whole.data.rows_of_training(), batch, 0, 8)
+    run = setup.assemble(config_lib.validate(config), demo_corpus(), "unused")
+    run.groups.begin()
+    batches = run.data.batches
+    order = loader.training_order(batches.pool, run.data.rows_of_training(), batch, 0, 8)
     read = 0
-    for step, batch_of in enumerate(feed.training(order, 0)):
+    for step, items in enumerate(batches.training(order, 0)):
         if step == 10:
             jax.block_until_ready(terms)
             began = time.perf_counter()
-        terms = whole.groups.train([0], *batch_of)
-        read += int((feed.addressable_rows(batch_of[-1]) >= 0).sum())
+        terms = run.groups.train([0], *items)
+        read += int((batches.addressable_rows(items[-1]) >= 0).sum())
         if step == 10 + STEPS:
             break
     jax.block_until_ready(terms)
@@ -60,10 +61,14 @@ def measure(count, batch):
         port = probe.getsockname()[1]
     hows = [f"localhost:{port},{count},{i}" for i in range(count)] if count > 1 else ["none"]
     processes = [
-        subprocess.Popen([sys.executable, __file__, "--worker", how, "--batch", str(batch)], stdout=subprocess.PIPE, text=True,
-                         env=os.environ | {"JAX_PLATFORMS": "cpu"})
+        subprocess.Popen(
+            [sys.executable, __file__, "--worker", how, "--batch", str(batch)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
         for how in hows
-    ]  # fmt: skip
+    ]
     told = [process.communicate()[0] for process in processes]
     return json.loads(told[0].strip().splitlines()[-1])
 

@@ -36,21 +36,21 @@ def measure(config, corpus):
     flags.FLAGS.mark_as_parsed()
     console.console.quiet = True
     sharding.start(files.cache_folder() / "xla")
-    whole = setup.assemble(config, corpus, Path("unused"))
-    whole.groups.begin()
-    inputs = whole.data
+    run = setup.assemble(config, corpus, Path("unused"))
+    run.groups.begin()
+    data = run.data
     order = loader.training_order(
-        inputs.batches.pool, inputs.rows_of_training(), config.train.batch_size, 0, config.data.group_by_length
+        data.batches.pool, data.rows_of_training(), config.train.batch_size, 0, config.data.group_by_length
     )
-    for batch in (x for x, _ in zip(inputs.batches.training(order, 0), range(STEPS), strict=False)):
-        terms = whole.groups.train([0], *batch)  # compiles every padded length
+    for batch in (x for x, _ in zip(data.batches.training(order, 0), range(STEPS), strict=False)):
+        terms = run.groups.train([0], *batch)  # compiles every padded length
     jax.block_until_ready(terms)
-    items, waited, began = inputs.batches.training(order, 0), 0.0, time.perf_counter()
+    items, waited, began = data.batches.training(order, 0), 0.0, time.perf_counter()
     for _ in range(STEPS):
         before = time.perf_counter()
         batch = next(items)
         waited += time.perf_counter() - before
-        terms = whole.groups.train([0], *batch)
+        terms = run.groups.train([0], *batch)
     jax.block_until_ready(terms)
     seconds = time.perf_counter() - began
     return {
