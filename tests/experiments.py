@@ -3,25 +3,21 @@
 import dataclasses
 
 from mer_jax import config as config_lib
-from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
-from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
-from mer_jax.models import lsgmer as lsgmer_lib
-from mer_jax.models import swin
+from mer_jax.models import deepmsi_mer, deepmsi_mer_frames, lsgmer, swin
 
 FAMILIES = {
-    "lsgmer": lsgmer_lib.LSGMERExperiment,
-    "deepmsi_mer": deepmsi_mer_lib.DeepMSIExperiment,
-    "fixed": deepmsi_mer_lib.DeepMSIExperiment,
-    "published": deepmsi_mer_lib.DeepMSIExperiment,
-    "deepmsi_mer_frames": deepmsi_mer_frames_lib.DeepMSIFramesExperiment,
+    "lsgmer": lsgmer.LSGMERExperiment,
+    "deepmsi_mer": deepmsi_mer.DeepMSIExperiment,
+    "deepmsi_mer_frames": deepmsi_mer_frames.DeepMSIFramesExperiment,
 }
+VARIANTS = ("fixed", "published")  # of DeepMSI-MER
 
 
 def of_family(family, modalities=("text", "audio", "visual")):
     """A family's own settings; the name may be that of a variant of DeepMSI-MER."""
-    config = FAMILIES[family]()
+    config = FAMILIES["deepmsi_mer" if family in VARIANTS else family]()
     config.data.modalities = modalities
-    if family in ("fixed", "published"):
+    if family in VARIANTS:
         config.model.variant = family
     if family == "published":
         config.optim.ema_decay = 0.0  # its BatchNorm allows no other

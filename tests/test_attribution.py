@@ -1,6 +1,7 @@
 """Explanations obey their axioms."""
 
 import itertools
+import json
 import math
 
 import jax
@@ -14,10 +15,10 @@ from mer_jax.data import pool as pool_lib
 from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Corpus, Manifest
 from mer_jax.evaluation import attribution, inspection
-from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
-from mer_jax.models import family as family_lib
-from mer_jax.models import lsgmer as lsgmer_lib
 from mer_jax.models import vsc
+from mer_jax.models.deepmsi_mer import DeepMSIExperiment
+from mer_jax.models.family import Family, utterance_means
+from mer_jax.models.lsgmer import LSGMERExperiment
 from mer_jax.tasks import task_of
 from mer_jax.tasks.classification import Classification
 from mer_jax.training import compiled, step
@@ -25,7 +26,7 @@ from mer_jax.training import compiled, step
 RNG = np.random.default_rng(0)
 LABELS = ["a", "b", "c"]
 WIDTHS = {"text": 5, "audio": 4, "visual": 6}
-LINEAR = family_lib.Family(module=print, objective=print, sentence="")
+LINEAR = Family(module=print, objective=print, sentence="")
 
 
 def test_shapley_weights_are_the_mean_over_all_orders():
@@ -45,13 +46,19 @@ def test_shapley_weights_are_the_mean_over_all_orders():
 
 
 def manifest(modalities):
-    import json
-
     specs = {m: {"width": WIDTHS[m], "dtype": "float32", "longest": 7, "extractor": "drawn"} for m in modalities}
-    return Manifest(json.dumps({
-        "schema_version": 1, "name": "drawn", "labels": LABELS, "label_space": "text", "label_embeddings": np.eye(3, 5).tolist(),
-        "modalities": specs, "protocol": {"name": "official"}, "splits": {"train": {}}, "shards": [{}],
-    }), "drawn")  # fmt: skip
+    fields = {
+        "schema_version": 1,
+        "name": "drawn",
+        "labels": LABELS,
+        "label_space": "text",
+        "label_embeddings": np.eye(3, 5).tolist(),
+        "modalities": specs,
+        "protocol": {"name": "official"},
+        "splits": {"train": {}},
+        "shards": [{}],
+    }
+    return Manifest(json.dumps(fields), "drawn")
 
 
 def batch_of(modalities, time=7):
@@ -68,10 +75,10 @@ def batch_of(modalities, time=7):
 
 def small(family):
     if family == "lsgmer":
-        found = lsgmer_lib.LSGMERExperiment()
+        found = LSGMERExperiment()
         found.model.width, found.model.heads = 8, 2
     else:
-        found = deepmsi_mer_lib.DeepMSIExperiment()
+        found = DeepMSIExperiment()
         found.data.modalities = ("text", "audio", "visual")
         found.model.early_width = found.model.projection = 8
         found.model.tcn_widths, found.model.late_widths = (8,), (8,)
@@ -85,12 +92,12 @@ def explained(request):
     about = manifest(config.data.modalities)
     task = task_of(about)
     family, made = compiled.model_of(config, about, task)
-    params, rest = jax.jit(made.init)(jax.random.key(1))
+    params, model_state = jax.jit(made.init)(jax.random.key(1))
     stats = {
         m: {"mean": np.full(WIDTHS[m], 0.5, np.float32), "scale": np.full(WIDTHS[m], 2, np.float32)}
         for m in config.data.modalities
     }
-    model, batch = step.EvalState(params, rest, stats), batch_of(config.data.modalities)
+    model, batch = step.EvalState(params, model_state, stats), batch_of(config.data.modalities)
     explain = jax.jit(lambda m, b: attribution.attribute(made.apply, m, b, task=task, family=family))
     found = explain(model, batch)
     return made.apply, model, batch, found
@@ -118,12 +125,12 @@ def test_rows_of_attention_sum_to_one(explained):
 
 
 @pytest.mark.slow
-def test_evidence_lies_on_real_steps_and_sums_up(explained):
+def test_integrated_gradients_lie_on_real_steps_and_sum_up(explained):
     apply, model, batch, found = explained
     standard = step.standardize(batch, model.input_stats)
     start = {m: jnp.zeros_like(x) for m, x in standard.features.items()}
     if found.kept is None:
-        start = {m: x for m, x in family_lib.utterance_means(standard.features, batch.mask).items()}
+        start = utterance_means(standard.features, batch.mask)
     at = Batch(start, batch.mask, batch.targets, batch.weight)
     before, predicted = apply(model.params, model.model_state, at)[0]["logits"], np.asarray(found.logits).argmax(1)
     wanted = (found.logits - before)[np.arange(4), predicted]
@@ -135,11 +142,12 @@ def test_evidence_lies_on_real_steps_and_sums_up(explained):
         assert np.abs(np.asarray(x)[:3]).max() > 1e-4
 
 
-def test_evidence_of_a_linear_model_is_exact():
+def test_integrated_gradients_of_a_linear_model_are_exact():
     weight = RNG.normal(size=(5, 3)).astype(np.float32)
 
-    def apply(params, rest, batch):
-        return {"logits": jnp.einsum("btf,fc->bc", batch.features["text"], weight), "attention": {}, "kept": None}, rest
+    def apply(params, model_state, batch):
+        logits = jnp.einsum("btf,fc->bc", batch.features["text"], weight)
+        return {"logits": logits, "attention": {}, "kept": None}, model_state
 
     batch = batch_of(["text"])
     stats = {"text": {"mean": np.zeros(5, np.float32), "scale": np.ones(5, np.float32)}}
@@ -154,7 +162,7 @@ def test_evidence_of_a_linear_model_is_exact():
 def test_own_mean_is_of_the_real_steps():
     batch = batch_of(["text"])
     x, mask = batch.features["text"], batch.mask["text"]
-    found = np.asarray(family_lib.utterance_means({"text": x}, {"text": mask})["text"])
+    found = np.asarray(utterance_means({"text": x}, {"text": mask})["text"])
     np.testing.assert_allclose(found[1, :3], np.tile(x[1, :3].mean(0), (3, 1)), atol=1e-6)
     assert not found[1, 3:].any()
 
@@ -167,16 +175,15 @@ def test_a_map_of_few_utterances(count, small_corpus):
     found = inspection.pca_projection(corpus, pool, np.arange(count), {"feature": feature})
     at = np.stack([found["x"], found["y"]], 1)
     assert at.shape == (count, 2)
-    whole = np.linalg.norm(feature[:, None] - feature[None], axis=-1)
+    wanted = np.linalg.norm(feature[:, None] - feature[None], axis=-1)
     seen = np.linalg.norm(at[:, None] - at[None], axis=-1)
     if count < 3:  # two points have one direction
-        np.testing.assert_allclose(seen, whole, atol=1e-3)
-    assert (seen <= whole + 1e-3).all()
+        np.testing.assert_allclose(seen, wanted, atol=1e-3)
+    assert (seen <= wanted + 1e-3).all()
     assert sum(found["explained"]) <= 1
 
 
 def test_what_vsc_made_of_the_frames_in_words():
-    kept = vsc.Kept(
-        np.array([1, 4, 7]), np.array([3, 0, 0, 1, 1, 3, 3])
-    )  # two kept of five real frames; 7 stands for none
+    # Two are kept of five real frames; 7 stands for none.
+    kept = vsc.Kept(np.array([1, 4, 7]), np.array([3, 0, 0, 1, 1, 3, 3]))
     assert inspection.frames_of(kept, 5) == {"kept": [1, 4], "merged": [[2, 1], [3, 4]], "dropped": [0]}

@@ -18,22 +18,25 @@ from mer_jax.data import loader
 from mer_jax.data.batch import Batch, where_real
 from mer_jax.errors import UserError
 from mer_jax.experiment import print_start
-from mer_jax.models import deepmsi_mer_frames, family, swin
-from mer_jax.models import deepmsi_mer_frames as deepmsi_mer_frames_lib
-from mer_jax.models import pretrained as pretrained_lib
+from mer_jax.models import family, pretrained, swin
 from mer_jax.models.deepmsi_mer import DeepMSIMER, VisualInput
+from mer_jax.models.deepmsi_mer_frames import DeepMSIFramesExperiment, backbone_of
 from mer_jax.models.functional import functionalize
 from mer_jax.training import compiled, setup, step
 
-BACKBONE = {
-    "patch": 4, "width": 8, "depths": (3, 1), "heads": (1, 2), "window": 4, "mlp": 2, "drop_path": 0.0, "norm_first": False,
-    "vsc_stage": 1, "vsc_grid_sides": (6, 4),
-}  # fmt: skip
-
-
-# The same for swin_v2, which counts stages from 0.
-SIZES = {name: value for name, value in BACKBONE.items() if not name.startswith("vsc")}
-COMPRESSED = SIZES | {"stage": 0, "grid_sides": BACKBONE["vsc_grid_sides"]}
+# Of swin_v2, which counts stages from 0, without compression and with it; and the same as settings.
+SIZES = {
+    "patch": 4,
+    "width": 8,
+    "depths": (3, 1),
+    "heads": (1, 2),
+    "window": 4,
+    "mlp": 2,
+    "drop_path": 0.0,
+    "norm_first": False,
+}
+COMPRESSED = SIZES | {"stage": 0, "grid_sides": (6, 4)}
+BACKBONE = SIZES | {"vsc_stage": 1, "vsc_grid_sides": (6, 4)}
 
 
 @pytest.fixture
@@ -59,9 +62,9 @@ def experiment(**changes):
 
 
 def assembled(corpus, **changes):
-    whole = setup.assemble(experiment(**changes), corpus, "unused", jax.devices()[:1])
-    whole.groups.begin()
-    return whole
+    run = setup.assemble(experiment(**changes), corpus, "unused", jax.devices()[:1])
+    run.groups.begin()
+    return run
 
 
 def flat(tree):
@@ -69,25 +72,25 @@ def flat(tree):
     return {"/".join(k.key for k in path): np.asarray(leaf)[0] for path, leaf in leaves}
 
 
-def after_steps(whole, count=1):
+def after_steps(run, count=1):
     """(params and other variables before, after) so many steps."""
 
     def now():
-        state = whole.groups.saved()["state"]
+        state = run.groups.saved()["state"]
         return flat(state.params), flat(state.model_state)
 
-    before, feed = now(), whole.data.batches
-    order = loader.training_order(feed.pool, whole.data.rows_of_training(), whole.config.train.batch_size, 0, 1)
-    for item in itertools.islice(feed.training(order, 0), count):
-        whole.groups.train([0], *item)
+    before, batches = now(), run.data.batches
+    order = loader.training_order(batches.pool, run.data.rows_of_training(), run.config.train.batch_size, 0, 1)
+    for item in itertools.islice(batches.training(order, 0), count):
+        run.groups.train([0], *item)
     return before, now()
 
 
 @pytest.mark.slow
 def test_the_published_model_has_its_parameters():
-    """57.83 M in papers.md B2, of which 9.87 M get no gradient (B5.14). 1.12 M of these are the early fusion, which ours has, too;
-    the other 8.75 M are of modules that the official code never calls, and ours has not."""
-    config = deepmsi_mer_frames_lib.DeepMSIFramesExperiment()
+    """57.83 M in the official code, of which 9.87 M get no gradient. 1.12 M of these are the early fusion, which ours
+    has, too; the other 8.75 M are of modules that the official code never calls, and ours has not."""
+    config = DeepMSIFramesExperiment()
     settings = config.model
     settings.variant, settings.early_width, settings.late_widths = "published", 512, (512, 256, 128)
     settings.tcn_widths = (1024,) * 3
@@ -96,7 +99,7 @@ def test_the_published_model_has_its_parameters():
         return DeepMSIMER(
             settings,
             widths={"text": 1024, "audio": 768, "visual": 3 * 256 * 256},
-            visual=VisualInput(backbone=deepmsi_mer_frames.backbone_of(config)),
+            visual=VisualInput(backbone=backbone_of(config)),
             attended=(),
             outputs=6,
             temperature=0.5,
@@ -111,9 +114,9 @@ def test_the_published_model_has_its_parameters():
     assert abs(count(params) - (57.83 - (9.87 - 1.12))) < 0.015  # of three figures, each rounded to 0.01
     assert abs(count(params["backbone"]) - (36.3 - (9.87 - 1.12))) < 0.05
     images = jnp.zeros((2, 3, 256, 256, 3))
-    batch = Batch({"text": jnp.zeros((2, 1, 1024)), "audio": jnp.zeros((2, 1, 768)), "visual": images},
-                  {"text": jnp.ones((2, 1), bool), "audio": jnp.ones((2, 1), bool), "visual": jnp.ones((2, 3), bool)},
-                  {}, jnp.ones(2))  # fmt: skip
+    features = {"text": jnp.zeros((2, 1, 1024)), "audio": jnp.zeros((2, 1, 768)), "visual": images}
+    mask = {m: jnp.ones(x.shape[:2], bool) for m, x in features.items()}
+    batch = Batch(features, mask, {}, jnp.ones(2))
     outputs, _ = jax.eval_shape(lambda key: model.apply(*model.init(key), batch), jax.random.key(0))
     assert outputs["kept"].place.shape == (2, 3, 100)
     assert outputs["logits"].shape == (2, 6)
@@ -144,42 +147,42 @@ def test_what_was_kept_is_followed_through_all_compressions():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tune", "learns"),
+    ("trainable", "learns"),
     [
         ("all", ("embed", "embed_norm", "stages/0", "merges/0", "stages/1", "norm")),
         ("last:1", ("merges/0", "stages/1", "norm")),
         ("none", ()),
     ],
 )
-def test_only_what_is_tuned_learns(corpus, tune, learns):
-    whole = assembled(corpus, backbone__trainable_stages=tune)
-    (params, rest), (new, still) = after_steps(whole)
+def test_only_what_is_trainable_learns(corpus, trainable, learns):
+    run = assembled(corpus, backbone__trainable_stages=trainable)
+    (params, fixed), (new, still) = after_steps(run)
     assert any(name.startswith("tcn") for name in params)
     prefixes = tuple(f"backbone/{part}/" for part in learns)
     learnt = {n for n in params if n.startswith("backbone")}
     assert all(n.startswith(prefixes) for n in learnt)
     assert len({p for p in prefixes if any(n.startswith(p) for n in learnt)}) == len(prefixes)
-    assert len(learnt) + sum(n.startswith("backbone") for n in rest) == len(jax.tree.leaves(params_of(whole)))
-    for name in rest:
-        np.testing.assert_array_equal(rest[name], still[name], err_msg=name)
+    assert len(learnt) + sum(n.startswith("backbone") for n in fixed) == len(jax.tree.leaves(params_of(run)))
+    for name in fixed:
+        np.testing.assert_array_equal(fixed[name], still[name], err_msg=name)
     moved = [name for name in params if not np.array_equal(params[name], new[name])]
     assert set(moved) == set(params)
 
 
-def params_of(whole):
+def params_of(run):
     """All variables of the backbone."""
-    make = deepmsi_mer_frames.backbone_of(whole.config)
+    make = backbone_of(run.config)
     return nnx.state(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param)
 
 
 @pytest.mark.slow
 def test_frozen_weights_compute_in_half_precision_and_stay_as_they_are(corpus):
     with jax.numpy_dtype_promotion("standard"):  # flax's LayerNorm mixes half and single precision
-        whole = assembled(corpus, backbone__trainable_stages="none", train__precision="bfloat16")
-        (_, rest), (_, still) = after_steps(whole)
-    for name in rest:
-        assert still[name].dtype == rest[name].dtype
-        np.testing.assert_array_equal(rest[name], still[name], err_msg=name)
+        run = assembled(corpus, backbone__trainable_stages="none", train__precision="bfloat16")
+        (_, fixed), (_, still) = after_steps(run)
+    for name in fixed:
+        assert still[name].dtype == fixed[name].dtype
+        np.testing.assert_array_equal(fixed[name], still[name], err_msg=name)
 
 
 @pytest.mark.slow
@@ -207,64 +210,66 @@ def test_lower_layers_learn_more_slowly(corpus):
     np.testing.assert_allclose(apart["classifier/kernel"], plain["classifier/kernel"], rtol=1e-4, atol=1e-7)
 
 
-def pretrained(path, **changes):
+def write_weights(path, **changes):
     """A file as data_prep.swin writes it, of a model drawn here."""
     arguments = {k: v for k, v in SIZES.items() if k != "drop_path"} | {"pretrained": (4, 3)}
     model = swin_v2(nnx.Rngs(7), **arguments)
     arrays = {"/".join(map(str, p)): np.asarray(v[...]) for p, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-    pretrained_lib.write(path, arrays, {"arguments": arguments | changes})
+    pretrained.write(path, arrays, {"arguments": arguments | changes})
     return arrays
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tune", ["all", "last:1"])
-def test_a_run_starts_from_given_weights(corpus, tmp_path, tune):
-    arrays = pretrained(tmp_path / "w.npz")
-    whole = assembled(corpus, backbone__weights=str(tmp_path / "w.npz"), backbone__trainable_stages=tune)
-    state = whole.groups.saved()["state"]
+@pytest.mark.parametrize("trainable", ["all", "last:1"])
+def test_a_run_starts_from_given_weights(corpus, tmp_path, trainable):
+    arrays = write_weights(tmp_path / "w.npz")
+    run = assembled(corpus, backbone__weights=str(tmp_path / "w.npz"), backbone__trainable_stages=trainable)
+    state = run.groups.saved()["state"]
     found = flat(state.params) | flat(state.model_state)
     for name, value in arrays.items():
         np.testing.assert_array_equal(found[f"backbone/{name}"], value, err_msg=name)
     assert {n.removeprefix("backbone/") for n in found if n.startswith("backbone/")} == set(arrays)
-    drawn = flat(assembled(corpus, backbone__trainable_stages=tune).groups.saved()["state"].params)
+    drawn = flat(assembled(corpus, backbone__trainable_stages=trainable).groups.saved()["state"].params)
     np.testing.assert_array_equal(found["classifier/kernel"], drawn["classifier/kernel"])
-    assert deepmsi_mer_frames.backbone_of(whole.config)(nnx.Rngs(0)).pretrained_windows == (4, 3)
+    assert backbone_of(run.config)(nnx.Rngs(0)).pretrained_windows == (4, 3)
 
 
 @pytest.mark.slow
 def test_given_weights_in_uneven_windows_are_told_once(corpus, tmp_path, capsys):
-    """The grid of 32 pixels is of 8 tokens, then 4; VSC begins in the first stage. Building the model again says nothing."""
-    pretrained(tmp_path / "w.npz")
-    given, words = {"backbone__weights": str(tmp_path / "w.npz")}, "note: windows of 3 do not divide the grids"
-    for changes, count in (({}, 0), ({"backbone__window": 3}, 0), (given, 0), (given | {"backbone__window": 3}, 1)):
-        whole = assembled(corpus, **changes)
-        family.family_of(whole.config, corpus, whole.task)
-        print_start(whole)
+    """The grid of 32 pixels is of 8 tokens, then 4; VSC begins in the first stage. Building the model again says
+    nothing."""
+    write_weights(tmp_path / "w.npz")
+    weights, words = {"backbone__weights": str(tmp_path / "w.npz")}, "note: windows of 3 do not divide the grids"
+    uneven = {"backbone__window": 3}
+    for changes, count in (({}, 0), (uneven, 0), (weights, 0), (weights | uneven, 1)):
+        run = assembled(corpus, **changes)
+        family.family_of(run.config, corpus, run.task)
+        print_start(run)
         said = capsys.readouterr().out
         assert said.count("note: windows") == said.count(words) == count
     assert "of frames.size = 32 in stage 1 (8 tokens a side) and are made smaller" in said
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
-    pretrained(tmp_path / "w.npz")
+    write_weights(tmp_path / "w.npz")
     wanted = {name: BACKBONE[name] for name in ("patch", "width", "depths", "heads", "mlp", "norm_first")}
-    pretrained_lib.check(str(tmp_path / "w.npz"), wanted)
+    pretrained.check(str(tmp_path / "w.npz"), wanted)
     with pytest.raises(
         UserError, match=r"--config.backbone.depths=\(2, 2\): the weights in .* are of a model with \(3, 1\)"
     ):
-        pretrained_lib.check(str(tmp_path / "w.npz"), wanted | {"depths": (2, 2)})
+        pretrained.check(str(tmp_path / "w.npz"), wanted | {"depths": (2, 2)})
     with pytest.raises(UserError, match="does not exist"):
-        pretrained_lib.check(str(tmp_path / "none.npz"), wanted)
+        pretrained.check(str(tmp_path / "none.npz"), wanted)
     (tmp_path / "w.npz").write_bytes((tmp_path / "w.npz").read_bytes()[:500])
     with pytest.raises(UserError, match=r"is no file of `python -m data_prep.swin`, or damaged"):
-        pretrained_lib.check(str(tmp_path / "w.npz"), wanted)
+        pretrained.check(str(tmp_path / "w.npz"), wanted)
 
 
 @pytest.mark.slow
-def test_pieces_of_a_batch_give_the_same_update(corpus):
-    whole, pieces = (after_steps(assembled(corpus, train__microbatches=n))[1][0] for n in (1, 4))
-    for name in whole:
-        np.testing.assert_allclose(pieces[name], whole[name], atol=2e-6, err_msg=name)
+def test_microbatches_give_the_same_update(corpus):
+    one, pieces = (after_steps(assembled(corpus, train__microbatches=n))[1][0] for n in (1, 4))
+    for name in one:
+        np.testing.assert_allclose(pieces[name], one[name], atol=2e-6, err_msg=name)
 
 
 @pytest.mark.slow
@@ -273,14 +278,9 @@ def test_groups_of_frames_give_the_same(corpus):
     images = jnp.asarray(np.random.default_rng(0).normal(size=(7, 32, 32, 3)), jnp.float32)
     guide = jnp.asarray(np.random.default_rng(1).normal(size=(7, 8)), jnp.float32)
 
-    def run(at_once):
-        sizes = COMPRESSED | {
-            "depths": (1, 1),
-            "grid_sides": (6,),
-            "rematerialize": False,
-            "frames_per_group": at_once,
-        }
-        graph, params = nnx.split(swin_v2(nnx.Rngs(0), **sizes))
+    def outputs(frames_per_group):
+        sizes = {"depths": (1, 1), "grid_sides": (6,), "rematerialize": False, "frames_per_group": frames_per_group}
+        graph, params = nnx.split(swin_v2(nnx.Rngs(0), **(COMPRESSED | sizes)))
 
         def total(params):
             tokens, kept = nnx.merge(graph, params).tokens_and_kept(images, guide)
@@ -288,7 +288,7 @@ def test_groups_of_frames_give_the_same(corpus):
 
         return jax.jit(jax.grad(total, has_aux=True))(params)
 
-    (wanted, (tokens, kept)), (found, (same, also)) = run(0), run(3)
+    (wanted, (tokens, kept)), (found, (same, also)) = outputs(0), outputs(3)
     jax.tree.map(np.testing.assert_array_equal, kept, also)
     np.testing.assert_allclose(same, tokens, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max() + 1e-6), found, wanted)
@@ -297,31 +297,35 @@ def test_groups_of_frames_give_the_same(corpus):
 @pytest.mark.slow
 def test_frames_beyond_a_clip_s_end_change_nothing(corpus):
     """Padding of a batch: other pictures there, the same logits."""
-    whole = assembled(corpus)
-    model, feed = whole.groups.best(0), whole.data.batches
-    apply = whole.steps.apply
+    run = assembled(corpus)
+    model, batches = run.groups.best(0), run.data.batches
+    apply = run.steps.apply
     batch = jax.tree.map(
-        jnp.asarray, loader.collate(corpus, feed.pool, np.arange(6), (("text", 12), ("visual", 4)), "refuse", feed.view)
+        jnp.asarray,
+        loader.collate(corpus, batches.pool, np.arange(6), (("text", 12), ("visual", 4)), "refuse", batches.view),
     )
-    run = jax.jit(lambda b: apply(model.params, model.model_state, b)[0]["logits"])
+    logits = jax.jit(lambda b: apply(model.params, model.model_state, b)[0]["logits"])
     visual = batch.features["visual"].astype(jnp.float32)
-    shown = [dataclasses.replace(batch, features=batch.features | {"visual": jnp.where(batch.mask["visual"][..., None, None, None], visual, fill)})
-             for fill in (0.0, 77.0)]  # fmt: skip
-    assert not batch.mask["visual"].all()
-    np.testing.assert_allclose(run(shown[0]), run(shown[1]), atol=1e-5)
+    real = batch.mask["visual"][..., None, None, None]
+    shown = [
+        dataclasses.replace(batch, features=batch.features | {"visual": jnp.where(real, visual, fill)})
+        for fill in (0.0, 77.0)
+    ]
+    assert not real.all()
+    np.testing.assert_allclose(logits(shown[0]), logits(shown[1]), atol=1e-5)
 
 
 @pytest.mark.slow
 def test_frames_dropped_while_training_are_frames_that_are_missing(corpus):
     """The setting arrives from the config, and what is hidden leaves no trace of its pixels or as a guide."""
-    whole = assembled(corpus, model__modality_dropout=0.9)
-    model, feed = whole.groups.best(0), whole.data.batches
+    run = assembled(corpus, model__modality_dropout=0.9)
+    model, batches = run.groups.best(0), run.data.batches
     dropping, still = (
-        compiled.model_of(experiment(model__modality_dropout=rate), corpus, whole.task)[1].apply for rate in (0.9, 0.0)
+        compiled.model_of(experiment(model__modality_dropout=rate), corpus, run.task)[1].apply for rate in (0.9, 0.0)
     )
     batch = jax.tree.map(
         jnp.asarray,
-        loader.collate(corpus, feed.pool, np.arange(12), (("text", 12), ("visual", 4)), "refuse", feed.view),
+        loader.collate(corpus, batches.pool, np.arange(12), (("text", 12), ("visual", 4)), "refuse", batches.view),
     )
     batch = step.standardize(batch, model.input_stats)
     found, _ = jax.jit(dropping)(model.params, model.model_state, batch, jax.random.key(0))
@@ -338,38 +342,38 @@ def test_frames_dropped_while_training_are_frames_that_are_missing(corpus):
 
 @pytest.mark.slow
 def test_a_file_that_lacks_an_array_is_refused(corpus, tmp_path):
-    arrays = pretrained(tmp_path / "w.npz")
-    about = {"arguments": pretrained_lib.arguments_of(tmp_path / "w.npz")}
+    arrays = write_weights(tmp_path / "w.npz")
+    about = {"arguments": pretrained.arguments_of(tmp_path / "w.npz")}
     name = "stages/0/1/mlp_in/kernel"
-    pretrained_lib.write(tmp_path / "w.npz", {k: v for k, v in arrays.items() if k != name}, about)
+    pretrained.write(tmp_path / "w.npz", {k: v for k, v in arrays.items() if k != name}, about)
     with pytest.raises(UserError, match=rf"weights: {name} has shape none in the file and \(8, 16\) in the model"):
         assembled(corpus, backbone__weights=str(tmp_path / "w.npz"))
     np.save(tmp_path / "w.npy", arrays[name])
     with pytest.raises(UserError, match=r"is no file of `python -m data_prep\.swin`"):
-        pretrained_lib.read(tmp_path / "w.npy")
+        pretrained.read(tmp_path / "w.npy")
 
 
 @pytest.mark.slow
 def test_eight_devices_are_one(corpus):
-    """From frames: the same params after two steps, whole and in groups of frames."""
+    """From frames: the same params after two steps, with all frames together and in groups."""
 
-    def run(devices, at_once):
-        whole = setup.assemble(experiment(backbone__frames_per_group=at_once), corpus, "unused", devices)
-        whole.groups.begin()
-        return after_steps(whole, 2)[1][0]
+    def params(devices, frames_per_group):
+        run = setup.assemble(experiment(backbone__frames_per_group=frames_per_group), corpus, "unused", devices)
+        run.groups.begin()
+        return after_steps(run, 2)[1][0]
 
-    one = run(jax.devices()[:1], 0)
-    for at_once in (0, 16):
-        eight = run(jax.devices(), at_once)
+    one = params(jax.devices()[:1], 0)
+    for size in (0, 16):
+        eight = params(jax.devices(), size)
         for name in one:
-            np.testing.assert_allclose(eight[name], one[name], atol=2e-6, err_msg=f"{name}, {at_once} at once")
+            np.testing.assert_allclose(eight[name], one[name], atol=2e-6, err_msg=f"{name}, groups of {size}")
 
 
 @pytest.mark.slow
 def test_unstandardised_features_leave_frames_as_they_are(corpus):
-    given = assembled(corpus, data__standardize=False).data.inputs[0].input_stats
-    assert (given["text"]["scale"] == 1).all()
-    np.testing.assert_allclose(given["visual"]["mean"], [123.675, 116.28, 103.53], rtol=1e-5)
+    stats = assembled(corpus, data__standardize=False).data.inputs[0].input_stats
+    assert (stats["text"]["scale"] == 1).all()
+    np.testing.assert_allclose(stats["visual"]["mean"], [123.675, 116.28, 103.53], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -383,12 +387,12 @@ def test_carrying_on_is_bit_for_bit(corpus):
         "backbone__drop_path": 0.3,
     }
 
-    def steps(whole, start, stop):
-        feed = whole.data.batches
-        order = loader.training_order(feed.pool, whole.data.rows_of_training(), 8, 0, 1)
-        for item in itertools.islice(feed.training(order, start), stop - start):
-            whole.groups.train([0], *item)
-        return jax.device_get(whole.groups.saved())
+    def steps(run, start, stop):
+        batches = run.data.batches
+        order = loader.training_order(batches.pool, run.data.rows_of_training(), 8, 0, 1)
+        for item in itertools.islice(batches.training(order, start), stop - start):
+            run.groups.train([0], *item)
+        return jax.device_get(run.groups.saved())
 
     straight = steps(assembled(corpus, **changes), 0, 6)
     half = steps(assembled(corpus, **changes), 0, 3)
@@ -401,31 +405,33 @@ def test_carrying_on_is_bit_for_bit(corpus):
 def test_two_replicas_are_two_runs(corpus):
     """Seeds 0 and 1 side by side from frames, against one after the other."""
 
-    def run(together):
+    def trained(replicas_per_step):
         config = experiment()
-        config.replicas.seeds, config.replicas.replicas_per_step = 2, together
-        whole = setup.assemble(config_lib.validate(config), corpus, "unused", jax.devices()[:1])
-        whole.groups.begin()
-        feed = whole.data.batches
-        order = loader.training_order(feed.pool, whole.data.rows_of_training(), 8, 0, 1)
-        for item in itertools.islice(feed.training(order, 0), 3):
-            whole.groups.train([0, 1], *item)
-        scores = whole.groups.score([0, 1], "test", 4, best=False)
-        return jax.device_get(whole.groups.saved()["state"].params), [scores[r]["predicted"] for r in (0, 1)]
+        config.replicas.seeds, config.replicas.replicas_per_step = 2, replicas_per_step
+        run = setup.assemble(config_lib.validate(config), corpus, "unused", jax.devices()[:1])
+        run.groups.begin()
+        batches = run.data.batches
+        order = loader.training_order(batches.pool, run.data.rows_of_training(), 8, 0, 1)
+        for item in itertools.islice(batches.training(order, 0), 3):
+            run.groups.train([0, 1], *item)
+        scores = run.groups.score([0, 1], "test", 4, best=False)
+        return jax.device_get(run.groups.saved()["state"].params), [scores[r]["predicted"] for r in (0, 1)]
 
-    (params, scores), (wanted, apart) = run(2), run(1)
+    (params, scores), (wanted, apart) = trained(2), trained(1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params, wanted)
     np.testing.assert_allclose(scores, apart, atol=1e-5)
-
-
-# ---- what VSC kept, shown ----
 
 
 @pytest.mark.slow
 def test_the_commands_end_to_end(run_cli, tmp_path, corpus):
     """A short run on drawn frames, scored again, its picture; and what is refused."""
-    run = [f"--config={ROOT / 'configs' / 'deepmsi_mer_frames.py'}:tiny", f"--workdir={tmp_path / 'run'}",
-           f"--config.data.path={corpus.path}", "--config.train.epochs=2", "--config.train.batch_size=8"]  # fmt: skip
+    run = [
+        f"--config={ROOT / 'configs' / 'deepmsi_mer_frames.py'}:tiny",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.path={corpus.path}",
+        "--config.train.epochs=2",
+        "--config.train.batch_size=8",
+    ]
     done = run_cli(*run)
     assert done.returncode == 0, done.stderr
     again = run_cli(*run, "--mode=eval")

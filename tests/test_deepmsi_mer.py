@@ -102,7 +102,6 @@ def test_forward_pass_is_the_formula(modalities, switch):
 def gradients(modalities, key=None, **switch):
     apply, params = make(modalities, **switch)
     batch = make_batch(modalities, [*LENGTHS, {"text": 2, "audio": 3, "visual": 7}])
-
     config, task = DeepMSIExperiment(), Classification("abcd")
     config.loss.label_smoothing = 0.0
 
@@ -129,12 +128,19 @@ def test_a_gradient_reaches_every_parameter(modalities, switch):
 
 @pytest.mark.slow
 def test_what_gets_no_gradient_as_published():
-    """The early fusion chooses tokens by rank alone, so nothing of it learns; a BatchNorm takes away the bias before it."""
+    """The early fusion chooses tokens by rank alone, so nothing of it learns; a BatchNorm takes away the bias before
+    it."""
     found = gradients(tuple(WIDTHS), key=jax.random.key(0), variant="published")
     assert {name for name, size in found.items() if size < 1e-6} == {
-        "early/hidden/dense/bias", "early/hidden/dense/kernel", "early/hidden/norm/bias", "early/hidden/norm/scale",
-        "early/out/bias", "early/out/kernel", "late/0/dense/bias", "late/1/dense/bias",
-    }  # fmt: skip
+        "early/hidden/dense/bias",
+        "early/hidden/dense/kernel",
+        "early/hidden/norm/bias",
+        "early/hidden/norm/scale",
+        "early/out/bias",
+        "early/out/kernel",
+        "late/0/dense/bias",
+        "late/1/dense/bias",
+    }
 
 
 @pytest.mark.parametrize("switch", [{}, {"variant": "published"}, {"vsc": False}], ids=str)
@@ -208,7 +214,7 @@ def test_batch_norm_learns_its_statistics_while_training_only():
     batch = make_batch()
     _, still = apply(params, batch)
     _, moved = apply(params, batch, jax.random.key(0))
-    means = [rest["late"]["0"]["norm"]["mean"] for rest in (still, moved)]
+    means = [model_state["late"]["0"]["norm"]["mean"] for model_state in (still, moved)]
     np.testing.assert_array_equal(means[0], 0)
     assert np.abs(means[1]).max() > 1e-3
 
@@ -221,9 +227,9 @@ def test_bfloat16_is_close_and_keeps_float32_outside(variant):
     batch = make_batch()
     exact = apply(params, batch)[0]
     with jax.numpy_dtype_promotion("standard"):  # Flax's norms take their statistics in float32
-        close, rest = half(params, batch)
+        close, model_state = half(params, batch)
         outputs, trained = half(params, batch, jax.random.key(0))
     assert close["logits"].dtype == jnp.float32
     np.testing.assert_allclose(close["logits"], exact["logits"], atol=0.1)
     assert np.abs(close["logits"] - exact["logits"]).max() > 1e-5, "nothing was computed in bfloat16"
-    assert {str(x.dtype) for x in jax.tree.leaves((rest, outputs, trained))} == {"float32", "bool", "int32"}
+    assert {str(x.dtype) for x in jax.tree.leaves((model_state, outputs, trained))} == {"float32", "bool", "int32"}

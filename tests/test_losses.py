@@ -73,9 +73,13 @@ def test_cross_entropy_family(imbalance, smoothing):
         reference_cross_entropy(a, b, prior, imbalance, 2.0, smoothing) for a, b in zip(logits, target, strict=True)
     ]
     found = losses.cross_entropy(
-        jnp.asarray(logits, jnp.float32), jnp.asarray(target, jnp.float32), prior=jnp.asarray(prior, jnp.float32),
-        imbalance=imbalance, focal_gamma=2.0, label_smoothing=smoothing,
-    )  # fmt: skip
+        jnp.asarray(logits, jnp.float32),
+        jnp.asarray(target, jnp.float32),
+        prior=jnp.asarray(prior, jnp.float32),
+        imbalance=imbalance,
+        focal_gamma=2.0,
+        label_smoothing=smoothing,
+    )
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 

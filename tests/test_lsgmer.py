@@ -63,12 +63,18 @@ def samples(batch):
 
 
 SWITCHES = [
-    {}, {"encoder": "gru"}, {"lse": False}, {"gate": False}, {"fusion": "gated"}, {"label_init": "random"},
-    *({"reduce": r} for r in ("max", "attention", "cosine", "rows")), {"reduce": "rows", "fusion": "gated"},
-    {"widths": {"text": 10}}, {"widths": {"audio": 6}}, {"widths": {"text": 10}, "fusion": "gated"},
-]  # fmt: skip
-
-
+    {},
+    {"encoder": "gru"},
+    {"lse": False},
+    {"gate": False},
+    {"fusion": "gated"},
+    {"label_init": "random"},
+    *({"reduce": r} for r in ("max", "attention", "cosine", "rows")),
+    {"reduce": "rows", "fusion": "gated"},
+    {"widths": {"text": 10}},
+    {"widths": {"audio": 6}},
+    {"widths": {"text": 10}, "fusion": "gated"},
+]
 FEW = ({}, {"encoder": "gru"}, {"reduce": "rows", "fusion": "gated"}, {"widths": {"audio": 6}})
 FEW_FAST = [pytest.param(s, marks=[] if s in FEW else [pytest.mark.slow]) for s in SWITCHES]
 

@@ -25,9 +25,6 @@ def nll(p, labels):
     return calibration.calibration(p, labels)["nll"]
 
 
-# ---- calibration ----
-
-
 def slow_ece(p, labels, bins):
     error = 0.0
     for i in range(bins):
@@ -75,8 +72,10 @@ def test_temperature_is_the_best_one(seed):
     found = calibration.fit_temperature(p, labels)
     brute = optimize.minimize_scalar(
         lambda log_t: log_loss(labels, calibration.temperature_scale(p, np.exp(log_t)), labels=range(5)),
-        bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-9},
-    )  # fmt: skip
+        bounds=(np.log(0.05), np.log(20)),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
     assert np.log(found) == pytest.approx(brute.x, abs=1e-4)
     fitted = nll(calibration.temperature_scale(p, found), labels)
     assert fitted <= nll(p, labels) + 1e-12
@@ -122,9 +121,6 @@ def test_tempered_is_a_distribution_with_the_same_order():
     )
 
 
-# ---- mean, dialogues ----
-
-
 def test_mean_and_sample_standard_deviation():
     assert metric.mean_sd([1.0, 2.0, 4.0]) == pytest.approx({"mean": 7 / 3, "sd": np.sqrt(7 / 3)})
     assert metric.mean_sd([0.5]) == {"mean": 0.5, "sd": None}
@@ -140,9 +136,6 @@ def test_confusion_by_dialogue():
     for name, found in zip(names, counts, strict=True):
         own = dialogues == name
         np.testing.assert_array_equal(found, confusion_matrix(labels[own], predictions[own], labels=range(4)))
-
-
-# ---- bootstrap ----
 
 
 def random_members(members=2, dialogues=12, rows=120, seed=0):
@@ -263,5 +256,6 @@ def test_mcnemar_is_the_binomial_test(only_a, only_b):
 
 
 def test_importing_it_starts_neither_jax_nor_scipy():
-    script = "import sys, mer_jax.metrics.significance, mer_jax.metrics.calibration, mer_jax.tasks, mer_jax.compare; assert not {'jax', 'scipy'} & sys.modules.keys()"
+    modules = "mer_jax.metrics.significance, mer_jax.metrics.calibration, mer_jax.tasks, mer_jax.compare"
+    script = f"import sys, {modules}; assert not {{'jax', 'scipy'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

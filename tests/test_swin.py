@@ -64,9 +64,6 @@ def test_the_same_as_in_transformers(changes):
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
-# ---- against loops in float64 ----
-
-
 def drawn(module, seed=0):
     """The module with other parameters, and these."""
     rng = np.random.default_rng(seed)
@@ -254,19 +251,16 @@ def test_what_is_no_swin_is_refused(tmp_path, run_cli):
     assert "neither a local folder nor reachable on the hub" in done.stderr
 
 
-# ---- a file of the authors' release, or of timm ----
-
-
 def released(model, tables=True, late=False):
     """The weights of transformers' model under the names of the release. late: a stage begins with merging, as in
     timm."""
     import torch
 
-    given, found = model.state_dict(), {"head.weight": torch.ones(3, 12), "head.bias": torch.ones(3)}
+    weights, found = model.state_dict(), {"head.weight": torch.ones(3, 12), "head.bias": torch.ones(3)}
     for kind in ("weight", "bias"):
-        found[f"patch_embed.proj.{kind}"] = given[f"embeddings.patch_embeddings.projection.{kind}"]
-        found[f"patch_embed.norm.{kind}"] = given[f"embeddings.norm.{kind}"]
-        found[f"norm.{kind}"] = given[f"layernorm.{kind}"]
+        found[f"patch_embed.proj.{kind}"] = weights[f"embeddings.patch_embeddings.projection.{kind}"]
+        found[f"patch_embed.norm.{kind}"] = weights[f"embeddings.norm.{kind}"]
+        found[f"norm.{kind}"] = weights[f"layernorm.{kind}"]
     parts = {
         "attn.logit_scale": "attention.self.logit_scale",
         "attn.q_bias": "attention.self.query.bias",
@@ -285,8 +279,8 @@ def released(model, tables=True, late=False):
     for i, stage in enumerate(model.encoder.layers):
         for j, block in enumerate(stage.blocks):
             at, there = f"layers.{i}.blocks.{j}", f"encoder.layers.{i}.blocks.{j}"
-            found |= {f"{at}.{mine}": given[f"{there}.{name}"] for mine, name in parts.items()}
-            three = [given[f"{there}.attention.self.{name}.weight"] for name in ("query", "key", "value")]
+            found |= {f"{at}.{mine}": weights[f"{there}.{name}"] for mine, name in parts.items()}
+            three = [weights[f"{there}.attention.self.{name}.weight"] for name in ("query", "key", "value")]
             found[f"{at}.attn.qkv.weight"] = torch.cat(three)
             if tables:
                 attention = block.attention.self
@@ -295,7 +289,7 @@ def released(model, tables=True, late=False):
                 found[f"{at}.attn_mask"] = torch.ones(4, 16, 16)
         if stage.downsample is not None:
             for name in ("reduction.weight", "norm.weight", "norm.bias"):
-                found[f"layers.{i + late}.downsample.{name}"] = given[f"encoder.layers.{i}.downsample.{name}"]
+                found[f"layers.{i + late}.downsample.{name}"] = weights[f"encoder.layers.{i}.downsample.{name}"]
     return found
 
 
@@ -345,13 +339,13 @@ def test_files_that_are_no_swin_v2_are_refused(tmp_path, run_cli):
 
     from data_prep.swin import convert
 
-    whole = released(theirs())
-    bare = {name: array for name, array in whole.items() if "relative_coords_table" not in name}
+    full = released(theirs())
+    bare = {name: array for name, array in full.items() if "relative_coords_table" not in name}
     first = "layers.0.blocks.0"
     v1 = bare | {f"{first}.attn.relative_position_bias_table": torch.ones(49, 2)}
 
     def without(name):
-        return {key: array for key, array in whole.items() if key != name}
+        return {key: array for key, array in full.items() if key != name}
 
     cases = [
         (v1, "", r"f\.pth is a Swin V1.*take a Swin V2"),
@@ -365,7 +359,7 @@ def test_files_that_are_no_swin_v2_are_refused(tmp_path, run_cli):
         ({0: torch.ones(2)}, "", "holds no state dict"),
         ({}, "", "holds no state dict"),
         (
-            {"model": whole, "args": argparse.Namespace(a=1)},
+            {"model": full, "args": argparse.Namespace(a=1)},
             "",
             r"asks for argparse\.Namespace, and nothing of it is run",
         ),
@@ -376,28 +370,28 @@ def test_files_that_are_no_swin_v2_are_refused(tmp_path, run_cli):
             r"has no layers\.1\.blocks\.0\.attn\.logit_scale of 3 axes",
         ),
         (without(f"{first}.mlp.fc2.bias"), "", r"layers\.0\.blocks\.0\.mlp\.fc2\.bias is missing; .* \(12,\)"),
-        (whole | {"absolute_pos_embed": torch.ones(1, 4, 12)}, "", "absolute_pos_embed has no place in a Swin V2"),
-        (whole | {"layers.0.downsample.norm.bias": torch.ones(48)}, "", r"norm\.bias has shape \(48,\); .* \(24,\)"),
-        (whole | {"norm.bias": torch.full((24,), np.nan)}, "", r"norm\.bias holds values that are no finite numbers"),
+        (full | {"absolute_pos_embed": torch.ones(1, 4, 12)}, "", "absolute_pos_embed has no place in a Swin V2"),
+        (full | {"layers.0.downsample.norm.bias": torch.ones(48)}, "", r"norm\.bias has shape \(48,\); .* \(24,\)"),
+        (full | {"norm.bias": torch.full((24,), np.nan)}, "", r"norm\.bias holds values that are no finite numbers"),
         (
-            whole | {f"{first}.attn.logit_scale": torch.ones(5, 1, 1)},
+            full | {f"{first}.attn.logit_scale": torch.ones(5, 1, 1)},
             "",
             r"layers\.0 has 5 heads, which do not divide its width 12",
         ),
-        (whole | {f"{first}.mlp.fc1.weight": torch.ones(30, 12)}, "", r"its mlp_ratio is 2\.5"),
+        (full | {f"{first}.mlp.fc1.weight": torch.ones(30, 12)}, "", r"its mlp_ratio is 2\.5"),
         (bare, "", r"has no layers\.0\.blocks\.0\.attn\.relative_coords_table, .* as in --window=8,8"),
-        (whole | {f"{first}.attn.relative_coords_table": torch.zeros(1, 7, 7, 2)}, "", "is no table of the offsets"),
-        (whole | {f"{first}.attn.relative_coords_table": torch.ones(1, 7, 8, 2)}, "", "is no table of the offsets"),
+        (full | {f"{first}.attn.relative_coords_table": torch.zeros(1, 7, 7, 2)}, "", "is no table of the offsets"),
+        (full | {f"{first}.attn.relative_coords_table": torch.ones(1, 7, 8, 2)}, "", "is no table of the offsets"),
         (bare, "4", r"--window=4: must be a window for each of the 2 stages, as in --window=8,8"),
         (bare, "4,0", "must be a window for each of the 2 stages"),
-        (whole, "4,4", r"--window=4,4: .*f\.pth says its windows itself"),
+        (full, "4,4", r"--window=4,4: .*f\.pth says its windows itself"),
     ]
     for content, window, words in cases:
         with pytest.raises(UserError, match=words):
             convert(str(saved(tmp_path / "f.pth", content)), tmp_path / "w.npz", window)
     for name in ("g.pth", "g.safetensors"):
-        whole_file = saved(tmp_path / name, whole).read_bytes()
-        for damaged in (whole_file[: len(whole_file) // 2], whole_file[:5], b"", b"no weights at all"):
+        written = saved(tmp_path / name, full).read_bytes()
+        for damaged in (written[: len(written) // 2], written[:5], b"", b"no weights at all"):
             (tmp_path / name).write_bytes(damaged)
             with pytest.raises(UserError, match=rf"{name} is (damaged|no file that torch saved)"):
                 convert(str(tmp_path / name), tmp_path / "w.npz")

@@ -67,7 +67,8 @@ def test_padding_and_what_lies_in_it_change_nothing():
 
 
 def test_causality_by_gradient():
-    """Step t of the output depends on step s of the input where s <= t lies in the receptive field, and nowhere else."""
+    """Step t of the output depends on step s of the input where s <= t lies in the receptive field, and nowhere
+    else."""
     full, last, _ = make()
     x, mask = sequences([TIME])
     for t in (0, 6, 14):

@@ -152,7 +152,7 @@ def widths_of(config: Experiment, manifest: Manifest) -> dict[str, int]:
 
 def check_outputs(outputs: Any, rows: int, task: Task, family: str) -> None:
     """Raises UserError unless shapes of a model's outputs are those of `Outputs` for a batch of so many rows."""
-    missing = [name for name in ("logits", "feature", "attention") if name not in outputs]
+    missing = [name for name in Outputs.__annotations__ if name in Outputs.__required_keys__ - outputs.keys()]
     if missing:
         raise UserError(f"model family {family!r} gives no {', '.join(missing)}: see mer_jax.models.family.Outputs")
     wanted = {"logits": (rows, task.width), "feature": (rows, None)}

@@ -1,8 +1,8 @@
-"""One training step of the whole DeepMSI-MER head at the published widths, beside the same head written in PyTorch.
+"""One training step of the DeepMSI-MER head at the published widths, beside the same head written in PyTorch.
 
-Text 1024, audio 768, 15 frames of 768 (the Swin backbone that makes them is not part of it). Both sides run by turns in the same
-minutes, each in a process of its own, and the machine's own limits are measured between them. PyTorch runs twice: with the Adam
-that its constructor gives by default, and with `fused=True`. Needs the `prep` extra.
+Text 1024, audio 768, 15 frames of 768 (the Swin backbone that makes them is not part of it). Both sides run by turns
+in the same minutes, each in a process of its own, and the machine's own limits are measured between them. PyTorch runs
+twice: with the Adam that its constructor gives by default, and with `fused=True`. Needs the `prep` extra.
 """
 
 import argparse
@@ -21,12 +21,9 @@ TEXT, AUDIO, FRAMES, VISUAL, CLASSES = 1024, 768, 15, 768, 6
 ROUNDS, STEPS = 5, 8
 
 
-# ---- ours ----
-
-
 def write_corpus_of(folder, count):
     from mer_jax.data.corpus import Utterance
-    from mer_jax.data.corpus_writer import Description, write_corpus
+    from mer_jax.data.corpus_writer import write_corpus
 
     rng = np.random.default_rng(0)
     labels = tuple("abcdef")
@@ -35,16 +32,37 @@ def write_corpus_of(folder, count):
         folder,
         (
             Utterance(
-                f"u{i}", ("train", "train", "valid", "test")[i % 4], f"d{i}", 0, "s", "1", labels[rng.integers(CLASSES)], "",
-                {m: rng.normal(size=s).astype(np.float32) for m, s in sizes.items()},
+                id=f"u{i}",
+                split=("train", "train", "valid", "test")[i % 4],
+                dialogue=f"d{i}",
+                turn=0,
+                speaker="s",
+                session="1",
+                label=labels[rng.integers(CLASSES)],
+                sentence="",
+                features={m: rng.normal(size=s).astype(np.float32) for m, s in sizes.items()},
             )
             for i in range(count)
         ),
-        Description(
-            "bench", labels, dict.fromkeys(sizes, "noise"), labels, np.eye(CLASSES), "none", {"name": "none"}, {"tool": "none"},
-            "none needed",
-        ),
-    )  # fmt: skip
+        description(labels, sizes),
+    )
+
+
+def description(labels, modalities):
+    """Of a corpus of noise."""
+    from mer_jax.data.corpus_writer import Description
+
+    return Description(
+        name="bench",
+        labels=labels,
+        extractors=dict.fromkeys(modalities, "noise"),
+        label_words=labels,
+        label_embeddings=np.eye(CLASSES),
+        label_space="none",
+        protocol={"name": "none"},
+        provenance={"tool": "none"},
+        licence="none needed",
+    )
 
 
 def ours(batch, precision, keep):
@@ -55,20 +73,16 @@ def ours(batch, precision, keep):
     from mer_jax import config as config_lib
     from mer_jax.data import loader
     from mer_jax.data.corpus import Corpus
-    from mer_jax.models import deepmsi_mer as deepmsi_mer_lib
-    from mer_jax.runtime import console
+    from mer_jax.models.deepmsi_mer import DeepMSIExperiment
+    from mer_jax.runtime.console import console
     from mer_jax.training import setup
 
     flags.FLAGS.mark_as_parsed()
-    console.console.quiet = True
-    config = deepmsi_mer_lib.DeepMSIExperiment()
+    console.quiet = True
+    config = DeepMSIExperiment()
     model, optim = config.model, config.optim
-    config.data.modalities, config.train.batch_size, config.train.precision = (
-        ("text", "audio", "visual"),
-        batch,
-        precision,
-    )
-    config.train.eval_batch_size = batch
+    config.data.modalities, config.train.precision = ("text", "audio", "visual"), precision
+    config.train.batch_size = config.train.eval_batch_size = batch
     model.early_width, model.projection, model.late_widths = 512, 256, (512, 256, 128)
     model.tcn_widths, model.vsc, model.keep = (1024, 1024, 1024), keep > 0, keep or 1.0
     model.projection_dropout, model.early_dropout, model.dropout, model.tcn_dropout = 0.2, 0.3, 0.3, 0.3
@@ -77,22 +91,27 @@ def ours(batch, precision, keep):
     config = config_lib.validate(config)
     with tempfile.TemporaryDirectory() as folder:
         write_corpus_of(Path(folder) / "c", 4 * batch)
-        whole = setup.assemble(config, Corpus(Path(folder) / "c"), Path("unused"))
-    fleet, feed = whole.groups, whole.data.batches
-    fleet.begin()
-    items = feed.training(loader.training_order(feed.pool, whole.data.rows_of_training(), batch, 0, 1), 0)
-    source, places, pads, rows = next(items)
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), fleet.like()["state"])
-    weight = np.ones(len(rows), bool)
-    products = sum_of_products(
-        jax.make_jaxpr(lambda s, w, d, p: whole.steps.train(s, w, d, p, pads))(state, weight, source, places).jaxpr
-    )
-    parameters = sum(x.size for x in jax.tree.leaves(fleet.params()))
+        run = setup.assemble(config, Corpus(Path(folder) / "c"), Path("unused"))
+    run.groups.begin()
+    batches = run.data.batches
+    items = batches.training(loader.training_order(batches.pool, run.data.rows_of_training(), batch, 0, 1), 0)
+    products = products_of_a_step(run, next(items))
+    parameters = sum(x.size for x in jax.tree.leaves(run.groups.params()))
 
     def one():
-        jax.block_until_ready(fleet.train([0], *next(items)))
+        jax.block_until_ready(run.groups.train([0], *next(items)))
 
     return one, products, parameters
+
+
+def products_of_a_step(run, item):
+    """Multiply-adds of the products of a step with this item of the training stream."""
+    import jax
+
+    source, positions, lengths, rows = item
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), run.groups.like()["state"])
+    step = jax.make_jaxpr(lambda s, w, d, p: run.steps.train(s, w, d, p, lengths))
+    return sum_of_products(step(state, np.ones(len(rows), bool), source, positions).jaxpr)
 
 
 def sum_of_products(jaxpr):
@@ -106,9 +125,6 @@ def sum_of_products(jaxpr):
             shape = equation.invars[0].aval.shape
             total += int(np.prod([shape[i] for i in contract]) * np.prod(equation.outvars[0].aval.shape))
     return total
-
-
-# ---- the same in PyTorch ----
 
 
 def torch_head(keep):
@@ -215,9 +231,6 @@ def theirs(batch, precision, keep, fused):
     return one, 0, sum(p.numel() for p in head.parameters())
 
 
-# ---- what the machine can do ----
-
-
 def machine(batch, precision):
     """Multiply-adds a second of the TCN's own products, and bytes a second of a copy (read and written)."""
     import jax
@@ -238,9 +251,6 @@ def machine(batch, precision):
         return amount / statistics.median(seconds)
 
     return rate(lambda: product(a, b), a.size * b.shape[1]), rate(lambda: copy(big), 2 * big.nbytes)
-
-
-# ---- by turns ----
 
 
 def worker(side, batch, precision, keep):
@@ -272,20 +282,13 @@ SIDES = {"ours": "ours", "adam": "PyTorch", "fused": "PyTorch, fused Adam"}
 
 def compare(batch, precision, keep):
     def start(side):
-        command = [
-            sys.executable,
-            __file__,
-            "--side",
-            side,
-            "--batch",
-            str(batch),
-            "--precision",
-            precision,
-            "--keep",
-            str(keep),
-        ]
+        command = [sys.executable, __file__, f"--side={side}", f"--batch={batch}", f"--precision={precision}"]
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [*command, f"--keep={keep}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
 
     def ask(process):
@@ -309,16 +312,21 @@ def compare(batch, precision, keep):
     rate, copied = (statistics.median(x) for x in zip(*limits, strict=True))
     moved = 7 * 4 * parameters  # Adam reads weight, gradient and two moments and writes all but the gradient
     return {
-        "batch": batch, "precision": precision, "frames kept by VSC": keep or "no VSC",
-        "parameters": parameters, "parameters, PyTorch": same,
+        "batch": batch,
+        "precision": precision,
+        "frames kept by VSC": keep or "no VSC",
+        "parameters": parameters,
+        "parameters, PyTorch": same,
         "ms": {SIDES[s]: round(1e3 * median[s], 1) for s in SIDES},
         "ours to": {SIDES[s]: round(median["ours"] / median[s], 3) for s in ("adam", "fused")},
         "peak MB of the process": {SIDES[s]: round(peak[s]) for s in SIDES},
-        "limit, ms: products": round(1e3 * products / rate, 1), "limit, ms: optimiser": round(1e3 * moved / copied, 1),
+        "limit, ms: products": round(1e3 * products / rate, 1),
+        "limit, ms: optimiser": round(1e3 * moved / copied, 1),
         "limit / ours": round((products / rate + moved / copied) / median["ours"], 3),
-        "million multiply-adds": round(products / 1e6), "giga multiply-adds a second": round(rate / 1e9, 1),
+        "million multiply-adds": round(products / 1e6),
+        "giga multiply-adds a second": round(rate / 1e9, 1),
         "gigabytes a second": round(copied / 1e9, 1),
-    }  # fmt: skip
+    }
 
 
 def main():

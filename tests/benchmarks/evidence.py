@@ -1,8 +1,9 @@
-"""How often the time step that tells the class is ranked first, by what `Predictor.predict(…, attribution=True)` calls evidence.
+"""How often the time step that tells the class is ranked first by integrated gradients, as in
+`Predictor.predict(…, attribution=True)`.
 
-RUN is a finished run on the demo corpus (which it was trained on, of seed 0). Utterances are drawn like the demo's, but in every
-modality exactly one time step, anywhere, holds the class's cue: the planted one. `--at-least 0.9` exits with 1 if a modality
-has it first in fewer cases.
+RUN is a finished run on the demo corpus (which it was trained on, of seed 0). Utterances are drawn like the demo's, but
+in every modality exactly one time step, anywhere, holds the class's cue: the planted one. `--at-least 0.9` exits with 1
+if a modality has it first in fewer cases.
 """
 
 import argparse
@@ -36,14 +37,14 @@ def main():
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--count", type=int, default=512, metavar="N", help="utterances; default: %(default)s")
     parser.add_argument("--at-least", type=float, default=0.0, metavar="SHARE")
-    given = parser.parse_args()
-    model = mer_jax.load(given.run)
+    arguments = parser.parse_args()
+    model = mer_jax.load(arguments.run)
     if not model.manifest.manifest["name"].startswith("demo"):
-        sys.exit(f"{given.run} is no run on the demo corpus")
+        sys.exit(f"{arguments.run} is no run on the demo corpus")
     means, bases = synthetic.codebook(0)
     rng = np.random.default_rng(5)
     items, planted = [], {}
-    for i in range(given.count):
+    for i in range(arguments.count):
         label, features = int(rng.integers(len(synthetic.LABELS))), {}
         for m in model.modalities:
             features[m], planted[i, m] = plant(synthetic.MODALITIES[m], means[m][label], bases[m], rng)
@@ -54,9 +55,13 @@ def main():
         right += found.prediction == found.label
         for m in first:
             first[m] += int(found.attribution.integrated_gradients[m].argmax()) == planted[i, m]
-    share = {m: round(n / given.count, 3) for m, n in first.items()}
-    print(json.dumps({"utterances": given.count, "classified_right": right / given.count, "planted_step_first": share}))
-    sys.exit(min(share.values()) < given.at_least)
+    share = {m: round(n / arguments.count, 3) for m, n in first.items()}
+    print(
+        json.dumps(
+            {"utterances": arguments.count, "classified_right": right / arguments.count, "planted_step_first": share}
+        )
+    )
+    sys.exit(min(share.values()) < arguments.at_least)
 
 
 if __name__ == "__main__":

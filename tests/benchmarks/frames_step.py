@@ -1,8 +1,10 @@
-"""One training step of DeepMSI-MER end to end from frames (`configs/deepmsi_mer_frames.py:published`, 15 x 256 x 256), beside the
-same model written in PyTorch, which takes one frame after the other through the backbone as the official code does.
+"""One training step of DeepMSI-MER end to end from frames (`configs/deepmsi_mer_frames.py:published`, 15 x 256 x 256),
+beside the same model written in PyTorch, which takes one frame after the other through the backbone as the official
+code does.
 
-All sides run by turns in the same minutes, each in a process of its own; one of them is ours without compression. On a GPU ours is timed in the precision asked for, with frames a second and the share of the device's peak FLOP/s
-(--peak). The PyTorch side needs the `prep` extra.
+All sides run by turns in the same minutes, each in a process of its own; one of them is ours without compression. On a
+GPU ours is timed in the precision asked for, with frames a second and the share of the device's peak FLOP/s (--peak).
+The PyTorch side needs the `prep` extra.
 """
 
 import argparse
@@ -20,12 +22,11 @@ import numpy as np
 TEXT, AUDIO, FRAMES, SIZE, CLASSES = 1024, 768, 15, 256, 6
 
 
-# ---- ours ----
-
-
 def write_corpus_of(folder, count):
+    from deepmsi_step import description
+
     from mer_jax.data.corpus import Utterance
-    from mer_jax.data.corpus_writer import Description, write_corpus
+    from mer_jax.data.corpus_writer import write_corpus
     from mer_jax.data.frames import encode_frames
 
     rng = np.random.default_rng(0)
@@ -34,30 +35,35 @@ def write_corpus_of(folder, count):
 
     def features():
         images = [rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8) for _ in range(FRAMES)]
-        return {m: rng.normal(size=s).astype(np.float32) for m, s in sizes.items()} | {
-            "visual": encode_frames(images, "uint8")
-        }
+        found = {m: rng.normal(size=s).astype(np.float32) for m, s in sizes.items()}
+        return found | {"visual": encode_frames(images, "uint8")}
 
     write_corpus(
         folder,
         (
             Utterance(
-                f"u{i}", ("train", "train", "valid", "test")[i % 4], f"d{i}", 0, "s", "1", labels[i % CLASSES], "", features()
+                id=f"u{i}",
+                split=("train", "train", "valid", "test")[i % 4],
+                dialogue=f"d{i}",
+                turn=0,
+                speaker="s",
+                session="1",
+                label=labels[i % CLASSES],
+                sentence="",
+                features=features(),
             )
             for i in range(count)
         ),
-        Description(
-            "bench", labels, dict.fromkeys([*sizes, "visual"], "noise"), labels, np.eye(CLASSES), "none", {"name": "none"},
-            {"tool": "none"}, "none needed",
-        ),
-    )  # fmt: skip
+        description(labels, [*sizes, "visual"]),
+    )
 
 
 def ours(arguments, vsc):
-    """(one step as a function that returns when it is done, FLOPs of its products, parameters, MB of the device's memory)"""
+    """(one step as a function that returns when it is done, FLOPs of its products, parameters, MB of the device's
+    memory)"""
     import jax
     from absl import flags
-    from deepmsi_step import sum_of_products
+    from deepmsi_step import products_of_a_step
 
     sys.path.append(str(Path(__file__).parents[2]))
     from configs.deepmsi_mer_frames import get_config
@@ -65,43 +71,38 @@ def ours(arguments, vsc):
     from mer_jax import files
     from mer_jax.data import loader
     from mer_jax.data.corpus import Corpus
-    from mer_jax.runtime import console, sharding
+    from mer_jax.runtime import sharding
+    from mer_jax.runtime.console import console
     from mer_jax.training import setup
 
     flags.FLAGS.mark_as_parsed()
-    console.console.quiet = True
+    console.quiet = True
     sharding.start(files.cache_folder() / "xla")
     config = get_config("published")
     config.train.batch_size = config.train.eval_batch_size = arguments.batch
     config.train.precision, config.model.vsc = arguments.precision, vsc
     config.model.variant = arguments.variant
-    config.backbone.rematerialize, config.backbone.frames_per_group = arguments.rematerialize, arguments.at_once
+    config.backbone.rematerialize = arguments.rematerialize
+    config.backbone.frames_per_group = arguments.frames_per_group
     config = config_lib.validate(config)
     with tempfile.TemporaryDirectory() as folder:
         write_corpus_of(Path(folder) / "c", 2 * arguments.batch)
-        whole = setup.assemble(config, Corpus(Path(folder) / "c"), Path("unused"))
-        fleet, feed = whole.groups, whole.data.batches
-        fleet.begin()
-        order = loader.training_order(feed.pool, whole.data.rows_of_training(), arguments.batch, 0, 1)
-        item = next(feed.training(order, 0))
-    source, places, pads, rows = item
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), fleet.like()["state"])
-    weight = np.ones(len(rows), bool)
-    program = jax.make_jaxpr(lambda s, w, d, p: whole.steps.train(s, w, d, p, pads))(state, weight, source, places)
-    flops = 2 * sum_of_products(program.jaxpr)
-    parameters = sum(x.size for x in jax.tree.leaves(fleet.params()))
+        run = setup.assemble(config, Corpus(Path(folder) / "c"), Path("unused"))
+        run.groups.begin()
+        batches = run.data.batches
+        order = loader.training_order(batches.pool, run.data.rows_of_training(), arguments.batch, 0, 1)
+        item = next(batches.training(order, 0))
+    flops = 2 * products_of_a_step(run, item)
+    parameters = sum(x.size for x in jax.tree.leaves(run.groups.params()))
 
     def one():
-        jax.block_until_ready(fleet.train([0], *item))
+        jax.block_until_ready(run.groups.train([0], *item))
 
     def memory():
         stats = jax.devices()[0].memory_stats() or {}
         return stats.get("peak_bytes_in_use", 0) / 2**20
 
     return one, flops, parameters, memory
-
-
-# ---- the same in PyTorch ----
 
 
 def theirs(arguments):
@@ -247,8 +248,6 @@ def theirs(arguments):
     )
 
 
-# ---- by turns ----
-
 SIDES = ("ours", "ours, no VSC", "PyTorch")
 
 
@@ -275,7 +274,7 @@ def main():
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--variant", default="published", choices=("published", "fixed"))
     parser.add_argument("--rematerialize", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--at-once", type=int, default=0, help="backbone.frames_per_group; 0 = all frames")
+    parser.add_argument("--frames-per-group", type=int, default=0, help="of the backbone; 0 = all frames")
     parser.add_argument(
         "--warm", type=int, default=4, help="steps before the clock starts: memory is slow when it is first touched"
     )
@@ -288,14 +287,9 @@ def main():
     if arguments.side:
         worker(arguments)
         return
-    same = ["--batch", str(arguments.batch), "--precision", arguments.precision, "--variant", arguments.variant]
-    same += [
-        "--steps",
-        str(arguments.steps),
-        "--at-once",
-        str(arguments.at_once),
-        "--rematerialize" if arguments.rematerialize else "--no-rematerialize",
-    ]
+    same = [f"--batch={arguments.batch}", f"--precision={arguments.precision}", f"--variant={arguments.variant}"]
+    same += [f"--steps={arguments.steps}", f"--frames-per-group={arguments.frames_per_group}"]
+    same += ["--rematerialize" if arguments.rematerialize else "--no-rematerialize"]
     processes = {
         side: subprocess.Popen(
             [sys.executable, __file__, "--side", side, *same], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -316,9 +310,14 @@ def main():
     median = {side: statistics.median(s) for side, s in seconds.items()}
     for side in processes:
         flops, parameters = about[side]
-        said = {"side": side, "seconds a step": round(median[side], 3), "frames a second": round(arguments.batch * FRAMES / median[side], 1),
-                "parameters": parameters, "peak MB of the process": round(last[side]["peak"]),
-                "of which before the first step": round(last[side]["base"])}  # fmt: skip
+        said = {
+            "side": side,
+            "seconds a step": round(median[side], 3),
+            "frames a second": round(arguments.batch * FRAMES / median[side], 1),
+            "parameters": parameters,
+            "peak MB of the process": round(last[side]["peak"]),
+            "of which before the first step": round(last[side]["base"]),
+        }
         if flops:
             said["GFLOP of products a step"] = round(flops / 1e9, 1)
         if last[side]["device"]:

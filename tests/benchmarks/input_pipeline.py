@@ -56,20 +56,20 @@ def main():
             corpus[int(pool.rows[i])]
 
     def batches(threads):
-        feed = loader.BatchSource(
-            corpus, pool, "refuse", sharding.make_mesh(devices=jax.devices()[:1]), read_threads=threads
-        )
-        stream = feed.training(loader.training_order(pool, np.arange(len(pool)), BATCH, 0, 8), 0)
+        mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        source = loader.BatchSource(corpus, pool, "refuse", mesh, read_threads=threads)
+        stream = source.training(loader.training_order(pool, np.arange(len(pool)), BATCH, 0, 8), 0)
         return lambda: list(itertools.islice(stream, steps))
 
-    found = {"pread": rate(count, bare), "read, crc, parse": rate(count, records)}
-    found |= {f"shuffled padded batches, {n} threads": rate(count, batches(n)) for n in (0, 1, 2)}
-    print(json.dumps({
+    rates = {"pread": rate(count, bare), "read, crc, parse": rate(count, records)}
+    rates |= {f"shuffled padded batches, {n} threads": rate(count, batches(n)) for n in (0, 1, 2)}
+    found = {
         "corpus": corpus.manifest["name"],
         "kilobytes per record": round(float(corpus.index["size"][pool.rows].mean()) / 1024, 1),
-        "records per second": {name: round(value) for name, value in found.items()},
-        "ratio to pread": {name: round(value / found["pread"], 3) for name, value in found.items()},
-    }, indent=1))  # fmt: skip
+        "records per second": {name: round(value) for name, value in rates.items()},
+        "ratio to pread": {name: round(value / rates["pread"], 3) for name, value in rates.items()},
+    }
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

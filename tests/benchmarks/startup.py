@@ -13,13 +13,15 @@ ROOT = Path(__file__).parents[2]
 
 def first_step(workdir, cache):
     """Runs the main command until its first update is logged, then stops it."""
+    command = ["--config=configs/lsgmer.py", "--config.train.checkpoint_minutes=0"]
     environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mer_jax.main", "--config=configs/lsgmer.py", f"--workdir={workdir}",
-         "--config.train.checkpoint_minutes=0"],
-        cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", "mer_jax.main", *command, f"--workdir={workdir}"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
     while not (workdir / "checkpoints" / "1").exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -39,12 +41,13 @@ def main():
         )
         made = round(time.monotonic() - began, 1)
         cold, *warm = [first_step(Path(folder) / f"run{i}", cache) for i in range(4)]
-    print(json.dumps({
+    found = {
         "making the demo corpus, s": made,
         "command to first update saved, empty compilation cache, s": cold,
         "with the cache filled, s": sorted(warm)[1],
         "ratio": round(sorted(warm)[1] / cold, 3),
-    }, indent=1))  # fmt: skip
+    }
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
