@@ -10,11 +10,12 @@ Requests are lines of JSON on stdin:
 true} asks for nothing but its length. {"id": …, "error": …} is of an input that who asks found wrong already; it is
 answered in its turn.
 
-Answers are TFRecords on stdout, one a request, in order: tf.train.Example as in a corpus (mer_jax/data/corpus.py), with a
-label of "" and the split `test`. Beside it are `notes` (what was done to the clip, why a modality is missing), `words`
-(the piece of the sentence that each time step of text stands for, if its encoder tells) and `seconds`, the length of
-the whole file. An input that cannot be used has only `id` and `error`, and the stream goes on. Before all answers comes
-one Example with `hello`, JSON of the modalities' extractors and of notes; or with `error`, and the command ends with 1.
+Answers are TFRecords on stdout, one a request, in order: tf.train.Example as in a corpus (mer_jax/data/corpus.py),
+with a label of "" and the split `test`. Beside it are `notes` (what was done to the clip, why a modality is missing),
+`words` (the piece of the sentence that each time step of text stands for, if its encoder tells) and `seconds`, the
+length of the whole file. An input that cannot be used has only `id` and `error`, and the stream goes on. Before all
+answers comes one Example with `hello`, JSON of the modalities' extractors and of notes; or with `error`, and the
+command ends with 1.
 
 What waits is answered together, up to --together, and nothing waits for more to come. Who writes requests must read
 answers meanwhile: the command takes in only a few more than it has answered. People are told on stderr.
@@ -102,8 +103,10 @@ def main(argv: list[str] | None = None) -> None:
         type=flags.positive,
         default=BATCH_SIZE,
         metavar="N",
-        help="answer up to N waiting requests at a time; with 1 the last bit of a feature does not depend on what else "
-        "was waiting; default: %(default)s",
+        help=(
+            "answer up to N waiting requests at a time; with 1 the last bit of a feature does not depend on what else "
+            "was waiting; default: %(default)s"
+        ),
     )
     arguments = parser.parse_args(argv)
     arguments.cache = files.cache_folder() / "features"  # not written to

@@ -48,10 +48,10 @@ class Rule:
 def setting(default: Any, **rule: Any) -> Any:
     """A field of a settings dataclass: its default, and what may stand in it.
 
-    at_least, above, at_most, below: bounds of a number; `below` alone means from 0. choices: the allowed words.
-    swept: replicas of one compiled program may differ in it, because neither a shape nor the course of the program depends
-    on it. changes_result=False: the field says where and how a run computes, not what; a run may be carried on with another.
-    """
+    at_least, above, at_most, below: bounds of a number; `below` alone means from 0. choices: the allowed words. swept:
+    replicas of one compiled program may differ in it, because neither a shape nor the course of the program depends on
+    it. changes_result=False: the field says where and how a run computes, not what; a run may be carried on with
+    another."""
     return dataclasses.field(default=default, metadata={"rule": Rule(**rule)})
 
 
@@ -158,7 +158,8 @@ class MeshSettings:
 
 @dataclasses.dataclass
 class Experiment:
-    """What every model family has. A family adds its own `model` and `loss`, and says below what it asks of a corpus."""
+    """What every model family has. A family adds its own `model` and `loss`, and says below what it asks of a
+    corpus."""
 
     experiment: str = ""  # names the default workdir, runs/<experiment>
     seed: int = setting(0, at_least=0)  # of a replica's start and dropout
@@ -185,8 +186,8 @@ class Experiment:
         return None
 
     def for_export(self) -> Any:
-        """A config of the same model for a program that is traced once, for any batch: in float32, whatever it was trained in,
-        and without what only saves memory while training."""
+        """A config of the same model for a program that is traced once, for any batch: in float32, whatever it was
+        trained in, and without what only saves memory while training."""
         changed = copy.deepcopy(self)
         changed.train.precision = "float32"
         return changed

@@ -57,8 +57,8 @@ def run(
     allow_config_change: bool = False,
     profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Trains or carries on, scores every replica's best model once on its test part, and writes the report. Returns what
-    metrics.json holds.
+    """Trains or carries on, scores every replica's best model once on its test part, and writes the report. Returns
+    what metrics.json holds.
 
     Raises distributed.Preempted, with all saved, when the machine is wanted back (SIGTERM, a preemption notice).
     """

@@ -23,21 +23,23 @@ from mer_jax.runtime.console import console
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
-    help_string="The experiment: a file of configs/, e.g. configs/lsgmer.py or configs/lsgmer.py:tiny. Any field of it "
-    "can be changed: --config.optim.learning_rate=3e-4, --config.data.path=DIR, --config.seed=1.",
+    help_string=(
+        "The experiment: a file of configs/, e.g. configs/lsgmer.py or configs/lsgmer.py:tiny. Any field of it "
+        "can be changed: --config.optim.learning_rate=3e-4, --config.data.path=DIR, --config.seed=1."
+    ),
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Where everything the run makes goes; runs/<experiment> if not given. The same command on the same folder resumes an "
-    "unfinished run.",
+    "Where everything the run makes goes; runs/<experiment> if not given. The same command on the same folder resumes"
+    " an unfinished run.",
 )
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval", "robustness"],
-    "train: train, then score. eval: score a finished workdir again. robustness: how its test score falls when modalities "
-    "go missing or features get noisy.",
+    "train: train, then score. eval: score a finished workdir again. robustness: how its test score falls when"
+    " modalities go missing or features get noisy.",
 )
 BESIDE = flags.DEFINE_string(
     "beside",
@@ -51,8 +53,8 @@ CHANGED = flags.DEFINE_bool(
 STOPPED = flags.DEFINE_integer(
     "stopped_exit_code",
     0,
-    "Exit code after a SIGTERM or a preemption notice, when all is saved and the run is not finished; for launchers that "
-    "start again what ends with a certain code.",
+    "Exit code after a SIGTERM or a preemption notice, when all is saved and the run is not finished; for launchers"
+    " that start again what ends with a certain code.",
     lower_bound=0,
     upper_bound=255,
 )
@@ -65,15 +67,15 @@ PROFILE = flags.DEFINE_string(
 DISTRIBUTED = flags.DEFINE_string(
     "distributed",
     "auto",
-    "How the run's other processes are found, if there are any: auto (a TPU pod, Slurm, Open MPI or Kubernetes tell), "
-    "none, or HOST:PORT,N,I: process 0 listens there, of N processes this is number I. All get the same other flags, and a "
-    "--workdir that all of them see.",
+    "How the run's other processes are found, if there are any: auto (a TPU pod, Slurm, Open MPI or Kubernetes tell),"
+    " none, or HOST:PORT,N,I: process 0 listens there, of N processes this is number I. All get the same other flags,"
+    " and a --workdir that all of them see.",
 )
 TIMEOUT = flags.DEFINE_integer(
     "distributed_timeout",
     100,
-    "Seconds to wait for the last process at the start, and seconds of silence after which a process counts as lost and "
-    "ends all others.",
+    "Seconds to wait for the last process at the start, and seconds of silence after which a process counts as lost and"
+    " ends all others.",
     lower_bound=1,
 )
 
@@ -118,7 +120,8 @@ def parse_distributed(text: str) -> str | tuple[str, int, int]:
     found = re.fullmatch(r"([^,\s]+:\d+),(\d+),(\d+)", text)
     if found is None or not 0 <= int(found[3]) < int(found[2]):
         raise UserError(
-            f"--distributed={text}: must be auto, none, or HOST:PORT,N,I with I from 0 to N - 1, as in 10.0.0.1:8476,4,0"
+            f"--distributed={text}: must be auto, none, or HOST:PORT,N,I with I from 0 to N - 1, as in"
+            " 10.0.0.1:8476,4,0"
         )
     return found[1], int(found[2]), int(found[3])
 
@@ -137,7 +140,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with a config's mistakes told in a line."""
     with reported():
         try:
-            sys.argv[:] = argv = [with_todays_names(argument) for argument in argv]  # config_flags reads sys.argv itself
+            sys.argv[:] = argv = [
+                with_todays_names(argument) for argument in argv
+            ]  # config_flags reads sys.argv itself
             rest = flags.FLAGS(argv)
             if CONFIG.value is None:
                 raise UserError("--config is missing; try --config=configs/lsgmer.py")

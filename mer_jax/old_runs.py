@@ -22,8 +22,8 @@ OLD_ARRAYS = {today: old for old, today in ARRAYS.items()}
 
 
 def read_config(tree: dict[str, Any]) -> dict[str, Any]:
-    """The config of a run in today's words, with its family. Runs of 0.8 and before do not name it: each of the three that
-    there were has a group of settings of its own."""
+    """The config of a run in today's words, with its family. Runs of 0.8 and before do not name it: each of the three
+    that there were has a group of settings of its own."""
     found: dict[str, Any] = {"family": tree.get("family") or _family_of_08(tree)}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -41,16 +41,16 @@ def _family_of_08(tree: dict[str, Any]) -> str:
 
 
 def named_as_saved(like: Any, saved: Collection[str]) -> Any:
-    """The parts of a checkpoint, dataclasses under the names of their fields, as dicts under the names that 0.8 gave them; as
-    it is if the checkpoint has today's names. saved: the paths of its arrays."""
+    """The parts of a checkpoint, dataclasses under the names of their fields, as dicts under the names that 0.8 gave
+    them; as it is if the checkpoint has today's names. saved: the paths of its arrays."""
     return _old_names(like) if any(name.startswith("state/given/") for name in saved) else like
 
 
 def named_as_today(saved: Any, like: Any) -> Any:
     """What was restored, under today's names; `like` is what a checkpoint of today holds."""
-    if not dataclasses.is_dataclass(like) or isinstance(like, type):
-        return {k: named_as_today(saved[k], v) for k, v in like.items()} if _holds_parts(like) else saved
-    if not isinstance(saved, dict):
+    if _holds_parts(like):
+        return {name: named_as_today(saved[name], part) for name, part in like.items()}
+    if not dataclasses.is_dataclass(like) or isinstance(like, type) or not isinstance(saved, dict):
         return saved
     parts = {
         f.name: named_as_today(saved[OLD_ARRAYS.get(f.name, f.name)], getattr(like, f.name))

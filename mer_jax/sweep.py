@@ -1,9 +1,9 @@
-"""Several experiments told in one table: `python -m mer_jax.sweep --config=configs/lsgmer.py --sweep=configs/lsgmer_ablations.py`.
+"""Several experiments told in one table: `python -m mer_jax.sweep --config=configs/lsgmer.py
+--sweep=configs/lsgmer_ablations.py`.
 
-Each row changes fields that no sweep inside one program could (parts of the model, modalities); its folds and seeds are
-`config.replicas`. A row is what `mer_jax.main` makes of that config, in WORKDIR/<row>. The same command carries on where it
-was stopped; a finished row is not repeated.
-"""
+Each row changes fields that no sweep inside one program could (parts of the model, modalities); its folds and seeds
+are `config.replicas`. A row is what `mer_jax.main` makes of that config, in WORKDIR/<row>. The same command carries on
+where it was stopped; a finished row is not repeated."""
 
 import copy
 import importlib.util
@@ -64,7 +64,8 @@ def run_rows(configs: dict[str, Experiment], corpus: Corpus, workdir: epath.Path
         try:
             found[row] = experiment.run(config, corpus, workdir / slug(row), allow_config_change=CHANGED.value)
         except (UserError, jax.errors.JaxRuntimeError) as error:
-            # A row that diverges, or is too big, must not cost the others; but who knows at which row other processes are.
+            # A row that diverges, or is too big, must not cost the others; but who knows at which row other processes
+            # are.
             why = out_of_memory(error)
             if distributed.is_multiprocess() or not isinstance(why, UserError):
                 raise

@@ -29,19 +29,24 @@ ISSUES = {
     "counts": "differ from the published ones; say so beside every figure",
     "missing-session": "is not there; protocols by session test fewer",
     "missing-dialogue": "has an evaluation or a transcript, not both: its turns are left out, or have no sentence",
-    "dialogue-length": f"not {MIN_TURNS} to {MAX_TURNS} turns of the six classes, as all dialogues have; "
-    "look whether its files are whole",
-    "speaker-of-the-turn": "the speaker is the letter of the turn's id; "
-    "that of the dialogue would name the other actor",
+    "dialogue-length": (
+        f"not {MIN_TURNS} to {MAX_TURNS} turns of the six classes, as all dialogues have; "
+        "look whether its files are whole"
+    ),
+    "speaker-of-the-turn": (
+        "the speaker is the letter of the turn's id; that of the dialogue would name the other actor"
+    ),
     "no-majority": "xxx: no label has the majority of the raters; left out",
     "other-emotion": "oth, fea, sur, dis: of no class in use; left out",
-    "happy-595-or-648": "'happy' without an official happy majority, as the community's 7,433 have them; "
-    "only with --extra-happy",
+    "happy-595-or-648": (
+        "'happy' without an official happy majority, as the community's 7,433 have them; only with --extra-happy"
+    ),
     "excited-is-happy": "with --classes=4 excited counts as happy",
     "scripted": "turns of scripted dialogues; --improvised-only leaves them out",
     "scripted-repeat": "test sentences that occur in train, but for case and punctuation; say so, or --improvised-only",
-    "self-evaluation": "the actors rated themselves (F1, M1, …): among the votes, not in the official label; "
-    "--without-self-evaluation",
+    "self-evaluation": (
+        "the actors rated themselves (F1, M1, …): among the votes, not in the official label; --without-self-evaluation"
+    ),
     "several-labels": "a rater chose several labels: each is a vote",
     "no-choice": "a rater chose nothing: no vote",
     "label-nobody-chose": "the official label is none that a rater chose; kept as it is",

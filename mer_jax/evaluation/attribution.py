@@ -1,4 +1,5 @@
-"""Why a model decides as it does: the share of each modality, of each time step, and what the models themselves attend to."""
+"""Why a model decides as it does: the share of each modality, of each time step, and what the models themselves attend
+to."""
 
 import dataclasses
 import itertools
@@ -22,14 +23,13 @@ PATH_STEPS = 32  # points of the path of integrated gradients
 class BatchAttribution(NamedTuple):
     """Of a batch. logits: Float[batch, width], of all modalities together.
 
-    shapley[m]: Float[batch, width], the exact Shapley value of modality m (Shapley 1953) in the game whose worth is the
-    logits with only some modalities there; over the modalities they sum to `logits` less the logits without any.
-    integrated_gradients[m]: Float[batch, time] (Sundararajan et al. 2017, arXiv 1703.01365), of the logit that the task
-    explains, summed over the features of a time step. The path begins where the family says: at the training part's mean, or
-    where all steps are the utterance's own mean (ours). Over all time steps of all modalities they sum to the logit less the
-    one where the path begins, as nearly as `PATH_STEPS` points of it and VSC's choices allow.
-    attention[m], kept: as in `models.family.Outputs`; kept is None without compression.
-    """
+    shapley[m]: Float[batch, width], the exact Shapley value of modality m (Shapley 1953) in the game whose worth is
+    the logits with only some modalities there; over the modalities they sum to `logits` less the logits without any.
+    integrated_gradients[m]: Float[batch, time] (Sundararajan et al. 2017, arXiv 1703.01365), of the logit that the
+    task explains, summed over the features of a time step. The path begins where the family says: at the training
+    part's mean, or where all steps are the utterance's own mean (ours). Over all time steps of all modalities they sum
+    to the logit less the one where the path begins, as nearly as `PATH_STEPS` points of it and VSC's choices allow.
+    attention[m], kept: as in `models.family.Outputs`; kept is None without compression."""
 
     logits: Any
     shapley: dict[str, Any]
@@ -44,7 +44,8 @@ def subsets(count: int) -> Bool[np.ndarray, "subsets count"]:
 
 
 def shapley_weights(count: int) -> Float[np.ndarray, "count subsets"]:
-    """phi = weights @ worth, of games of so many players: the mean, over the orders in which they may come, of what each adds."""
+    """phi = weights @ worth, of games of so many players: the mean, over the orders in which they may come, of what
+    each adds."""
     sets = subsets(count)
     weights = np.zeros((count, len(sets)))
     for s, members in enumerate(sets):
@@ -66,8 +67,8 @@ def without(batch: Batch, real: dict[str, Any]) -> Batch:
 def shapley_by_modality(
     apply: Callable[..., Any], model: step.EvalState, batch: Batch
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    """(the model's outputs, Shapley values of the modalities): a forward pass for every set of modalities, one after the
-    other. The batch is as it was read, not standardised."""
+    """(the model's outputs, Shapley values of the modalities): a forward pass for every set of modalities, one after
+    the other. The batch is as it was read, not standardised."""
     batch = step.standardize(batch, model.input_stats)
     names = sorted(batch.mask)
     sets = subsets(len(names))

@@ -31,8 +31,8 @@ from mer_jax.training.workdir import identity, is_finished, versions
 
 
 def finish(run: Run, leaks: list[Any], cost: run_log.Cost) -> dict[str, Any]:
-    """Scores valid and test with the best models, writes predictions, what there is to see of them and metrics.json, and
-    prints the table."""
+    """Scores valid and test with the best models, writes predictions, what there is to see of them and metrics.json,
+    and prints the table."""
     results, tests = score_parts(run)
     config, corpus, replicas = run.config, run.corpus, run.groups.replicas
     entries = [(replicas[r].name, *found) for r, found in tests.items()]
@@ -144,7 +144,9 @@ def score_again(config: Experiment, corpus: Corpus, workdir: epath.Path) -> int:
     print_result(run.task, known, workdir)
     before, now = ({r["name"]: r for r in found} for found in (known["replicas"], results))
     differences = config_lib.differences(before, json.loads(json.dumps(now)))
-    changed = [line for line in differences if ": (none) -> " not in line]  # scores that an earlier version did not know
+    changed = [
+        line for line in differences if ": (none) -> " not in line
+    ]  # scores that an earlier version did not know
     if changed:
         console.print("these figures are NOT those of metrics.json:\n  " + "\n  ".join(changed))
         return 1

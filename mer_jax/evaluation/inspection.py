@@ -25,8 +25,8 @@ MAX_STEPS = 5  # time steps that are named of a mistake
 def compute_inspection_outputs(
     apply: Callable[..., Any], model: step.EvalState, batches: BatchSource, rows: np.ndarray, batch_size: int
 ) -> dict[str, Any]:
-    """Of these rows of the pool (sorted): `feature`, `attention` and `kept` of the model's outputs, and `shapley` of every
-    modality; see `attribution.BatchAttribution`."""
+    """Of these rows of the pool (sorted): `feature`, `attention` and `kept` of the model's outputs, and `shapley` of
+    every modality; see `attribution.BatchAttribution`."""
 
     @functools.partial(jax.jit, static_argnums=3, out_shardings=sharding.replicated(batches.mesh))
     def inspect(model: step.EvalState, source: Any, row_positions: Any, lengths: loader.PaddedLengths) -> Any:
@@ -133,8 +133,8 @@ def attribution_summary(
 def top_steps(
     data: TrainingData, row: int, attention: dict[str, np.ndarray], explained: int
 ) -> dict[str, list[list[float]]]:
-    """The time steps that had most of an utterance's attention, [step, share] each, by modality. explained: the output whose
-    attention counts, where every output has its own."""
+    """The time steps that had most of an utterance's attention, [step, share] each, by modality. explained: the output
+    whose attention counts, where every output has its own."""
     found = {}
     for m, weight in attention.items():
         shares = (weight[explained] if weight.ndim > 1 else weight)[: data.pool.lengths[m][row]]

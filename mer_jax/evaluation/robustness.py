@@ -2,13 +2,13 @@
 
     python -m mer_jax.main --config=… --workdir=RUN --mode=robustness [--beside=RUN2]
 
-No utterance sees another one here, so that a model that misses a modality in a share of the utterances is scored from what it
-predicts with the modality and without it. The device therefore runs every set of modalities and every strength of noise once a
-batch, and each batch is read once. Draws and noise depend on a fixed seed, the modality's name and the utterance's place in the
-corpus, on nothing else: two runs of a corpus are disturbed alike, however their batches lie.
+No utterance sees another one here, so that a model that misses a modality in a share of the utterances is scored from
+what it predicts with the modality and without it. The device therefore runs every set of modalities and every strength
+of noise once a batch, and each batch is read once. Draws and noise depend on a fixed seed, the modality's name and the
+utterance's place in the corpus, on nothing else: two runs of a corpus are disturbed alike, however their batches lie.
 
-robustness.json; SCORE is each of weighted_f1, macro_f1, accuracy, uar, as a fraction; [mean, sd] are over the replicas of the
-point that validation chose, sd null where there is one; M is a modality or, where there are several, "all":
+robustness.json; SCORE is each of weighted_f1, macro_f1, accuracy, uar, as a fraction; [mean, sd] are over the replicas
+of the point that validation chose, sd null where there is one; M is a modality or, where there are several, "all":
 
     name, protocol, manifest_sha256, split_sha256   what was tested
     seed, modalities, replicas (names), utterances  (in the test parts, together)
@@ -71,12 +71,19 @@ from mer_jax.training.workdir import identity, is_finished
 
 FILE = "robustness.json"
 DEFINITION = {
-    "missing": "At rate r an utterance loses the modality if its draw, uniform in [0, 1) and the same at every rate, is below r; all: every modality "
-    "by a draw of its own, and what an utterance would lose last it keeps.",
-    "noise": "Gaussian, added to every value of the real time steps after standardisation: sigma is in standard deviations of the training part (of "
-    "pixels: of ImageNet's); the same noise at every sigma, times sigma.",
+    "missing": (
+        "At rate r an utterance loses the modality if its draw, uniform in [0, 1) and the same at every rate, is below"
+        " r; all: every modality by a draw of its own, and what an utterance would lose last it keeps."
+    ),
+    "noise": (
+        "Gaussian, added to every value of the real time steps after standardisation: sigma is in standard deviations"
+        " of the training part (of pixels: of ImageNet's); the same noise at every sigma, times sigma."
+    ),
     "retention": "Mean over the rates (sigmas) above 0 of S(rate) / S(0), S the mean over the replicas.",
-    "effective": "Mean over the rates (sigmas) above 0 of (S(rate) - S(0)) - (S2(rate) - S2(0)), S2 of the run beside: above 0, this run falls less.",
+    "effective": (
+        "Mean over the rates (sigmas) above 0 of (S(rate) - S(0)) - (S2(rate) - S2(0)), S2 of the run beside: above 0,"
+        " this run falls less."
+    ),
     "floor": "The most frequent class of the training part, said of every test utterance.",
 }
 
@@ -97,8 +104,8 @@ def disturbed(
     sigma: Mapping[str, Float[Array, ""]],
     seed: int = SEED,
 ) -> Batch:
-    """The standardised batch of the corpus's utterances `rows`, without what is hidden (as if the records lacked it), the rest
-    with noise."""
+    """The standardised batch of the corpus's utterances `rows`, without what is hidden (as if the records lacked it),
+    the rest with noise."""
     features, mask = {}, {}
     for m, x in batch.features.items():
         mask[m] = batch.mask[m] & ~hidden[m]
@@ -112,9 +119,9 @@ def disturbed(
 
 
 def predictor(run: Run) -> Callable[..., Any]:
-    """predict(model, source, row_positions, rows, hidden, sigma, padded_lengths) -> the decisions [(replicas,) conditions,
-    batch] of the replicas that share a call; hidden and sigma hold one value for each condition. Compiled once for each
-    padded length."""
+    """predict(model, source, row_positions, rows, hidden, sigma, padded_lengths) -> the decisions [(replicas,)
+    conditions, batch] of the replicas that share a call; hidden and sigma hold one value for each condition. Compiled
+    once for each padded length."""
     apply, task, several = run.steps.apply, run.task, run.steps.replicas_per_step > 1
 
     def predict(
@@ -172,8 +179,8 @@ def predictions(run: Run, which: Sequence[int], listed: Sequence[Condition]) -> 
 def measure(
     config: Experiment, corpus: Corpus, workdir: epath.PathLike, beside: epath.PathLike | None = None
 ) -> dict[str, Any]:
-    """Writes and shows the robustness of a finished run; returns what the file holds. Raises UserError if the run is not
-    finished, or the one beside it cannot be compared with."""
+    """Writes and shows the robustness of a finished run; returns what the file holds. Raises UserError if the run is
+    not finished, or the one beside it cannot be compared with."""
     workdir = epath.Path(workdir)
     if not is_finished(config, workdir, identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=robustness finishes it")
@@ -245,8 +252,8 @@ def read_beside(folder: epath.Path, about: dict[str, Any], workdir: epath.Path, 
     for name in ("manifest_sha256", "split_sha256", "seed", "missing", "noise"):
         if mine[name] != theirs[name]:
             raise UserError(
-                f"--beside={folder}: its {name} is {theirs[name]}, that of {workdir} {mine[name]}: the same utterances must have "
-                "been tested in the same way"
+                f"--beside={folder}: its {name} is {theirs[name]}, that of {workdir} {mine[name]}: the same utterances"
+                " must have been tested in the same way"
             )
     return found
 
@@ -264,12 +271,17 @@ def print_robustness(task: Task, result: Mapping[str, Any]) -> None:
         table = rich.table.Table(
             title=f"{title_of} in percent {title}; test of {result['name']}, protocol {result['protocol']}"
             + (f", mean of {count} replicas" if count > 1 else ""),
-            title_justify="left", box=rich.box.SIMPLE_HEAD,
-        )  # fmt: skip
+            title_justify="left",
+            box=rich.box.SIMPLE_HEAD,
+        )
         table.add_column(where)
         for x in next(iter(result[kind].values()))[at]:
             table.add_column(f"{x:g}", justify="right")
-        extra = ["retained", *(["at 1 over the floor"] if kind == "missing" else []), *(["effective"] if result["effective"] else [])]  # fmt: skip
+        extra = [
+            "retained",
+            *(["at 1 over the floor"] if kind == "missing" else []),
+            *(["effective"] if result["effective"] else []),
+        ]
         for name in extra:
             table.add_column(name, justify="right")
         for m, of in result[kind].items():
@@ -292,7 +304,8 @@ def print_what_was_tested(
     full = "+".join(sorted(result["modalities"]))
     if others := ", ".join(f"{m} {percent(mean)}" for m, mean in present.items() if m != full):
         say(
-            f"all modalities {percent(present[full])}; only {others}; the most frequent class {percent(result['floor'][main][0])}"
+            f"all modalities {percent(present[full])}; only {others}; the most frequent class"
+            f" {percent(result['floor'][main][0])}"
         )
     else:
         say(f"nothing is left of a run of {full} alone when that is missing: noise only")
@@ -303,7 +316,8 @@ def print_what_was_tested(
         before, now = known["test"][name]["mean"], result["clean"][name][0]
         if abs(before - now) > 1e-6:
             say(
-                f"note: the clean {name} is {now:.6f} here and {before:.6f} in metrics.json: rounding differs between devices"
+                f"note: the clean {name} is {now:.6f} here and {before:.6f} in metrics.json: rounding differs between"
+                " devices"
             )
     if result["effective"]:
         say(f"effective: how much less the score falls than that of {result['effective']['beside']}, in points")

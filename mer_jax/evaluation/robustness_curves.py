@@ -67,7 +67,10 @@ def losses(
     has: Bool[np.ndarray, "utterances modalities"],
 ) -> dict[str, list[np.ndarray]]:
     """The curves of missing modalities: by name and rate Bool[utterances, modalities]."""
-    alone = {m: [(drawn < rate) & (np.arange(len(modalities)) == i)[None] for rate in RATES] for i, m in enumerate(modalities)}  # fmt: skip
+    alone = {
+        m: [(drawn < rate) & (np.arange(len(modalities)) == i)[None] for rate in RATES]
+        for i, m in enumerate(modalities)
+    }
     return alone | {"all": [lost(drawn, has, rate) for rate in RATES]}
 
 

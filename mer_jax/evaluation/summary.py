@@ -30,12 +30,12 @@ def summarise_points(
     tests: Tests,
     select: str,
 ) -> list[dict[str, Any]]:
-    """Of every point of the sweep its finished replicas' mean ± sample standard deviation; of the point that has the best mean
-    validation score, and only of that, is said that it is `chosen`.
+    """Of every point of the sweep its finished replicas' mean ± sample standard deviation; of the point that has the
+    best mean validation score, and only of that, is said that it is `chosen`.
 
-    results: as in metrics.json's `replicas`. interval: bootstrap over dialogues, of all folds' test parts together, averaged
-    over the seeds. ensemble: the seeds' mean predictions, where there are several. The rest is what the task pools.
-    """
+    results: as in metrics.json's `replicas`. interval: bootstrap over dialogues, of all folds' test parts together,
+    averaged over the seeds. ensemble: the seeds' mean predictions, where there are several. The rest is what the task
+    pools."""
     points = []
     for number in sorted({replica.point for replica in replicas}):
         of_point = [i for i, replica in enumerate(replicas) if replica.point == number]
@@ -65,7 +65,8 @@ def summarise_points(
 
 
 def _whole_seeds(replicas: Sequence[Replica], tests: Tests, of_point: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of every seed all of whose folds have finished, the utterances of all test parts, sorted, and what is predicted of them."""
+    """Of every seed all of whose folds have finished, the utterances of all test parts, sorted, and what is predicted
+    of them."""
     members = []
     for seed in sorted({replicas[i].seed for i in of_point}):
         folds = [i for i in of_point if replicas[i].seed == seed]
@@ -79,8 +80,8 @@ def _whole_seeds(replicas: Sequence[Replica], tests: Tests, of_point: list[int])
 def _over_seeds(
     task: Task, corpus: Corpus, data: TrainingData, members: list[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Any]:
-    """`dialogues`, how many there are; `interval`, where that is more than one; and, of several seeds, `ensemble`. Nothing
-    where no seed is whole."""
+    """`dialogues`, how many there are; `interval`, where that is more than one; and, of several seeds, `ensemble`.
+    Nothing where no seed is whole."""
     if not members:
         return {}
     rows = members[0][0]
@@ -154,8 +155,8 @@ def _print_points(task: Task, title: str, points: Sequence[dict[str, Any]]) -> N
 
 
 def markdown(task: Task, found: dict[str, dict[str, Any]]) -> str:
-    """Test scores in percent: mean ± sample standard deviation over the replicas of the point that validation chose, and
-    the 95 % interval over dialogues."""
+    """Test scores in percent: mean ± sample standard deviation over the replicas of the point that validation chose,
+    and the 95 % interval over dialogues."""
     if not found:
         return ""
     titles = {result["protocol"]["title"] for result in found.values()}

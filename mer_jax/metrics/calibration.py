@@ -14,11 +14,10 @@ def calibration(
 ) -> dict[str, float]:
     """How far the probabilities can be believed; 0 is perfect.
 
-    ece: expected calibration error (Guo et al. 2017, arXiv 1706.04599): over `bins` bins ((i - 1)/bins, i/bins] of the top
-    probability, |accuracy - mean top probability| weighted by the bin's share of the rows.
-    nll: mean -log p(label) in nats; a probability of 0 counts as 1e-12.
-    brier: sum over classes of (p - [class = label])^2, mean over rows (Brier 1950): 0 to 2.
-    """
+    ece: expected calibration error (Guo et al. 2017, arXiv 1706.04599): over `bins` bins ((i - 1)/bins, i/bins] of the
+    top probability, |accuracy - mean top probability| weighted by the bin's share of the rows. nll: mean -log p(label)
+    in nats; a probability of 0 counts as 1e-12. brier: sum over classes of (p - [class = label])^2, mean over rows
+    (Brier 1950): 0 to 2."""
     p, row = probabilities.astype(np.float64), np.arange(len(labels))
     top = p.max(1)
     bin_of = _bins(top, bins)

@@ -11,10 +11,9 @@ import numpy as np
 class Metric:
     """A score that a task reports.
 
-    title, short: how it is called in tables and in a line. function: from the task's counts, with any leading axes, to the
-    score. direction: whether larger ("max") or smaller ("min") is better. unit: "percent" for fractions, which are shown
-    times 100, or "" for numbers shown as they are.
-    """
+    title, short: how it is called in tables and in a line. function: from the task's counts, with any leading axes, to
+    the score. direction: whether larger ("max") or smaller ("min") is better. unit: "percent" for fractions, which are
+    shown times 100, or "" for numbers shown as they are."""
 
     title: str
     short: str

@@ -35,9 +35,9 @@ def bootstrap(
 ) -> dict[str, dict[str, float]]:
     """95 % percentile interval (`low`, `high`) of every score's mean over the members (Efron 1979).
 
-    Dialogues are resampled with replacement, the same ones for all members: utterances of a dialogue are not independent.
-    The members (seeds) are held fixed. A handful of dialogues gives intervals that are too narrow, one gives none: {}.
-    """
+    Dialogues are resampled with replacement, the same ones for all members: utterances of a dialogue are not
+    independent. The members (seeds) are held fixed. A handful of dialogues gives intervals that are too narrow, one
+    gives none: {}."""
     if members.shape[1] < 2:
         return {}
     means = {name: values.mean(1) for name, values in _resampled(members, samples, seed, scores).items()}
@@ -62,11 +62,12 @@ def paired_bootstrap(
     seed: int = 0,
     scores: Scores = overall,
 ) -> dict[str, dict[str, float]]:
-    """Per score the means over members `a` and `b`, their `difference` b - a, its 95 % interval `low` to `high`, and `p`.
+    """Per score the means over members `a` and `b`, their `difference` b - a, its 95 % interval `low` to `high`, and
+    `p`.
 
-    As `bootstrap`, each resample of dialogues scored by both sides. p is two-sided (Efron and Tibshirani 1993, chapter 15):
-    twice the smaller share of resampled differences <= 0 or >= 0, each count and the number of samples plus 1; at most 1.
-    """
+    As `bootstrap`, each resample of dialogues scored by both sides. p is two-sided (Efron and Tibshirani 1993, chapter
+    15): twice the smaller share of resampled differences <= 0 or >= 0, each count and the number of samples plus 1; at
+    most 1."""
     both, first = np.concatenate([a, b]), len(a)
     resampled = _resampled(both, samples, seed, scores)
     found = {}
@@ -109,7 +110,8 @@ def _interval(values: np.ndarray) -> dict[str, float]:
 
 
 def mcnemar(correct_a: Bool[np.ndarray, "rows"], correct_b: Bool[np.ndarray, "rows"]) -> dict[str, int | float]:
-    """Rows that only a or only b has right, and the exact two-sided binomial `p` that both are as likely (McNemar 1947).
+    """Rows that only a or only b has right, and the exact two-sided binomial `p` that both are as likely (McNemar
+    1947).
 
     Takes the rows as independent, which utterances of a dialogue are not quite.
     """

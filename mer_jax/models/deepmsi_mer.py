@@ -1,9 +1,8 @@
 """DeepMSI-MER: multimodal semantic information fusion (arXiv 2502.08573), from pre-extracted features or from frames.
 
-Text and audio guide the compression of the visual sequence (of every frame's tokens, in a Swin V2, where there are frames), a
-TCN reads what is left, projection heads bring the modalities into one space for the contrastive loss, late fusion classifies.
-Any non-empty set of the three modalities will do.
-"""
+Text and audio guide the compression of the visual sequence (of every frame's tokens, in a Swin V2, where there are
+frames), a TCN reads what is left, projection heads bring the modalities into one space for the contrastive loss, late
+fusion classifies. Any non-empty set of the three modalities will do."""
 
 import dataclasses
 import functools
@@ -36,8 +35,8 @@ from mer_jax.tasks import Task
 
 MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads them
 SENTENCE = (
-    "DeepMSI-MER (arXiv 2502.08573): text and audio guide the compression of the visual sequence, a temporal convolutional "
-    "network reads it, and a contrastive loss aligns the modalities"
+    "DeepMSI-MER (arXiv 2502.08573): text and audio guide the compression of the visual sequence, a temporal"
+    " convolutional network reads it, and a contrastive loss aligns the modalities"
 )
 
 
@@ -116,8 +115,8 @@ class DeepMSIExperiment(Experiment):
 class Outputs(family.Outputs):
     """projections[m]: Float[batch, dim] of length 1. present[m]: Bool[batch], whether the sample has the modality.
     temperature of the contrastive loss: Float[]. attention[m]: of the pooling over the time steps, Float[batch, time].
-    kept: what VSC made of the frames, vsc.Kept of [batch, …], or of each frame's tokens, of [batch, time, …]; None without
-    VSC."""
+    kept: what VSC made of the frames, vsc.Kept of [batch, …], or of each frame's tokens, of [batch, time, …]; None
+    without VSC."""
 
     projections: dict[str, Array]
     present: dict[str, Array]
@@ -174,9 +173,10 @@ class ProjectionHead(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class VisualInput:
-    """What a visual time step is. tokens: how many lie side by side in it (1: a step is a frame's one vector, and VSC works
-    over the frames; more: VSC works inside every frame, whose tokens are then averaged). compress: whether VSC does.
-    backbone(rngs): makes what reads frames instead (`swin.SwinV2`), compresses their tokens itself and gives their mean."""
+    """What a visual time step is. tokens: how many lie side by side in it (1: a step is a frame's one vector, and VSC
+    works over the frames; more: VSC works inside every frame, whose tokens are then averaged). compress: whether VSC
+    does. backbone(rngs): makes what reads frames instead (`swin.SwinV2`), compresses their tokens itself and gives
+    their mean."""
 
     tokens: int = 1
     compress: bool = False
@@ -184,12 +184,12 @@ class VisualInput:
 
 
 class DeepMSIMER(nnx.Module):
-    """Text, audio and visual features, any of them -> emotion logits and one projection per modality. Without text and audio
-    a learned vector guides VSC [ours].
+    """Text, audio and visual features, any of them -> emotion logits and one projection per modality. Without text and
+    audio a learned vector guides VSC [ours].
 
-    widths: features per time step of each modality. outputs: how many logits. attended: of text and audio, those pooled over
-    time by attention instead of the mean; for one vector it would be the same. temperature: of the contrastive loss.
-    """
+    widths: features per time step of each modality. outputs: how many logits. attended: of text and audio, those
+    pooled over time by attention instead of the mean; for one vector it would be the same. temperature: of the
+    contrastive loss."""
 
     def __init__(
         self,
@@ -357,11 +357,9 @@ def build(config: DeepMSIExperiment, manifest: Manifest, task: Task) -> family.F
     """DeepMSI-MER for a corpus of features."""
     steps = manifest.modalities.get("visual", {}) if "visual" in config.data.modalities else {}
     tokens, longest = steps.get("tokens", 1), steps.get("longest", 0)
-    notes: tuple[str, ...] = ()
-    compress = config.model.vsc
-    if compress and longest * tokens == 1:
-        notes = ("every clip is one visual vector: there is nothing to compress, VSC is off",)
-        compress = False
+    alone = config.model.vsc and longest * tokens == 1
+    notes = ("every clip is one visual vector: there is nothing to compress, VSC is off",) if alone else ()
+    compress = config.model.vsc and not alone
     return build_with(config, manifest, task, lambda config: VisualInput(tokens, compress), notes=notes)
 
 
@@ -376,11 +374,8 @@ def build_with(
     pairs = [pair for pair in config.loss.pairs if set(pair.split("-")) <= set(config.data.modalities)]
     swept = config.sweeps("loss.contrastive")
     learned = config.loss.learn_temperature and bool(pairs) and (config.loss.contrastive > 0 or swept)
-    attended = tuple(
-        m
-        for m in config.data.modalities
-        if m != "visual" and config.model.pool == "attention" and manifest.modalities[m]["longest"] > 1
-    )
+    sequences = [m for m in config.data.modalities if m != "visual" and manifest.modalities[m]["longest"] > 1]
+    attended = tuple(sequences) if config.model.pool == "attention" else ()
 
     def module(config: DeepMSIExperiment, rngs: nnx.Rngs) -> DeepMSIMER:
         return DeepMSIMER(

@@ -13,8 +13,8 @@ from mer_jax.models.deepmsi_mer import DeepMSIExperiment, DeepMSISettings, Visua
 from mer_jax.tasks import Task
 
 SENTENCE = (
-    "DeepMSI-MER from frames (arXiv 2502.08573): text and audio guide the compression of tokens inside a Swin V2, a temporal "
-    "convolutional network reads the frames, and a contrastive loss aligns the modalities"
+    "DeepMSI-MER from frames (arXiv 2502.08573): text and audio guide the compression of tokens inside a Swin V2, a"
+    " temporal convolutional network reads the frames, and a contrastive loss aligns the modalities"
 )
 
 
@@ -105,8 +105,8 @@ class DeepMSIFramesExperiment(DeepMSIExperiment):
         most, side = -(-self.backbone.depths[stage - 1] // 2), compressed_grid(self)
         falling = list(sides) == sorted(sides, reverse=True) and all(0 < s <= side for s in sides)
         numbers = (
-            f"one to {most} numbers (one for every second block of stage {stage}) that do not grow, at most {side}: that "
-            f"stage's grid at frames.size={self.frames.size}; or model.vsc=False"
+            f"one to {most} numbers (one for every second block of stage {stage}) that do not grow, at most {side}:"
+            f" that stage's grid at frames.size={self.frames.size}; or model.vsc=False"
         )
         require(0 < len(sides) <= most and falling, "backbone.vsc_grid_sides", sides, numbers)
 
@@ -124,8 +124,8 @@ def compressed_grid(config: DeepMSIFramesExperiment) -> int:
 
 
 def undivided_grids(config: DeepMSIFramesExperiment) -> dict[int, int]:
-    """Of the stages, by number from 1, whose grid is larger than a window and not divided by it: tokens along a side. As far as
-    frames.size decides it: after VSC `backbone.vsc_grid_sides` does."""
+    """Of the stages, by number from 1, whose grid is larger than a window and not divided by it: tokens along a side.
+    As far as frames.size decides it: after VSC `backbone.vsc_grid_sides` does."""
     backbone = config.backbone
     last = backbone.vsc_stage if config.model.vsc else len(backbone.depths)
     sides = enumerate(grid_sides(config)[:last], 1)
@@ -218,13 +218,13 @@ def notes_on(config: DeepMSIFramesExperiment) -> list[str]:
     backbone, found = config.backbone, []
     if backbone.trainable_stages != "all" and not backbone.weights:
         found.append(
-            f"note: backbone.trainable_stages={backbone.trainable_stages} without backbone.weights: what does not learn is "
-            "random"
+            f"note: backbone.trainable_stages={backbone.trainable_stages} without backbone.weights: what does not learn"
+            " is random"
         )
     if backbone.weights and (grids := undivided_grids(config)):
         found.append(
-            f"note: windows of {backbone.window} do not divide the grids of frames.size = {config.frames.size} in stage "
-            f"{', '.join(map(str, grids))} ({', '.join(map(str, grids.values()))} tokens a side) and are made smaller: "
-            "features are not those of transformers from the same weights"
+            f"note: windows of {backbone.window} do not divide the grids of frames.size = {config.frames.size} in stage"
+            f" {', '.join(map(str, grids))} ({', '.join(map(str, grids.values()))} tokens a side) and are made smaller:"
+            " features are not those of transformers from the same weights"
         )
     return found

@@ -1,5 +1,5 @@
-"""What a model family is: one file of models/ that holds its settings, its experiment and `build`. Families are imported by
-name, from this folder or from anywhere Python finds them; there is no list of them."""
+"""What a model family is: one file of models/ that holds its settings, its experiment and `build`. Families are
+imported by name, from this folder or from anywhere Python finds them; there is no list of them."""
 
 import dataclasses
 import importlib
@@ -42,9 +42,9 @@ class Outputs(TypedDict):
 class ReplicaInputs:
     """What makes a replica.
 
-    input_stats[m]: mean and scale, Float[feat], that raw features are standardised with. prior: what the task's loss knows
-    of the training part, for classes their shares, Float[classes]. overrides: the swept fields, `{field: Float[]}`.
-    """
+    input_stats[m]: mean and scale, Float[feat], that raw features are standardised with. prior: what the task's loss
+    knows of the training part, for classes their shares, Float[classes]. overrides: the swept fields, `{field:
+    Float[]}`."""
 
     input_stats: Any
     prior: Any
@@ -57,8 +57,8 @@ def zeros(features: dict[str, Array], mask: dict[str, Array]) -> dict[str, Array
 
 
 def utterance_means(features: dict[str, Array], mask: dict[str, Array]) -> dict[str, Array]:
-    """Every real time step becomes the mean of the utterance's; for a model that normalises each step, whose gradients near
-    zero are those of nothing."""
+    """Every real time step becomes the mean of the utterance's; for a model that normalises each step, whose gradients
+    near zero are those of nothing."""
 
     def mean(x: Float[Array, "batch time *feat"], real: Array) -> Array:
         count = jax.numpy.maximum(jax.numpy.expand_dims(real.sum(1), range(1, x.ndim)), 1).astype(x.dtype)
@@ -129,8 +129,8 @@ def family_of(config: Experiment, manifest: Manifest, task: Task) -> Family:
 
 
 def experiment_from(tree: dict[str, Any]) -> Experiment:
-    """The experiment whose `config.to_dict` this is; raises UserError if its family has other fields. A field that changes no
-    result may be missing, and runs of earlier versions may call fields otherwise."""
+    """The experiment whose `config.to_dict` this is; raises UserError if its family has other fields. A field that
+    changes no result may be missing, and runs of earlier versions may call fields otherwise."""
     tree = old_runs.read_config(tree)
     config = experiment_type(tree["family"])()
     known = fields(config)

@@ -14,10 +14,9 @@ class FunctionalModel:
     """init(key, overrides, start) -> (params, model_state); apply(params, model_state, batch, key=None) -> (outputs,
     model_state).
 
-    params: what the optimiser changes; model_state: every other variable; both are nested dicts of arrays. overrides: the
-    swept numbers, `{field: array}`. start: arrays of either that are not drawn but given, a part of the same tree. key: None
-    means deterministic; otherwise it seeds dropout for this one call.
-    """
+    params: what the optimiser changes; model_state: every other variable; both are nested dicts of arrays. overrides:
+    the swept numbers, `{field: array}`. start: arrays of either that are not drawn but given, a part of the same tree.
+    key: None means deterministic; otherwise it seeds dropout for this one call."""
 
     init: Callable[..., tuple[Any, Any]]
     apply: Callable[..., tuple[Any, Any]]
@@ -29,9 +28,9 @@ def functionalize(
     compute: Any = None,
     frozen: Callable[[tuple[str, ...]], bool] = lambda path: False,
 ) -> FunctionalModel:
-    """`module(overrides, rngs)` turned into pure functions, for any values of the `swept` fields. compute: the float type
-    that `apply` works in; variables and outputs stay float32. frozen(path): whether a parameter is not learnt and so belongs
-    to the model state."""
+    """`module(overrides, rngs)` turned into pure functions, for any values of the `swept` fields. compute: the float
+    type that `apply` works in; variables and outputs stay float32. frozen(path): whether a parameter is not learnt and
+    so belongs to the model state."""
     learnt = nnx.All(nnx.Param, lambda path, variable: not frozen(tuple(map(str, path))))
 
     def make(key: jax.Array, overrides: dict[str, Any]) -> nnx.Module:

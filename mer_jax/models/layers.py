@@ -12,7 +12,8 @@ Number = float | Float[Array, ""]  # of the config: a constant of the program or
 
 
 class SweptScalar(nnx.Variable):
-    """A number of the config that differs between replicas: one more variable of the model, which no optimiser changes."""
+    """A number of the config that differs between replicas: one more variable of the model, which no optimiser
+    changes."""
 
 
 def sweepable(value: Number) -> Any:
@@ -101,8 +102,8 @@ def attention(
     value: Float[Array, "batch time heads dim"],
     mask: Bool[Array, "batch time"],
 ) -> tuple[Float[Array, "batch queries heads dim"], Float[Array, "batch heads queries time"]]:
-    """Scaled dot-product attention, softmax(q k / sqrt(dim)) v, over the real time steps, and its weights; both are zero
-    where there is none."""
+    """Scaled dot-product attention, softmax(q k / sqrt(dim)) v, over the real time steps, and its weights; both are
+    zero where there is none."""
     score = jnp.einsum("bqhd,bthd->bhqt", query, key) * query.shape[-1] ** -0.5
     real = einops.rearrange(mask, "b t -> b 1 1 t")
     weight = jax.nn.softmax(jnp.where(real, score, jnp.finfo(score.dtype).min), axis=-1)

@@ -21,13 +21,12 @@ def cross_entropy(
     focal_gamma: Number = 2.0,
     label_smoothing: Number = 0.0,
 ) -> Float[Array, "batch"]:
-    """Cross entropy -sum target log p in nats, `target` a distribution (one-hot where the label is certain), with one answer to
-    class imbalance; `prior` is each class's share of the training part.
+    """Cross entropy -sum target log p in nats, `target` a distribution (one-hot where the label is certain), with one
+    answer to class imbalance; `prior` is each class's share of the training part.
 
-    class_weights: times the mean of 1 / (classes * prior) under the target, so that the mean weight over the training part is 1
-    focal: times (1 - p)^gamma, p the mean of the probabilities under the target (Lin et al. 2017)
-    logit_adjustment: logits + log prior while training (Menon et al. 2021); prediction uses the bare logits
-    """
+    class_weights: times the mean of 1 / (classes * prior) under the target, so that the mean weight over the training
+    part is 1 focal: times (1 - p)^gamma, p the mean of the probabilities under the target (Lin et al. 2017)
+    logit_adjustment: logits + log prior while training (Menon et al. 2021); prediction uses the bare logits"""
     classes = logits.shape[-1]
     if imbalance == "logit_adjustment":
         logits = logits + jnp.log(jnp.maximum(prior, 1e-6))[None]
@@ -51,14 +50,14 @@ def contrastive(
     temperature: Float[Array, ""],
     per_positive: bool,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Supervised contrastive loss of DeepMSI-MER (arXiv 2502.08573) between two modalities' unit vectors, and its number of
-    positive pairs.
+    """Supervised contrastive loss of DeepMSI-MER (arXiv 2502.08573) between two modalities' unit vectors, and its
+    number of positive pairs.
 
     s_ij = anchor_i . other_j / temperature; positives j of i have its class and are not i, negatives k another class;
-    l_i = 1/(B - 1) sum_j -log(e^s_ij / (e^s_ij + sum_k e^s_ik)), the loss is the mean of l_i over the batch, as published.
-    `per_positive`: l_i is the mean over i's positives, the loss the mean over the anchors that have any.
-    Exactly zero where there is no positive pair. The batch is the global one: under jit over a mesh nothing is split off.
-    """
+    l_i = 1/(B - 1) sum_j -log(e^s_ij / (e^s_ij + sum_k e^s_ik)), the loss is the mean of l_i over the batch, as
+    published. `per_positive`: l_i is the mean over i's positives, the loss the mean over the anchors that have any.
+    Exactly zero where there is no positive pair. The batch is the global one: under jit over a mesh nothing is split
+    off."""
     s = jnp.einsum("id,jd->ij", anchor, other).astype(jnp.float32) / temperature
     real = (weight[:, None] > 0) & (weight[None] > 0)
     same = label[:, None] == label[None]

@@ -1,8 +1,7 @@
 """LSGMER: Leveraging Label Potential for Enhanced Multimodal Emotion Recognition (arXiv 2504.05158).
 
-The paper's equations for H_2, w, H and the moving average are followed to the letter; it leaves open how H_0 and H_1 are
-made, how the classes axis is reduced and how the modalities are fused. Those are ours, each behind a setting.
-"""
+The paper's equations for H_2, w, H and the moving average are followed to the letter; it leaves open how H_0 and H_1
+are made, how the classes axis is reduced and how the modalities are fused. Those are ours, each behind a setting."""
 
 import dataclasses
 import functools
@@ -37,8 +36,8 @@ from mer_jax.models.losses import jensen_shannon, weighted_mean
 from mer_jax.tasks import Task
 
 SENTENCE = (
-    "LSGMER (arXiv 2504.05158): label embeddings attend to every modality, and a joint objective ties the fused feature's "
-    "similarity to the labels to the prediction"
+    "LSGMER (arXiv 2504.05158): label embeddings attend to every modality, and a joint objective ties the fused"
+    " feature's similarity to the labels to the prediction"
 )
 
 
@@ -97,8 +96,9 @@ class LSGMERExperiment(Experiment):
 
 
 class Outputs(family.Outputs):
-    """similarity: cos(H, L), Float[batch, classes]. fused: H, Float[batch, (classes,) dim]. feature: what is classified,
-    with `rows` the mean over them. attention[m]: of each label over the time steps, mean of the heads; none without LSE."""
+    """similarity: cos(H, L), Float[batch, classes]. fused: H, Float[batch, (classes,) dim]. feature: what is
+    classified, with `rows` the mean over them. attention[m]: of each label over the time steps, mean of the heads;
+    none without LSE."""
 
     similarity: Array
     fused: Array
@@ -143,9 +143,8 @@ class Branch(nnx.Module):
 class LSGMER(nnx.Module):
     """Any number of modalities -> emotion logits and the similarity of the fused feature to the label embeddings.
 
-    widths: features per modality, in order. label_words: Float[classes, any], embeddings of the label words. temperature:
-    of the reduction `cosine`.
-    """
+    widths: features per modality, in order. label_words: Float[classes, any], embeddings of the label words.
+    temperature: of the reduction `cosine`."""
 
     def __init__(
         self,
@@ -233,7 +232,8 @@ class LSGMER(nnx.Module):
 
 
 def initial_labels(words: np.ndarray, width: int, how: str, key: PRNGKeyArray) -> Float[Array, "classes dim"]:
-    """The label table at the start, rows of length about one: label words through a random Dense, or plain noise [ours]."""
+    """The label table at the start, rows of length about one: label words through a random Dense, or plain noise
+    [ours]."""
     scale = width**-0.5
     if how == "random":
         return scale * jax.random.normal(key, (len(words), width))
@@ -253,7 +253,8 @@ def class_means(
     weight: Float[Array, "batch"],
     labels: Float[Array, "classes dim"],
 ) -> Float[Array, "classes dim"]:
-    """L' as a prototype memory: mean fused feature of each class in the batch; a class not in it keeps its embedding."""
+    """L' as a prototype memory: mean fused feature of each class in the batch; a class not in it keeps its
+    embedding."""
     member = jax.nn.one_hot(label, len(labels)) * weight[:, None]
     count = member.sum(0)[:, None]
     mean = jnp.einsum("bc,bd->cd", member, fused) / jnp.maximum(count, 1)
@@ -265,9 +266,8 @@ def update_labels(
 ) -> dict[str, Any]:
     """The new params with the label embeddings' moving average done.
 
-    label_update "optimizer": L' is the table after the optimiser's step, so alpha slows that step down. "class_mean": L' is
-    each class's mean fused feature, and the optimiser's step on the table is dropped.
-    """
+    label_update "optimizer": L' is the table after the optimiser's step, so alpha slows that step down. "class_mean":
+    L' is each class's mean fused feature, and the optimiser's step on the table is dropped."""
     target = new["labels"]
     if config.model.label_update == "class_mean":
         fused = jax.lax.stop_gradient(outputs["fused"])

@@ -18,7 +18,8 @@ NEEDED = {"patch", "width", "depths", "heads", "window", "mlp", "norm_first", "p
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-    """arrays: by path, as in `stages/0/1/mlp_in/kernel`; about: `arguments` of the model, and where the weights are from."""
+    """arrays: by path, as in `stages/0/1/mlp_in/kernel`; about: `arguments` of the model, and where the weights are
+    from."""
     with atomic_file(path) as file:
         np.savez(file, allow_pickle=False, **{ABOUT: np.array(json.dumps(dict(about)))}, **arrays)
 

@@ -1,7 +1,8 @@
-"""Swin Transformer V2 (Liu et al. 2022, arXiv 2111.09883) over images, with DeepMSI-MER's compression of tokens in a stage.
+"""Swin Transformer V2 (Liu et al. 2022, arXiv 2111.09883) over images, with DeepMSI-MER's compression of tokens in a
+stage.
 
-All frames of a batch are one call: frames are the batch axis here. Tokens are kept as a grid [frames, height, width, dim].
-"""
+All frames of a batch are one call: frames are the batch axis here. Tokens are kept as a grid [frames, height, width,
+dim]."""
 
 import dataclasses
 import math
@@ -32,11 +33,12 @@ class Tiling(NamedTuple):
 
 
 def tiling(grid: tuple[int, int], window: int, shifted: bool) -> Tiling:
-    """As few windows as are not larger than `window`, as even as can be; `shifted` by half a window where there are several.
+    """As few windows as are not larger than `window`, as even as can be; `shifted` by half a window where there are
+    several.
 
-    A grid that they do not divide is filled up with tokens that nothing attends to. transformers (and timm) keep `window` there and
-    fill up with zeros that are attended to: where `window` does not divide a larger grid, features are not theirs.
-    """
+    A grid that they do not divide is filled up with tokens that nothing attends to. transformers (and timm) keep
+    `window` there and fill up with zeros that are attended to: where `window` does not divide a larger grid, features
+    are not theirs."""
     count = tuple(-(-side // window) for side in grid)
     size = tuple(-(-side // n) for side, n in zip(grid, count, strict=True))
     shift = tuple(w // 2 if shifted and n > 1 else 0 for w, n in zip(size, count, strict=True))
@@ -44,7 +46,8 @@ def tiling(grid: tuple[int, int], window: int, shifted: bool) -> Tiling:
 
 
 def pairs(grid: tuple[int, int], tiles: Tiling) -> Bool[np.ndarray, "windows query key"] | None:
-    """Which tokens of each window may see each other: those that were neighbours before the grid was rolled; None if all."""
+    """Which tokens of each window may see each other: those that were neighbours before the grid was rolled; None if
+    all."""
     region: Any = 0
     for axis, (side, window, count, shift) in enumerate(zip(grid, *tiles, strict=True)):
         size = window * count
@@ -69,11 +72,11 @@ def out_of_windows(x: Any, tiles: Tiling) -> Any:
 
 
 def offsets(window: tuple[int, int], pretrained: int = 0) -> Float[np.ndarray, "query key 2"]:
-    """Of every pair of a window's tokens, query minus key in rows and columns, on a log scale: sign(d) log2(1 + |d|) / 3 with d
-    scaled so that the largest is 8 (section 3.3).
+    """Of every pair of a window's tokens, query minus key in rows and columns, on a log scale: sign(d) log2(1 + |d|) /
+    3 with d scaled so that the largest is 8 (section 3.3).
 
-    pretrained: the window that the weights were trained with, if that was another: its largest offset is then what is 8.
-    """
+    pretrained: the window that the weights were trained with, if that was another: its largest offset is then what is
+    8."""
     rows, columns = np.meshgrid(*map(np.arange, window), indexing="ij")
     place = np.stack([rows, columns], -1).reshape(-1, 2)
     most = [max(1, (pretrained or side) - 1) for side in window]
@@ -82,7 +85,8 @@ def offsets(window: tuple[int, int], pretrained: int = 0) -> Float[np.ndarray, "
 
 
 def drop_path(x: Float[Array, "frames *rest"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "frames *rest"]:
-    """Stochastic depth (Huang et al. 2016): a frame's whole branch is left out with probability `rate`; `key` None keeps all."""
+    """Stochastic depth (Huang et al. 2016): a frame's whole branch is left out with probability `rate`; `key` None
+    keeps all."""
     if key is None or rate == 0:
         return x
     kept = jax.random.bernoulli(key, 1 - rate, (len(x), *[1] * (x.ndim - 1)))
@@ -90,7 +94,8 @@ def drop_path(x: Float[Array, "frames *rest"], rate: float, key: PRNGKeyArray | 
 
 
 class WindowAttention(nnx.Module):
-    """Cosine attention within windows (sections 3.2, 3.3): softmax of exp(min(scale, ln 100)) cos(q, k) + 16 sigmoid(MLP(offset))."""
+    """Cosine attention within windows (sections 3.2, 3.3): softmax of exp(min(scale, ln 100)) cos(q, k) + 16
+    sigmoid(MLP(offset))."""
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
@@ -166,8 +171,9 @@ class Block(nnx.Module):
         published_shift_mask: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "frames kept_height kept_width dim"], vsc.Kept | None]:
-        """compression: VSC between attention and MLP; as published without the shortcut around the attention. Returns what
-        became of the tokens, too. published_shift_mask: as published, every shifted window is masked as if it were the only one."""
+        """compression: VSC between attention and MLP; as published without the shortcut around the attention. Returns
+        what became of the tokens, too. published_shift_mask: as published, every shifted window is masked as if it
+        were the only one."""
         first, second = split_key(key, 2)
         y = self.attention_norm(self._attend(x, window, shifted, pretrained, published_shift_mask))
         if compression is None or not compression.published:
@@ -200,20 +206,25 @@ class Block(nnx.Module):
 def compress_grid(
     x: Float[Array, "frames height width dim"], guide: Float[Array, "frames dim"] | None, how: Compression
 ) -> tuple[Float[Array, "frames side side dim"], vsc.Kept]:
-    """VSC of every frame's tokens, row by row, down to a square of side * side, in the order that they then have; and what
-    became of each."""
+    """VSC of every frame's tokens, row by row, down to a square of side * side, in the order that they then have; and
+    what became of each."""
     n, height, width, _ = x.shape
     tokens = x.reshape(n, height * width, -1)
     found = vsc.compress(
-        tokens, jnp.ones(tokens.shape[:2], bool), guide,
-        keep=how.side**2 / (height * width), threshold=how.threshold, alpha=how.alpha, published=how.published,
-    )  # fmt: skip
+        tokens,
+        jnp.ones(tokens.shape[:2], bool),
+        guide,
+        keep=how.side**2 / (height * width),
+        threshold=how.threshold,
+        alpha=how.alpha,
+        published=how.published,
+    )
     return found.tokens.reshape(n, how.side, how.side, -1), found.kept
 
 
 class PatchMerging(nnx.Module):
-    """2 x 2 tokens side by side become one of twice the width; the norm is after the product (Swin V2) or before it (V1, and
-    DeepMSI-MER). An odd side is filled up with zeros."""
+    """2 x 2 tokens side by side become one of twice the width; the norm is after the product (Swin V2) or before it
+    (V1, and DeepMSI-MER). An odd side is filled up with zeros."""
 
     def __init__(self, width: int, norm_first: bool, *, rngs: nnx.Rngs):
         self.norm_first = norm_first
@@ -229,8 +240,8 @@ class PatchMerging(nnx.Module):
 
 
 def layer_of(path: Sequence[str], depths: Sequence[int]) -> tuple[int, int]:
-    """(stage, layer) of a variable of SwinV2 by its path: layers count from 0, the patches, which are of stage -1; every block
-    is one; merging belongs to the block after it, the last norm to the last block."""
+    """(stage, layer) of a variable of SwinV2 by its path: layers count from 0, the patches, which are of stage -1;
+    every block is one; merging belongs to the block after it, the last norm to the last block."""
     if path[0] == "stages":
         stage, block = int(path[1]), int(path[2])
     elif path[0] == "merges":
@@ -244,12 +255,12 @@ def layer_of(path: Sequence[str], depths: Sequence[int]) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """patch: pixels along a side of a patch. drop_path: rate of the last block, growing evenly from 0. pretrained_windows:
-    per stage the window its weights were trained with, if another. norm_first: merging norms before the product.
-    rematerialize: blocks are computed again in the backward pass. frames_per_group: so many frames are gone through together,
-    one such group after the other, and again in the backward pass, with the memory of one group; 0 = all frames. Where
-    several devices share the batch a group should divide by their number. frozen_stages: so many stages drop no path, those
-    that do not learn."""
+    """patch: pixels along a side of a patch. drop_path: rate of the last block, growing evenly from 0.
+    pretrained_windows: per stage the window its weights were trained with, if another. norm_first: merging norms
+    before the product. rematerialize: blocks are computed again in the backward pass. frames_per_group: so many frames
+    are gone through together, one such group after the other, and again in the backward pass, with the memory of one
+    group; 0 = all frames. Where several devices share the batch a group should divide by their number. frozen_stages:
+    so many stages drop no path, those that do not learn."""
 
     patch: int = 4
     width: int = 96
@@ -267,8 +278,8 @@ class Architecture:
 
 @dataclasses.dataclass(frozen=True)
 class StageCompression:
-    """VSC in the blocks 0, 2, 4 … of stage `stage` (from 0): the sides of the grids that it leaves; none = no VSC. published:
-    as the official code computes it; see `vsc.compress`."""
+    """VSC in the blocks 0, 2, 4 … of stage `stage` (from 0): the sides of the grids that it leaves; none = no VSC.
+    published: as the official code computes it; see `vsc.compress`."""
 
     stage: int = 2
     grid_sides: Sequence[int] = ()
@@ -365,8 +376,14 @@ class SwinV2(nnx.Module):
 
         def run(x: Array, guide: Array | None, key: PRNGKeyArray | None) -> tuple[Array, vsc.Kept | None]:
             return block(
-                x, guide, window=self.window, shifted=j % 2 == 1, pretrained=self.pretrained_windows[i], compression=compression,
-                published_shift_mask=self.published and i == self.vsc_stage and bool(self.vsc_grid_sides), key=key,
-            )  # fmt: skip
+                x,
+                guide,
+                window=self.window,
+                shifted=j % 2 == 1,
+                pretrained=self.pretrained_windows[i],
+                compression=compression,
+                published_shift_mask=self.published and i == self.vsc_stage and bool(self.vsc_grid_sides),
+                key=key,
+            )
 
         return (jax.checkpoint(run) if self.rematerialize else run)(x, guide if compression else None, key)

@@ -1,9 +1,8 @@
 """Temporal convolutional network: causal, dilated, weight-normed, residual (Bai et al. 2018), as DeepMSI-MER uses it.
 
-Time runs backwards in here: index 0 is the last real step of a sequence, index r the one r steps before it. Padding then
-lies behind the data, where a causal convolution pads with zeros anyway, and what the last step depends on is a slice
-with a stride: a block that looks back d steps needs every d-th step of the one below it.
-"""
+Time runs backwards in here: index 0 is the last real step of a sequence, index r the one r steps before it. Padding
+then lies behind the data, where a causal convolution pads with zeros anyway, and what the last step depends on is a
+slice with a stride: a block that looks back d steps needs every d-th step of the one below it."""
 
 import math
 
@@ -17,7 +16,8 @@ Steps = tuple[int, int]  # (stride, count): the steps 0, stride, 2 stride … of
 
 
 class CausalConv(nnx.Module):
-    """y_t = b + sum_j x_(t - j dilation) W_j with W = magnitude * direction / |direction| per output feature (Salimans & Kingma 2016)."""
+    """y_t = b + sum_j x_(t - j dilation) W_j with W = magnitude * direction / |direction| per output feature (Salimans
+    & Kingma 2016)."""
 
     def __init__(self, inputs: int, outputs: int, taps: int, dilation: int, *, he: bool, rngs: nnx.Rngs):
         self.taps, self.dilation = taps, dilation

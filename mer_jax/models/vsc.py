@@ -1,5 +1,5 @@
-"""Visual sequence compression of DeepMSI-MER (arXiv 2502.08573): keep the tokens that agree with a guide, merge the others
-into them."""
+"""Visual sequence compression of DeepMSI-MER (arXiv 2502.08573): keep the tokens that agree with a guide, merge the
+others into them."""
 
 import math
 from typing import NamedTuple
@@ -12,8 +12,8 @@ from mer_jax.models.layers import masked_mean, unit
 
 
 class Kept(NamedTuple):
-    """place: where each kept token stood, the input's length where there is none; into: which of the kept tokens each token
-    is, or was merged into (most of it), their number where it was dropped."""
+    """place: where each kept token stood, the input's length where there is none; into: which of the kept tokens each
+    token is, or was merged into (most of it), their number where it was dropped."""
 
     place: Int[Array, "*batch kept"]
     into: Int[Array, "*batch length"]
@@ -58,10 +58,10 @@ def compress(
     alpha: float | Float[Array, ""],
     published: bool,
 ) -> Compressed:
-    """VSC. `published`: the kept tokens as they are, in order of score, and no gradient to the scores, which is all that
-    the official code amounts to. Otherwise kept tokens stay in their order in time, tokens similar to one of them are
-    merged into it (`merge`), and the scores are differentiable: each kept token is multiplied by 1, with the gradient of
-    its score."""
+    """VSC. `published`: the kept tokens as they are, in order of score, and no gradient to the scores, which is all
+    that the official code amounts to. Otherwise kept tokens stay in their order in time, tokens similar to one of them
+    are merged into it (`merge`), and the scores are differentiable: each kept token is multiplied by 1, with the
+    gradient of its score."""
     length = x.shape[1]
     score = guided_scores(x, mask, guide)
     most = max(1, math.ceil(keep * length - 1e-4))
@@ -92,9 +92,9 @@ def merge(
     threshold: float | Float[Array, ""],
     alpha: float | Float[Array, ""],
 ) -> tuple[Float[Array, "batch kept dim"], Int[Array, "batch length"]]:
-    """R_j <- alpha R_j + (1 - alpha) sum_i theta_ij N_i / sum_i theta_ij over the dropped tokens N_i with
-    cos(N_i, R_j) > threshold, theta_i the softmax of that cosine over the kept tokens; R_j stays where there is none. Besides, where most of each N_i
-    went; the number of kept tokens if nowhere."""
+    """R_j <- alpha R_j + (1 - alpha) sum_i theta_ij N_i / sum_i theta_ij over the dropped tokens N_i with cos(N_i,
+    R_j) > threshold, theta_i the softmax of that cosine over the kept tokens; R_j stays where there is none. Besides,
+    where most of each N_i went; the number of kept tokens if nowhere."""
     cosine = jnp.einsum("bld,bkd->blk", unit(x), unit(kept))
     theta = jax.nn.softmax(jnp.where(real[:, None], cosine, -1e9), axis=-1)
     theta = jnp.where((cosine > threshold) & dropped[..., None] & real[:, None], theta, 0)

@@ -56,8 +56,8 @@ class Classification(Task):
             return ""
         voted = corpus.soft_labels(rows).any(1)
         return (
-            f"learnt is what the raters say of {voted.sum()} training utterances; of {(~voted).sum()}, where none of them "
-            "chose a class, the label"
+            f"learnt is what the raters say of {voted.sum()} training utterances; of {(~voted).sum()}, where none of"
+            " them chose a class, the label"
         )
 
     def prior(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -119,8 +119,8 @@ class Classification(Task):
         return {"loss": evaluated["loss"], **scores(evaluated["confusion"], self.labels)}
 
     def analyse(self, valid: Mapping[str, Any], test: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
-        """`calibration` as it is and after temperature scaling fitted on the validation part; `raters`, where their votes
-        are known."""
+        """`calibration` as it is and after temperature scaling fitted on the validation part; `raters`, where their
+        votes are known."""
         temperature = fit_temperature(valid["predicted"], truth["valid"]["label"])
         label, p = truth["test"]["label"], test["predicted"]
         found: dict[str, Any] = {
@@ -150,7 +150,8 @@ class Classification(Task):
         return self.count(test, np.full(len(test["label"]), most))
 
     def pool(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """`pooled`: the sum of all confusion matrices; the means of `calibration` and, where all have them, `raters`."""
+        """`pooled`: the sum of all confusion matrices; the means of `calibration` and, where all have them,
+        `raters`."""
         pooled = scores(np.sum([result["test"]["confusion"] for result in results], axis=0), self.labels)
         found: dict[str, Any] = {"pooled": pooled}
         found["calibration"] = {

@@ -36,7 +36,7 @@ def print_calibration(point: Mapping[str, Any], selects_on: str) -> None:
     console.print(f"calibration: {', '.join(values)} by temperature scaling on the {selects_on} part")
     if raters := point.get("raters"):
         console.print(
-            f"against the raters: NLL {raters['nll']['mean']:.3f}, Jensen-Shannon {raters['jensen_shannon']['mean']:.3f} "
-            f"nats; {percent(raters['agreement'])} % of them chose the predicted class, "
-            f"{percent(raters['agreement_at_most'])} % the one that most chose"
+            f"against the raters: NLL {raters['nll']['mean']:.3f}, Jensen-Shannon"
+            f" {raters['jensen_shannon']['mean']:.3f} nats; {percent(raters['agreement'])} % of them chose the"
+            f" predicted class, {percent(raters['agreement_at_most'])} % the one that most chose"
         )

@@ -1,5 +1,5 @@
-"""What is predicted: the contract that every task keeps. Training, evaluation, prediction, export and report ask the task;
-none of them knows whether the targets are classes, numbers or several labels at once. No JAX at import."""
+"""What is predicted: the contract that every task keeps. Training, evaluation, prediction, export and report ask the
+task; none of them knows whether the targets are classes, numbers or several labels at once. No JAX at import."""
 
 import abc
 import dataclasses
@@ -19,9 +19,8 @@ class Evaluation:
     """What evaluating one batch gives, and, added up, a part. A pytree (registered in `training.step`).
 
     means: sums over the batch's real rows of what is averaged over a part; every task has `loss`. counts: what adds up
-    over batches and dialogues. rows: one entry for each row of the batch, kept by utterance; every task has `predicted`,
-    [batch, width].
-    """
+    over batches and dialogues. rows: one entry for each row of the batch, kept by utterance; every task has
+    `predicted`, [batch, width]."""
 
     means: Arrays
     counts: Arrays
@@ -30,9 +29,9 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What a task says in a model card, as Markdown. purpose: what the model does; targets: what its targets are, and what
-    they are not; output: of the exported numbers, after their shape; scores: lines of tables below the table of metrics;
-    limits: items of a list."""
+    """What a task says in a model card, as Markdown. purpose: what the model does; targets: what its targets are, and
+    what they are not; output: of the exported numbers, after their shape; scores: lines of tables below the table of
+    metrics; limits: items of a list."""
 
     purpose: str
     targets: str
@@ -44,9 +43,9 @@ class Card:
 class Task(abc.ABC):
     """One kind of target, of one corpus.
 
-    metrics: the table of its scores; the first row is the main score. width: numbers that a model gives for an utterance.
-    Decisions are what a model finally says of utterances, [rows]; values are what it gives for them, [rows, width].
-    """
+    metrics: the table of its scores; the first row is the main score. width: numbers that a model gives for an
+    utterance. Decisions are what a model finally says of utterances, [rows]; values are what it gives for them, [rows,
+    width]."""
 
     name: ClassVar[str]
     report_sections: ClassVar[str] = ""  # the module with the sections of a report that only this task has
@@ -171,8 +170,8 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def read_prediction(self, line: Mapping[str, Any]) -> tuple[Any, Sequence[float]]:
-        """The decision and what is predicted, by a line of predictions.jsonl: `label` and what `describe_prediction` says.
-        Raises ValueError saying what is wrong with it."""
+        """The decision and what is predicted, by a line of predictions.jsonl: `label` and what `describe_prediction`
+        says. Raises ValueError saying what is wrong with it."""
 
     @abc.abstractmethod
     def read_targets(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
@@ -206,8 +205,8 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def count_prediction(self, label: str, output: Mapping[str, Any]) -> np.ndarray | None:
-        """The counts of one utterance, by its label in words and what `describe_prediction` says of it; None if the label is
-        none that the task knows."""
+        """The counts of one utterance, by its label in words and what `describe_prediction` says of it; None if the
+        label is none that the task knows."""
 
     @abc.abstractmethod
     def shares(self, output: Mapping[str, Any]) -> dict[str, float]:
@@ -219,5 +218,5 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def card(self, modalities: Sequence[str], result: Mapping[str, Any], selects_on: str) -> Card:
-        """What a model card says of the task. result: what metrics.json says of the replica; selects_on: the part that chose
-        the checkpoint."""
+        """What a model card says of the task. result: what metrics.json says of the replica; selects_on: the part that
+        chose the checkpoint."""

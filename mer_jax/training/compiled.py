@@ -28,17 +28,16 @@ PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class CompiledSteps:
-    """The experiment as compiled functions over a mesh, of `replicas_per_step` replicas at a time: these are the leading axis
-    of all that belongs to replicas; one alone has no such axis.
+    """The experiment as compiled functions over a mesh, of `replicas_per_step` replicas at a time: these are the
+    leading axis of all that belongs to replicas; one alone has no such axis.
 
-    init(seed, inputs, start) -> state, `start` the same for all. train(state, weight, source, row_positions, padded_lengths)
-    -> (state, terms), which consumes the state. score(model, source, row_positions, padded_lengths) -> `step.eval_step`.
-    keep(best, model, better) -> model, which consumes best. eval_state(state) -> a copy of what scoring needs.
-    apply: of `FunctionalModel`, the model as it is evaluated. family: what it was built of. start: NumPy arrays of the model
-    that are given, not drawn. like: shapes and shardings of the states and best models of all replicas, along a leading axis.
-    layout: shardings of what one call takes, `state` and `best`. per_replica, per_replica_batch: of [replicas] and of
-    [replicas, batch] arrays.
-    """
+    init(seed, inputs, start) -> state, `start` the same for all. train(state, weight, source, row_positions,
+    padded_lengths) -> (state, terms), which consumes the state. score(model, source, row_positions, padded_lengths) ->
+    `step.eval_step`. keep(best, model, better) -> model, which consumes best. eval_state(state) -> a copy of what
+    scoring needs. apply: of `FunctionalModel`, the model as it is evaluated. family: what it was built of. start:
+    NumPy arrays of the model that are given, not drawn. like: shapes and shardings of the states and best models of
+    all replicas, along a leading axis. layout: shardings of what one call takes, `state` and `best`. per_replica,
+    per_replica_batch: of [replicas] and of [replicas, batch] arrays."""
 
     init: Callable[..., step.TrainState]
     train: Callable[..., tuple[step.TrainState, dict[str, Any]]]
@@ -60,8 +59,8 @@ def steps_per_epoch(config: Experiment, data: TrainingData) -> int:
 
 
 def model_of(config: Experiment, manifest: Manifest, task: Task) -> tuple[Family, FunctionalModel]:
-    """The config's family and its model. Raises UserError, when it is first traced, if the model's outputs are not those of
-    `family.Outputs`."""
+    """The config's family and its model. Raises UserError, when it is first traced, if the model's outputs are not
+    those of `family.Outputs`."""
     family = family_of(config, manifest, task)
     model = functionalize(
         lambda overrides, rngs: family.module(with_values(config, overrides), rngs),
@@ -154,8 +153,8 @@ def build(
 def layouts(
     config: Experiment, init: Any, family: Family, data: TrainingData, count: int, mesh: jax.sharding.Mesh
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`like` and `layout` of CompiledSteps. Raises UserError if the arrays that are given are not the model's, or if memory
-    cannot hold the replicas."""
+    """`like` and `layout` of CompiledSteps. Raises UserError if the arrays that are given are not the model's, or if
+    memory cannot hold the replicas."""
     overrides = {field: np.float32(0) for field in swept_fields(config)}
     state = jax.eval_shape(init, np.uint32(0), dataclasses.replace(data.inputs[0], overrides=overrides), {})
     check_start_shapes(family.start, state)
@@ -177,8 +176,8 @@ def layouts(
 
 
 def replicas_per_step(config: Experiment, count: int) -> int:
-    """How many replicas share a compiled step. On a CPU one: its cores are busy with one, and one that has stopped early
-    then costs nothing."""
+    """How many replicas share a compiled step. On a CPU one: its cores are busy with one, and one that has stopped
+    early then costs nothing."""
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
     return config.replicas.replicas_per_step or (1 if alone else count)
 

@@ -181,7 +181,7 @@ def drop_diverged(run: Run, step: int, values: dict[int, dict[str, float]]) -> N
         if all(progress.status == "diverged" for progress in run.progress):
             each = "" if len(run.progress) == 1 else "; so did every other replica before"
             raise UserError(
-                f"{what}{each}; lower --config.optim.learning_rate or look at the features. The checkpoints saved before "
-                "are untouched."
+                f"{what}{each}; lower --config.optim.learning_rate or look at the features. The checkpoints saved"
+                " before are untouched."
             )
         console.print(f"{escape(run.groups.replicas[r].name)}: {what}; this replica is left out, the others go on")

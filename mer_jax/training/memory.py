@@ -12,8 +12,8 @@ from mer_jax.training.prepare import TrainingData
 
 def check_memory(saved: dict[str, Any], per_step: int, data: TrainingData, mesh: jax.sharding.Mesh) -> None:
     """Raises UserError if what must be in memory at once is more than the device has: every replica's state and best
-    model (twice where a save joins several groups), the gradients and updates of the replicas that share a step, and the
-    corpus where it is resident, each as the mesh divides it. Activations come on top: less than this cannot do."""
+    model (twice where a save joins several groups), the gradients and updates of the replicas that share a step, and
+    the corpus where it is resident, each as the mesh divides it. Activations come on top: less than this cannot do."""
     count = jax.tree.leaves(saved)[0].shape[0]
     everything, params = (
         sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
@@ -28,11 +28,11 @@ def check_memory(saved: dict[str, Any], per_step: int, data: TrainingData, mesh:
     if has is not None and need > has:
         gigabytes = 2.0**30
         raise UserError(
-            f"{count} replicas of {parameters / 1e6:.1f} M parameters need at least {need / gigabytes:.1f} GiB on each "
-            f"device (state {everything / gigabytes:.2f} GiB, its copy while saving {joined / gigabytes:.2f}, gradients and "
-            f"updates {gradients / gigabytes:.2f}, corpus {source / gigabytes:.2f}), and it has {has / gigabytes:.1f} GiB; "
-            "run fewer at once with --config.replicas.folds or --config.replicas.seeds, in several workdirs, or a smaller "
-            "model"
+            f"{count} replicas of {parameters / 1e6:.1f} M parameters need at least {need / gigabytes:.1f} GiB on each"
+            f" device (state {everything / gigabytes:.2f} GiB, its copy while saving {joined / gigabytes:.2f},"
+            f" gradients and updates {gradients / gigabytes:.2f}, corpus {source / gigabytes:.2f}), and it has"
+            f" {has / gigabytes:.1f} GiB; run fewer at once with --config.replicas.folds or --config.replicas.seeds, in"
+            " several workdirs, or a smaller model"
         )
 
 

@@ -32,9 +32,10 @@ def decayed(params: Any) -> Any:
 def optimizer(
     settings: OptimSettings, steps: int, lr_factor: Callable[[tuple[str, ...]], float] | None = None
 ) -> optax.GradientTransformation:
-    """Clip by global norm (0 = off), then AdamW (Loshchilov & Hutter 2019), SGD with the same decoupled decay, or Adam with
-    the decay of every parameter added to its gradient (L2 regularisation, what torch's Adam does). The settings' numbers may
-    be arrays. steps: of the whole training. lr_factor(path): on a parameter's learning rate, and so on its decoupled decay."""
+    """Clip by global norm (0 = off), then AdamW (Loshchilov & Hutter 2019), SGD with the same decoupled decay, or Adam
+    with the decay of every parameter added to its gradient (L2 regularisation, what torch's Adam does). The settings'
+    numbers may be arrays. steps: of the whole training. lr_factor(path): on a parameter's learning rate, and so on its
+    decoupled decay."""
     clipped = optax.clip_by_global_norm(settings.clip) if settings.clip else optax.identity()
     adam = optax.scale_by_adam(settings.b1, settings.b2)
     mask = None if settings.name == "adam" else decayed

@@ -25,9 +25,8 @@ class TrainingData:
     """The utterances of the experiment.
 
     batches: what feeds them. folds: the protocol's folds, as positions in the pool. trains: Bool[folds, pool], which
-    utterances train in each. inputs[i]: what replicas of fold i are given. counts[i]: what its parts hold. sentences: of the
-    pool's utterances.
-    """
+    utterances train in each. inputs[i]: what replicas of fold i are given. counts[i]: what its parts hold. sentences:
+    of the pool's utterances."""
 
     batches: loader.BatchSource
     folds: tuple[Fold, ...]

@@ -1,4 +1,5 @@
-"""The replicas of a run on the devices, in groups that share a compiled step: the same calls for one replica and for many."""
+"""The replicas of a run on the devices, in groups that share a compiled step: the same calls for one replica and for
+many."""
 
 import dataclasses
 import functools
@@ -83,8 +84,8 @@ class ReplicaGroups:
         return found
 
     def score(self, which: Collection[int], part: str, batch_size: int, *, best: bool) -> dict[int, dict[str, Any]]:
-        """Of every replica in `which` what the task evaluates of its fold's `part`, by the current or the best model: means
-        over the part, counts, and rows by utterance. The other replicas are left out."""
+        """Of every replica in `which` what the task evaluates of its fold's `part`, by the current or the best model:
+        means over the part, counts, and rows by utterance. The other replicas are left out."""
         members = [r for _, group in self._groups_of(which) for r in group]
         parts = {r: getattr(self._data.folds[self.replicas[r].fold], part) for r in members}
         pending = [
@@ -103,9 +104,9 @@ class ReplicaGroups:
     def batches(
         self, which: Collection[int], part: str, batch_size: int, *, best: bool
     ) -> Iterator[tuple[tuple[int, ...], np.ndarray, step.EvalState, Any, Any, PaddedLengths]]:
-        """Every batch of `part` with every group that has a replica in `which`, each read once: (the group, its utterances
-        [replicas, batch] with -1 where none is, model, source, row positions, padded lengths), the last four as `score` takes
-        them."""
+        """Every batch of `part` with every group that has a replica in `which`, each read once: (the group, its
+        utterances [replicas, batch] with -1 where none is, model, source, row positions, padded lengths), the last
+        four as `score` takes them."""
         groups = list(self._groups_of(which))
         parts = [getattr(self._data.folds[self.replicas[r].fold], part) for _, group in groups for r in group]
         models = [self._best[i] if best else self._states[i].eval_state() for i, _ in groups]

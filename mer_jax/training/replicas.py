@@ -1,4 +1,5 @@
-"""The runs of an experiment: folds x seeds x points of a sweep, each a replica that the same training step carries. No JAX."""
+"""The runs of an experiment: folds x seeds x points of a sweep, each a replica that the same training step carries. No
+JAX."""
 
 import dataclasses
 import itertools
@@ -41,8 +42,10 @@ def sweep_points(config: Experiment) -> list[dict[str, float]]:
         fields = [field for field, _ in axes]
         if len(set(fields)) < len(fields):
             raise UserError("--config.replicas.grid names a field twice; write field=value,value once")
-        points = [dict(zip(fields, combination, strict=True)) for combination in
-                  itertools.product(*(values.split(",") for _, values in axes))]  # fmt: skip
+        points = [
+            dict(zip(fields, combination, strict=True))
+            for combination in itertools.product(*(values.split(",") for _, values in axes))
+        ]
     read = [{field: _number(config, field, text) for field, text in point.items()} for point in points]
     for i, point in enumerate(read):
         if point in read[:i]:
@@ -74,15 +77,16 @@ def _number(config: Experiment, field: str, text: str) -> float:
         raise UserError(f"--config.replicas: the config has no field {field!r}; a sweep can change {can}")
     if field == "seed":
         raise UserError(
-            "--config.replicas: seeds are not swept; --config.replicas.seeds=5 gives seeds config.seed, config.seed + 1, …"
+            "--config.replicas: seeds are not swept; --config.replicas.seeds=5 gives seeds config.seed, config.seed +"
+            " 1, …"
         )
     if field in ("experiment", "data.path"):
         raise UserError(f"--config.replicas: all replicas share {field}; set it on the command line")
     if field not in sweepable:
         raise UserError(
-            f"--config.replicas: {field} cannot differ between replicas of one program: shapes or the course of the program "
-            f"depend on it. Make it a row of a --sweep file of python -m mer_jax.sweep; here can be swept "
-            f"{', '.join(sweepable)}"
+            f"--config.replicas: {field} cannot differ between replicas of one program: shapes or the course of the"
+            " program depend on it. Make it a row of a --sweep file of python -m mer_jax.sweep; here can be swept"
+            f" {', '.join(sweepable)}"
         )
     try:
         return float(text)
@@ -95,7 +99,8 @@ def format_overrides(values: dict[str, float]) -> str:
 
 
 def replicas_of(config: Experiment, split: Split) -> tuple[Replica, ...]:
-    """All replicas: points outermost, then folds, then seeds. Raises UserError for a fold that the protocol does not have."""
+    """All replicas: points outermost, then folds, then seeds. Raises UserError for a fold that the protocol does not
+    have."""
     folds = config.replicas.folds or range(len(split.folds))
     for fold in folds:
         if not 0 <= fold < len(split.folds) or len(set(folds)) < len(folds):
@@ -114,16 +119,16 @@ def replicas_of(config: Experiment, split: Split) -> tuple[Replica, ...]:
     per_step = config.replicas.replicas_per_step
     if per_step and len(found) % per_step:
         raise UserError(
-            f"--config.replicas.replicas_per_step={per_step}: must divide the {len(found)} replicas of this experiment, or be "
-            "0"
+            f"--config.replicas.replicas_per_step={per_step}: must divide the {len(found)} replicas of this experiment,"
+            " or be 0"
         )
     return tuple(found)
 
 
 @dataclasses.dataclass
 class ReplicaProgress:
-    """How far a replica is: its best step so far by the validation part, for how many epochs none was better, and whether
-    it is still `training`, has `stopped` early or has `diverged` to numbers that are none."""
+    """How far a replica is: its best step so far by the validation part, for how many epochs none was better, and
+    whether it is still `training`, has `stopped` early or has `diverged` to numbers that are none."""
 
     step: int | None = None
     score: float | None = None

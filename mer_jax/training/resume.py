@@ -30,8 +30,8 @@ def check_same_replicas(run: Run, step: int, info: dict[str, Any]) -> None:
     names = [replica.name for replica in run.groups.replicas]
     if [replica["name"] for replica in info.get("replicas", [])] != names or info.get("data") != data_identity(run):
         raise UserError(
-            f"{run.workdir}: checkpoint {step} was trained on another split, on other data or as other replicas, so that "
-            "carrying on could test what has been trained on; use another --workdir"
+            f"{run.workdir}: checkpoint {step} was trained on another split, on other data or as other replicas, so"
+            " that carrying on could test what has been trained on; use another --workdir"
         )
 
 
@@ -62,7 +62,8 @@ def data_identity(run: Run) -> dict[str, Any]:
 
 
 def restore_finished(config: Experiment, corpus: Corpus, workdir: epath.Path) -> Run:
-    """A finished run as its last checkpoint has it, with every replica's best model; raises UserError if there is none."""
+    """A finished run as its last checkpoint has it, with every replica's best model; raises UserError if there is
+    none."""
     run = assemble(config, corpus, workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     if restore_newest(run, checkpoints, fall_back=False) is None:

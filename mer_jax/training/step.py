@@ -31,10 +31,9 @@ class EvalState:
 class TrainState:
     """All that training changes or needs to carry on, of one replica or, with a leading axis, of several.
 
-    step: updates done. key: base of every random number (`fold_in(key, step)`). params, model_state: the model's variables.
-    ema: moving average of params, which is then what is evaluated; an empty dict where none is kept. inputs: what the
-    replica was given and nothing changes.
-    """
+    step: updates done. key: base of every random number (`fold_in(key, step)`). params, model_state: the model's
+    variables. ema: moving average of params, which is then what is evaluated; an empty dict where none is kept.
+    inputs: what the replica was given and nothing changes."""
 
     step: Any
     key: Any
@@ -56,9 +55,8 @@ AfterUpdate = Callable[[Any, Any, Any, Batch], Any]
 class Objective(NamedTuple):
     """How a replica learns.
 
-    loss(outputs, batch) -> (the loss, its terms by name). after_update(old params, new params, outputs, batch) -> the new
-    params, with the last word on them. ema_decay: decay per step of the params' moving average, 0 = none.
-    """
+    loss(outputs, batch) -> (the loss, its terms by name). after_update(old params, new params, outputs, batch) -> the
+    new params, with the last word on them. ema_decay: decay per step of the params' moving average, 0 = none."""
 
     loss: Loss
     tx: optax.GradientTransformation
@@ -100,12 +98,11 @@ def init_state(
 
 
 def microbatched(apply: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """`apply` on `count` pieces of the batch, one after the other, each computed again in the backward pass: the memory of a
-    piece, and the outputs and gradients of the whole batch, whatever the loss makes of them.
+    """`apply` on `count` pieces of the batch, one after the other, each computed again in the backward pass: the
+    memory of a piece, and the outputs and gradients of the whole batch, whatever the loss makes of them.
 
-    What depends on more than one row must not be in `apply` (BatchNorm). The pieces are drawn through the batch, so that
-    each lies on all devices.
-    """
+    What depends on more than one row must not be in `apply` (BatchNorm). The pieces are drawn through the batch, so
+    that each lies on all devices."""
     if count == 1:
         return apply
 
