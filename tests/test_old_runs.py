@@ -32,14 +32,16 @@ FLAGS = {
         "--config.model.projection=8",
         "--config.model.tcn_widths=(4,)",
         "--config.model.late_widths=(8,)",
-        "--config.optim.average=0.99",
+        "--config.model.variant=published",
+        "--config.optim.average=0.0",
+        "--config.replicas.grid=optim.learning_rate=0.002,0.02 model.dropout=0.1",
     ],
 }
 
 
 @pytest.fixture
 def folder(tmp_path):
-    with tarfile.open(ROOT / "tests" / "old_runs" / "0.8.tar.gz") as archive:
+    with tarfile.open(ROOT / "tests" / "old_runs" / "0.8.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path
 
@@ -65,8 +67,12 @@ def test_a_run_of_0_8_predicts_what_it_predicted(name, folder):
         wanted.setdefault(row["replica"], {})[row["id"]] = row
     for number, replica in enumerate(model.replicas):
         every = {p.id: p for p in model.predict(folder / "corpus", replica=number)}
-        found = {i: every[i] for i in wanted[replica]}
-        assert {i: p.prediction for i, p in found.items()} == {i: r["prediction"] for i, r in wanted[replica].items()}
+        assert len(wanted[replica]) == 16
+        for utterance, row in wanted[replica].items():
+            assert every[utterance].prediction == row["prediction"]
+            scaled = np.array(list(row["probabilities"].values())) ** (1 / model.temperature(number))
+            found = list(every[utterance].probabilities.values())
+            np.testing.assert_allclose(found, scaled / scaled.sum(), atol=3e-6)  # six digits are written
 
 
 def test_its_config_is_read_in_todays_words(folder):
@@ -99,6 +105,30 @@ def test_a_run_of_0_8_is_scored_again_reported_and_disturbed(name, folder, cache
     assert "weighted F1" in report
     assert f"--config=configs/{name}.py" in report
     assert (workdir / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_run_that_0_8_did_not_finish_carries_on(name, folder, cache_home):
+    """It was killed after its last checkpoint: what is left is to score it, and that gives the same."""
+    workdir = folder / f"{name}-0.8"
+    before = {file: (workdir / file).read_text() for file in ("metrics.json", "predictions.jsonl")}
+    for file in before:
+        (workdir / file).unlink()
+    done = main(folder, cache_home, name)
+    assert done.returncode == 0, done.stderr
+    assert "resuming after step 6\n" in done.stdout
+    found, wanted = (
+        json.loads(text)["replicas"] for text in ((workdir / "metrics.json").read_text(), before["metrics.json"])
+    )
+    assert [replica["name"] for replica in found] == [replica["name"] for replica in wanted]
+    for ours, its in zip(found, wanted, strict=True):
+        assert ours["values"] == its["values"]
+        assert ours["test"]["confusion"] == its["test"]["confusion"]
+        assert ours["test"]["loss"] == pytest.approx(its["test"]["loss"], rel=1e-5)
+    config = json.loads((workdir / "config.json").read_text())["config"]
+    assert config["family"] == name
+    assert "ema_decay" in config["optim"]
 
 
 @pytest.mark.slow
