@@ -312,6 +312,8 @@ def test_outputs_of_every_family_are_complete(name, declared, demo, framed):
     config, task = validate(config), task_of(corpus)
     _, model = compiled.model_of(config, corpus, task)
     batch, rows = shapes_of_batch(config, corpus), config.train.batch_size
+    for modality, x in batch.features.items():  # standardised
+        batch.features[modality] = jax.ShapeDtypeStruct(x.shape, np.float32)
     outputs = jax.eval_shape(lambda b, k: model.apply(*model.init(k), b, k)[0], batch, jax.random.key(0))
     assert {"logits", "feature", "attention"} == family.Outputs.__required_keys__ < declared.__required_keys__
     compresses = "kept" in outputs

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from mer_jax.metrics import classification, confusion
+from mer_jax.metrics import classification, confusion, metric
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -60,4 +60,22 @@ def test_overall_takes_weighted_counts():
 
 def test_nothing_scored_is_zero_not_nan():
     found = classification.scores(np.zeros((5, 5), np.int32), NAMES)
-    assert [found[name] for name in tuple(classification.METRICS)] == [0, 0, 0, 0]
+    assert [found[name] for name in classification.METRICS] == [0, 0, 0, 0]
+
+
+def test_a_metric_knows_which_value_is_better_and_how_it_is_shown():
+    share, error = metric.Metric("F1", "F1", np.sum), metric.Metric("error", "MAE", np.sum, direction="min", unit="")
+    assert share.better(0.5, 0.4)
+    assert not share.better(0.4, 0.5)
+    assert error.better(0.4, 0.5)
+    assert not error.better(0.5, 0.4)
+    for one in (share, error):
+        assert one.better(0.5, one.worst())
+        assert not one.better(0.5, 0.5)
+        assert not one.better(float("nan"), 0.5)
+        assert (one.format_mean(None), one.format_mean({"mean": None, "sd": None})) == ("-", "-")
+        assert one.format_interval({"value": 0.5}) == "-"
+    assert share.format_mean({"mean": 0.589, "sd": 0.011}) == "58.9 ± 1.1"
+    assert share.format_interval({"low": 0.55, "high": 0.612}) == "55.0–61.2"
+    assert error.format_mean({"mean": 0.589, "sd": None}) == "0.5890"
+    assert error.format_interval({"low": 0.55, "high": 0.612}) == "0.5500–0.6120"
