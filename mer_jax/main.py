@@ -158,7 +158,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def with_todays_names(argument: str) -> str:
     """A flag --config.FIELD under the field's name of today, where 0.8 called it otherwise."""
-    found = re.fullmatch(r"(--?config\.)([\w.]+)(=.*)?", argument, re.DOTALL)
+    found = re.fullmatch(r"(--?(?:no)?config\.)([\w.]+)(=.*)?", argument, re.DOTALL)
     if found is None or found[2] not in old_runs.FIELDS:
         return argument
     today = old_runs.FIELDS[found[2]]

@@ -104,7 +104,7 @@ def attribution_summary(
         for name in task.decision_names()
         if (names == name).any()
     }
-    mistakes = []
+    confidence, mistakes = task.confidence(predicted), []
     for i in wrong.tolist():
         at, row = int(np.searchsorted(some, i)), int(rows[i])
         kept, frames = outputs["kept"][at], {}
@@ -116,7 +116,7 @@ def attribution_summary(
                 "id": str(index["id"][corpus_row]),
                 "label": str(index["label"][corpus_row]),
                 "prediction": str(names[at]),
-                "probability": round(float(task.confidence(predicted[i])), 4),
+                "probability": round(float(confidence[i]), 4),
                 "sentence": data.sentences[row],
                 "modalities": {m: round(float(x[at]), 4) for m, x in values.items()},
                 "top_steps": top_steps(data, row, outputs["attention"][at], int(explained[at])),
