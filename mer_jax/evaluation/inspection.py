@@ -132,7 +132,7 @@ def attribution_summary(
 
 def top_steps(
     data: TrainingData, row: int, attention: dict[str, np.ndarray], explained: int
-) -> dict[str, list[list[float]]]:
+) -> dict[str, list[list[int | float]]]:
     """The time steps that had most of an utterance's attention, [step, share] each, by modality. explained: the output
     whose attention counts, where every output has its own."""
     found = {}
