@@ -13,7 +13,7 @@ import numpy as np
 import packs
 
 from data_prep.importer import Importer, Source, checksums
-from mer_jax.records import Utterance
+from mer_jax.data.corpus import Utterance
 
 
 def add_flags(parser):
