@@ -19,7 +19,7 @@ INSTALL = "pip install -e '.[prep]'"
 
 @dataclasses.dataclass(frozen=True)
 class Floor:
-    """Scores on test, as fractions, by the names of mer_jax.statistics; of the majority class of train likewise.
+    """Scores on test, as fractions, by the names of mer_jax.metrics; of the majority class of train likewise.
 
     `skipped` says why there are no scores, "" where there are; the UAR of guesses stays below `chance` in 97.5 of 100
     cases.
