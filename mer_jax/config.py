@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import json
 import math
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,7 +177,7 @@ class Experiment:
 
     def sweeps(self, field: str) -> bool:
         """Whether replicas of the run differ in the field."""
-        return field in self.replicas.grid + self.replicas.points
+        return field in re.findall(r"[\w.]+(?==)", f"{self.replicas.grid} {self.replicas.points}")
 
     def check(self) -> None:
         """Checks what one field alone cannot say, for `validate`; raises UserError."""

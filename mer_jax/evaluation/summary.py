@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from mer_jax.data.corpus import Corpus
 from mer_jax.evaluation.score_table import cells, columns, ensemble_cells
-from mer_jax.metrics.metric import between, mean_sd, percent
+from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.significance import FEW_DIALOGUES, bootstrap
 from mer_jax.runtime.console import console
 from mer_jax.tasks import Task
@@ -108,21 +108,24 @@ def _over_seeds(
 def print_summary(task: Task, result: dict[str, Any]) -> None:
     """The table of an experiment; of one single run what the task shows of it."""
     replicas, points, main = result["replicas"], result["points"], task.main_metric
+    metric = task.metrics[main]
     chosen = next(point for point in points if point["chosen"])
     done = [replica for replica in replicas if replica["status"] == "finished"]
     title = f"test of {result['data']['name']}, protocol {result['protocol']['title']}"
     if len(replicas) == 1:
         task.print_part(f"{title}, {result['protocol']['selection']}, at step {done[0]['step']}", done[0]["test"])
         if "interval" in chosen:
-            intervals = "  ".join(f"{name} {between(of)}" for name, of in chosen["interval"].items())
-            console.print(f"95 % over dialogues, in percent: {intervals}")
+            known = {name: found for name, found in task.metrics.items() if name in chosen["interval"]}
+            intervals = [f"{name} {found.format_interval(chosen['interval'][name])}" for name, found in known.items()]
+            console.print(f"95 % over dialogues, in percent: {'  '.join(intervals)}")
     else:
         _print_points(task, title, points)
         if others := [p["test"][main]["mean"] for p in points if not p["chosen"] and p["replicas"]]:
             console.print(
-                f"chosen by validation: {format_overrides(chosen['values'])}, test {task.metrics[main].title} "
-                f"{percent(chosen['test'][main])}; the other points' lies between {100 * min(others):.1f} and "
-                f"{100 * max(others):.1f}, which is no reason to choose one of them"
+                f"chosen by validation: {format_overrides(chosen['values'])}, test {metric.title} "
+                f"{metric.format_mean(chosen['test'][main])}; the other points' lies between "
+                f"{metric.format(min(others))} and {metric.format(max(others))}, which is no reason to "
+                "choose one of them"
             )
         task.print_part("all test parts together" + " at the chosen point" * (len(points) > 1), chosen["pooled"])
     if "dialogues" in chosen:

@@ -54,13 +54,14 @@ def mean_sd(values: Sequence[float]) -> dict[str, float | None]:
     }
 
 
+FRACTION = Metric("fraction", "fraction", float)  # a share that is no score of a task, shown in percent as scores are
+
+
 def percent(found: Mapping[str, float | None]) -> str:
     """`58.9 ± 1.1`"""
-    mean, sd = found["mean"], found["sd"]
-    return "-" if mean is None else f"{100 * mean:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+    return FRACTION.format_mean(found)
 
 
 def between(interval: Mapping[str, float]) -> str:
-    if "low" not in interval:  # see `bootstrap`
-        return "-"
-    return f"{100 * interval['low']:.1f}–{100 * interval['high']:.1f}"
+    """`55.0–61.2`"""
+    return FRACTION.format_interval(interval)

@@ -29,8 +29,6 @@ class Classification(Task):
         self.labels = tuple(labels)
         self.width = len(self.labels)
 
-    # ---- data
-
     def targets(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
         """`soft`: what is learnt is what the raters say, where any of them chose a class."""
         label = corpus.label_ids(rows)
@@ -63,8 +61,6 @@ class Classification(Task):
     def prior(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
         """Every class's share of the training part, Float32[classes]."""
         return targets["target"].mean(0, dtype=np.float64).astype(np.float32)
-
-    # ---- on the device; JAX starts with the first model, not with the import
 
     def loss(self, values: Any, targets: Arrays, weight: Any, *, prior: Any, settings: Any) -> Any:
         """The mean of `losses.cross_entropy`."""
@@ -112,8 +108,6 @@ class Classification(Task):
         import jax
 
         return jax.nn.one_hot(values.argmax(-1), values.shape[-1])
-
-    # ---- scores
 
     def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
         return {"loss": evaluated["loss"], **scores(evaluated["confusion"], self.labels)}
@@ -172,8 +166,6 @@ class Classification(Task):
             "calibration": calibration(predicted, targets["label"]),
         }
 
-    # ---- on the console
-
     def print_part(self, title: str, scores: Mapping[str, Any]) -> None:
         from mer_jax.tasks import classification_console
 
@@ -183,8 +175,6 @@ class Classification(Task):
         from mer_jax.tasks import classification_console
 
         classification_console.print_calibration(point, selects_on)
-
-    # ---- predictions
 
     def decisions(self, predicted: np.ndarray) -> np.ndarray:
         return predicted.argmax(-1)
@@ -229,8 +219,6 @@ class Classification(Task):
 
     def explained_output(self, predicted: np.ndarray) -> np.ndarray:
         return predicted.argmax(-1)
-
-    # ---- a finished run in use
 
     def temperature_of(self, result: Mapping[str, Any]) -> float:
         return result["calibration"]["temperature"]

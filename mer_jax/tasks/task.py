@@ -57,8 +57,6 @@ class Task(abc.ABC):
         """The score that tables lead with."""
         return next(iter(self.metrics))
 
-    # ---- data
-
     @abc.abstractmethod
     def targets(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
         """What is learnt of the corpus's utterances `rows`, an array [rows, …] by name. soft: as the raters say."""
@@ -84,8 +82,6 @@ class Task(abc.ABC):
     def prior(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
         """What the loss needs to know of the training part's targets."""
 
-    # ---- on the device
-
     @abc.abstractmethod
     def loss(self, values: Any, targets: Arrays, weight: Any, *, prior: Any, settings: Any) -> Any:
         """The mean loss over the rows that count; settings: `config.LossSettings`, whose numbers may be arrays."""
@@ -105,8 +101,6 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def explained(self, values: Any) -> Any:
         """Which of the outputs is explained of every row, as weights [rows, width]."""
-
-    # ---- scores
 
     @abc.abstractmethod
     def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,8 +152,6 @@ class Task(abc.ABC):
         metric = self.metrics[score]
         return metric.better(new, metric.worst() if old is None else old)
 
-    # ---- predictions
-
     @abc.abstractmethod
     def decisions(self, predicted: np.ndarray) -> np.ndarray:
         """The decisions by what is predicted, on the host."""
@@ -196,8 +188,6 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def decision_names(self) -> tuple[str, ...]:
         """All decisions that there are, in words."""
-
-    # ---- a finished run in use
 
     @abc.abstractmethod
     def temperature_of(self, result: Mapping[str, Any]) -> float:
