@@ -13,10 +13,9 @@ from etils import epath
 from ml_collections import config_flags
 
 from mer_jax import config as config_lib
-from mer_jax import experiment, old_runs
+from mer_jax import old_runs
 from mer_jax.config import Experiment
 from mer_jax.errors import UserError, reported
-from mer_jax.evaluation import final, robustness
 from mer_jax.files import cache_folder
 from mer_jax.runtime import distributed, sharding
 from mer_jax.runtime.console import console
@@ -87,6 +86,9 @@ def main(_: list[str]) -> None:
             raise UserError("--beside is of --mode=robustness")
         config = config_lib.validate(CONFIG.value)
         how, profile = parse_distributed(DISTRIBUTED.value), parse_profile(PROFILE.value)
+        from mer_jax import experiment  # a mistake in the flags is told without waiting for what trains
+        from mer_jax.evaluation import final, robustness
+
         corpus = experiment.open_corpus(config)
         experiment.check(config, corpus)
         workdir = epath.Path(WORKDIR.value or config_lib.default_workdir(config))

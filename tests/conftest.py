@@ -2,9 +2,8 @@
 
 import os
 import socket
-import subprocess
-import sys
 
+import commands
 import store
 
 # Small programs, each run a few times: compiling them without optimisation takes a third of the time.
@@ -77,13 +76,10 @@ def framed():
 
 @pytest.fixture
 def run_cli(cache_home, demo_folder):
-    """Runs a command of the project in a process of its own, as a user would; returns the finished process."""
+    """Runs a command of the project in a process of its own; returns the finished process."""
 
-    def run(*arguments, module="mer_jax.main", **kwargs):
-        return subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, env=user_env(cache_home),
-            capture_output=True, text=True, timeout=170, **kwargs,
-        )  # fmt: skip
+    def run(*arguments, module="mer_jax.main"):
+        return commands.run(module, arguments, user_env(cache_home))
 
     return run
 

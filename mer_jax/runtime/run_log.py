@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from etils import epath
 
 from mer_jax import files
@@ -47,6 +46,8 @@ class History:
         self._rows = [row for row in rows if json.loads(row)["step"] <= start]
         self._events = None
         if distributed.is_primary():
+            import tensorboardX  # takes seconds where PyTorch is installed, which it looks for
+
             self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
     def evaluations(self, rows: list[Mapping[str, Any]]) -> None:
