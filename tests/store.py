@@ -80,11 +80,16 @@ def drop_damaged(folder: str) -> None:
 # ---- corpora and runs ----
 
 
+CORPUS = ("mer_jax/data", "mer_jax/files.py", "mer_jax/errors.py")  # what writes a demo corpus
+RUN = ("mer_jax", "configs")
+ALL = (*RUN, "data_prep", "tests")
+
+
 @cache
-def made() -> Path:
-    """The folder for what the package makes as it stands now: its key is every source and every installed version."""
+def made(*sources: str) -> Path:
+    """The folder for what these sources make as they stand now: its key is all of them and every installed version."""
     installed = sorted({f"{d.name} {d.version}" for d in distributions()})
-    files = sorted(p for name in ("mer_jax", "data_prep", "configs", "tests") for p in (ROOT / name).rglob("*.py"))
+    files = sorted(p for name in sources for p in ((ROOT / name).rglob("*.py") if "." not in name else [ROOT / name]))
     parts = [part for p in files for part in (str(p.relative_to(ROOT)).encode(), p.read_bytes())]
     folder = HOME / "made" / key_of(sys.version.encode(), *map(str.encode, installed), processor(), *parts)
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,10 +100,12 @@ def made() -> Path:
     return folder
 
 
-def made_once(name: str, make) -> Path:
-    """The folder `name`, which `make(folder)` fills unless someone has filled it. Nobody may write into it afterwards: take a copy."""
-    folder, whole = made() / name, made() / f"{name}.whole"
-    with open(made() / f"{name}.lock", "w") as lock:
+def made_once(name: str, make, sources: tuple[str, ...] = ALL) -> Path:
+    """The folder `name`, which `make(folder)` fills from these sources unless someone has filled it. Nobody may write into it
+    afterwards: take a copy."""
+    home = made(*sources)
+    folder, whole = home / name, home / f"{name}.whole"
+    with open(home / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not whole.exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -117,7 +124,7 @@ def demo_corpus(name: str, **how) -> Path:
         call = f"write_demo(Path(sys.argv[1]), **{how!r})"
         subprocess.run([sys.executable, "-c", script + call, str(folder / name)], check=True, cwd=ROOT)
 
-    return made_once(name, make) / name
+    return made_once(name, make, CORPUS) / name
 
 
 def finished_run(name: str, command, env: dict[str, str]) -> tuple[Path, str]:
@@ -129,5 +136,5 @@ def finished_run(name: str, command, env: dict[str, str]) -> tuple[Path, str]:
         assert done.returncode == 0, done.stdout + done.stderr
         (folder / "output").write_text(done.stdout)
 
-    folder = made_once(name, make)
+    folder = made_once(name, make, RUN)
     return folder / name, (folder / "output").read_text()

@@ -4,6 +4,7 @@ import ast
 import re
 
 import pytest
+import store
 from conftest import ROOT
 
 PACKAGE = ROOT / "mer_jax"
@@ -129,6 +130,18 @@ def test_no_torch_or_tensorflow_at_run_time():
     for path in files():
         foreign = {"torch", "tensorflow", "transformers", "tensorflow_datasets", "data_prep"}
         assert not {n.split(".")[0] for n in imports(path)} & foreign, path
+
+
+def test_a_demo_corpus_is_made_of_what_its_key_names():
+    """tests/store.py keeps it until one of these files changes."""
+    todo, seen = ["mer_jax.data.synthetic"], set()
+    while todo:
+        name = todo.pop()
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        if name not in seen and path.exists():
+            seen.add(name)
+            assert str(path.relative_to(ROOT)).startswith(store.CORPUS), path
+            todo += [n for n in imports(path) if n.startswith("mer_jax.")]
 
 
 def test_one_loop_and_no_junk_drawer():

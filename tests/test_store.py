@@ -20,7 +20,7 @@ def test_programs_that_are_damaged_or_old_are_dropped(tmp_path):
 
 
 def test_what_was_not_finished_is_made_again_and_what_was_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "made", lambda: tmp_path)
+    monkeypatch.setattr(store, "made", lambda *_: tmp_path)
 
     def half(folder):
         (folder / "half").touch()
