@@ -7,6 +7,8 @@ TABLE.npz holds, for `train` and `test`: text_*, audio_*, video_* [utterances, w
 id_*, sent_*, vid_* (the video) and uttidx_* (its place in the video). The validation part is taken from the videos of
 train: every sixth, in order of a hash of the video's name. The text and video features were trained on the table's
 train part; on any other split of the videos they would leak.
+
+MMSA's packs of CMU-MOSI and others (aligned_50.pkl, unaligned_50.pkl) are read by data_prep.import_pack.
 """
 
 import argparse

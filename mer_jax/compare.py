@@ -15,7 +15,7 @@ import rich.console
 import rich.table
 
 from mer_jax.errors import UserError, reported
-from mer_jax.evaluation.results import FinishedRun, first_difference, read_run
+from mer_jax.evaluation.finished_run import FinishedRun, first_difference, read_run
 from mer_jax.files import write_json
 from mer_jax.metrics.metric import Metric, mean_sd
 from mer_jax.metrics.significance import FEW_DIALOGUES, mcnemar, paired_bootstrap

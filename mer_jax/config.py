@@ -102,9 +102,10 @@ class OptimSettings:
     # linear and cosine fall to 0 after the last epoch.
     schedule: str = setting("cosine", choices=("constant", "linear", "cosine"))
     warmup: float = setting(0.05, below=1)  # share of all steps
-    weight_decay: float = setting(1e-2, at_least=0, swept=True)  # on matrices only: no bias, scale or label embedding
+    # adamw and sgd: on matrices only, on no bias, scale or label embedding; adam: on everything.
+    weight_decay: float = setting(1e-2, at_least=0, swept=True)
     clip: float = setting(1.0, at_least=0)  # global gradient norm; 0 = off
-    b1: float = setting(0.9, below=1)
+    b1: float = setting(0.9, below=1)  # the betas of adamw and adam; sgd has none
     b2: float = setting(0.999, below=1)
     # Decay per step of an exponential moving average of the weights, which is then evaluated; 0 = off.
     ema_decay: float = setting(0.99, below=1)
@@ -290,8 +291,9 @@ def validate(config: AnyExperiment) -> AnyExperiment:
     require(last < 2**32, "seed", config.seed, f"such that the last seed, {last}, is below {2**32}")
     values = fields(config)
     if "test" in config.train.select:
+        ways = ", ".join(name for name in protocols.PROTOCOLS if protocols.selects_on_test(name))
         raise UserError(
-            f"--config.train.select={config.train.select}: the test part chooses nothing; only data.protocol=published "
+            f"--config.train.select={config.train.select}: the test part chooses nothing; only data.protocol={ways} "
             "does that"
         )
     for name, rule in rules(config):

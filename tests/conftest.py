@@ -1,6 +1,7 @@
 """Every test runs with 8 devices made of the CPU, strict types and shapes, and warnings as errors."""
 
 import os
+import shutil
 import socket
 
 import commands
@@ -158,6 +159,33 @@ def corpus_of(count):
         write_corpus(folder / "small", small_utterances(count), small_description())
 
     return store.made_once(f"small-{count}", make) / "small"
+
+
+@pytest.fixture(scope="session")
+def dialogue_folder(tmp_path_factory):
+    """A corpus of several sessions, speakers and dialogues, for protocols."""
+    from dialogues import utterances
+
+    path = tmp_path_factory.mktemp("protocols") / "corpus"
+    write_corpus(path, utterances(), small_description(extractors={"text": "ones"}), shard_records=40)
+    return path
+
+
+@pytest.fixture(scope="session")
+def raw_folder(tmp_path_factory):
+    """IEMOCAP's and MELD's folders as they are handed out, small, with every known fault, without films and clips."""
+    import trees
+
+    root = tmp_path_factory.mktemp("raw")
+    trees.iemocap(root, films=False)
+    trees.meld(root, clips=False)
+    return root
+
+
+@pytest.fixture
+def own_raw_folder(raw_folder, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(raw_folder, tmp_path / "raw")
 
 
 @pytest.fixture(scope="session")

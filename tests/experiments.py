@@ -1,9 +1,27 @@
 """Small experiments that train in seconds."""
 
 import dataclasses
+import functools
+
+import jax
 
 from mer_jax import config as config_lib
 from mer_jax.models import deepmsi_mer, deepmsi_mer_frames, lsgmer, swin
+
+
+def remembered(make):
+    """The function `make`, called once for the same arguments in words; who changes a tree that it returns has a copy of it."""
+    made = {}
+
+    @functools.wraps(make)
+    def again(*args, **changes):
+        key = repr((args, sorted(changes.items())))
+        if key not in made:
+            made[key] = make(*args, **changes)
+        return jax.tree.map(lambda leaf: leaf, made[key])
+
+    return again
+
 
 FAMILIES = {
     "lsgmer": lsgmer.LSGMERExperiment,

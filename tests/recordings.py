@@ -17,6 +17,11 @@ needs_prep = pytest.mark.skipif(
 )
 
 
+def small_bert(models):
+    """Flags for the text encoder of the fixture `models`."""
+    return ["--text-encoder", models / "bert", "--text-layers=-1"]
+
+
 def tone(seconds=1.5, pitch=220.0):
     """A voice-like sound: harmonics of a pitch that falls."""
     at = np.arange(round(seconds * RATE)) / RATE

@@ -18,6 +18,7 @@ from recordings import (
     cut_short,
     needs_prep,
     row,
+    small_bert,
     spoil,
     tone,
     write_movie,
@@ -60,9 +61,7 @@ def flags(models, films, out, cache):
         "--cache",
         cache,
         "--device=cpu",
-        "--text-encoder",
-        models / "bert",
-        "--text-layers=-1",
+        *small_bert(models),
         "--audio-encoder",
         models / "wavlm",
         "--visual-encoder",
@@ -179,9 +178,7 @@ class TestClips:
             "--cache",
             tmp_path / "cache",
             "--device=cpu",
-            "--text-encoder",
-            models / "bert",
-            "--text-layers=-1",
+            *small_bert(models),
             "--audio-encoder=egemaps",
             "--audio-every=5",
         ]
@@ -235,9 +232,7 @@ class TestClips:
             tmp_path / "cache",
             "--device=cpu",
             "--frames=10",
-            "--text-encoder",
-            models / "bert",
-            "--text-layers=-1",
+            *small_bert(models),
             "--faces",
         ]
         done = run_cli(*arguments, "--out", tmp_path / "out", "--audio-encoder=egemaps", module="data_prep.clips")
@@ -274,9 +269,7 @@ class TestClips:
             "--cache",
             tmp_path / "cache",
             "--device=cpu",
-            "--text-encoder",
-            models / "bert",
-            "--text-layers=-1",
+            *small_bert(models),
             "--frames=5",
         ]
         refused = run_cli(*arguments, "--out", tmp_path / "a", "--frame-size=16", module="data_prep.clips")
@@ -316,9 +309,7 @@ class TestClips:
             tmp_path / "out",
             "--cache",
             tmp_path / "cache",
-            "--text-encoder",
-            models / "bert",
-            "--text-layers=-1",
+            *small_bert(models),
             "--audio-encoder=egemaps",
             "--device=cpu",
         ]

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from mer_jax import compare
 from mer_jax.errors import UserError
-from mer_jax.evaluation.results import read_run
+from mer_jax.evaluation.finished_run import read_run
 from mer_jax.metrics.classification import METRICS
 from mer_jax.metrics.metric import Metric
 

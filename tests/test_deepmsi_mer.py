@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import class_targets
+from experiments import remembered
 
 from mer_jax.data.batch import Batch
 from mer_jax.models.deepmsi_mer import DeepMSIExperiment, DeepMSIMER, DeepMSISettings, VisualInput, objective
@@ -29,6 +30,7 @@ LENGTHS = [
 ]
 
 
+@remembered
 def make(modalities=tuple(WIDTHS), compute=None, tokens=1, attended=None, learn_temperature=False, **changes):
     """(apply(params, batch, key) -> (outputs, model state), params moved off their start)."""
     settings = DeepMSISettings(**(SETTINGS | changes))

@@ -11,6 +11,7 @@ from recordings import (
     EMODB,
     RATE,
     needs_prep,
+    small_bert,
     tone,
 )
 
@@ -93,9 +94,7 @@ def test_emodb_leaves_one_speaker_out(models, tmp_path, run_cli):
         tmp_path / "out",
         "--cache",
         tmp_path / "cache",
-        "--text-encoder",
-        models / "bert",
-        "--text-layers=-1",
+        *small_bert(models),
         "--device=cpu",
     ]
     done = run_cli(*arguments, module="data_prep.emodb")

@@ -37,7 +37,7 @@ ALLOWED = {
 NO_JAX = (
     "errors", "files", "old_runs", "config", "compare", "tasks", "data/corpus", "data/corpus_writer", "data/records",
     "data/protocols", "data/leakage", "data/frames", "data/synthetic", "metrics/metric", "metrics/classification",
-    "metrics/calibration", "metrics/significance", "evaluation/results", "evaluation/predictions",
+    "metrics/calibration", "metrics/significance", "evaluation/finished_run", "evaluation/predictions",
     "evaluation/robustness_curves", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
     "training/replicas", "models/pretrained", "runtime/console",
 )  # fmt: skip
@@ -55,7 +55,7 @@ MAY_SAY = {
     "report/svg.py": {"labels"},  # of an axis
     "evaluation/inspection.py": {"argmax", "per_class"},  # of coordinates; a field of explain.json
     "evaluation/robustness_curves.py": {"argmax"},  # of draws
-    "evaluation/results.py": {"labels", "per_class"},  # fields of the files
+    "evaluation/finished_run.py": {"labels", "per_class"},  # fields of the files
     "evaluation/predictions.py": {"labels"},
     "evaluation/final.py": {"labels"},
     "training/loop.py": {"labels"},

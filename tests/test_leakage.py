@@ -4,26 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from conftest import small_description
-from dialogues import utterances, values
+from dialogues import values
 
 from mer_jax.data.corpus import Corpus
-from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.data.leakage import KINDS, PAIRS, leak_lines, leakage, normalised_sentence, to_json
 from mer_jax.data.protocols import Fold, Split, sha256, split
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("protocols") / "corpus"
-    write_corpus(path, utterances(), small_description(extractors={"text": "ones"}), shard_records=40)
-    return path
-
-
 @pytest.fixture
-def corpus(folder):
+def corpus(dialogue_folder):
     """Opened afresh: a test may change its index."""
-    return Corpus(folder)
+    return Corpus(dialogue_folder)
 
 
 def written(line, way):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import class_targets
+from experiments import remembered
 
 from mer_jax.data.batch import Batch
 from mer_jax.models import layers, lsgmer
@@ -21,6 +22,7 @@ WORDS = RNG.normal(size=(CLASSES, 12)).astype(np.float32)
 SETTINGS = {"width": WIDTH, "heads": HEADS, "input_dropout": 0.2, "encoder_dropout": 0.1, "time_dropout": 0.1}
 
 
+@remembered
 def make(widths=WIDTHS, **changes):
     """(apply(params, batch, key) -> outputs, params moved off their start so that no bias is zero)."""
     settings = lsgmer.LSGMERSettings(**(SETTINGS | changes))

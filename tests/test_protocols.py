@@ -20,17 +20,10 @@ COVERING = (*DRAWN, "published")
 ALL = ("official", "dialoguernn", *COVERING)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("protocols") / "corpus"
-    write_corpus(path, utterances(), small_description(extractors={"text": "ones"}), shard_records=40)
-    return path
-
-
 @pytest.fixture
-def corpus(folder):
+def corpus(dialogue_folder):
     """Opened afresh: a test may change its index."""
-    return Corpus(folder)
+    return Corpus(dialogue_folder)
 
 
 def same_parts(a, b):
@@ -194,19 +187,19 @@ def test_the_seed_decides(corpus, protocol):
 
 
 @pytest.mark.parametrize("protocol", ALL)
-def test_the_order_of_the_records_does_not_matter(corpus, folder, protocol):
-    turned = Corpus(folder)
+def test_the_order_of_the_records_does_not_matter(corpus, dialogue_folder, protocol):
+    turned = Corpus(dialogue_folder)
     turned.index = {name: column[::-1] for name, column in turned.index.items()}
     assert sha256(turned, split(turned, protocol, seed=4)) == sha256(corpus, split(corpus, protocol, seed=4))
 
 
-def test_nor_does_the_hash_seed_of_the_process(corpus, folder):
+def test_nor_does_the_hash_seed_of_the_process(corpus, dialogue_folder):
     script = (
         "import sys; from mer_jax.data.protocols import sha256, split; from mer_jax.data.corpus import Corpus; "
         "corpus = Corpus(sys.argv[1]); print(*[sha256(corpus, split(corpus, p, 4)) for p in sys.argv[2:]])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, folder, *ALL],
+        [sys.executable, "-c", script, dialogue_folder, *ALL],
         cwd=ROOT,
         env=os.environ | {"PYTHONHASHSEED": "5"},
         check=True,

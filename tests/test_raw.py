@@ -69,22 +69,6 @@ MELD = {
         "output_repeated_splits_test/final_videos_testdia0_utt0.mp4",
     ],
 }
-# Told by checking the recordings: TestToShards
-OF_CLIPS = {"clip-unreadable", "clip-over-long", "clip-short"}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("raw")
-    trees.iemocap(root, films=False)
-    trees.meld(root, clips=False)
-    return root
-
-
-@pytest.fixture
-def own(folder, tmp_path):
-    """A copy that a test may change."""
-    return shutil.copytree(folder, tmp_path / "raw")
 
 
 def options(**changes):
@@ -107,9 +91,9 @@ def selected(raw, **changes):
 
 
 @pytest.fixture(scope="module")
-def found(folder):
-    of_iemocap = selected(iemocap_reader.read(folder / "IEMOCAP_full_release"))[1]
-    raw = meld_reader.read(folder / "MELD.Raw")
+def found(raw_folder):
+    of_iemocap = selected(iemocap_reader.read(raw_folder / "IEMOCAP_full_release"))[1]
+    raw = meld_reader.read(raw_folder / "MELD.Raw")
     meld.select(raw.turns, raw.issues, argparse.Namespace())
     return {"iemocap": of_iemocap, "meld": raw.issues.found}
 
@@ -128,12 +112,12 @@ def test_each_trap_is_told_by_name(found, corpus, name, ids):
 
 
 def test_no_trap_is_without_a_test():
-    assert IEMOCAP.keys() | OF_CLIPS == iemocap_reader.ISSUES.keys()
-    assert MELD.keys() | OF_CLIPS == meld_reader.ISSUES.keys()
+    assert IEMOCAP.keys() | trees.OF_CLIPS == iemocap_reader.ISSUES.keys()
+    assert MELD.keys() | trees.OF_CLIPS == meld_reader.ISSUES.keys()
 
 
-def test_counts_are_compared(found, folder):
-    assert "session 2: 0 instead of 1,023" in selected(iemocap_reader.read(folder), classes=4)[1]["counts"]
+def test_counts_are_compared(found, raw_folder):
+    assert "session 2: 0 instead of 1,023" in selected(iemocap_reader.read(raw_folder), classes=4)[1]["counts"]
     assert found["iemocap"]["counts"][:2] == ["49 turns instead of 10,039", "5 dialogues instead of 151"]
     assert "hap 7 instead of 595" in found["iemocap"]["counts"]
     assert "valid fear 3 instead of 40" in found["meld"]["counts"]
@@ -153,8 +137,8 @@ def test_known_issues_are_told_one_by_one():
     assert issues.provenance()["first"] == {"count": 30, "first": [f"u{i}" for i in range(20)], "handled": "left out"}
 
 
-def test_turns_of_iemocap(folder):
-    turns = {turn.id: turn for turn in iemocap_reader.read(folder).turns}  # the folder above will do, too
+def test_turns_of_iemocap(raw_folder):
+    turns = {turn.id: turn for turn in iemocap_reader.read(raw_folder).turns}  # the folder above will do, too
     assert len(turns) == 49
     turn = turns["Ses01F_impro01_M001"]
     assert (turn.speaker, turn.session, turn.dialogue, turn.turn, turn.split) == (
@@ -171,26 +155,26 @@ def test_turns_of_iemocap(folder):
     assert turns["Ses01F_impro01_F004"].sentence == "It's a long one."
 
 
-def test_a_control_code_ends_no_line(own):
-    path = own / "IEMOCAP_full_release" / "Session5" / "dialog" / "transcriptions" / "Ses05M_impro01.txt"
+def test_a_control_code_ends_no_line(own_raw_folder):
+    path = own_raw_folder / "IEMOCAP_full_release" / "Session5" / "dialog" / "transcriptions" / "Ses05M_impro01.txt"
     first, rest = path.read_text().split("\n", 1)
     path.write_text(f"{first} Well\x85 no.\n{rest}", encoding="utf-8")  # an ellipsis of Windows-1252, read as Latin-1
-    raw = iemocap_reader.read(own)
+    raw = iemocap_reader.read(own_raw_folder)
     turn = next(turn for turn in raw.turns if turn.id == "Ses05M_impro01_F000")
     assert turn.sentence.endswith(". Well... no.")
     assert path.name in raw.issues.found["text-cp1252"]
 
 
-def test_votes_are_in_the_corpus_words(folder):
-    raw = iemocap_reader.read(folder)
+def test_votes_are_in_the_corpus_words(raw_folder, tmp_path):
+    raw = iemocap_reader.read(raw_folder)
     six, _ = selected(raw)
     assert six["Ses01F_impro01_F001"].votes == (("E1", "neu"), ("E2", "ang"), ("F1", "sad"))
     assert selected(raw, without_self_evaluation=True)[0]["Ses01F_impro01_F001"].votes == (
         ("E1", "neu"),
         ("E2", "ang"),
     )
-    (folder / "extra.txt").write_text(trees.EXTRA_HAPPY)
-    four, found = selected(raw, classes=4, extra_happy=folder / "extra.txt")
+    (tmp_path / "extra.txt").write_text(trees.EXTRA_HAPPY)
+    four, found = selected(raw, classes=4, extra_happy=tmp_path / "extra.txt")
     extra = four[trees.EXTRA_HAPPY]
     assert (extra.label, extra.votes) == ("hap", (("E1", "hap"), ("E2", "hap"), ("E3", "sad"), ("E3", "other")))
     assert four["Ses01F_impro01_F002"].label == "hap"  # excited
@@ -201,14 +185,14 @@ def test_votes_are_in_the_corpus_words(folder):
     assert trees.EXTRA_HAPPY not in six
 
 
-def test_improvised_only(folder):
-    chosen, found = selected(iemocap_reader.read(folder), improvised_only=True)
+def test_improvised_only(raw_folder):
+    chosen, found = selected(iemocap_reader.read(raw_folder), improvised_only=True)
     assert len(chosen) == 23
     assert found["scripted"] == found["scripted-repeat"] == []
 
 
-def test_dialogues_that_validate(folder, tmp_path):
-    raw = iemocap_reader.read(folder)
+def test_dialogues_that_validate(raw_folder, tmp_path):
+    raw = iemocap_reader.read(raw_folder)
     (tmp_path / "valid.txt").write_text("Ses01F_script01_1\n")
     chosen, found = selected(raw, valid=tmp_path / "valid.txt")
     assert {u.dialogue for u in chosen.values() if u.split == "valid"} == {"Ses01F_script01_1"}
@@ -226,10 +210,10 @@ def test_dialogues_that_validate(folder, tmp_path):
         ("", "is empty"),
     ],
 )
-def test_a_wrong_list_of_extra_happy(folder, tmp_path, listed, words):
+def test_a_wrong_list_of_extra_happy(raw_folder, tmp_path, listed, words):
     (tmp_path / "extra.txt").write_text(listed)
     with pytest.raises(UserError, match=words):
-        selected(iemocap_reader.read(folder), extra_happy=tmp_path / "extra.txt")
+        selected(iemocap_reader.read(raw_folder), extra_happy=tmp_path / "extra.txt")
 
 
 @pytest.mark.parametrize(
@@ -245,26 +229,26 @@ def test_a_wrong_list_of_extra_happy(folder, tmp_path, listed, words):
         ("% [START_TIME", "C-E1:\tAnger;\t()\n%", "line 1: a rater before the first turn"),
     ],
 )
-def test_a_wrong_evaluation_is_named(own, old, new, words):
-    path = own / "IEMOCAP_full_release" / "Session1" / "dialog" / "EmoEvaluation" / "Ses01F_impro01.txt"
+def test_a_wrong_evaluation_is_named(own_raw_folder, old, new, words):
+    path = own_raw_folder / "IEMOCAP_full_release" / "Session1" / "dialog" / "EmoEvaluation" / "Ses01F_impro01.txt"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=words) as caught:
-        iemocap_reader.read(own)
+        iemocap_reader.read(own_raw_folder)
     assert str(path) in str(caught.value)
 
 
-def test_what_is_no_iemocap_is_named(own):
+def test_what_is_no_iemocap_is_named(own_raw_folder):
     with pytest.raises(UserError, match="holds no Session1 … Session5"):
-        iemocap_reader.read(own / "MELD.Raw")
-    shutil.rmtree(own / "IEMOCAP_full_release" / "Session5" / "dialog" / "EmoEvaluation")
+        iemocap_reader.read(own_raw_folder / "MELD.Raw")
+    shutil.rmtree(own_raw_folder / "IEMOCAP_full_release" / "Session5" / "dialog" / "EmoEvaluation")
     with pytest.raises(UserError, match=r"Session5.dialog.EmoEvaluation holds no evaluation"):
-        iemocap_reader.read(own)
+        iemocap_reader.read(own_raw_folder)
 
 
-def test_the_half_of_the_film_is_the_speakers(folder):
-    turns = {turn.id: turn for turn in iemocap_reader.read(folder).turns}
+def test_the_half_of_the_film_is_the_speakers(raw_folder):
+    turns = {turn.id: turn for turn in iemocap_reader.read(raw_folder).turns}
     of = {
         name: iemocap.half_of(turns[name], "left")
         for name in ("Ses01F_impro01_F000", "Ses01F_impro01_M000", "Ses05M_impro01_M000")
@@ -300,8 +284,8 @@ def test_the_real_iemocap_has_the_published_counts():
     assert sum(iemocap.PER_SESSION) == 5531
 
 
-def test_turns_of_meld(folder):
-    turns = {turn.id: turn for turn in meld_reader.read(folder / "MELD.Raw").turns}
+def test_turns_of_meld(raw_folder):
+    turns = {turn.id: turn for turn in meld_reader.read(raw_folder / "MELD.Raw").turns}
     assert len(turns) == 58
     turn = turns["train_dia1_utt4"]
     assert (turn.split, turn.dialogue, turn.turn, turn.session, turn.votes) == ("train", "train_dia1", 3, "s08e21", ())
@@ -310,8 +294,8 @@ def test_turns_of_meld(folder):
     assert [turns[i].sentence for i in MELD["text-cp1252"]] == ["It's old.", "Latin's."]
 
 
-def test_folders_of_copies_are_found(own):
-    root = own / "MELD.Raw"
+def test_folders_of_copies_are_found(own_raw_folder):
+    root = own_raw_folder / "MELD.Raw"
     (root / "dev_splits_complete").rename(root / "dev")
     (root / "output_repeated_splits_test").rename(root / "train" / "test_splits")
     shutil.move(root / "train" / "train_sent_emo.csv", root)
@@ -331,10 +315,10 @@ def test_folders_of_copies_are_found(own):
         ),
     ],
 )
-def test_a_wrong_meld_is_named(own, change, words):
-    change(own / "MELD.Raw")
+def test_a_wrong_meld_is_named(own_raw_folder, change, words):
+    change(own_raw_folder / "MELD.Raw")
     with pytest.raises(UserError, match=words):
-        meld_reader.sources(own / "MELD.Raw")
+        meld_reader.sources(own_raw_folder / "MELD.Raw")
 
 
 @needs_shared

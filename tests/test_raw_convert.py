@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import trees
-from recordings import RATE, corpus_bytes, needs_av, needs_prep
+from recordings import RATE, corpus_bytes, needs_av, needs_prep, small_bert
 
 from data_prep.encoders import media
 from data_prep.encoders.media import Clip
@@ -19,28 +19,11 @@ from mer_jax.data import protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 
-# Told by checking the recordings: TestToShards
-OF_CLIPS = {"clip-unreadable", "clip-over-long", "clip-short"}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("raw")
-    trees.iemocap(root, films=False)
-    trees.meld(root, clips=False)
-    return root
-
-
-@pytest.fixture
-def own(folder, tmp_path):
-    """A copy that a test may change."""
-    return shutil.copytree(folder, tmp_path / "raw")
-
 
 @pytest.mark.parametrize(("corpus", "name"), [("iemocap", "IEMOCAP_full_release"), ("meld", "MELD.Raw")])
-def test_turns_survive_tfds_without_tensorflow(folder, tmp_path, corpus, name):
-    raw = BUILDERS[corpus].reader.read(folder / name)
-    turns, issues, mark = prepared(corpus, folder / name, tmp_path / "tfds")
+def test_turns_survive_tfds_without_tensorflow(raw_folder, tmp_path, corpus, name):
+    raw = BUILDERS[corpus].reader.read(raw_folder / name)
+    turns, issues, mark = prepared(corpus, raw_folder / name, tmp_path / "tfds")
     for turn, wanted in zip(turns, raw.turns, strict=True):
         np.testing.assert_allclose([turn.start, turn.end], [wanted.start, wanted.end], rtol=1e-6)
         assert vars(turn) | {"start": 0, "end": 0} == vars(wanted) | {"start": 0, "end": 0}
@@ -49,12 +32,12 @@ def test_turns_survive_tfds_without_tensorflow(folder, tmp_path, corpus, name):
     assert any(".array_record-" in path.name for path in files)
     assert "tensorflow" not in sys.modules
     times = [path.stat().st_mtime_ns for path in files]
-    assert prepared(corpus, folder / name, tmp_path / "tfds") == (turns, issues, mark)
+    assert prepared(corpus, raw_folder / name, tmp_path / "tfds") == (turns, issues, mark)
     assert [path.stat().st_mtime_ns for path in files] == times, "prepared once"
 
 
-def test_a_folder_that_changed_is_read_again(own, tmp_path):
-    root = own / "IEMOCAP_full_release"
+def test_a_folder_that_changed_is_read_again(own_raw_folder, tmp_path):
+    root = own_raw_folder / "IEMOCAP_full_release"
     first = prepared("iemocap", root, tmp_path / "tfds")
     path = root / "Session1" / "dialog" / "EmoEvaluation" / "Ses01F_impro01.txt"
     path.write_text(path.read_text().replace("F001\tneu", "F001\tsad"))
@@ -70,12 +53,12 @@ def test_a_folder_that_changed_is_read_again(own, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["array_record-", "dataset_info.json", "metadata.json"])
-def test_a_damaged_dataset_is_named(folder, tmp_path, kind):
-    prepared("meld", folder / "MELD.Raw", tmp_path)
+def test_a_damaged_dataset_is_named(raw_folder, tmp_path, kind):
+    prepared("meld", raw_folder / "MELD.Raw", tmp_path)
     path = next(path for path in sorted(tmp_path.rglob("*")) if kind in path.name)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))}/\w+ is damaged or cannot be written"):
-        prepared("meld", folder / "MELD.Raw", tmp_path)
+        prepared("meld", raw_folder / "MELD.Raw", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +97,12 @@ class Loudness:
 
 
 @needs_av
-def test_from_folder_to_shards(folder, tmp_path, monkeypatch, capsys):
+def test_from_folder_to_shards(raw_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         convert.flags, "chosen_encoders", lambda arguments: (Letters(), {"text": Letters(), "audio": Loudness()})
     )
     arguments = [
-        folder / "IEMOCAP_full_release",
+        raw_folder / "IEMOCAP_full_release",
         "--cache",
         tmp_path / "cache",
         "--tfds",
@@ -136,7 +119,7 @@ def test_from_folder_to_shards(folder, tmp_path, monkeypatch, capsys):
     assert len(corpus) == 47 - 3
     traps = corpus.manifest["provenance"]["traps"]
     assert traps.keys() == iemocap_reader.ISSUES.keys()
-    assert {name: traps[name]["first"] for name in OF_CLIPS} == {
+    assert {name: traps[name]["first"] for name in trees.OF_CLIPS} == {
         "clip-unreadable": ["Ses05M_impro01_F003", "Ses05M_impro01_F002"],
         "clip-over-long": ["Ses01F_impro01_F004"],
         "clip-short": ["Ses01F_impro01_M004"],
@@ -167,9 +150,7 @@ def flags(models, tmp_path):
         "--device=cpu",
         "--longest=3",
         "--audio-every=5",
-        "--text-encoder",
-        models / "bert",
-        "--text-layers=-1",
+        *small_bert(models),
         "--audio-encoder=egemaps",
     ]
 
@@ -254,18 +235,16 @@ class TestToShards:
         assert done.returncode == 2, done.stderr
         assert "1 clips cannot be used:\n  valid_dia0_utt1: dev_splits_complete/dia0_utt1.mp4 is empty" in done.stderr
 
-    def test_text_alone_needs_no_clip(self, models, folder, tmp_path, run_cli):
+    def test_text_alone_needs_no_clip(self, models, raw_folder, tmp_path, run_cli):
         arguments = [
-            folder / "MELD.Raw",
+            raw_folder / "MELD.Raw",
             "--out",
             tmp_path / "out",
             "--cache",
             tmp_path / "cache",
             "--tfds",
             tmp_path / "tfds",
-            "--text-encoder",
-            models / "bert",
-            "--text-layers=-1",
+            *small_bert(models),
             "--device=cpu",
         ]
         done = run_cli(*arguments, module="data_prep.raw.meld")

@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score
 
 from mer_jax import config as config_lib
 from mer_jax.errors import UserError
-from mer_jax.evaluation.results import read_run
+from mer_jax.evaluation.finished_run import read_run
 from mer_jax.metrics.calibration import reliability as reliability_of
 from mer_jax.metrics.classification import METRICS, class_f1, overall
 from mer_jax.metrics.metric import Metric

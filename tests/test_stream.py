@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, user_env
-from recordings import needs_prep, spoil, tone, write_movie, write_table, write_wav
+from recordings import needs_prep, small_bert, spoil, tone, write_movie, write_table, write_wav
 
 from data_prep import clips, stream
 from data_prep.encoders import media, serving
@@ -166,9 +166,7 @@ class TestCommand:
         held, manifest = corpus_of(
             tmp_path,
             rows,
-            "--text-encoder",
-            models / "bert",
-            "--text-layers=-1",
+            *small_bert(models),
             "--text-pooling=mean",
             "--audio-encoder",
             models / "wavlm",

@@ -34,6 +34,8 @@ WORDS = {
     "fru": "Frustration",
     "fea": "Fear",
 }
+# Told only by checking the recordings themselves.
+OF_CLIPS = {"clip-unreadable", "clip-over-long", "clip-short"}
 CODES = ("hap", "sad", "neu", "ang", "exc", "fru")
 EXTRA_HAPPY = "Ses01F_impro01_M002"  # xxx, in the fixture as in the corpus
 

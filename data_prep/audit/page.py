@@ -8,6 +8,7 @@ import numpy as np
 
 from data_prep.audit.finding import LEVELS, Audit, Finding, number
 from data_prep.audit.floor import Floor
+from mer_jax.metrics.classification import METRICS
 from mer_jax.report.html import ROW, WIDTH, document, escaped, figure, plots, shortened
 
 BINS = 24
@@ -52,11 +53,11 @@ def _section(title: str, figures: Sequence[str], text: str = "") -> str:
 
 def _floor_plots(floors: Sequence[Floor]) -> list[str]:
     drawn = []
-    for score, title in (("weighted_f1", "weighted F1"), ("accuracy", "accuracy"), ("uar", "UAR")):
+    for score in ("weighted_f1", "accuracy", "uar"):
         rows = [(floor.modality, floor.scores[score], f"{floor.scores[score]:.3f}") for floor in floors]
         always = floors[0].majority_scores[score]
         rows.append((f"always {floors[0].majority}", always, f"{always:.3f}"))
-        drawn.append(bars(title, rows, most=1.0, muted=len(floors)))
+        drawn.append(bars(METRICS[score].title, rows, most=1.0, muted=len(floors)))
     return drawn
 
 

@@ -61,5 +61,5 @@ def _utterance(part: Path, name: str) -> tuple[str | int, dict[str, np.ndarray]]
         label, where = found.get("label", label), str(path)
     if label is None:
         raise UserError(f"{part / 'text' / name}.pkl: there is no label")
-    named = str(label) if isinstance(label, str) else whole_number(where, label)
+    named = str(label) if isinstance(label, str) else whole_number(where, "label", label)
     return named, {m: x for m, x in features.items() if x.size}

@@ -34,7 +34,9 @@ def read_mmsa(path: Path, found: Any) -> Pack:
                 PackRow(
                     id=key,
                     split=part,
-                    label=str(fields[label][i]) if label == "annotations" else whole_number(here, fields[label][i]),
+                    label=str(fields[label][i])
+                    if label == "annotations"
+                    else whole_number(here, "label", fields[label][i]),
                     dialogue=dialogue or key,
                     turn=int(clip) if clip.isdecimal() else i,
                     features=_mmsa_features(here, fields, i),
@@ -59,7 +61,8 @@ def _mmsa_features(where: str, fields: Mapping[str, Any], i: int) -> dict[str, n
             value = vector(where, field, fields[field][i])
             length = len(value)
             if f"{field}_lengths" in fields:
-                length = whole_number(where, np.asarray(fields[f"{field}_lengths"]).reshape(-1)[i])
+                lengths = f"{field}_lengths"
+                length = whole_number(where, lengths, np.asarray(fields[lengths]).reshape(-1)[i])
             elif field == "text" and "text_bert" in fields:
                 length = int(np.asarray(fields["text_bert"][i])[1].sum())  # the tokeniser's mask
             if not 0 <= length <= len(value):

@@ -72,9 +72,9 @@ def rows_of(where: str, records: Iterable[Mapping[str, Any]]) -> list[PackRow]:
             PackRow(
                 id=str(fields["id"]),
                 split=split_of(here, fields["split"]),
-                label=str(label) if isinstance(label, str) else whole_number(here, label),
+                label=str(label) if isinstance(label, str) else whole_number(here, "label", label),
                 dialogue=dialogue,
-                turn=whole_number(here, fields["turn"]) if "turn" in fields else i,
+                turn=whole_number(here, "turn", fields["turn"]) if "turn" in fields else i,
                 features={m: x for m, x in features.items() if x.size},
                 speaker=speaker_of(here, fields["speaker"]) if "speaker" in fields else "",
                 session=str(fields.get("session", "")),
@@ -97,11 +97,11 @@ def speaker_of(where: str, value: Any) -> str:
     return f"speaker{int(hot.argmax())}"
 
 
-def whole_number(where: str, value: Any) -> int:
+def whole_number(where: str, field: str, value: Any) -> int:
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or int(value) != value or value < 0:
-        raise UserError(f"{where}: the label is {value!r}, not a whole number from 0")
+        raise UserError(f"{where}: the {field} is {value!r}, not a whole number from 0")
     return int(value)
 
 

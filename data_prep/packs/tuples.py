@@ -156,7 +156,7 @@ def _dialogue(path: Path, key: Any, name: str, part: str, fields: Mapping[str, A
         yield PackRow(
             id=str(fields["ids"][key][turn]) if "ids" in fields else str(turn),
             split=part,
-            label=whole_number(where, fields["labels"][key][turn]),
+            label=whole_number(where, "label", fields["labels"][key][turn]),
             dialogue=name,
             turn=turn,
             features={m: x for m, x in features.items() if x.size},

@@ -13,17 +13,19 @@ from mer_jax.data.corpus import SPLITS, Corpus
 from mer_jax.errors import UserError
 
 DRAWN = "valid is whole dialogues, about a tenth of the rest, drawn by the seed; train is what remains"
+PUBLISHED_FOLDS = 10
 MIXED = "train and test have utterances of the same dialogues"
 
 
 class Protocol(NamedTuple):
     """k_optional: its name may stand without `:k`. min_k: the least k, 0 where there is none. leaky: why its figures
-    are not to be trusted, "" where they are."""
+    are not to be trusted, "" where they are. selects_on_test: the valid part is the test part."""
 
     k_optional: bool
     min_k: int
     description: str
     leaky: str = ""
+    selects_on_test: bool = False
 
 
 PROTOCOLS = {
@@ -43,8 +45,10 @@ PROTOCOLS = {
     "published": Protocol(
         True,
         0,
-        "test is each of 10 random groups of utterances in turn and chooses the epoch; train is the rest",
+        f"test is each of {PUBLISHED_FOLDS} random groups of utterances in turn and chooses the epoch; train is the "
+        "rest",
         f"the test part chooses the epoch, and {MIXED}",
+        selects_on_test=True,
     ),
 }
 LEFT_OUT = {"loso": "session", "speaker": "speaker"}
@@ -90,6 +94,11 @@ def check_name(protocol: str) -> None:
     raise _refusal(protocol, f"must be one of {', '.join(spellings)}")
 
 
+def selects_on_test(protocol: str) -> bool:
+    """Whether the test part chooses the epoch under the protocol of this name."""
+    return PROTOCOLS[protocol.partition(":")[0]].selects_on_test
+
+
 def split(corpus: Corpus, protocol: str, seed: int) -> Split:
     """The same folds for the same utterances, protocol and seed; raises UserError where the corpus forbids it."""
     check_name(protocol)
@@ -104,12 +113,12 @@ def split(corpus: Corpus, protocol: str, seed: int) -> Split:
         folds = _leave_out(corpus, protocol, seed, LEFT_OUT[name], int(k or 0))
         words["each"] = f"each of {k} groups of {LEFT_OUT[name]}s" if k else f"each {LEFT_OUT[name]}"
     else:
-        folds = _kfold(corpus, protocol, seed, name, int(k or 10))
+        folds = _kfold(corpus, protocol, seed, name, int(k or PUBLISHED_FOLDS))
     for fold in folds:
         if empty := [part for part in SPLITS if not len(getattr(fold, part))]:
             raise _refusal(protocol, f"{len(corpus)} utterances are too few: {empty[0]} of fold {fold.name} is empty")
     known = PROTOCOLS[name]
-    return Split(protocol, known.description.format(**words), known.leaky, name == "published", tuple(folds))
+    return Split(protocol, known.description.format(**words), known.leaky, known.selects_on_test, tuple(folds))
 
 
 def refuse_retest(corpus: Corpus, split: Split, modalities: Sequence[str]) -> None:

@@ -11,6 +11,13 @@ def title(what: str, task: Task) -> str:
     return f"{what}, percent" if all(metric.unit == "percent" for metric in task.metrics.values()) else what
 
 
+def with_titles(text: str, task: Task) -> str:
+    """Scores by their titles: `best validation weighted F1`."""
+    for name, metric in task.metrics.items():
+        text = text.replace(name, metric.title)
+    return text
+
+
 def columns(task: Task) -> list[str]:
     """The heads of the columns, after the one that names the row."""
     first, *others = (metric.title for metric in task.metrics.values())

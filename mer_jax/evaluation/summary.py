@@ -9,7 +9,7 @@ import rich.table
 from rich.markup import escape
 
 from mer_jax.data.corpus import Corpus
-from mer_jax.evaluation.score_table import cells, columns, ensemble_cells
+from mer_jax.evaluation.score_table import cells, columns, ensemble_cells, title, with_titles
 from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.significance import FEW_DIALOGUES, bootstrap
 from mer_jax.runtime.console import console
@@ -111,15 +111,16 @@ def print_summary(task: Task, result: dict[str, Any]) -> None:
     metric = task.metrics[main]
     chosen = next(point for point in points if point["chosen"])
     done = [replica for replica in replicas if replica["status"] == "finished"]
-    title = f"test of {result['data']['name']}, protocol {result['protocol']['title']}"
+    about = f"test of {result['data']['name']}, protocol {result['protocol']['title']}"
     if len(replicas) == 1:
-        task.print_part(f"{title}, {result['protocol']['selection']}, at step {done[0]['step']}", done[0]["test"])
+        selection = with_titles(result["protocol"]["selection"], task)
+        task.print_part(f"{about}, {selection}, at step {done[0]['step']}", done[0]["test"])
         if "interval" in chosen:
             known = {name: found for name, found in task.metrics.items() if name in chosen["interval"]}
-            intervals = [f"{name} {found.format_interval(chosen['interval'][name])}" for name, found in known.items()]
-            console.print(f"95 % over dialogues, in percent: {'  '.join(intervals)}")
+            intervals = [f"{m.title} {m.format_interval(chosen['interval'][name])}" for name, m in known.items()]
+            console.print(f"{title('95 % over dialogues', task)}: {'  '.join(intervals)}")
     else:
-        _print_points(task, title, points)
+        _print_points(task, about, points)
         if others := [p["test"][main]["mean"] for p in points if not p["chosen"] and p["replicas"]]:
             console.print(
                 f"chosen by validation: {format_overrides(chosen['values'])}, test {metric.title} "

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 
 from mer_jax.metrics.significance import MIN_DIFFERENCE
 
+CALIBRATION = {"ece": "ECE", "nll": "NLL", "brier": "Brier"}  # what `calibration` gives, and its title
 EPSILON = 1e-12  # stands for a probability of 0, whose logarithm is needed: 27.6 nats
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 

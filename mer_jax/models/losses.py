@@ -1,4 +1,6 @@
-"""Loss functions: pure, one value per sample unless said otherwise."""
+"""Loss functions: pure, one value per sample unless said otherwise.
+
+`contrastive` is DeepMSI-MER's. LSGMER's APC stands in lsgmer.py, with its module."""
 
 import jax
 import jax.numpy as jnp

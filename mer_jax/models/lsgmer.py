@@ -70,7 +70,7 @@ class JointObjectiveSettings(LossSettings):
     """JOO: the classification loss and APC."""
 
     apc: float = setting(0.5, at_least=0, swept=True)  # lambda, weight of APC beside the classification loss; 0 = none
-    # tau of q = softmax(cos / tau); 1 = the paper's formula to the letter.
+    # tau of APC's q = softmax(cos / tau), and of model.reduce=cosine; 1 = the paper's formula to the letter.
     temperature: float = setting(0.1, above=0, swept=True)
 
 

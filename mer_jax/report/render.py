@@ -8,7 +8,7 @@ from etils import epath
 from mer_jax import files
 from mer_jax.errors import UserError
 from mer_jax.evaluation import score_table
-from mer_jax.evaluation.results import FinishedRun, first_difference, read_run, same_targets
+from mer_jax.evaluation.finished_run import FinishedRun, first_difference, read_run, same_targets
 from mer_jax.report.html import document, escaped, table
 from mer_jax.report.sections import sections_of
 from mer_jax.report.sections_run import differing, settings_and_versions

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable
 
-from mer_jax.evaluation.results import FinishedRun
+from mer_jax.evaluation.finished_run import FinishedRun
 from mer_jax.report.sections_inputs import modalities, robustness
 from mer_jax.report.sections_run import cost, data_and_protocol, reproduce, settings, versions
 from mer_jax.report.sections_scores import learning_curves, points, test_scores

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from mer_jax.errors import UserError
-from mer_jax.evaluation.results import FinishedRun, other_version, require
+from mer_jax.evaluation.finished_run import FinishedRun, other_version, require
+from mer_jax.metrics.calibration import CALIBRATION, temperature_scale
 from mer_jax.metrics.calibration import reliability as reliability_of
-from mer_jax.metrics.calibration import temperature_scale
 from mer_jax.metrics.classification import class_f1
 from mer_jax.metrics.metric import between, mean_sd, percent
 from mer_jax.metrics.significance import bootstrap_classes
@@ -18,7 +18,6 @@ from mer_jax.report.svg import intervals, reliability, scatter, signed_number
 
 MAX_MISTAKES = 20
 MAX_STEPS = 3  # time steps that are named, of each modality of a mistake
-CALIBRATION_TITLES = {"ece": "ECE", "nll": "NLL", "brier": "Brier"}
 NO_SENTENCES = "predictions.jsonl does not hold the sentences: an older version wrote it, or the corpus has none."
 
 
@@ -91,7 +90,7 @@ def calibration(run: FinishedRun) -> str:
         ("test_scaled", "After temperature scaling", scaled),
     ):
         means = run.chosen["calibration"][key]
-        known = ", ".join(f"{title} {means[name]['mean']:.3f}" for name, title in CALIBRATION_TITLES.items())
+        known = ", ".join(f"{title} {means[name]['mean']:.3f}" for name, title in CALIBRATION.items())
         figures.append(reliability(title, reliability_of(probabilities, labels), f'<p class="faint">{known}</p>'))
     temperature = mean_sd(temperatures)
     part = escaped(run.metrics["protocol"]["selects_on"])

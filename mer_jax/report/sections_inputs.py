@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mer_jax.evaluation.results import FinishedRun
+from mer_jax.evaluation.finished_run import FinishedRun
 from mer_jax.report.html import escaped, missing, plots, table
 from mer_jax.report.svg import Line, curves, signed_bars
 

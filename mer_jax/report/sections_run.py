@@ -7,7 +7,8 @@ from typing import Any
 
 from mer_jax import config as config_lib
 from mer_jax.errors import UserError
-from mer_jax.evaluation.results import FinishedRun
+from mer_jax.evaluation.finished_run import FinishedRun
+from mer_jax.evaluation.score_table import with_titles
 from mer_jax.report.html import breakable, escaped, missing, table
 from mer_jax.runtime.console import duration
 
@@ -32,7 +33,7 @@ def data_and_protocol(run: FinishedRun) -> str:
             f"<p><strong>{escaped(str(config.get('experiment', run.name)))}</strong> on corpus ",
             f"<strong>{escaped(data['name'])}</strong> ({escaped(modalities)}): {size}. ",
             f"Protocol <strong>{escaped(protocol['name'])}</strong>: {escaped(protocol['description'])}. ",
-            f"Checkpoint: {escaped(with_titles(run, protocol['selection']))}; test: {escaped(protocol['test'])}.</p>",
+            f"Checkpoint: {escaped(with_titles(protocol['selection'], run.task))}; test: {escaped(protocol['test'])}.</p>",
             alarms(run),
             target_counts(run),
             f"<p>What the parts share:</p><ul>{shared}</ul>",
@@ -41,13 +42,6 @@ def data_and_protocol(run: FinishedRun) -> str:
             f"split sha256 {escaped(protocol['split_sha256'])}</p>",
         ]
     )
-
-
-def with_titles(run: FinishedRun, text: str) -> str:
-    """Scores by their titles: `best validation weighted F1`."""
-    for name, metric in run.task.metrics.items():
-        text = text.replace(name, metric.title)
-    return text
 
 
 def alarms(run: FinishedRun) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mer_jax.evaluation import score_table
-from mer_jax.evaluation.results import FinishedRun
+from mer_jax.evaluation.finished_run import FinishedRun
 from mer_jax.metrics.significance import FEW_DIALOGUES
 from mer_jax.report.html import breakable, escaped, missing, plots, table
 from mer_jax.report.svg import Line, curves

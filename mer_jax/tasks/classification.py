@@ -7,13 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mer_jax.data.corpus import Corpus
-from mer_jax.metrics.calibration import calibration, fit_temperature, soft_label_metrics, temperature_scale
+from mer_jax.metrics.calibration import CALIBRATION, calibration, fit_temperature, soft_label_metrics, temperature_scale
 from mer_jax.metrics.classification import METRICS, scores
 from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.significance import by_dialogue
 from mer_jax.tasks.task import Arrays, Card, Evaluation, Task
 
-CALIBRATION = ("ece", "nll", "brier")
 RATERS = ("nll", "jensen_shannon", "agreement", "agreement_at_most")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mer_jax.metrics.calibration import CALIBRATION
 from mer_jax.tasks.task import Card
 
 TARGETS = """\
@@ -37,9 +38,9 @@ def _scores(result: Mapping[str, Any], selects_on: str) -> Iterator[str]:
     temperature = f"{calibration['temperature']:.4f}"
     yield ""
     yield f"The exported probabilities are temperature-scaled: logits are divided by {temperature}, fitted on the "
-    yield f"{FITTED_ON[selects_on]}. Calibration on the test part, before and after:"
+    yield f"{FITTED_ON[selects_on]}. Calibration on the test part, before and after, NLL in nats:"
     yield ""
     yield "| | before | after |"
     yield "|---|---|---|"
-    for name, title in {"ece": "ECE", "nll": "NLL (nats)", "brier": "Brier"}.items():
+    for name, title in CALIBRATION.items():
         yield f"| {title} | {calibration['test'][name]:.4f} | {calibration['test_scaled'][name]:.4f} |"

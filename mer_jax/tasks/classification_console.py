@@ -6,6 +6,7 @@ from typing import Any
 import rich.box
 import rich.table
 
+from mer_jax.metrics.calibration import CALIBRATION
 from mer_jax.metrics.classification import METRICS
 from mer_jax.metrics.metric import percent
 from mer_jax.runtime.console import console
@@ -31,8 +32,7 @@ def print_classes(title: str, scores: Mapping[str, Any]) -> None:
 def print_calibration(point: Mapping[str, Any], selects_on: str) -> None:
     """Calibration before and after temperature scaling, and agreement with the raters, of a point of metrics.json."""
     before, after = point["calibration"]["test"], point["calibration"]["test_scaled"]
-    titles = {"ece": "ECE", "nll": "NLL", "brier": "Brier"}
-    values = [f"{title} {before[n]['mean']:.3f} -> {after[n]['mean']:.3f}" for n, title in titles.items()]
+    values = [f"{title} {before[n]['mean']:.3f} -> {after[n]['mean']:.3f}" for n, title in CALIBRATION.items()]
     console.print(f"calibration: {', '.join(values)} by temperature scaling on the {selects_on} part")
     if raters := point.get("raters"):
         console.print(

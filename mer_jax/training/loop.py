@@ -167,7 +167,8 @@ class Loop:
         stopped = [replica for replica in progress if replica.status == "stopped"]
         if stopped:
             many = "stopping early" if len(progress) == 1 else f"{len(stopped)} replicas stopped early"
-            console.print(f"no better {settings.select} for {settings.patience} epochs: {many}")
+            title = self._run.task.metrics[settings.select].title
+            console.print(f"no better {title} for {settings.patience} epochs: {many}")
 
 
 def drop_diverged(run: Run, step: int, values: dict[int, dict[str, float]]) -> None:

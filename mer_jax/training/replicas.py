@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 
 from mer_jax.config import Experiment, fields, sweepable_fields, validate, with_values
-from mer_jax.data.protocols import Split
+from mer_jax.data.protocols import Split, selects_on_test
 from mer_jax.errors import UserError
 
 
@@ -24,9 +24,10 @@ class Replica:
 def sweep_points(config: Experiment) -> list[dict[str, float]]:
     """The points of the sweep, `{field: value}` each; one empty point without a sweep. Raises UserError."""
     settings = config.replicas
-    if (settings.grid or settings.points) and config.data.protocol == "published":
+    if (settings.grid or settings.points) and selects_on_test(config.data.protocol):
         raise UserError(
-            "--config.replicas: a sweep under data.protocol=published would choose its point by the test part"
+            f"--config.replicas: a sweep under data.protocol={config.data.protocol} would choose its point by the test "
+            "part"
         )
     if settings.grid and settings.points:
         raise UserError("--config.replicas.grid and --config.replicas.points exclude each other; give one of them")
