@@ -33,7 +33,8 @@ def data_and_protocol(run: FinishedRun) -> str:
             f"<p><strong>{escaped(str(config.get('experiment', run.name)))}</strong> on corpus ",
             f"<strong>{escaped(data['name'])}</strong> ({escaped(modalities)}): {size}. ",
             f"Protocol <strong>{escaped(protocol['name'])}</strong>: {escaped(protocol['description'])}. ",
-            f"Checkpoint: {escaped(with_titles(protocol['selection'], run.task))}; test: {escaped(protocol['test'])}.</p>",
+            f"Checkpoint: {escaped(with_titles(protocol['selection'], run.task))}; "
+            f"test: {escaped(protocol['test'])}.</p>",
             alarms(run),
             target_counts(run),
             f"<p>What the parts share:</p><ul>{shared}</ul>",
