@@ -57,8 +57,8 @@ def is_finished(config: Experiment, workdir: epath.Path, now: dict[str, Any], al
 def refuse_other_config(
     config: Experiment, workdir: epath.Path, before: dict[str, Any], now: dict[str, Any], *, allow: bool, done: bool
 ) -> None:
-    """Raises UserError, field by field, if the run that the workdir holds (before: its config.json) has another config or
-    other data than the experiment, unless that is allowed."""
+    """Raises UserError, field by field, if the run that the workdir holds (before: its config.json) has another config
+    or other data than the experiment, unless that is allowed."""
     free = config_lib.fields_without_result(config)
     fields = config_lib.differences(old_runs.read_config(before["config"]), now["config"])
     changed = [line for line in fields if line.partition(":")[0] not in free]
