@@ -1,7 +1,8 @@
 """Commands of the project, each in a process of its own: forked from one that has the libraries imported, which takes longer
-than most of what tests ask of a command. `python tests/commands.py` is that one process."""
+than most of what tests ask of a command. `python tests/commands.py PACKAGE` is that one process."""
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -15,13 +16,16 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-IMPORTED = ("jax", "flax.nnx", "optax", "orbax.checkpoint", "grain", "clu.parameter_overview")
+IMPORTED = {
+    "mer_jax": ("jax", "flax.nnx", "optax", "orbax.checkpoint", "grain", "clu.parameter_overview", "scipy.optimize"),
+    "data_prep": ("torch", "transformers", "transformers.models.bert.modeling_bert", "av", "opensmile", "sklearn"),
+}
 
 
 @functools.cache
-def server():
-    """The process that forks, one for each worker of the tests."""
-    line = [sys.executable, __file__]
+def server(package):
+    """The process that forks for commands of a package, one for each worker of the tests."""
+    line = [sys.executable, __file__, package]
     started = subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     atexit.register(started.kill)
     return started
@@ -32,11 +36,12 @@ def run(module, arguments, env, timeout=170):
     argv = [module, *map(str, arguments)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         files = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)]
-        server().stdin.write(json.dumps({"argv": argv, "env": env, "files": files}).encode() + b"\n")
-        pid = int(server().stdout.readline())
-        if not select.select([server().stdout], [], [], timeout)[0]:
+        forks = server(module.partition(".")[0])
+        forks.stdin.write(json.dumps({"argv": argv, "env": env, "files": files}).encode() + b"\n")
+        pid = int(forks.stdout.readline())
+        if not select.select([forks.stdout], [], [], timeout)[0]:
             os.kill(pid, signal.SIGKILL)
-        code = int(server().stdout.readline())
+        code = int(forks.stdout.readline())
         out.seek(0)
         err.seek(0)
         done = subprocess.CompletedProcess(argv, code, out.read(), err.read())
@@ -44,10 +49,11 @@ def run(module, arguments, env, timeout=170):
     return done
 
 
-def serve():
+def serve(package):
     """Forks for every line of stdin; returns, in the process that is forked, what it shall be."""
-    for name in IMPORTED:
-        importlib.import_module(name)
+    for name in IMPORTED[package]:
+        with contextlib.suppress(ImportError):  # of an extra that is not installed
+            importlib.import_module(name)
     gc.freeze()  # a process that collects what all share has a copy of it made
     while line := sys.stdin.readline():
         pid = os.fork()
@@ -59,7 +65,7 @@ def serve():
 
 
 if __name__ == "__main__":
-    asked = serve()
+    asked = serve(sys.argv[1])
     for number, path in enumerate(("/dev/null", *asked["files"])):
         os.dup2(os.open(path, os.O_RDWR), number)
     os.environ.clear()

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import resource
+import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,20 @@ def write_text(path: epath.PathLike, text: str) -> None:
         files.write_atomically(path, text)
 
 
+def summary_writer(folder: epath.Path, purge_step: int) -> Any:
+    """tensorboardX's writer of events. It would import PyTorch where that is installed: seconds, for nothing that is
+    written here."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it raises ImportError
+    try:
+        import tensorboardX
+    finally:
+        if absent:
+            del sys.modules["torch"]
+    return tensorboardX.SummaryWriter(str(folder), purge_step=purge_step)
+
+
 class History:
     """history.jsonl (one line per evaluation, no clock times) and TensorBoard events of a run, from step `start` on;
     the first process writes them."""
@@ -46,9 +61,7 @@ class History:
         self._rows = [row for row in rows if json.loads(row)["step"] <= start]
         self._events = None
         if distributed.is_primary():
-            import tensorboardX  # takes seconds where PyTorch is installed, which it looks for
-
-            self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+            self._events = summary_writer(workdir / "tensorboard", start + 1)
 
     def evaluations(self, rows: list[Mapping[str, Any]]) -> None:
         """Adds lines; the whole file is written anew, as object stores want it."""
