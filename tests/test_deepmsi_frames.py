@@ -265,11 +265,17 @@ def test_weights_of_another_model_are_refused(tmp_path):
         pretrained.check(str(tmp_path / "w.npz"), wanted)
 
 
+def assert_same(found, wanted, name):
+    """To 2e-6, of the largest value where that is above 1: at 3 float32's own steps are a tenth of that, and sums in another
+    order differ by ten of them."""
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * max(1, np.abs(wanted).max()), err_msg=name)
+
+
 @pytest.mark.slow
 def test_microbatches_give_the_same_update(corpus):
     one, pieces = (after_steps(assembled(corpus, train__microbatches=n))[1][0] for n in (1, 4))
     for name in one:
-        np.testing.assert_allclose(pieces[name], one[name], atol=2e-6, err_msg=name)
+        assert_same(pieces[name], one[name], name)
 
 
 @pytest.mark.slow
@@ -366,7 +372,7 @@ def test_eight_devices_are_one(corpus):
     for size in (0, 16):
         eight = params(jax.devices(), size)
         for name in one:
-            np.testing.assert_allclose(eight[name], one[name], atol=2e-6, err_msg=f"{name}, groups of {size}")
+            assert_same(eight[name], one[name], f"{name}, groups of {size}")
 
 
 @pytest.mark.slow
