@@ -17,7 +17,7 @@ from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
 from mer_jax.experiment import run
 from mer_jax.runtime import run_log
-from mer_jax.training import compiled, setup
+from mer_jax.training import memory, setup
 from mer_jax.training import replicas as replicas_lib
 
 
@@ -302,8 +302,8 @@ def test_what_memory_cannot_hold_is_refused_with_the_numbers(corpus, tmp_path, m
         return sum(x.nbytes for x in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
 
     need = size(saved) + 2 * size(saved["state"].params) + size(assembled.data.batches.source)
-    monkeypatch.setattr(compiled, "memory_bytes", lambda mesh: 1.001 * need)
+    monkeypatch.setattr(memory, "memory_bytes", lambda mesh: 1.001 * need)
     setup.assemble(experiment(replicas_per_step=6), corpus, tmp_path, jax.devices()[:1])
-    monkeypatch.setattr(compiled, "memory_bytes", lambda mesh: 0.999 * need)
+    monkeypatch.setattr(memory, "memory_bytes", lambda mesh: 0.999 * need)
     with pytest.raises(UserError, match=r"6 replicas of 0.0 M parameters need at least \d+\.\d GiB on each device"):
         setup.assemble(experiment(replicas_per_step=6), corpus, tmp_path, jax.devices()[:1])
