@@ -16,6 +16,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from absl import flags
@@ -159,6 +160,14 @@ def corpus_of(count):
         write_corpus(folder / "small", small_utterances(count), small_description())
 
     return store.made_once(f"small-{count}", make) / "small"
+
+
+@pytest.fixture
+def calls_unchecked():
+    """For what is large: types and shapes of every call are checked on small inputs, where that does not take most of the time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,9 @@ from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
 
+# What is tested here is data_prep; the calls into mer_jax.data are checked in that room's own tests.
+pytestmark = pytest.mark.usefixtures("calls_unchecked")
+
 change = dataclasses.replace
 
 

@@ -21,6 +21,9 @@ from mer_jax.data import protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 
+# What is tested here is data_prep; the calls into mer_jax.data are checked in that room's own tests.
+pytestmark = pytest.mark.usefixtures("calls_unchecked")
+
 SMALL = {"text": 7, "audio": 5, "visual": 3}
 FOUR_LAYERS = dict.fromkeys(fake.LAYERS, 6) | {"audio": 5, "visual": 3}
 IEMOCAP, MELD = ("iemocap", (13, 17, 23, 19, 16, 29)), ("meld", (60, 17, 5, 11, 23, 4, 15))

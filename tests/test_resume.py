@@ -17,13 +17,13 @@ from runs import committed, compare
 from mer_jax.errors import UserError
 from mer_jax.runtime.checkpoint import Checkpoints, checksums
 
-FLAGS = ["--config.train.epochs=3", "--config.train.checkpoint_minutes=0.002", "--config.optim.ema_decay=0.9"]
+FLAGS = ["--config.train.epochs=3", "--config.train.checkpoint_minutes=0.005", "--config.optim.ema_decay=0.9"]
 FLAGS += ["--config.train.batch_size=8"]
 PUBLISHED = ["--config=configs/deepmsi_mer.py:tiny", "--config.model.variant=published"]  # has BatchNorm statistics
 PUBLISHED += [
     "--config.data.modalities=text,audio",
     "--config.train.epochs=3",
-    "--config.train.checkpoint_minutes=0.002",
+    "--config.train.checkpoint_minutes=0.005",
 ]
 PUBLISHED += ["--config.optim.ema_decay=0.0", "--config.train.batch_size=4"]
 REPLICAS = [*FLAGS, "--config.data.protocol=kfold_dialogue:3", "--config.replicas.seeds=2", "--config.train.patience=1"]
