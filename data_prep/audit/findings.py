@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from data_prep.audit.finding import FEW, Finding, first_ids, or_ok, share
-from data_prep.audit.floor import INSTALL, MAX_ITERATIONS, Floor
+from data_prep.audit.floor import INSTALL, MAX_ITERATIONS, SHOWN, Floor
 from data_prep.audit.reading import Reading, leaked, split_across
 from data_prep.packs import class_counts
 from mer_jax.data.corpus import SPLITS, Corpus
 from mer_jax.data.leakage import KINDS, PAIRS, leakage
 from mer_jax.data.protocols import Fold
 from mer_jax.errors import UserError
+from mer_jax.metrics.classification import METRICS
 
 SHORT, LONG = 0.1, 30.0  # seconds; MELD has clips of 0.06 s and, where the cut went wrong, of 305 s
-SCORES = "weighted F1 {weighted_f1:.3f}, accuracy {accuracy:.3f}, UAR {uar:.3f}"
+SCORES = ", ".join(f"{METRICS[name].title} {{{name}:.3f}}" for name in SHOWN)
 SOME_WORDS = 5  # a sentence of so many words is hardly repeated by accident
 ADVICE = {
     "dialogue": "split by dialogue: --config.data.protocol=kfold_dialogue:5, or loso; "

@@ -11,6 +11,7 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.metrics.classification import overall
 
 STRENGTHS = (0.001, 0.01, 0.1)  # of C, the inverse of the penalty; valid picks one by weighted F1
+SHOWN = ("weighted_f1", "accuracy", "uar")  # of the scores, in this order
 MAX_ITERATIONS = 200
 MAX_UTTERANCES = 20_000  # utterances that are looked at; of more, so many are drawn
 MAX_DEVIATIONS = 100  # standard deviations: values beyond are set there, so that float32 does not overflow

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_prep.audit.finding import LEVELS, Audit, Finding, number
-from data_prep.audit.floor import Floor
+from data_prep.audit.floor import SHOWN, Floor
 from mer_jax.metrics.classification import METRICS
 from mer_jax.report.html import ROW, WIDTH, document, escaped, figure, plots, shortened
 
@@ -53,7 +53,7 @@ def _section(title: str, figures: Sequence[str], text: str = "") -> str:
 
 def _floor_plots(floors: Sequence[Floor]) -> list[str]:
     drawn = []
-    for score in ("weighted_f1", "accuracy", "uar"):
+    for score in SHOWN:
         rows = [(floor.modality, floor.scores[score], f"{floor.scores[score]:.3f}") for floor in floors]
         always = floors[0].majority_scores[score]
         rows.append((f"always {floors[0].majority}", always, f"{always:.3f}"))

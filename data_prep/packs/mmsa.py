@@ -59,14 +59,13 @@ def _mmsa_features(where: str, fields: Mapping[str, Any], i: int) -> dict[str, n
     for field in ("text", "audio", "vision"):
         if field in fields:
             value = vector(where, field, fields[field][i])
-            length = len(value)
-            if f"{field}_lengths" in fields:
-                lengths = f"{field}_lengths"
+            length, lengths = len(value), f"{field}_lengths"
+            if lengths in fields:
                 length = whole_number(where, lengths, np.asarray(fields[lengths]).reshape(-1)[i])
             elif field == "text" and "text_bert" in fields:
                 length = int(np.asarray(fields["text_bert"][i])[1].sum())  # the tokeniser's mask
             if not 0 <= length <= len(value):
-                raise UserError(f"{where}: {field} has {len(value)} steps, {field}_lengths says {length}")
+                raise UserError(f"{where}: {field} has {len(value)} steps, {lengths} says {length}")
             if length:  # what lies behind is padding
                 features[ALIASES.get(field, field)] = value[:length]
     return features

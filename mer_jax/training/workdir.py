@@ -50,20 +50,25 @@ def is_finished(config: Experiment, workdir: epath.Path, now: dict[str, Any], al
     before = read_json(path)
     if not isinstance(before, dict) or not {"config", "data"} <= before.keys():
         raise foreign
-    refuse_other_config(config, workdir, before, now, allow=allow_config_change and not done, done=done)
+    refuse_other_config(config, workdir, before, now, allow_config_change, done)
     return done
 
 
 def refuse_other_config(
-    config: Experiment, workdir: epath.Path, before: dict[str, Any], now: dict[str, Any], *, allow: bool, done: bool
+    config: Experiment,
+    workdir: epath.Path,
+    before: dict[str, Any],
+    now: dict[str, Any],
+    allow_config_change: bool,
+    done: bool,
 ) -> None:
     """Raises UserError, field by field, if the run that the workdir holds (before: its config.json) has another config
-    or other data than the experiment, unless that is allowed."""
+    or other data than the experiment; of a run that is not done a change may be allowed."""
     free = config_lib.fields_without_result(config)
     fields = config_lib.differences(old_runs.read_config(before["config"]), now["config"])
     changed = [line for line in fields if line.partition(":")[0] not in free]
     changed += config_lib.differences(before["data"], now["data"])
-    if changed and not allow:
+    if changed and (done or not allow_config_change):
         way = "" if done else ", or --allow_config_change to carry on with the new values"
         raise UserError(
             f"{workdir} holds {'a finished' if done else 'an unfinished'} run with another config:\n  "
