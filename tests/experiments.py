@@ -4,6 +4,8 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from mer_jax import config as config_lib
 from mer_jax.models import deepmsi_mer, deepmsi_mer_frames, lsgmer, swin
@@ -21,6 +23,19 @@ def remembered(make):
         return jax.tree.map(lambda leaf: leaf, made[key])
 
     return again
+
+
+def in_float64(call, *trees):
+    """What `call` makes of the trees with all their numbers in float64: what is the same by formula is the same there to 1e-12, on
+    any machine, while float32 rounds as the processor's kernels happen to sum."""
+    with jax.enable_x64(), jax.numpy_dtype_promotion("standard"):
+        wide = [
+            jax.tree.map(lambda x: jnp.asarray(x, np.float64) if jnp.issubdtype(x.dtype, np.floating) else x, tree)
+            for tree in trees
+        ]
+        found = jax.tree.map(np.asarray, call(*wide))
+    assert all(x.dtype != np.float32 for x in jax.tree.leaves(found))
+    return found
 
 
 FAMILIES = {

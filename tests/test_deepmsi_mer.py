@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import class_targets
-from experiments import remembered
+from experiments import in_float64, remembered
 
 from mer_jax.data.batch import Batch
 from mer_jax.models.deepmsi_mer import DeepMSIExperiment, DeepMSIMER, DeepMSISettings, VisualInput, objective
@@ -149,10 +149,14 @@ def test_what_gets_no_gradient_as_published():
 def test_padding_and_batch_order_change_nothing(switch):
     apply, params = make(**switch)
     batch = make_batch()
-    logits = apply(params, batch)[0]["logits"]
-    np.testing.assert_allclose(apply(params, make_batch(pad=4))[0]["logits"], logits, atol=1e-6)
     turned = jax.tree.map(lambda x: x[::-1], batch)
-    np.testing.assert_allclose(apply(params, turned)[0]["logits"], logits[::-1], atol=1e-6)
+
+    def logits_of(p, b):
+        return apply(p, b)[0]["logits"]
+
+    logits, padded, reverse = (in_float64(logits_of, params, b) for b in (batch, make_batch(pad=4), turned))
+    np.testing.assert_allclose(padded, logits, atol=1e-12)
+    np.testing.assert_allclose(reverse, logits[::-1], atol=1e-12)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import class_targets
-from experiments import remembered
+from experiments import in_float64, remembered
 
 from mer_jax.data.batch import Batch
 from mer_jax.models import layers, lsgmer
@@ -130,16 +130,17 @@ def test_the_gate_only_attenuates():
 def test_padding_changes_nothing(switch):
     apply, params = make(**switch)
     widths = switch.get("widths", WIDTHS)
-    short, long = (apply(params, make_batch(LENGTHS, pad, widths=widths)) for pad in (0, 5))
+    short, long = (in_float64(apply, params, make_batch(LENGTHS, pad, widths=widths)) for pad in (0, 5))
     for name in ("logits", "similarity"):
-        np.testing.assert_allclose(long[name], short[name], atol=1e-6)
+        np.testing.assert_allclose(long[name], short[name], atol=1e-12)
 
 
 def test_batch_order_changes_nothing():
     apply, params = make()
     batch = make_batch(LENGTHS)
     turned = jax.tree.map(lambda x: x[::-1], batch)
-    np.testing.assert_allclose(apply(params, turned)["logits"], apply(params, batch)["logits"][::-1], atol=1e-6)
+    found, wanted = (in_float64(apply, params, b)["logits"] for b in (turned, batch))
+    np.testing.assert_allclose(found, wanted[::-1], atol=1e-12)
 
 
 @pytest.mark.slow

@@ -92,7 +92,8 @@ def test_a_run_of_0_8_is_scored_again_reported_and_disturbed(name, folder, cache
     if again.returncode:  # another processor may round otherwise
         pairs = re.findall(r": ([-\d.e]+) -> ([-\d.e]+)$", again.stdout, re.MULTILINE)
         assert pairs, again.stdout
-        assert max(abs(float(a) - float(b)) for a, b in pairs) < 1e-5, again.stdout
+        for a, b in pairs:
+            assert float(b) == pytest.approx(float(a), rel=1e-5, abs=1e-5), again.stdout
     else:
         assert "the same figures as in metrics.json" in again.stdout, again.stderr
     assert "since 0.9" in again.stderr

@@ -68,11 +68,15 @@ def unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
+def _sums_in(x: Array) -> Any:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 @jax.custom_vjp
 def product(x: Float[Array, "batch time feat"], kernel: Float[Array, "feat dim"]) -> Float[Array, "batch time dim"]:
-    """x @ kernel. It and its gradients ask for float32 sums and round them: XLA's CPU backend has fast kernels for
-    bfloat16 products only in that form (twice as fast at 112 x 3072 x 1024)."""
-    return jnp.einsum("btf,fd->btd", x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+    """x @ kernel. It and its gradients ask for sums in float32 at least and round them: XLA's CPU backend has fast
+    kernels for bfloat16 products only in that form (twice as fast at 112 x 3072 x 1024)."""
+    return jnp.einsum("btf,fd->btd", x, kernel, preferred_element_type=_sums_in(x)).astype(x.dtype)
 
 
 def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -81,8 +85,8 @@ def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 
 def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    by_x = jnp.einsum("btd,fd->btf", g, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
-    by_kernel = jnp.einsum("btf,btd->fd", x, g, preferred_element_type=jnp.float32).astype(kernel.dtype)
+    by_x = jnp.einsum("btd,fd->btf", g, kernel, preferred_element_type=_sums_in(x)).astype(x.dtype)
+    by_kernel = jnp.einsum("btf,btd->fd", x, g, preferred_element_type=_sums_in(x)).astype(kernel.dtype)
     return by_x, by_kernel
 
 
