@@ -25,7 +25,8 @@ PUBLISHED += [
     "--config.train.epochs=3",
     "--config.train.checkpoint_minutes=0.005",
 ]
-PUBLISHED += ["--config.optim.ema_decay=0.0", "--config.train.batch_size=4"]
+PUBLISHED += ["--config.optim.ema_decay=0.0", "--config.train.batch_size=4", "--config.model.early_width=2048"]
+PUBLISHED += ["--config.model.late_widths=1024,1024"]  # an epoch takes several times what lies between two saves
 REPLICAS = [*FLAGS, "--config.data.protocol=kfold_dialogue:3", "--config.replicas.seeds=2", "--config.train.patience=1"]
 
 
@@ -39,7 +40,7 @@ def command(workdir):
         "mer_jax.main",
         *config,
         f"--workdir={workdir}",
-        f"--config.data.path={corpus_of(480)}",
+        f"--config.data.path={corpus_of(1200)}",
     ]
 
 
@@ -83,7 +84,7 @@ def uninterrupted(cache_home, family):
 def kill_when(process, true):
     deadline = time.monotonic() + 120
     while not true():
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
