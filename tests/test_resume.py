@@ -26,8 +26,14 @@ PUBLISHED += [
     "--config.train.checkpoint_minutes=0.005",
 ]
 PUBLISHED += ["--config.optim.ema_decay=0.0", "--config.train.batch_size=4", "--config.model.early_width=2048"]
-PUBLISHED += ["--config.model.late_widths=1024,1024"]  # an epoch takes several times what lies between two saves
+PUBLISHED += ["--config.model.late_widths=1024,1024"]
 REPLICAS = [*FLAGS, "--config.data.protocol=kfold_dialogue:3", "--config.replicas.seeds=2", "--config.train.patience=1"]
+REPLICAS += ["--config.train.checkpoint_minutes=0.01", "--config.train.batch_size=4"]
+UTTERANCES = {
+    "lsgmer": 1200,
+    "published": 1200,
+    "replicas": 480,
+}  # an epoch takes several times what lies between two saves
 
 
 def command(workdir):
@@ -40,7 +46,7 @@ def command(workdir):
         "mer_jax.main",
         *config,
         f"--workdir={workdir}",
-        f"--config.data.path={corpus_of(1200)}",
+        f"--config.data.path={corpus_of(UTTERANCES[workdir.name])}",
     ]
 
 
