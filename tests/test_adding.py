@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, user_env
-from runs import compare
+from runs import committed, compare
 
 from mer_jax.data.corpus import Corpus
 
@@ -78,7 +78,7 @@ def test_a_model_is_one_model_file_and_one_config_file(folder, tmp_path):
         "--config.train.checkpoint_minutes=0.0001",
     ]
     process = subprocess.Popen(command, cwd=folder.path, env=folder.env(), stdout=subprocess.DEVNULL)
-    while process.poll() is None and not list(killed.glob("checkpoints/[0-9]*/state")):
+    while process.poll() is None and not committed(killed):
         time.sleep(0.05)
     process.kill()
     process.wait()
