@@ -13,7 +13,7 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic import demo_corpus
 from mer_jax.errors import UserError
 from mer_jax.evaluation.final import finish
-from mer_jax.files import read_json
+from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.report import render
 from mer_jax.runtime import checkpoint, distributed, run_log
 from mer_jax.runtime.console import console
@@ -66,7 +66,7 @@ def run(
     if is_finished(config, workdir, now, allow_config_change):
         console.print(f"{workdir} is finished; --mode=eval scores it again, another --workdir starts anew")
         write_report(workdir)
-        return read_json(workdir / "metrics.json")
+        return metrics_of(workdir / "metrics.json")
     distributed.barrier("looked at the workdir")  # nobody writes into it before
     notice = distributed.PreemptionNotice()
     run = assemble(config, corpus, workdir)

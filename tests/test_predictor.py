@@ -263,8 +263,8 @@ def test_a_batch_without_pictures_has_their_shape():
                 "label_embeddings": np.eye(2, 6).tolist(),
                 "modalities": specs,
                 "protocol": {"name": "official"},
-                "splits": {"train": {}},
-                "shards": [{}],
+                "splits": {"train": {"count": 2, "classes": {"a": 1, "b": 1}}},
+                "shards": [],
             }
         ),
         "drawn",

@@ -11,6 +11,7 @@ from mer_jax.config import Experiment
 from mer_jax.data import leakage, protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
+from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.evaluation.inspection import (
     MAX_ERRORS,
     MAX_INSPECTED,
@@ -20,7 +21,6 @@ from mer_jax.evaluation.inspection import (
 )
 from mer_jax.evaluation.predictions import format_predictions
 from mer_jax.evaluation.summary import Tests, print_summary, summarise_points
-from mer_jax.files import read_json
 from mer_jax.runtime import run_log
 from mer_jax.runtime.console import console
 from mer_jax.tasks import Task
@@ -138,7 +138,7 @@ def score_again(config: Experiment, corpus: Corpus, workdir: epath.Path) -> int:
     """Scores the best models of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
     if not is_finished(config, workdir, identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=eval finishes it")
-    known = read_json(workdir / "metrics.json")
+    known = metrics_of(workdir / "metrics.json")
     run = restore_finished(config, corpus, workdir)
     results, _ = score_parts(run)
     print_result(run.task, known, workdir)

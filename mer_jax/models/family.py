@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mer_jax import old_runs
+from mer_jax import old_runs, schema
 from mer_jax.config import Experiment, fields, fields_without_result, flatten
 from mer_jax.data.batch import Batch, where_real
 from mer_jax.data.corpus import Manifest
@@ -132,12 +132,17 @@ def experiment_from(tree: dict[str, Any]) -> Experiment:
     """The experiment whose `config.to_dict` this is; raises UserError if its family has other fields. A field that
     changes no result may be missing, and runs of earlier versions may call fields otherwise."""
     tree = old_runs.read_config(tree)
-    config = experiment_type(tree["family"])()
+    experiment = experiment_type(tree["family"])
+    config = experiment()
     known = fields(config)
     given = {name: value for name, value in flatten(tree).items() if name != "family"}
     missing = known.keys() - given.keys() - fields_without_result(config)
     if other := sorted(missing | (given.keys() - known.keys())):
         raise UserError(f"the config is of another version of mer_jax: what differs is {', '.join(other)}")
+    try:
+        schema.check({name: value for name, value in tree.items() if name != "family"}, experiment)
+    except ValueError as error:
+        raise UserError(f"the config is damaged: {error}") from None
     for name, value in given.items():
         *holder, last = name.split(".")
         owner = getattr(config, holder[0]) if holder else config

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mer_jax import files
+from mer_jax import files, run_files
 from mer_jax.errors import UserError, reported
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.encoder_flags import add_encoder_flags, locations_of
@@ -133,4 +133,4 @@ def tested_ids(model: Any, replica: str | None) -> list[str]:
     if not path.is_file():
         raise UserError(f"{path} is missing: which utterances were tested is not known")
     name = model.metrics["replicas"][members[0]]["fold"]
-    return next(fold["test"] for fold in files.read_json(path)["folds"] if fold["name"] == name)
+    return next(fold["test"] for fold in files.read_json(path, run_files.SplitIds)["folds"] if fold["name"] == name)

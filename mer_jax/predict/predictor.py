@@ -22,6 +22,7 @@ from mer_jax.data.frames import EncodedFrames, View
 from mer_jax.data.pool import zero_nonfinite
 from mer_jax.errors import UserError
 from mer_jax.evaluation.attribution import BatchAttribution, attribute
+from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.models.family import experiment_from
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.inputs import items_of
@@ -31,6 +32,7 @@ from mer_jax.runtime import checkpoint, sharding
 from mer_jax.tasks import Task, task_of
 from mer_jax.training import step
 from mer_jax.training.compiled import model_of
+from mer_jax.training.workdir import read_config_file
 
 WINDOW_BATCHES = 4  # batches whose items are sorted by length among themselves
 MAX_WAIT_SECONDS = 1.0  # seconds to wait for more items before those at hand are predicted
@@ -287,7 +289,7 @@ def load(run: epath.PathLike) -> Predictor:
         raise UserError(f"{run} holds no run: it has no config.json")
     if not (run / "metrics.json").exists():
         raise UserError(f"{run} holds an unfinished run; the command that began it carries it on to the end")
-    about, metrics = files.read_json(run / "config.json"), files.read_json(run / "metrics.json")
+    about, metrics = read_config_file(run / "config.json"), metrics_of(run / "metrics.json")
     written = about.get("versions", {}).get("mer_jax", "unknown")
     try:
         config = config_lib.validate(experiment_from(about["config"]))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mer_jax.errors import UserError
-from mer_jax.evaluation.finished_run import FinishedRun, other_version, require
+from mer_jax.evaluation.finished_run import FinishedRun
 from mer_jax.metrics.calibration import CALIBRATION, temperature_scale
 from mer_jax.metrics.calibration import reliability as reliability_of
 from mer_jax.metrics.classification import class_f1
@@ -19,19 +19,6 @@ from mer_jax.report.svg import intervals, reliability, scatter, signed_number
 MAX_MISTAKES = 20
 MAX_STEPS = 3  # time steps that are named, of each modality of a mistake
 NO_SENTENCES = "predictions.jsonl does not hold the sentences: an older version wrote it, or the corpus has none."
-
-
-def check(run: FinishedRun) -> None:
-    """Raises UserError unless metrics.json has what these sections show."""
-    try:
-        number = run.metrics["points"].index(run.chosen)
-        require(run.chosen, f"points.{number}", ("pooled", "calibration"))
-        for i, replica in enumerate(run.metrics["replicas"]):
-            if replica["status"] == "finished":
-                require(replica, f"replicas.{i}", ("calibration",))
-                require(replica["calibration"], f"replicas.{i}.calibration", ("temperature",))
-    except (KeyError, TypeError) as error:
-        raise other_version(run.path / "metrics.json", error) from None
 
 
 def confusion(run: FinishedRun) -> str:

@@ -67,7 +67,9 @@ def robustness(run: FinishedRun) -> str:
     return f"<p>{escaped(' '.join(texts))}</p>{plots(figures)}{retained}"
 
 
-def _curve(name: str, places: Sequence[int | float], values: Sequence[Sequence[float | None]], scale: int) -> Line:
+def _curve(
+    name: str, places: Sequence[int | float], values: Sequence[Sequence[int | float | None]], scale: int
+) -> Line:
     """values: [mean, sd] of each place."""
     mean, sd = ([scale * (value[i] or 0) for value in values] for i in (0, 1))
     if not any(sd):

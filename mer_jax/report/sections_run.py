@@ -93,7 +93,7 @@ def _session_row(session: Mapping[str, Any]) -> list[str]:
     return [
         began.strftime("%Y-%m-%d %H:%M UTC"),
         f"{session['from_step']:,} – {session['to_step']:,}",
-        duration(seconds, 1),
+        duration(float(seconds), 1),
         f"{steps / seconds:.2f}" if seconds else "-",
         f"{session['devices']} × {escaped(session['kind'])}",
         str(session["processes"]),

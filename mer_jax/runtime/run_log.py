@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from mer_jax import files
+from mer_jax import files, run_files
 from mer_jax.runtime import distributed
 from mer_jax.runtime.console import Stopwatch, console
 
@@ -84,7 +84,7 @@ class Cost:
 
     def __init__(self, workdir: epath.PathLike, start: int):
         self._path, self._began = epath.Path(workdir) / "cost.json", time.monotonic()
-        self._before = files.read_json(self._path)["sessions"] if start and self._path.exists() else []
+        self._before = files.read_json(self._path, run_files.Cost)["sessions"] if start and self._path.exists() else []
         device = jax.devices()[0]
         self._now = {
             "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

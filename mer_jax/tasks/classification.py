@@ -11,6 +11,7 @@ from mer_jax.metrics.calibration import CALIBRATION, calibration, fit_temperatur
 from mer_jax.metrics.classification import METRICS, scores
 from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.significance import by_dialogue
+from mer_jax.tasks import classification_results
 from mer_jax.tasks.task import Arrays, Card, Evaluation, Task
 
 RATERS = ("nll", "jensen_shannon", "agreement", "agreement_at_most")
@@ -27,6 +28,15 @@ class Classification(Task):
     def __init__(self, labels: Sequence[str]):
         self.labels = tuple(labels)
         self.width = len(self.labels)
+
+    @classmethod
+    def of_results(cls, metrics: Mapping[str, Any]) -> "Classification":
+        """The task of a finished run; raises ValueError if its classes are not named."""
+        classification_results.check_labels(metrics)
+        return cls(metrics["labels"])
+
+    def check_results(self, metrics: Mapping[str, Any]) -> None:
+        classification_results.check(metrics, self.labels)
 
     def targets(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
         """`soft`: what is learnt is what the raters say, where any of them chose a class."""

@@ -58,6 +58,10 @@ class Task(abc.ABC):
         return next(iter(self.metrics))
 
     @abc.abstractmethod
+    def check_results(self, metrics: Mapping[str, Any]) -> None:
+        """Raises ValueError, naming the field, unless metrics.json has what is written of this task."""
+
+    @abc.abstractmethod
     def targets(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
         """What is learnt of the corpus's utterances `rows`, an array [rows, …] by name. soft: as the raters say."""
 

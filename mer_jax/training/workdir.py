@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from mer_jax import config as config_lib
-from mer_jax import old_runs
+from mer_jax import old_runs, run_files
 from mer_jax.config import Experiment
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
@@ -47,11 +47,15 @@ def is_finished(config: Experiment, workdir: epath.Path, now: dict[str, Any], al
         if workdir.exists() and not all(p.name.endswith(".partial") for p in workdir.iterdir()):
             raise foreign
         return False
-    before = read_json(path)
-    if not isinstance(before, dict) or not {"config", "data"} <= before.keys():
-        raise foreign
+    before = read_config_file(path)
     refuse_other_config(config, workdir, before, now, allow_config_change, done)
     return done
+
+
+def read_config_file(path: epath.PathLike) -> dict[str, Any]:
+    """What config.json says of a run; raises UserError if it is damaged, or of something else."""
+    advice = "Restore it, or choose another --workdir."
+    return read_json(path, run_files.RunIdentity, advice)
 
 
 def refuse_other_config(
