@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from mer_jax.data.corpus_files import ManifestFile, Version, check_index
+from mer_jax.data.corpus_files import ManifestFile, Version, index_columns
 from mer_jax.data.frames import CODINGS, EncodedFrames, decode_frames
 from mer_jax.data.records import Value, decode_example, encode_example, unframe_record
 from mer_jax.errors import UserError
@@ -249,14 +249,11 @@ class Corpus(Manifest):
             raise UserError(f"{index} is missing: a shard is read through the index written beside it. Restore it.")
         if sha256_of(index) != shard["index_sha256"]:
             raise UserError(f"{index} is damaged: its sha256 is not the manifest's. Restore it.")
-        unvoted = np.zeros((shard["count"], len(self.labels)), np.float32)  # corpora from before 0.6 hold no votes
         try:
             with np.load(index, allow_pickle=False) as arrays:
-                columns = {"soft": unvoted, **arrays}
-            check_index(columns, shard, self.modalities, len(self.labels))
+                return index_columns(arrays, shard, self.modalities, len(self.labels))
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{index} is no index of this mer_jax: {error}. Restore it.") from None
-        return columns
 
     def _check_labels(self) -> None:
         for bad in np.flatnonzero(~np.isin(self.index["label"], self.labels))[:1]:

@@ -57,28 +57,33 @@ class ManifestFile(TypedDict):
     bayes_accuracy: NotRequired[dict[str, Share] | None]
 
 
-def check_index(
+def index_columns(
     index: Mapping[str, np.ndarray], shard: Mapping[str, Any], modalities: Collection[str], classes: int
-) -> None:
-    """Raises ValueError, naming the column, unless the columns of a shard's index have a row for each record, of the
-    right kind, and every record lies in the shard."""
-    count, rows = shard["count"], (shard["count"],)
+) -> dict[str, np.ndarray]:
+    """The columns of a shard's index; what else the file holds is left out (NumPy before 2.2 wrote `allow_pickle`).
+
+    Raises ValueError, naming the column, unless each has a row for every record, of the right kind, and every record
+    lies in the shard."""
+    count = shard["count"]
     kinds = {"offset": "ui", "size": "ui", "turn": "ui", **dict.fromkeys(("id", "split", "dialogue"), "U")}
     kinds |= dict.fromkeys(("speaker", "session", "label"), "U") | {f"length/{m}": "ui" for m in modalities}
+    columns: dict[str, np.ndarray] = {"soft": np.zeros((count, classes), np.float32)}  # before 0.6 without votes
+    columns |= {name: index[name] for name in (*kinds, "soft") if name in index}
     for name, kind in kinds.items():
-        column = index.get(name)
-        if column is None:
+        if name not in columns:
             raise ValueError(f"it has no column {name!r}")
-        if column.shape != rows or column.dtype.kind not in kind:
+        column = columns[name]
+        if column.shape != (count,) or column.dtype.kind not in kind:
             raise ValueError(
                 f"column {name!r} is {column.dtype}{list(column.shape)}, not one value for each of {count} records"
             )
-    offset, size = (index[name].astype(object) for name in ("offset", "size"))
+    if columns["soft"].shape != (count, classes) or columns["soft"].dtype.kind != "f":
+        raise ValueError("column 'soft' is not one distribution for each record")
+    offset, size = (columns[name].astype(object) for name in ("offset", "size"))
     if (offset < 0).any() or (size < 0).any() or (offset + size + 16 > shard["bytes"]).any():
         raise ValueError(f"a record of it lies outside the {shard['bytes']} bytes of the shard")
-    if any((index[f"length/{m}"] < 0).any() for m in modalities):
+    if any((columns[f"length/{m}"] < 0).any() for m in modalities):
         raise ValueError("a length is below 0")
-    if (index["split"] != shard["split"]).any():
+    if (columns["split"] != shard["split"]).any():
         raise ValueError(f"a record is of another split than {shard['split']!r}")
-    if index["soft"].shape != (count, classes) or index["soft"].dtype.kind != "f":
-        raise ValueError("column 'soft' is not one distribution for each record")
+    return columns
