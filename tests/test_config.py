@@ -35,8 +35,11 @@ PARAMETERS = {
     "deepmsi_mer:tiny": 27_559,
     "deepmsi_mer:iemocap": 16_993_383,
     "deepmsi_mer:meld": 16_993_383,
+    "deepmsi_mer:iemocap_published": 16_993_327,
+    "deepmsi_mer:meld_published": 16_993_327,
     "deepmsi_mer_frames": 47_729_897,
-    "deepmsi_mer_frames:published": 47_732_529,
+    "deepmsi_mer_frames:published": 47_739_249,
+    "deepmsi_mer_frames:meld_published": 47_739_249,
     "deepmsi_mer_frames:tiny": 457_547,
 }
 

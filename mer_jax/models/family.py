@@ -80,7 +80,8 @@ class Family:
     objective(config, outputs, batch, prior) -> (the loss, its terms by name).
     sentence: what the model is, for cards and reports.
     after_update(config, old params, new params, outputs, batch) -> the new params, with the last word on them.
-    frozen(path): whether a parameter does not learn. lr_factor(path): factor on a parameter's learning rate.
+    frozen(path): whether a parameter does not learn. reached(path): whether the loss depends on it at all; one that it
+    does not reach keeps its start, without decay, as in torch. lr_factor(path): factor on its learning rate.
     start: arrays of the model that are given instead of drawn. notes: what a person should know before training.
     attribution_baseline(features, mask) -> where the path of integrated gradients begins.
     fixed_lengths: modalities of which the model must know how many time steps there are when it is compiled.
@@ -91,6 +92,7 @@ class Family:
     sentence: str
     after_update: Callable[[Any, Any, Any, Any, Batch], Any] = keep_update
     frozen: Callable[[Path], bool] = lambda path: False
+    reached: Callable[[Path], bool] = lambda path: True
     lr_factor: Callable[[Path], float] | None = None
     start: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
