@@ -25,6 +25,7 @@ from data_prep.encoders.extract import (
     features_of,
     print_faces,
     print_lengths,
+    rates,
     refuse_broken,
     utterances,
 )
@@ -66,7 +67,7 @@ def read(arguments: argparse.Namespace) -> Source:
         refuse_broken(broken)
     rows = [row for row in rows if row.utterance.id not in broken]
     print_limits(rows, checked, with_text)
-    longer = print_lengths(rows, checked, arguments.longest)
+    over_longest = print_lengths(rows, checked, arguments.longest)
     rows, features, unreadable = features_of(rows, checked, chosen, arguments.cache, skip_broken=arguments.skip_broken)
     broken |= unreadable
     for message in broken.values():
@@ -80,11 +81,12 @@ def read(arguments: argparse.Namespace) -> Source:
         labels=labels,
         encoder=words,
         extractors={modality: encoder.extractor for modality, encoder in chosen.items()},
+        steps_per_second=rates(chosen),
         protocol=OFFICIAL if {row.utterance.split for row in rows} == set(SPLITS) else NONE,
         provenance={
             "sources": {**checksums(arguments.table), "clips": digest(rows, checked)},
             "cut": arguments.cut,
-            "clips_over_longest": longer,
+            **over_longest,
             "left_out": sorted(broken),
             **faces,
             "label_word_encoder": words.identity,

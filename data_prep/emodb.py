@@ -21,6 +21,7 @@ from data_prep.encoders.extract import (
     check_clips,
     features_of,
     print_lengths,
+    rates,
     refuse_broken,
     utterances,
 )
@@ -120,7 +121,7 @@ def read(arguments: argparse.Namespace) -> Source:
     words, audio = flags.text_encoder(arguments), flags.audio_encoder(arguments)
     checked, broken = check_clips(rows, ("audio",))
     refuse_broken(broken)
-    longer = print_lengths(rows, checked, arguments.longest)
+    over_longest = print_lengths(rows, checked, arguments.longest)
     rows, features, _ = features_of(rows, checked, {"audio": audio}, arguments.cache, skip_broken=False)
     return Source(
         name="emodb",
@@ -128,13 +129,14 @@ def read(arguments: argparse.Namespace) -> Source:
         labels=tuple(LABELS.values()),
         encoder=words,
         extractors={"audio": audio.extractor},
+        steps_per_second=rates({"audio": audio}),
         protocol={
             "name": "speakers",
             "description": "ours: speakers 12 and 14 validate, 15 and 16 test; the field leaves one speaker out (loso)",
         },
         provenance={
             "sources": checksums(arguments.tar),
-            "clips_over_longest": longer,
+            **over_longest,
             "label_word_encoder": words.identity,
             "audio_encoder": audio.identity,
         },

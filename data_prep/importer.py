@@ -44,6 +44,7 @@ class Source:
     licence: str
     label_words: tuple[str, ...] = ()
     trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    steps_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
     extra_happy: Path | None = None
     closing_lines: Sequence[str] = ()
 
@@ -61,6 +62,7 @@ class Source:
             provenance={"tool": tool, **self.provenance},
             licence=self.licence,
             trained_on=self.trained_on,
+            steps_per_second=self.steps_per_second,
         )
 
 

@@ -27,6 +27,8 @@ def read_config(tree: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"family": tree.get("family") or _family_of_08(tree)}
     for name, value in tree.items():
         if isinstance(value, dict):
+            if isinstance(length := value.get("max_length"), int):
+                value = value | {"max_length": [length]}
             value = {
                 FIELDS.get(f"{name}.{field}", f"{name}.{field}").partition(".")[2]: v for field, v in value.items()
             }

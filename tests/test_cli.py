@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -256,10 +257,15 @@ def test_streaming_trains_to_the_same_numbers_as_resident(run_cli, tmp_path, sma
             "--config.data.soft_labels=True",
         )
         assert done.returncode == 0, done.stderr
-        assert "truncated" in done.stdout
+        assert re.search(r"problem: text: \d+ of \d+ steps \(\d+ %\) are not read", done.stdout), done.stdout
         assert "learnt is what the raters say of 16 training utterances; of 8, where" in done.stdout
         assert "against the raters: NLL " in done.stdout
         results.append(json.loads((workdir / "metrics.json").read_text()))
+        assert re.fullmatch(
+            r"text: \d+ of \d+ steps .* --config.data.max_length=text:9\+audio:6 reads .*",
+            *results[-1]["data"]["problems"],
+        )
+        assert "Not all is read." in (workdir / "report.html").read_text()
     for part in ("valid", "test"):
         one, other = (result["replicas"][0][part] for result in results)
         assert one["confusion"] == other["confusion"]

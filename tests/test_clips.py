@@ -205,6 +205,11 @@ class TestClips:
         assert len(corpus) == 19
         assert corpus.modalities["audio"]["width"] == 25
         assert corpus.modalities["audio"]["longest"] == 10  # 0.5 s at 100 a second, five together
+        assert corpus.modalities["audio"]["steps_per_second"] == 20
+        cut = corpus.manifest["provenance"]["seconds_over_longest"]
+        assert 0 < cut["cut"] < cut["of"]
+        assert "unread clips" in done.stdout
+        assert f"--longest={cut['enough']}" in done.stdout
 
     def test_faces_are_cut_out_and_frames_without_one_counted(self, models, portrait, tmp_path, run_cli):
         import av

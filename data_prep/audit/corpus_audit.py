@@ -12,7 +12,7 @@ import rich.text
 
 from data_prep.audit.feature_findings import features
 from data_prep.audit.finding import LEVELS, Audit, number
-from data_prep.audit.findings import classes, floor_findings, lengths, sharing
+from data_prep.audit.findings import classes, floor_findings, lengths, sharing, unread_findings
 from data_prep.audit.floor import floor_method, floors_of
 from data_prep.audit.page import page
 from data_prep.audit.reading import read
@@ -55,6 +55,7 @@ def audit(
         findings=(
             *classes(corpus, listed),
             *lengths(corpus, reading),
+            *unread_findings(corpus),
             *features(corpus, reading),
             *sharing(corpus, reading),
             *floor_findings(floors),

@@ -11,6 +11,7 @@ from data_prep.audit.reading import Reading, leaked, split_across
 from data_prep.packs import class_counts
 from mer_jax.data.corpus import SPLITS, Corpus
 from mer_jax.data.leakage import KINDS, PAIRS, leakage
+from mer_jax.data.length_limits import cut_in_extraction, length_limits, unread, unread_problems
 from mer_jax.data.protocols import Fold
 from mer_jax.errors import UserError
 from mer_jax.metrics.classification import METRICS
@@ -160,7 +161,7 @@ def lengths(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
             "over-long",
             too_long,
             f"are over {LONG:g} s",
-            "look whether the cut went wrong; truncate (data.max_length) rather than drop, and say so",
+            "look whether the cut went wrong; truncate (--longest, data.max_length) rather than drop, and say so",
         ),
     ):
         if len(rows):
@@ -169,6 +170,23 @@ def lengths(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
             yield Finding("note", name, "", text, do)
         else:
             yield Finding("ok", name, "", f"none of {len(timed):,} utterances")
+
+
+def unread_findings(corpus: Corpus) -> Iterator[Finding]:
+    """Yields what of the clips no model reads: what extraction cut, and what the default of data.max_length cuts."""
+    if cut := cut_in_extraction(corpus.manifest):
+        text, do, bad = cut
+        yield Finding("problem" if bad else "note", "unread clips", "", text, do)
+    lengths = {m: corpus.index[f"length/{m}"] for m in corpus.modalities}
+    found = unread(lengths, length_limits((), tuple(lengths), corpus.manifest), corpus.manifest)
+    for one in found:
+        for line in unread_problems([one], ()):
+            text, _, do = line.partition("; ")
+            yield Finding("problem", "unread time", one.modality, text, do)
+        if one.steps and not one.is_problem:
+            yield Finding("note", "unread time", one.modality, one.in_words(), "say so beside every figure")
+    if not any(one.steps for one in found):
+        yield Finding("ok", "unread time", "", "a run reads every sequence to its end, unless data.max_length is set")
 
 
 def sharing(corpus: Corpus, reading: Reading) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -37,7 +38,7 @@ class Description:
     `label_space` (or of an encoder of that name, which no modality uses); `label_words` are the words it was made of;
     `protocol` names and describes the split; `tokens[m]` says that a time step of m is so many tokens side by side;
     `trained_on[m]` names the splits on whose labels the features of m were trained: no other protocol may test on
-    these.
+    these. `steps_per_second[m]`: how many time steps of m a second of a clip gives, where that is the same for all.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Description:
     bayes_accuracy: Mapping[str, float] | None = None
     tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
     trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    steps_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class _Shard:
@@ -197,6 +199,10 @@ def _complete_specs(specs: dict[str, dict[str, Any]], description: Description) 
                 f"trained_on: {modality!r} is not declared, or {', '.join(splits)} are not of {', '.join(SPLITS)}"
             )
         specs[modality]["trained_on"] = list(splits)
+    for modality, rate in description.steps_per_second.items():
+        if modality not in specs or not 0 < rate < math.inf:
+            raise UserError(f"steps_per_second: {modality!r} is not declared, or {rate!r} is no number above 0")
+        specs[modality]["steps_per_second"] = rate
 
 
 def _manifest(

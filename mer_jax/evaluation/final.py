@@ -47,6 +47,8 @@ def finish(run: Run, leaks: list[Any], cost: run_log.Cost) -> dict[str, Any]:
         "data": {
             "name": corpus.manifest["name"],
             "manifest_sha256": corpus.manifest_sha256,
+            "unread": {one.modality: one.to_json() for one in run.data.unread},
+            "problems": list(run.data.problems),
             "counts": {fold.name: c for fold, c in zip(run.split.folds, run.data.counts, strict=True)},
         },
         "valid": chosen["valid"],

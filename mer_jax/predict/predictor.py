@@ -19,6 +19,7 @@ from mer_jax.data import loader
 from mer_jax.data.batch import Batch, pad_rows
 from mer_jax.data.corpus import Manifest
 from mer_jax.data.frames import EncodedFrames, View
+from mer_jax.data.length_limits import as_time, steps_per_second
 from mer_jax.data.pool import zero_nonfinite
 from mer_jax.errors import UserError
 from mer_jax.evaluation.attribution import BatchAttribution, attribute
@@ -60,7 +61,7 @@ class Predictor:
         self.family, model = model_of(config, manifest, self.task)
         self._apply = model.apply
         self._best_models = best_models
-        self._max_lengths = config_lib.max_lengths(config.data)
+        self._max_lengths = config_lib.max_lengths(config.data, manifest.manifest)
         frames = config.frame_augmentation()
         self._view = None if frames is None else View(**vars(frames))
         self._mesh = sharding.make_mesh()
@@ -207,7 +208,9 @@ class Predictor:
                 wanted = f"[time, {spec['width']}], made by {spec['extractor']}"
                 raise ValueError(f"{modality} is {list(value.shape)}; the model reads {wanted}")
         if len(value) > limit:
-            notes.append(f"{modality}: {len(value)} time steps, the first {limit} of which are read (data.max_length)")
+            rate = steps_per_second(self.manifest.manifest, modality)
+            whole, read = as_time(len(value), rate), as_time(limit, rate)
+            notes.append(f"{modality}: {whole}, the first {read} of which are read (data.max_length)")
             value = value[:limit]
         if frames:
             return self._view.apply(value) if self._view else value

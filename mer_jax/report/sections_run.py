@@ -55,6 +55,7 @@ def alarms(run: FinishedRun) -> str:
             "<strong>data.test_on_trained is on:</strong> features that were trained on labels of the test part, if "
             "the corpus has any, were not refused."
         )
+    found += [f"<strong>Not all is read.</strong> {escaped(line)}" for line in run.metrics["data"].get("problems", [])]
     return "".join(f'<p class="alarm" role="note">{text}</p>' for text in found)
 
 
