@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from etils import epath
 
-from mer_jax import schema
+from mer_jax import errors, schema
 from mer_jax.errors import UserError
 
 
@@ -28,16 +28,22 @@ def atomic_file(path: epath.PathLike, mode: str = "wb", *, writers: int = 1, **o
     writers: more than one if several processes may write this file at the same time. options: those of `open`.
     """
     path = epath.Path(path)
-    if "://" in str(path):  # object stores show an object when it is whole
-        with path.open(mode, **options) as file:
-            yield file
-        return
-    own = f".{os.getpid()}" if writers > 1 else ""
-    partial = path.with_name(f".{path.name}{own}.partial")
-    with open(partial, mode, **options) as file:
-        yield file
-        sync(file)
-    os.replace(partial, path)
+    with errors.at(path):
+        if "://" in str(path):  # object stores show an object when it is whole
+            with path.open(mode, **options) as file:
+                yield file
+            return
+        own = f".{os.getpid()}" if writers > 1 else ""
+        partial = path.with_name(f".{path.name}{own}.partial")
+        try:
+            with open(partial, mode, **options) as file:
+                yield file
+                sync(file)
+            os.replace(partial, path)
+        except BaseException:  # a full disk needs the room
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+            raise
 
 
 def sync(file: IO[Any]) -> None:
@@ -63,7 +69,9 @@ def read_json(path: epath.PathLike, holds: Any, advice: str = "Restore it.") -> 
     path = epath.Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; it must be a file. {advice}")
-    return parse_json(path.read_bytes(), str(path), holds, advice)
+    with errors.at(path):
+        content = path.read_bytes()
+    return parse_json(content, str(path), holds, advice)
 
 
 def parse_json(content: str | bytes, where: str, holds: Any, advice: str = "Restore it.") -> Any:

@@ -122,8 +122,14 @@ class ReplicaResult(TypedDict):
     step: Count
 
 
+class CheckpointDigest(TypedDict):
+    step: Count
+    sha256: str
+
+
 class Metrics(TypedDict):
     task: NotRequired[str]
+    checkpoint: NotRequired[CheckpointDigest]
     protocol: ProtocolUsed
     data: DataUsed
     points: list[Point]
@@ -139,7 +145,7 @@ class Evaluated(TypedDict):
     """A line of history.jsonl; a loss may be NaN."""
 
     epoch: Count
-    step: NotRequired[Count]
+    step: Count
     replica: str
     valid: dict[str, float]
 

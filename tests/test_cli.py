@@ -20,7 +20,7 @@ from mer_jax import experiment, old_runs, sweep
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.data.synthetic import MODALITIES
-from mer_jax.errors import UserError, out_of_memory
+from mer_jax.errors import UserError, explained
 from mer_jax.models.lsgmer import LSGMERExperiment
 from mer_jax.report import render
 from mer_jax.runtime import distributed
@@ -55,6 +55,7 @@ def test_a_run_writes_everything(finished, demo):
         "replicas",
         "protocol",
         "data",
+        "checkpoint",
         "config",
         "versions",
     }
@@ -276,12 +277,12 @@ def test_streaming_trains_to_the_same_numbers_as_resident(run_cli, tmp_path, sma
 
 
 def test_a_device_without_memory_for_a_step_is_told_and_other_errors_are_not_hidden():
-    full = out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"))
+    full = explained(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"))
     assert isinstance(full, UserError)
     assert "Out of memory allocating 9 bytes.)" in str(full)
     assert "--config.train.microbatches" in str(full)
     other = RuntimeError("INTERNAL: something")
-    assert out_of_memory(other) is other
+    assert explained(other) is other
     with pytest.raises(UserError, match="too little memory"), distributed.exit_together(1):
         more_than_there_is()
     with pytest.raises(RuntimeError, match="something"), distributed.exit_together(1):

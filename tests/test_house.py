@@ -10,13 +10,14 @@ from conftest import ROOT
 PACKAGE = ROOT / "mer_jax"
 # Rooms and files of mer_jax, from the ground up: what each may import besides itself.
 ALLOWED = {
-    "errors": set(),
+    "interrupts": set(),
+    "errors": {"interrupts"},
     "old_runs": set(),
     "schema": set(),
     "run_files": {"schema"},
     "files": {"errors", "schema"},
     "metrics": set(),
-    "runtime": {"errors", "files", "old_runs", "run_files"},
+    "runtime": {"errors", "files", "interrupts", "old_runs", "run_files", "schema"},
     "data": {"errors", "files", "runtime", "schema"},
     "config": {"data", "errors"},
     "tasks": {"data", "metrics", "models", "runtime", "schema"},  # of models only losses, when JAX has begun
@@ -32,13 +33,16 @@ ALLOWED = {
     "predict": {"config", "data", "errors", "evaluation", "files", "models", "run_files", "runtime", "tasks", "training"},
     "demo": {"errors", "predict", "tasks"},
     "export": {"config", "data", "errors", "experiment", "files", "predict", "tasks", "training"},
-    "main": {"config", "errors", "evaluation", "experiment", "files", "old_runs", "runtime"},
-    "sweep": {"config", "data", "errors", "evaluation", "experiment", "main", "report", "runtime", "tasks"},
+    "main": {"config", "errors", "evaluation", "experiment", "files", "interrupts", "old_runs", "runtime"},
+    "sweep": {
+        "config", "data", "errors", "evaluation", "experiment", "main", "report", "runtime", "tasks", "training",
+    },
     "visualize_vsc": {"config", "data", "errors", "experiment", "files", "models", "runtime", "training"},
 }  # fmt: skip
 # Without JAX at import, so that reports, comparisons and refusals are quick.
 NO_JAX = (
-    "errors", "files", "schema", "run_files", "old_runs", "config", "compare", "tasks", "data/corpus", "data/corpus_writer", "data/records",
+    "errors", "interrupts", "files", "schema", "run_files", "old_runs", "config", "compare", "tasks", "data/corpus", "data/corpus_files",
+    "data/corpus_writer", "data/records",
     "data/protocols", "data/leakage", "data/frames", "data/synthetic", "metrics/metric", "metrics/classification",
     "metrics/calibration", "metrics/significance", "evaluation/finished_run", "evaluation/predictions",
     "evaluation/robustness_curves", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",

@@ -14,7 +14,6 @@ width, 3]. An utterance may lack a modality: it then has none of the three keys.
 `python -m mer_jax.data DIR` describes a corpus and verifies every byte of it.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -234,10 +233,13 @@ class Corpus(Manifest):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": {}}
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        """At Python's exit the modules may be empty already, so that `os.close` cannot be looked up."""
         for descriptor in getattr(self, "_files", {}).values():
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+            try:  # noqa: SIM105 - nor can contextlib
+                close(descriptor)
+            except OSError:
+                pass
 
     def _read_index(self, shard: dict[str, Any]) -> dict[str, np.ndarray]:
         path, index = self.path / shard["file"], self.path / shard["index"]

@@ -30,9 +30,9 @@ from mer_jax.training.setup import Run
 from mer_jax.training.workdir import identity, is_finished, versions
 
 
-def finish(run: Run, leaks: list[Any], cost: run_log.Cost) -> dict[str, Any]:
+def finish(run: Run, leaks: list[Any], cost: run_log.Cost, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Scores valid and test with the best models, writes predictions, what there is to see of them and metrics.json,
-    and prints the table."""
+    and prints the table. checkpoint: which one holds these models."""
     results, tests = score_parts(run)
     config, corpus, replicas = run.config, run.corpus, run.groups.replicas
     entries = [(replicas[r].name, *found) for r, found in tests.items()]
@@ -55,6 +55,7 @@ def finish(run: Run, leaks: list[Any], cost: run_log.Cost) -> dict[str, Any]:
         "test": chosen["test"],
         "points": points,
         "replicas": results,
+        "checkpoint": checkpoint,
         "config": config_lib.to_dict(config),
         "versions": versions(),
     }

@@ -33,6 +33,7 @@ from mer_jax.runtime import checkpoint, sharding
 from mer_jax.tasks import Task, task_of
 from mer_jax.training import step
 from mer_jax.training.compiled import model_of
+from mer_jax.training.resume import refuse_other_checkpoint
 from mer_jax.training.workdir import read_config_file
 
 WINDOW_BATCHES = 4  # batches whose items are sorted by length among themselves
@@ -304,11 +305,12 @@ def load(run: epath.PathLike) -> Predictor:
         ) from None
     manifest = _manifest(run, config, sha256, written)
     sharding.start(files.cache_folder() / "xla")
-    info, best_models = checkpoint.best_models(run / "checkpoints")
+    info, best_models, digest = checkpoint.best_models(run / "checkpoints")
     if info["data"]["manifest_sha256"] != sha256 or not any(point["chosen"] for point in points):
         raise UserError(
             f"{run}: the checkpoint is of other data than config.json; bring back the file that belongs to it"
         )
+    refuse_other_checkpoint(run, metrics, digest, {replica["name"]: replica["step"] for replica in info["replicas"]})
     return Predictor(config, manifest, metrics, best_models, str(run))
 
 
