@@ -30,6 +30,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data_prep import limits
 from data_prep.encoders import flags, from_manifest
 from data_prep.encoders.extract import STREAMS
 from data_prep.encoders.serving import RequestEncoder, batches
@@ -108,7 +109,9 @@ def main(argv: list[str] | None = None) -> None:
             "was waiting; default: %(default)s"
         ),
     )
+    limits.add_flags(parser)
     arguments = parser.parse_args(argv)
+    limits.use(arguments)
     arguments.cache = files.cache_folder() / "features"  # not written to
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt), open(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # whatever a library prints is for people
