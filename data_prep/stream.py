@@ -38,6 +38,7 @@ from data_prep.encoders.speech_to_text import SpeechRecogniser
 from mer_jax import files
 from mer_jax.data.records import encode_example, write_record
 from mer_jax.errors import UserError
+from mer_jax.plain import plain_output
 
 BATCH_SIZE = 16  # requests answered together: more is hardly faster, and all of it is in memory
 
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     limits.use(arguments)
     arguments.cache = files.cache_folder() / "features"  # not written to
-    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt), open(os.dup(1), "wb") as out:
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt), open(os.dup(1), "wb") as out, plain_output():
         os.dup2(2, 1)  # whatever a library prints is for people
         converse(arguments, out)
 

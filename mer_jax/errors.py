@@ -4,6 +4,8 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+from mer_jax.plain import plain_output
+
 
 class UserError(ValueError):
     """Bad input. The message names the file, record or field and says what would be right."""
@@ -24,12 +26,14 @@ def out_of_memory(error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
-    """Ends a command on a UserError or Ctrl-C with its message and an honest exit code (2, 130), without traceback."""
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; the same command carries on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
+    """Ends a command on a UserError or Ctrl-C with its message and an honest exit code (2, 130), without traceback.
+    What is printed meanwhile goes out plain."""
+    with plain_output():
+        try:
+            yield
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted; the same command carries on from the last checkpoint", file=sys.stderr)
+            raise SystemExit(130) from None

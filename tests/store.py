@@ -80,7 +80,7 @@ def drop_damaged(folder: str) -> None:
 # ---- corpora and runs ----
 
 
-CORPUS = ("mer_jax/data", "mer_jax/files.py", "mer_jax/errors.py")  # what writes a demo corpus
+CORPUS = ("mer_jax/data", "mer_jax/files.py", "mer_jax/errors.py", "mer_jax/plain.py")  # what writes a demo corpus
 RUN = ("mer_jax", "configs")
 ALL = (*RUN, "data_prep", "tests")
 

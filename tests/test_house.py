@@ -25,7 +25,7 @@ ALLOWED = {
         "config", "data", "errors", "files", "metrics", "models", "old_runs", "runtime", "tasks", "training",
     },
     "report": {"config", "errors", "evaluation", "files", "metrics", "models", "plain", "runtime", "tasks", "training"},
-    "compare": {"errors", "evaluation", "files", "metrics", "tasks"},
+    "compare": {"errors", "evaluation", "files", "metrics", "runtime", "tasks"},
     "experiment": {"config", "data", "errors", "evaluation", "files", "report", "runtime", "tasks", "training"},
     "predict": {"config", "data", "errors", "evaluation", "files", "models", "plain", "runtime", "tasks", "training"},
     "demo": {"errors", "plain", "predict", "tasks"},

@@ -57,7 +57,8 @@ def _refuse_large(key: tuple[Any, ...] | frozenset[Any]) -> None:
 
 
 def check_expanded(found: Any, most: int) -> None:
-    """Raises TooMuch if the value has more than `most` bytes with everything that stands there twice counted twice, Refused if it holds itself or is nested without need."""
+    """Raises TooMuch if the value has more than `most` bytes, with everything that stands there twice counted twice;
+    Refused if it holds itself or is nested without need."""
     sizes: dict[int, int] = {}
     around: set[int] = set()  # the containers that the one looked at is in
     waiting = [found]
