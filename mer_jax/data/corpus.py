@@ -278,6 +278,10 @@ def _parse_manifest(content: str | bytes, where: str) -> dict[str, Any]:
     for field in fields:
         if not manifest.get(field):
             raise UserError(f"{where}: field {field!r} is missing or empty. Restore the file.")
+    for shard in manifest["shards"]:
+        for name in (shard["file"], shard["index"]):
+            if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+                raise UserError(f"{where}: a shard or index is {name!r:.200}; it must be a file of the same folder")
     for modality, spec in manifest["modalities"].items():
         check_tokens(where, modality, spec)
     return manifest
