@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep import limits
 from data_prep.audit.corpus_audit import write_and_audit
 from data_prep.encoders import flags
 from data_prep.encoders.text import TextEncoder
@@ -91,11 +92,13 @@ class Importer:
             "--out", type=Path, required=True, metavar="DIR", help="corpus folder to make; must not exist yet"
         )
         flags.add_text(parser)
+        limits.add_flags(parser)
         self.add_flags(parser)
         return parser
 
     def convert(self, arguments: argparse.Namespace) -> None:
         refuse_existing(arguments.out)
+        limits.use(arguments)
         source = self.read(arguments)
         description = source.description(self.tool)
         write_and_audit(arguments.out, source.utterances, description, extra_happy=source.extra_happy)

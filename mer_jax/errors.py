@@ -11,6 +11,8 @@ from typing import Any
 
 from mer_jax import interrupts
 
+from mer_jax.plain import plain_output
+
 
 class UserError(ValueError):
     """Bad input. The message names the file, record or field and says what would be right."""
@@ -117,9 +119,9 @@ def begin_command() -> None:
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
     """Ends a command on a UserError, on what the machine refuses, or on a signal, with a message and an honest exit
-    code (2; 130 and 143), without traceback."""
+    code (2; 130 and 143), without traceback. What is printed meanwhile goes out plain."""
     interrupts.listen()
-    with interrupts.tidied():
+    with plain_output(), interrupts.tidied():
         try:
             yield
         except BaseException as error:

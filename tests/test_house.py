@@ -11,13 +11,14 @@ PACKAGE = ROOT / "mer_jax"
 # Rooms and files of mer_jax, from the ground up: what each may import besides itself.
 ALLOWED = {
     "interrupts": set(),
-    "errors": {"interrupts"},
+    "plain": set(),
+    "errors": {"interrupts", "plain"},
     "old_runs": set(),
     "schema": set(),
     "run_files": {"schema"},
     "files": {"errors", "schema"},
     "metrics": set(),
-    "runtime": {"errors", "files", "interrupts", "old_runs", "run_files", "schema"},
+    "runtime": {"errors", "files", "interrupts", "old_runs", "plain", "run_files", "schema"},
     "data": {"errors", "files", "runtime", "schema"},
     "config": {"data", "errors"},
     "tasks": {"data", "metrics", "models", "runtime", "schema"},  # of models only losses, when JAX has begun
@@ -27,11 +28,13 @@ ALLOWED = {
         "config", "data", "errors", "files", "metrics", "models", "old_runs", "run_files", "runtime", "schema", "tasks",
         "training",
     },
-    "report": {"config", "errors", "evaluation", "files", "metrics", "models", "runtime", "tasks", "training"},
-    "compare": {"errors", "evaluation", "files", "metrics", "tasks"},
+    "report": {"config", "errors", "evaluation", "files", "metrics", "models", "plain", "runtime", "tasks", "training"},
+    "compare": {"errors", "evaluation", "files", "metrics", "runtime", "tasks"},
     "experiment": {"config", "data", "errors", "evaluation", "files", "report", "runtime", "tasks", "training"},
-    "predict": {"config", "data", "errors", "evaluation", "files", "models", "run_files", "runtime", "tasks", "training"},
-    "demo": {"errors", "predict", "tasks"},
+    "predict": {
+        "config", "data", "errors", "evaluation", "files", "models", "plain", "run_files", "runtime", "tasks", "training",
+    },
+    "demo": {"errors", "plain", "predict", "tasks"},
     "export": {"config", "data", "errors", "experiment", "files", "predict", "tasks", "training"},
     "main": {"config", "errors", "evaluation", "experiment", "files", "interrupts", "old_runs", "runtime"},
     "sweep": {
@@ -41,8 +44,8 @@ ALLOWED = {
 }  # fmt: skip
 # Without JAX at import, so that reports, comparisons and refusals are quick.
 NO_JAX = (
-    "errors", "interrupts", "files", "schema", "run_files", "old_runs", "config", "compare", "tasks", "data/corpus", "data/corpus_files",
-    "data/corpus_writer", "data/records",
+    "errors", "interrupts", "plain", "files", "schema", "run_files", "old_runs", "config", "compare", "tasks", "data/corpus",
+    "data/corpus_files", "data/corpus_writer", "data/records",
     "data/protocols", "data/leakage", "data/frames", "data/synthetic", "metrics/metric", "metrics/classification",
     "metrics/calibration", "metrics/significance", "evaluation/finished_run", "evaluation/predictions",
     "evaluation/robustness_curves", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",

@@ -68,6 +68,19 @@ def test_a_corpus_written_before_there_were_votes_is_read(small_corpus):
     assert not corpus.soft_labels(np.arange(len(corpus))).any()
 
 
+@pytest.mark.parametrize("name", ["/etc/passwd", "../other/shard", "sub/shard", "..", "", 3])
+@pytest.mark.parametrize("field", ["file", "index"])
+def test_a_shard_is_beside_its_manifest(small_corpus, field, name):
+    path = small_corpus / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["shards"][0][field] = name
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(
+        UserError, match=r"manifest\.json: a shard or index is .*; it must be a file of the same folder"
+    ):
+        Corpus(small_corpus)
+
+
 def test_manifest_counts_what_was_written(small_corpus):
     corpus = Corpus(small_corpus)
     by_split = {s: [u.label for u in small_utterances() if u.split == s] for s in ("train", "valid", "test")}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import rich.box
-import rich.console
 import rich.table
 import rich.text
 
@@ -19,6 +18,7 @@ from data_prep.audit.reading import read
 from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.corpus_writer import Description, write_corpus
 from mer_jax.errors import UserError
+from mer_jax.runtime.console import Console
 
 COLOURS = {"problem": "bold red", "note": "yellow", "ok": "green"}
 
@@ -83,7 +83,7 @@ def write_and_audit(
 
 
 def print_audit(result: Audit) -> None:
-    console = rich.console.Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 160
     console.print(f"{result.name}: {result.utterances:,} utterances, manifest sha256 {result.manifest_sha256}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep import limits
 from mer_jax.errors import UserError
 
 FIELDS = ("id", "split", "label", "dialogue", "turn", "speaker", "session", "sentence", "start", "end")
@@ -21,15 +22,17 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Returns {column: array}; pickles in the file are never opened. Raises UserError naming the file."""
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    try:
-        with zipfile.ZipFile(path) as members:
-            for info in members.infolist():
-                with members.open(info) as member:
-                    _refuse_bigger(member, info.file_size)
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, NotImplementedError, MemoryError, RuntimeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not an npz table ({error})") from None
+    with limits.bounded(path, limits.budget_of(path.stat().st_size)) as budget:
+        try:
+            with zipfile.ZipFile(path) as members:
+                for info in members.infolist():
+                    budget.spend(info.file_size)
+                    with members.open(info) as member:
+                        _refuse_bigger(member, info.file_size)
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is not an npz table ({error!s:.200})") from None
 
 
 def _refuse_bigger(member: Any, size: int) -> None:
@@ -50,17 +53,21 @@ def read_table(path: Path) -> dict[str, Column]:
     ending = path.suffix.lower()
     if ending == ".npz":
         return dict(read_npz(path))
-    try:
-        if ending == ".npy":
-            return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}  # a map cannot be longer than its file
-        if ending in (".csv", ".tsv", ".parquet"):
-            return _arrow(path, ending)
-        if ending in (".h5", ".hdf5"):
-            return _hdf5(path)
-    except ImportError as error:
-        raise UserError(f"{path}: reading it needs {error.name}: pip install -e '.[prep]'") from None
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as {ending[1:]} ({type(error).__name__}: {error})") from None
+    with limits.bounded(path, limits.budget_of(path.stat().st_size)) as budget:
+        try:
+            if ending == ".npy":  # a map cannot be longer than its file
+                return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
+            if ending in (".csv", ".tsv", ".parquet"):
+                return _arrow(path, ending)
+            if ending in (".h5", ".hdf5"):
+                return _hdf5(path, budget)
+        except ImportError as error:
+            raise UserError(f"{path}: reading it needs {error.name}: pip install -e '.[prep]'") from None
+        except (limits.TooMuch, MemoryError):
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error!s:.200}"
+            raise UserError(f"{path} cannot be read as {ending[1:]} ({what})") from None
     raise UserError(f"{path}: a table ends in .npz, .npy, .csv, .tsv, .parquet, .h5 or .hdf5")
 
 
@@ -92,7 +99,7 @@ def _values(column: Any) -> Column:
     return column.to_pylist()
 
 
-def _hdf5(path: Path) -> dict[str, Column]:
+def _hdf5(path: Path, budget: limits.Budget) -> dict[str, Column]:
     """Returns datasets by their path; a group of datasets is also a column, by its members' names."""
     import h5py
 
@@ -100,11 +107,9 @@ def _hdf5(path: Path) -> dict[str, Column]:
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            stored = item.id.get_storage_size()
             if item.is_virtual or item.external:
                 raise ValueError(f"{name} lies in another file")
-            if item.nbytes > 1000 * max(stored, 1):  # never written, or compressed beyond what features are
-                raise ValueError(f"{name} announces {item.nbytes} bytes, {stored} are there")
+            budget.spend(item.nbytes)
             value = item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
             found[name] = value.tolist() if getattr(value, "dtype", np.dtype(int)).hasobject else value
             group = name.rpartition("/")[0]

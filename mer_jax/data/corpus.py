@@ -285,6 +285,10 @@ def _parse_manifest(content: str | bytes, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: field 'labels' names a class twice. Restore the file.")
     if len(embeddings) != len(labels) or len({len(row) for row in embeddings}) > 1:
         raise UserError(f"{where}: field 'label_embeddings' must hold one vector for each label. Restore the file.")
+    for shard in manifest["shards"]:
+        for name in (shard["file"], shard["index"]):
+            if name == ".." or Path(name).name != name:
+                raise UserError(f"{where}: a shard or index is {name!r:.200}; it must be a file of the same folder")
     for modality, spec in manifest["modalities"].items():
         check_tokens(where, modality, spec)
     return manifest

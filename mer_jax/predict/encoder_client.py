@@ -32,13 +32,15 @@ class ModelSpec(Protocol):
 @dataclasses.dataclass(frozen=True)
 class EncoderLocations:
     """How clips are encoded where the manifest does not say it all. audio, visual, text: where an encoder's files are,
-    by name or path; device: of PyTorch; asr: a speech recogniser for clips without text, by name or path."""
+    by name or path; device: of PyTorch; asr: a speech recogniser for clips without text, by name or path; memory_limit:
+    GiB that one file may take to be read, 0 for the default."""
 
     audio: str = ""
     visual: str = ""
     text: str = ""
     device: str = "auto"
     asr: str = ""
+    memory_limit: float = 0.0
 
     def flags(self) -> list[str]:
         """The same as flags of `python -m data_prep.stream`."""
@@ -48,7 +50,12 @@ class EncoderLocations:
             "--text-encoder": self.text,
             "--asr": self.asr,
         }
-        return [f"{flag}={value}" for flag, value in named.items() if value] + [f"--device={self.device}"]
+        given = [f"{flag}={value}" for flag, value in named.items() if value]
+        return [*given, f"--device={self.device}", *self.limit_flags()]
+
+    def limit_flags(self) -> list[str]:
+        """What of it every command of data_prep takes that reads files."""
+        return [f"--memory-limit={self.memory_limit}"] if self.memory_limit else []
 
 
 class EncodersUnavailable(UserError):

@@ -183,7 +183,7 @@ def pack_encoder_flags(manifest: Manifest, locations: EncoderLocations) -> list[
 
 def of_pack(path: Path, model: ModelSpec, options: InputOptions, locations: EncoderLocations) -> Iterator[Item]:
     """A feature pack's utterances, through the import, whose own messages go to stderr; it reads a pack whole."""
-    flags = [*pack_encoder_flags(model.manifest, locations), *options.pack]
+    flags = [*pack_encoder_flags(model.manifest, locations), *locations.limit_flags(), *options.pack]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "corpus"
         command = [sys.executable, "-m", "data_prep.import_pack", str(path), "--out", str(out), *flags]
