@@ -12,6 +12,7 @@ PACKAGE = ROOT / "mer_jax"
 ALLOWED = {
     "errors": set(),
     "old_runs": set(),
+    "text_files": {"errors"},
     "files": {"errors"},
     "metrics": set(),
     "runtime": {"errors", "files", "old_runs"},
@@ -26,7 +27,9 @@ ALLOWED = {
     "report": {"config", "errors", "evaluation", "files", "metrics", "models", "runtime", "tasks", "training"},
     "compare": {"errors", "evaluation", "files", "metrics", "tasks"},
     "experiment": {"config", "data", "errors", "evaluation", "files", "report", "runtime", "tasks", "training"},
-    "predict": {"config", "data", "errors", "evaluation", "files", "models", "runtime", "tasks", "training"},
+    "predict": {
+        "config", "data", "errors", "evaluation", "files", "models", "runtime", "tasks", "text_files", "training",
+    },
     "demo": {"errors", "predict", "tasks"},
     "export": {"config", "data", "errors", "experiment", "files", "predict", "tasks", "training"},
     "main": {"config", "errors", "evaluation", "experiment", "files", "old_runs", "runtime"},
@@ -35,7 +38,7 @@ ALLOWED = {
 }  # fmt: skip
 # Without JAX at import, so that reports, comparisons and refusals are quick.
 NO_JAX = (
-    "errors", "files", "old_runs", "config", "compare", "tasks", "data/corpus", "data/corpus_writer", "data/records",
+    "errors", "files", "old_runs", "text_files", "config", "compare", "tasks", "data/corpus", "data/corpus_writer", "data/records",
     "data/protocols", "data/leakage", "data/frames", "data/synthetic", "metrics/metric", "metrics/classification",
     "metrics/calibration", "metrics/significance", "evaluation/finished_run", "evaluation/predictions",
     "evaluation/robustness_curves", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
