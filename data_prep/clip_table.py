@@ -6,15 +6,15 @@ from pathlib import Path
 
 from data_prep.encoders.extract import UtteranceClip
 from data_prep.encoders.media import Clip
-from data_prep.packs.values import whole_number
+from data_prep.packs import values
+from data_prep.packs.values import PARTS
 from data_prep.sentences import normalise
-from mer_jax.data.corpus import SPLITS, Utterance
+from mer_jax.data.corpus import Utterance
 from mer_jax.errors import UserError
 from mer_jax.text_files import csv_records, seconds, whole_line
 
 NEEDED = ("file", "label")
 OPTIONAL = ("sentence", "id", "split", "dialogue", "turn", "speaker", "session", "start", "end", "votes")
-PARTS = {name: name for name in SPLITS} | {"dev": "valid", "val": "valid", "validation": "valid"}
 
 
 def read_table(path: Path, folder: Path, cut: bool = False) -> list[UtteranceClip]:
@@ -51,9 +51,11 @@ def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Cou
     for column in (*NEEDED, *(c for c in ("id", "split", "dialogue", "turn") if c in record)):
         if not record[column]:
             raise UserError(f"{where}: {column} is empty")
-    if record.get("split", "train") not in PARTS:
+    if why := values.label(where, record["label"])["unlabelled"]:
+        raise UserError(why)
+    if record.get("split", "train").casefold() not in PARTS:
         raise UserError(f"{where}: split is {record['split']!r}, not one of {', '.join(PARTS)}")
-    turn = whole_number(where, "turn", record["turn"]) if "turn" in record else None
+    turn = values.whole_number(where, "turn", record["turn"]) if "turn" in record else None
     start, end = (seconds(where, column, record.get(column)) for column in ("start", "end"))
     if cut and (start is None or end is None):
         raise UserError(f"{where}: --cut needs start and end in every line")
@@ -64,7 +66,7 @@ def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Cou
     dialogue = record.get("dialogue") or name
     utterance = Utterance(
         id=name,
-        split=PARTS[record.get("split", "train")],
+        split=PARTS[record.get("split", "train").casefold()],
         dialogue=dialogue,
         turn=turns[dialogue] if turn is None else turn,
         speaker=record.get("speaker", ""),

@@ -1,4 +1,4 @@
-"""Text that people write, read by one rule everywhere: files in UTF-8, tables of comma-separated values, times. No JAX."""
+"""Text that people write, read by one rule everywhere: files in UTF-8, comma-separated values, times. No JAX."""
 
 import codecs
 import csv
