@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from mer_jax import interrupts
-
 from mer_jax.plain import plain_output
 
 

@@ -17,8 +17,8 @@ from mer_jax.errors import UserError
         ([{"clip": "a.wav", "label": "joy"}], "column 'file' is missing"),
         ([row(), row(file="b.wav", label="")], "line 3: label is empty"),
         ([row(split="tset")], "line 2: split is 'tset'"),
-        ([row(turn="second")], "line 2: turn is 'second', not a number"),
-        ([row(start="nan")], "line 2: start is nan, which cannot be"),
+        ([row(turn="second")], "line 2: the turn is 'second', not a whole number"),
+        ([row(start="inf")], "line 2: start is inf, which cannot be"),
         ([row(votes="anna:joy; ben")], "line 2: votes has 'ben', not RATER:LABEL"),
         ([row(votes=":joy")], "line 2: votes has ':joy'"),
         ([row(start="3")], "line 2: it starts at 3 s and ends at 2 s"),
@@ -40,7 +40,7 @@ def test_a_wrong_table_is_named(tmp_path, rows, words):
         (b"file,label\n", "holds no utterance"),
         (b"file,label\na.wav\n", "line 2: it has another number of fields"),
         (b"file,label\na.wav,joy,more\n", "line 2: it has another number of fields"),
-        (b"file,label\n\xff\xfe,joy\n", "is not a CSV table in UTF-8"),
+        (b"file,label\n\xff\xfe,joy\n", "line 2: the byte 0xff is not UTF-8"),
     ],
 )
 def test_what_is_no_table_is_named(tmp_path, content, words):

@@ -14,6 +14,7 @@ ALLOWED = {
     "plain": set(),
     "errors": {"interrupts", "plain"},
     "old_runs": set(),
+    "text_files": {"errors"},
     "schema": set(),
     "run_files": {"schema"},
     "files": {"errors", "schema"},
@@ -32,7 +33,8 @@ ALLOWED = {
     "compare": {"errors", "evaluation", "files", "metrics", "runtime", "tasks"},
     "experiment": {"config", "data", "errors", "evaluation", "files", "report", "runtime", "tasks", "training"},
     "predict": {
-        "config", "data", "errors", "evaluation", "files", "models", "plain", "run_files", "runtime", "tasks", "training",
+        "config", "data", "errors", "evaluation", "files", "models", "plain", "run_files", "runtime", "tasks", "text_files",
+        "training",
     },
     "demo": {"errors", "plain", "predict", "tasks"},
     "export": {"config", "data", "errors", "experiment", "files", "predict", "tasks", "training"},
@@ -44,8 +46,8 @@ ALLOWED = {
 }  # fmt: skip
 # Without JAX at import, so that reports, comparisons and refusals are quick.
 NO_JAX = (
-    "errors", "interrupts", "plain", "files", "schema", "run_files", "old_runs", "config", "compare", "tasks", "data/corpus",
-    "data/corpus_files", "data/corpus_writer", "data/records",
+    "errors", "interrupts", "plain", "files", "text_files", "schema", "run_files", "old_runs", "config", "compare", "tasks",
+    "data/corpus", "data/corpus_files", "data/corpus_writer", "data/records",
     "data/protocols", "data/leakage", "data/frames", "data/synthetic", "metrics/metric", "metrics/classification",
     "metrics/calibration", "metrics/significance", "evaluation/finished_run", "evaluation/predictions",
     "evaluation/robustness_curves", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",

@@ -19,6 +19,7 @@ from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.corpus_writer import Description, write_corpus
 from mer_jax.errors import UserError
 from mer_jax.runtime.console import Console
+from mer_jax.text_files import text_of
 
 COLOURS = {"problem": "bold red", "note": "yellow", "ok": "green"}
 
@@ -26,7 +27,7 @@ COLOURS = {"problem": "bold red", "note": "yellow", "ok": "green"}
 def listed_ids(path: Path) -> set[str]:
     if not path.is_file():
         raise UserError(f"--extra-happy={path} does not exist; it must list utterance ids, one a line")
-    if not (ids := set(path.read_text().split())):
+    if not (ids := set(text_of(path).split())):
         raise UserError(f"--extra-happy={path} is empty; it must list utterance ids, one a line")
     return ids
 

@@ -113,7 +113,7 @@ class EncoderClient:
             threading.Thread(target=send_all, daemon=True).start()
             try:
                 while sent.get():
-                    yield self._item(self._receive(process))
+                    yield item_of(self._receive(process), self._model.modalities)
             except BaseException:
                 abandoned.set()
                 self.close()  # answers that nobody takes would meet the next requests
@@ -168,18 +168,21 @@ class EncoderClient:
             raise EncodersUnavailable(f"the encoders' process ended with {process.wait()}; what it said is above")
         return record
 
-    def _item(self, record: bytes) -> Item:
-        raw = records.decode_example(record)
-        if "error" in raw:
-            return Item(id=bytes(raw["id"][0]).decode(), error=bytes(raw["error"][0]).decode())
-        found = corpus.from_example(record, self._model.modalities)
-        notes, words = (tuple(bytes(one).decode() for one in raw.get(name, ())) for name in ("notes", "words"))
-        return Item(
-            id=found.id,
-            features=found.features,
-            sentence=found.sentence,
-            start=found.start,
-            end=found.end,
-            notes=notes,
-            words=words,
-        )
+
+def item_of(record: bytes, modalities: Iterable[str]) -> Item:
+    """The item in a record of data_prep/stream.py or data_prep/pack_stream.py."""
+    raw = records.decode_example(record)
+    if "error" in raw:
+        return Item(id=bytes(raw["id"][0]).decode(), error=bytes(raw["error"][0]).decode())
+    found = corpus.from_example(record, modalities)
+    notes, words = (tuple(bytes(one).decode() for one in raw.get(name, ())) for name in ("notes", "words"))
+    return Item(
+        id=found.id,
+        features=found.features,
+        sentence=found.sentence,
+        label=found.label,
+        start=found.start,
+        end=found.end,
+        notes=notes,
+        words=words,
+    )
