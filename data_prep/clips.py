@@ -19,6 +19,7 @@ from typing import Any
 
 from data_prep.clip_table import read_table
 from data_prep.encoders import flags
+from data_prep.encoders.decoding import SLACK, SLACK_SHARE
 from data_prep.encoders.extract import (
     STREAMS,
     UtteranceClip,
@@ -32,7 +33,7 @@ from data_prep.encoders.extract import (
     utterances,
 )
 from data_prep.encoders.hearing import listen, told
-from data_prep.encoders.media import SLACK, SLACK_SHARE, Checked
+from data_prep.encoders.media import Checked
 from data_prep.importer import Importer, Source, checksums, print_note
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep import import_pack
+from data_prep import import_pack, limits
 from data_prep.encoders import flags
 from data_prep.encoders.text import TextEncoder
 from data_prep.importer import print_note
@@ -98,8 +98,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--records", type=Path, required=True, metavar="OUT", help="the file to write")
     flags.add_text(parser)
+    limits.add_flags(parser)
     import_pack.add_flags(parser)
     arguments = parser.parse_intermixed_args(argv)
+    limits.use(arguments)
     with reported(), open(arguments.records, "wb") as out:
         try:
             for record in records(arguments):
