@@ -118,8 +118,8 @@ def begin_command() -> None:
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
     """Ends a command on a UserError, on what the machine refuses, or on a signal, with a message and an honest exit
-    code (2; 130 and 143), without traceback. What is printed meanwhile goes out plain."""
-    interrupts.listen()
+    code (2; 130 and 143), without traceback. What is printed meanwhile goes out plain. Signals are heard in a process
+    that `begin_command` has begun; in any other one they are what its owner made of them."""
     with plain_output(), interrupts.tidied():
         try:
             yield

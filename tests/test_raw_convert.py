@@ -85,7 +85,7 @@ class Letters(TextEncoder):
 class Loudness:
     """An audio encoder that takes no model, and cannot decode one clip."""
 
-    batch_size, identity, extractor = 8, {"name": "loudness"}, "loudness and length"
+    batch_size, identity, extractor, steps_per_second = 8, {"name": "loudness"}, "loudness and length", None
 
     def prepare(self, clip):
         if clip.name.endswith("Ses05M_impro01_F002.wav"):

@@ -75,9 +75,8 @@ def test_a_shard_is_beside_its_manifest(small_corpus, field, name):
     manifest = json.loads(path.read_text())
     manifest["shards"][0][field] = name
     path.write_text(json.dumps(manifest))
-    with pytest.raises(
-        UserError, match=r"manifest\.json: a shard or index is .*; it must be a file of the same folder"
-    ):
+    words = r": a shard or index is .*; it must be a file of the same folder"
+    with pytest.raises(UserError, match=r"manifest\.json" + (words if name and name != 3 else f".*'shards.0.{field}'")):
         Corpus(small_corpus)
 
 
