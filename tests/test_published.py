@@ -69,7 +69,7 @@ def test_every_block_is_the_official_one(number):
 def test_masked_pairs_lose_a_hundred():
     """And no more: in one head at its hottest, where those that are seen have -100 and those that are not +100."""
     number, rng = 7, np.random.default_rng(0)
-    _stage, side, window, shift, _ = BLOCKS[number]
+    _, side, window, shift, _ = BLOCKS[number]
     theirs = official_block(number)
     attention = theirs.attention
     with torch.no_grad():
