@@ -71,6 +71,9 @@ def test_a_run_writes_everything(finished, demo):
         < replica["calibration"]["test"]["nll"]
         == pytest.approx(replica["test"]["loss"], rel=1e-4)
     )
+    assert replica["calibration"]["scaling"]["used"]
+    assert point["calibration"]["scaling"] == {"used": 1, "of": 1, "left_out": []}
+    assert metrics["data"]["problems"] == []
     assert metrics["data"]["manifest_sha256"] == demo.manifest_sha256
     assert metrics["data"]["bayes_accuracy"] == demo.manifest["bayes_accuracy"]["audio+text"]
     assert metrics["data"]["counts"]["official"]["train"]["utterances"] == len(demo.rows("train"))

@@ -10,6 +10,7 @@ from mer_jax import config as config_lib
 from mer_jax.config import Experiment
 from mer_jax.data import leakage, protocols
 from mer_jax.data.corpus import Corpus
+from mer_jax.data.leakage import knowing
 from mer_jax.errors import UserError
 from mer_jax.evaluation.inspection import (
     MAX_ERRORS,
@@ -27,7 +28,7 @@ from mer_jax.tasks import Task
 from mer_jax.training.compiled import steps_per_epoch
 from mer_jax.training.resume import restore_finished
 from mer_jax.training.setup import Run
-from mer_jax.training.workdir import identity, is_finished, versions
+from mer_jax.training.workdir import identity, is_finished, versions, with_old_defaults
 
 
 def finish(run: Run, leaks: list[Any], cost: run_log.Cost) -> dict[str, Any]:
@@ -119,7 +120,13 @@ def score_parts(run: Run) -> tuple[list[dict[str, Any]], Tests]:
         if r in done:
             fold = run.data.folds[replica.fold]
             soft = run.corpus.soft_labels(run.data.pool.rows[fold.test])
-            truth = {"valid": run.data.targets(fold.valid), "test": run.data.targets(fold.test), "soft": soft}
+            truth = {
+                "valid": run.data.targets(fold.valid),
+                "test": run.data.targets(fold.test),
+                "soft": soft,
+                "dialogues": run.corpus.index["dialogue"][run.data.pool.rows[fold.valid]],
+                "knowing": knowing(run.corpus, run.split.folds[replica.fold], run.config.data.modalities),
+            }
             about |= {"valid": task.score(valid[r]), "test": task.score(test[r])}
             about |= task.analyse(valid[r], test[r], truth)
         results.append(about)
@@ -138,12 +145,20 @@ def print_result(task: Task, result: dict[str, Any], workdir: epath.Path) -> Non
 
 def score_again(config: Experiment, corpus: Corpus, workdir: epath.Path) -> int:
     """Scores the best models of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
+    config = with_old_defaults(config, workdir)
     if not is_finished(config, workdir, identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=eval finishes it")
     known = read_json(workdir / "metrics.json")
+    untested = {
+        r["name"]: r for r in known["replicas"] if "calibration" in r and "scaling" not in r["calibration"]
+    }  # fitted by a version that did not try whether a temperature helps
     run = restore_finished(config, corpus, workdir)
     results, _ = score_parts(run)
     print_result(run.task, known, workdir)
+    for result in results:
+        if result["name"] in untested:
+            old = untested[result["name"]]["calibration"]
+            result["calibration"] |= {name: old[name] for name in ("temperature", "test_scaled")}
     before, now = ({r["name"]: r for r in found} for found in (known["replicas"], results))
     differences = config_lib.differences(before, json.loads(json.dumps(now)))
     changed = [

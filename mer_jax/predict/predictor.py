@@ -97,6 +97,11 @@ class Predictor:
         """What the task calibrates by, fitted on the replica's validation part."""
         return self.task.temperature_of(self.metrics["replicas"][replica])
 
+    def describe_calibration(self, replica: int) -> str:
+        """How the replica's predictions are calibrated, in words."""
+        selects_on = self.metrics["protocol"]["selects_on"]
+        return self.task.describe_calibration(self.metrics["replicas"][replica], selects_on)
+
     @functools.lru_cache(maxsize=64)  # noqa: B019 - lives as long as its models
     def model(self, replica: int) -> step.EvalState:
         """The replica's model on the devices."""
