@@ -13,14 +13,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mer_jax.data.batch import Batch, where_real
+from mer_jax.evaluation.path_integral import integrate
 from mer_jax.models.family import Family
 from mer_jax.tasks import Task
 from mer_jax.training import step
-
-PIECES = 32  # of the path of integrated gradients; first there is one point in the middle of each
-ROUNDS, MORE = 3, 4  # as long as a row is incomplete, the path is walked again with 4 times the points: 32, 128, 512
-COMPLETE = 0.05  # a gap below this is none
-LEAST_CHANGE = 0.1  # of a logit, in nats; a gap is a share of the change, but of no smaller one
 
 
 class BatchAttribution(NamedTuple):
@@ -97,8 +93,18 @@ def attribute(
 ) -> BatchAttribution:
     """Everything; a forward pass for every set of modalities, and what `integrate` costs."""
     outputs, values = shapley_by_modality(apply, model, batch)
+    gradients, gap, points = integrated_gradients(apply, model, batch, task=task, family=family)
+    return BatchAttribution(
+        outputs["logits"], values, gradients, outputs["attention"], outputs.get("kept"), gap, points
+    )
+
+
+def integrated_gradients(
+    apply: Callable[..., Any], model: step.EvalState, batch: Batch, *, task: Task, family: Family
+) -> tuple[dict[str, Array], Float[Array, "batch"], Any]:
+    """`integrated_gradients`, `gap` and `points` of `BatchAttribution`. The batch is as it was read."""
     batch = step.standardize(batch, model.input_stats)
-    explained = task.explained(outputs["logits"])
+    explained = task.explained(apply(model.params, model.model_state, batch)[0]["logits"])
 
     def logit(features: dict[str, Array]) -> Float[Array, "batch"]:
         at = dataclasses.replace(batch, features=features)
@@ -106,84 +112,4 @@ def attribute(
 
     start = family.attribution_baseline(batch.features, batch.mask)
     gradients, gap, points = integrate(logit, start, batch.features)
-    found = {m: x.sum(range(2, x.ndim)) for m, x in gradients.items()}
-    return BatchAttribution(outputs["logits"], values, found, outputs["attention"], outputs.get("kept"), gap, points)
-
-
-def integrate(
-    function: Callable[[dict[str, Array]], Float[Array, "batch"]], start: dict[str, Array], end: dict[str, Array]
-) -> tuple[dict[str, Array], Float[Array, "batch"], Any]:
-    """(integrated gradients of a function of rows, along the straight path from start to end; of each row the gap,
-    `BatchAttribution.gap`, and the number of points).
-
-    The path has `PIECES` of equal length. What the function changes over a piece less what the gradients in it say is
-    the piece's error. Rows whose gap is not below `COMPLETE` are integrated again, with `MORE` points, which go to the
-    pieces of large error; after `ROUNDS` they stay as they are. Cost: PIECES + 1 function values, and 32, 160 or 672
-    gradients of the batch."""
-    path = jax.tree.map(jnp.subtract, end, start)
-
-    def at(share: Float[Array, "batch"]) -> dict[str, Array]:
-        return jax.tree.map(lambda a, d: a + _along(share, d) * d, start, path)
-
-    edges = jax.lax.map(
-        lambda share: function(at(share)),
-        jnp.broadcast_to(jnp.linspace(0, 1, PIECES + 1)[:, None], (PIECES + 1, _rows(end))),
-    )
-    pieces = jnp.arange(PIECES, dtype=jnp.int32)[:, None]
-    change = edges[1:] - edges[:-1]
-    total = edges[-1] - edges[0]
-
-    def walk(counts: Any, points: Any) -> tuple[dict[str, Array], Float[Array, "pieces batch"]]:
-        """The integral, and what of it lies in every piece; counts: of the points in every piece, Int[pieces, batch];
-        points: how many all pieces of a row have together."""
-        ends = jnp.cumsum(counts, 0, dtype=jnp.int32)
-
-        def add(i: Any, carry: Any) -> Any:
-            integral, by_piece = carry
-            piece = (ends <= i).sum(0, dtype=jnp.int32)
-            here = jnp.take_along_axis(counts, piece[None], 0)[0]
-            number = i - (jnp.take_along_axis(ends, piece[None], 0)[0] - here)
-            place, length = number.astype(total.dtype) + 0.5, 1 / here.astype(total.dtype)
-            share = (piece.astype(total.dtype) + place * length) / PIECES
-            slope = jax.grad(lambda x: function(x).sum())(at(share))
-            step = jax.tree.map(lambda g, d: g * d * _along(length / PIECES, d), slope, path)
-            size = sum(x.sum(range(1, x.ndim)) for x in step.values())
-            by_piece = by_piece + jnp.where(pieces == piece[None], size[None], 0).astype(by_piece.dtype)
-            return jax.tree.map(jnp.add, integral, step), by_piece
-
-        return jax.lax.fori_loop(0, points, add, (jax.tree.map(jnp.zeros_like, path), jnp.zeros_like(change)))
-
-    def gap_of(by_piece: Float[Array, "pieces batch"]) -> Float[Array, "batch"]:
-        return jnp.abs(by_piece.sum(0) - total) / jnp.maximum(jnp.abs(total), LEAST_CHANGE)
-
-    def refine(carry: Any) -> Any:
-        round_, integral, by_piece, used = carry
-        points = PIECES * MORE**round_
-        error = jnp.abs(change - by_piece)
-        share = error / jnp.maximum(error.sum(0, keepdims=True), jnp.finfo(error.dtype).tiny)
-        extra = jnp.floor(share * (points - PIECES).astype(share.dtype)).astype(jnp.int32)
-        worst = pieces == error.argmax(0).astype(jnp.int32)[None]
-        counts = 1 + extra + jnp.where(worst, points - PIECES - extra.sum(0, keepdims=True, dtype=jnp.int32), 0)
-        new, by_new = walk(counts, points)
-        gap = gap_of(by_piece)
-        better = (gap >= COMPLETE) & (gap_of(by_new) < gap)
-        integral = jax.tree.map(lambda n, o: jnp.where(_along(better, o), n, o), new, integral)
-        used = jnp.where(gap >= COMPLETE, points, used)
-        return round_ + 1, integral, jnp.where(better[None], by_new, by_piece), used
-
-    first = walk(jnp.ones((PIECES, _rows(end)), jnp.int32), PIECES)
-    _, integral, by_piece, used = jax.lax.while_loop(
-        lambda carry: (carry[0] < ROUNDS) & (gap_of(carry[2]) >= COMPLETE).any(),
-        refine,
-        (jnp.int32(1), *first, jnp.full(_rows(end), PIECES, jnp.int32)),
-    )
-    return integral, gap_of(by_piece), used
-
-
-def _rows(features: dict[str, Array]) -> int:
-    return next(iter(features.values())).shape[0]
-
-
-def _along(row: Any, like: Any) -> Any:
-    """[batch] as [batch, 1, …], for what is [batch, …]."""
-    return jnp.expand_dims(row, range(1, like.ndim))
+    return {m: x.sum(range(2, x.ndim)) for m, x in gradients.items()}, gap, points

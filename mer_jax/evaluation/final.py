@@ -16,6 +16,8 @@ from mer_jax.evaluation.inspection import (
     MAX_ERRORS,
     MAX_INSPECTED,
     attribution_summary,
+    completeness,
+    completeness_in_words,
     compute_inspection_outputs,
     pca_projection,
 )
@@ -98,7 +100,11 @@ def write_inspection(run: Run, r: int, rows: np.ndarray, predicted: np.ndarray) 
     projection = pca_projection(run.corpus, run.data.pool, rows[some], outputs)
     run_log.write_json(run.workdir / "map.json", projection | replica)
     summary = attribution_summary(run.task, run.corpus, run.data, rows, predicted, some, outputs, wrong)
-    run_log.write_json(run.workdir / "explain.json", summary | replica)
+    found = completeness(run.steps.apply, best, run.data.batches, rows, run.task, run.steps.family)
+    words = completeness_in_words(found)
+    console.print(words)
+    about = {"integrated_gradients": found | {"in_words": words}}
+    run_log.write_json(run.workdir / "explain.json", summary | about | replica)
 
 
 def score_parts(run: Run) -> tuple[list[dict[str, Any]], Tests]:

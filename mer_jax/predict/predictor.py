@@ -23,6 +23,7 @@ from mer_jax.data.length_limits import as_time, steps_per_second
 from mer_jax.data.pool import zero_nonfinite
 from mer_jax.errors import UserError
 from mer_jax.evaluation.attribution import BatchAttribution, attribute
+from mer_jax.evaluation.path_integral import COMPLETE
 from mer_jax.models.family import experiment_from
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.inputs import items_of
@@ -33,6 +34,7 @@ from mer_jax.tasks import Task, task_of
 from mer_jax.training import step
 from mer_jax.training.compiled import model_of
 
+INCOMPLETE = f"evidence: it misses more than {100 * COMPLETE:g} % of the change of the logit; gap says how much"
 WINDOW_BATCHES = 4  # batches whose items are sorted by length among themselves
 MAX_WAIT_SECONDS = 1.0  # seconds to wait for more items before those at hand are predicted
 
@@ -176,6 +178,8 @@ class Predictor:
 
     def _prediction(self, item: Item, output: Mapping[str, Any], why: Attribution | None) -> Prediction:
         about = {name: value for name, value in vars(item).items() if name != "features"}
+        if why is not None and why.gap is not None and why.gap >= COMPLETE:
+            about["notes"] = (*item.notes, INCOMPLETE)
         return Prediction(output=output, attribution=why, **about)
 
     def prepare(self, item: Item) -> Item:
@@ -283,6 +287,7 @@ def attribution_of(found: BatchAttribution, row: int, item: Item, explained: int
         attention={m: x[row][..., : length[m]] for m, x in found.attention.items() if m in length},
         kept=kept,
         into=into,
+        gap=None if found.gap is None else float(found.gap[row]),
     )
 
 
