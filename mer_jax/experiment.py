@@ -22,7 +22,7 @@ from mer_jax.training.loop import Loop
 from mer_jax.training.replicas import replicas_of
 from mer_jax.training.resume import resume_or_begin
 from mer_jax.training.setup import Run, assemble, split_of
-from mer_jax.training.workdir import held_alone, identity, is_finished
+from mer_jax.training.workdir import held_alone, identity, is_finished, with_old_defaults
 
 
 def open_corpus(config: Experiment) -> Corpus:
@@ -63,7 +63,9 @@ def run(
 
     Raises distributed.Preempted, with all saved, when the machine is wanted back (SIGTERM, a preemption notice).
     """
-    workdir, now = epath.Path(workdir), identity(config, corpus)
+    workdir = epath.Path(workdir)
+    config = with_old_defaults(config, workdir)
+    now = identity(config, corpus)
     if not or_beside:
         is_finished(config, workdir, now, allow_config_change)  # what is refused is not touched, not even to lock it
     with held_alone(workdir, now, or_beside=or_beside) as workdir:

@@ -72,6 +72,13 @@ def test_a_run_writes_everything(finished, demo):
         < replica["calibration"]["test"]["nll"]
         == pytest.approx(replica["test"]["loss"], rel=1e-4)
     )
+    assert replica["calibration"]["scaling"]["used"]
+    assert point["calibration"]["scaling"] == {"used": 1, "of": 1, "left_out": []}
+    assert metrics["data"]["problems"] == []
+    evidence = json.loads((workdir / "explain.json").read_text())["integrated_gradients"]
+    assert evidence["utterances"] == 16
+    assert evidence["in_words"] in output.replace("\n", " ")
+    assert evidence["in_words"][1:] in (workdir / "report.html").read_text()
     assert metrics["data"]["manifest_sha256"] == demo.manifest_sha256
     assert metrics["data"]["bayes_accuracy"] == demo.manifest["bayes_accuracy"]["audio+text"]
     assert metrics["data"]["counts"]["official"]["train"]["utterances"] == len(demo.rows("train"))

@@ -132,6 +132,7 @@ def test_the_command_writes_tables_and_scores(run, run_cli, tmp_path):
     wanted, metrics = known(run)
     assert {row["id"] for row in rows} == wanted.keys()
     assert f"accuracy {metrics['test']['accuracy']:.4f}" in done.stderr
+    assert "probabilities are as the model gives them: temperature scaling is left out, since" in done.stderr
     shard = next((run.parent / "small").glob("test-*.tfrecord"))
     lines = run_cli(run, shard, module="mer_jax.predict")
     assert lines.returncode == 0, lines.stderr

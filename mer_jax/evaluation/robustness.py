@@ -68,7 +68,7 @@ from mer_jax.tasks import Task, task_of
 from mer_jax.training import step
 from mer_jax.training.resume import restore_finished
 from mer_jax.training.setup import Run
-from mer_jax.training.workdir import identity, is_finished
+from mer_jax.training.workdir import identity, is_finished, with_old_defaults
 
 FILE = "robustness.json"
 DEFINITION = {
@@ -183,6 +183,7 @@ def measure(
     """Writes and shows the robustness of a finished run; returns what the file holds. Raises UserError if the run is
     not finished, or the one beside it cannot be compared with."""
     workdir = epath.Path(workdir)
+    config = with_old_defaults(config, workdir)
     if not is_finished(config, workdir, identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=robustness finishes it")
     known = metrics_of(workdir / "metrics.json")

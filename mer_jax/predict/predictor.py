@@ -24,6 +24,7 @@ from mer_jax.data.pool import zero_nonfinite
 from mer_jax.errors import UserError
 from mer_jax.evaluation.attribution import BatchAttribution, attribute
 from mer_jax.evaluation.finished_run import metrics_of
+from mer_jax.evaluation.path_integral import COMPLETE
 from mer_jax.models.family import experiment_from
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.inputs import items_of
@@ -36,6 +37,7 @@ from mer_jax.training.compiled import model_of
 from mer_jax.training.resume import refuse_other_checkpoint
 from mer_jax.training.workdir import read_config_file
 
+INCOMPLETE = f"evidence: it misses more than {100 * COMPLETE:g} % of the change of the logit; gap says how much"
 WINDOW_BATCHES = 4  # batches whose items are sorted by length among themselves
 MAX_WAIT_SECONDS = 1.0  # seconds to wait for more items before those at hand are predicted
 
@@ -99,6 +101,11 @@ class Predictor:
     def temperature(self, replica: int) -> float:
         """What the task calibrates by, fitted on the replica's validation part."""
         return self.task.temperature_of(self.metrics["replicas"][replica])
+
+    def describe_calibration(self, replica: int) -> str:
+        """How the replica's predictions are calibrated, in words."""
+        selects_on = self.metrics["protocol"]["selects_on"]
+        return self.task.describe_calibration(self.metrics["replicas"][replica], selects_on)
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - lives as long as its models
     def model(self, replica: int) -> step.EvalState:
@@ -174,6 +181,8 @@ class Predictor:
 
     def _prediction(self, item: Item, output: Mapping[str, Any], why: Attribution | None) -> Prediction:
         about = {name: value for name, value in vars(item).items() if name != "features"}
+        if why is not None and why.gap is not None and why.gap >= COMPLETE:
+            about["notes"] = (*item.notes, INCOMPLETE)
         return Prediction(output=output, attribution=why, **about)
 
     def prepare(self, item: Item) -> Item:
@@ -281,6 +290,7 @@ def attribution_of(found: BatchAttribution, row: int, item: Item, explained: int
         attention={m: x[row][..., : length[m]] for m, x in found.attention.items() if m in length},
         kept=kept,
         into=into,
+        gap=None if found.gap is None else float(found.gap[row]),
     )
 
 

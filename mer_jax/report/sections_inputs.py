@@ -26,10 +26,12 @@ def modalities(run: FinishedRun) -> str:
         if decision in by_decision
     ]
     bars = signed_bars("Mean Shapley value of each modality for the output that is explained", groups)
+    evidence = (found.get("integrated_gradients") or {}).get("in_words", "")
+    note = f'<p class="faint">{escaped(evidence[:1].upper() + evidence[1:])}.</p>' if evidence else ""
     return (
         "<p>How far each modality pulls the output towards what is predicted (to the right) or away from it: mean over "
         f"{found['utterances_used']:,} test utterances of {escaped(found['replica'])}, by what is predicted.</p>"
-        f"{plots([bars])}"
+        f"{plots([bars])}{note}"
     )
 
 

@@ -1,6 +1,8 @@
 """Whose run a workdir holds, and whether it is finished."""
 
 import contextlib
+import copy
+import dataclasses
 import importlib.metadata
 import itertools
 import json
@@ -13,7 +15,7 @@ from etils import epath
 
 from mer_jax import config as config_lib
 from mer_jax import old_runs, run_files
-from mer_jax.config import Experiment
+from mer_jax.config import AnyExperiment, Experiment
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError, explained
 from mer_jax.files import read_json, sha256_of
@@ -37,6 +39,22 @@ def identity(config: Experiment, corpus: Corpus) -> dict[str, Any]:
         "data": {"manifest_sha256": corpus.manifest_sha256, **files},
         "versions": versions(),
     }
+
+
+def with_old_defaults(config: AnyExperiment, workdir: epath.Path) -> AnyExperiment:
+    """The config; where it leaves a default that has changed, and the workdir's run began with the old one, with
+    that."""
+    path = workdir / "config.json"
+    before = read_json(path) if path.exists() else None
+    tree = before.get("config") if isinstance(before, dict) else None
+    data = old_runs.read_config(tree).get("data") if isinstance(tree, dict) else None
+    length = data.get("max_length") if isinstance(data, dict) else None
+    if config.data.max_length or length not in old_runs.MAX_LENGTHS:
+        return config
+    console.print(f"note: {workdir} began with data.max_length={length[0]}, the default then, and keeps it")
+    changed = copy.copy(config)
+    changed.data = dataclasses.replace(config.data, max_length=tuple(length))
+    return changed
 
 
 def is_finished(config: Experiment, workdir: epath.Path, now: dict[str, Any], allow_config_change: bool) -> bool:
