@@ -118,7 +118,6 @@ def begin_command() -> None:
 def reported() -> Iterator[None]:
     """Ends a command on a UserError, on what the machine refuses, or on a signal, with a message and an honest exit
     code (2; 130 and 143), without traceback."""
-    interrupts.listen()
     with interrupts.tidied():
         try:
             yield
@@ -131,4 +130,5 @@ def reported() -> Iterator[None]:
             if not isinstance(told, UserError):
                 raise
             print(f"error: {told}", file=sys.stderr)
+            interrupts.end_soon(2)
             raise SystemExit(2) from None
