@@ -132,4 +132,5 @@ def reported() -> Iterator[None]:
             if not isinstance(told, UserError):
                 raise
             print(f"error: {told}", file=sys.stderr)
+            interrupts.end_soon(2)
             raise SystemExit(2) from None

@@ -23,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal has come; its number is the argument."""
 
 
-_state: dict[str, int] = {"asked": 0, "tidies": 0}
+_state: dict[str, int] = {"asked": 0, "tidies": 0, "listens": 0}
 
 
 def started_as_command() -> bool:
@@ -42,6 +42,7 @@ def listen() -> None:
         signal.signal(number, _handle)
     if not numbers:
         return
+    _state["listens"] = 1
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -73,6 +74,14 @@ def tidied() -> Iterator[None]:
 
 def message(number: int) -> str:
     return f"{MESSAGES[signal.Signals(number)]}; the same command carries on from what is saved"
+
+
+def end_soon(code: int) -> None:
+    """A command that has failed ends although a thread of some library hangs."""
+    if _state["listens"]:
+        ending = threading.Timer(6 * GRACE_SECONDS, os._exit, (code,))
+        ending.daemon = True
+        ending.start()
 
 
 def _handle(number: int, _: Any) -> None:

@@ -146,7 +146,9 @@ class EncoderClient:
             file.flush()
             command += ["--manifest", file.name, "--modalities", ",".join(self._model.modalities)]
             command += self.locations.flags()
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            # Ctrl-C is for this process; the other one ends when its stdin does.
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            process = subprocess.Popen(command, start_new_session=True, **pipes)
             self._process = process
             hello = records.decode_example(self._receive(process))
         if error := hello.get("error"):

@@ -81,6 +81,7 @@ class FolderLock:
     def __init__(self, folder: epath.Path, purpose: str):
         self._folder, self._path = folder, folder / NAME
         self._over, self._count = threading.Event(), 0
+        self._made = not folder.exists()
         with at(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = None if "://" in str(folder) else self._open()
@@ -107,7 +108,7 @@ class FolderLock:
                 self._path.unlink()
         self._close()
         with contextlib.suppress(OSError):  # of a run that was refused nothing remains
-            if self._file is not None:
+            if self._made:
                 Path(self._folder).rmdir()
 
     def _open(self) -> int:

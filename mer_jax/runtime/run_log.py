@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from mer_jax import files, run_files, schema
+from mer_jax import errors, files, run_files, schema
 from mer_jax.errors import UserError
 from mer_jax.runtime import distributed
 from mer_jax.runtime.console import Stopwatch, console
@@ -83,9 +83,9 @@ class History:
         workdir = epath.Path(workdir)
         self._path = workdir / "history.jsonl"
         self._rows = [row for row in intact_rows(self._path) if json.loads(row)["step"] <= start]
-        self._events = None
+        self._events, self._folder = None, workdir / "tensorboard"
         if distributed.is_primary():
-            self._events = summary_writer(workdir / "tensorboard", start + 1)
+            self._events = summary_writer(self._folder, start + 1)
 
     def evaluations(self, rows: list[Mapping[str, Any]]) -> None:
         """Adds lines; the whole file is written anew, as object stores want it."""
@@ -95,11 +95,13 @@ class History:
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             if self._events is not None:
-                self._events.add_scalar(f"{group}/{name}", value, step)
+                with errors.at(self._folder):
+                    self._events.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
         if self._events is not None:
-            self._events.close()
+            with errors.at(self._folder):
+                self._events.close()
 
 
 def sessions_before(path: epath.Path) -> list[Any]:
@@ -148,8 +150,9 @@ class Reads:
         self._file = (folder / f"{jax.process_index()}-of-{jax.process_count()}-from-{start}.jsonl").open("w")
 
     def step(self, at: int, ids: list[str]) -> None:
-        self._file.write(json.dumps({"step": at, "ids": ids}) + "\n")
-        self._file.flush()
+        with errors.at(self._file.name):
+            self._file.write(json.dumps({"step": at, "ids": ids}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         self._file.close()

@@ -45,10 +45,8 @@ def with_old_defaults(config: AnyExperiment, workdir: epath.Path) -> AnyExperime
     """The config; where it leaves a default that has changed, and the workdir's run began with the old one, with
     that."""
     path = workdir / "config.json"
-    before = read_json(path) if path.exists() else None
-    tree = before.get("config") if isinstance(before, dict) else None
-    data = old_runs.read_config(tree).get("data") if isinstance(tree, dict) else None
-    length = data.get("max_length") if isinstance(data, dict) else None
+    before = read_config_file(path)["config"] if path.exists() else {}
+    length = before.get("data", {}).get("max_length")
     if config.data.max_length or length not in old_runs.MAX_LENGTHS:
         return config
     console.print(f"note: {workdir} began with data.max_length={length[0]}, the default then, and keeps it")
