@@ -18,6 +18,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes what begins
 
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 60
+_brief.maxlevel = 3
 
 
 def escaped(text: str) -> str:
@@ -40,6 +41,11 @@ def for_spreadsheet(cell: Any) -> Any:
 def brief(value: Any) -> str:
     """Returns the beginning of `repr(value)`, however long that is."""
     return _brief.repr(value)
+
+
+def cause(error: BaseException) -> str:
+    """Returns what kind of error it is and what it says, in one line: that of a library may have many."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
 
 
 class PlainStream:
