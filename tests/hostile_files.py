@@ -147,7 +147,7 @@ def write_clips(folder, count, seed):
                 out.mux(stream.encode(part))
             out.mux(stream.encode(None))
     texts = [
-        f"ffconcat version 1.0\nfile {whole}/a.wav\n",
+        "ffconcat version 1.0\nfile whole/a.wav\n",
         f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{whole}/a.wav\n",
         "v=0\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n",
         f"<svg xmlns:x='http://www.w3.org/1999/xlink'><image x:href='file://{whole}/a.wav'/></svg>",

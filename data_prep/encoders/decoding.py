@@ -303,6 +303,8 @@ def serve(pipe: Connection) -> None:
 
 
 def main() -> None:
+    import av  # noqa: F401  (before there is a limit)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks hears it, and closes the socket
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):

@@ -10,6 +10,7 @@ import numpy as np
 from data_prep.sentences import normalise
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
+from mer_jax.plain import brief
 
 # Names in packs -> ours.
 ALIASES = {
@@ -101,7 +102,7 @@ def whole_number(where: str, field: str, value: Any) -> int:
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or int(value) != value or value < 0:
-        raise UserError(f"{where}: the {field} is {value!r}, not a whole number from 0")
+        raise UserError(f"{where}: the {field} is {brief(value)}, not a whole number from 0")
     return int(value)
 
 
@@ -132,11 +133,11 @@ def _is_flat(x: Any) -> bool:
 def split_of(where: Any, name: Any) -> str:
     split = ALIASES.get(str(name), str(name))
     if split not in SPLITS:
-        raise UserError(f"{where}: part {name!r} is not one of {', '.join(SPLITS)}")
+        raise UserError(f"{where}: part {brief(name)} is not one of {', '.join(SPLITS)}")
     return split
 
 
 def shape_in_words(found: Any) -> str:
     if isinstance(found, Mapping):
-        return f"a dict of {', '.join(map(repr, list(found)[:4]))}"
+        return f"a dict of {', '.join(map(brief, list(found)[:4]))}"
     return f"a {type(found).__name__}" + (f" of {len(found)}" if isinstance(found, tuple | list) else "")
