@@ -14,6 +14,7 @@ import tarfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
+from data_prep import limits
 from data_prep.encoders import flags
 from data_prep.encoders.audio import EGEMAPS
 from data_prep.encoders.extract import (
@@ -91,8 +92,9 @@ def _members(path: Path) -> dict[str, bytes]:
         raise UserError(f"{path} does not exist")
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path) as tar:
+        with limits.bounded(path, limits.budget_of(path.stat().st_size)) as budget, tarfile.open(path) as tar:
             for member in tar:
+                budget.spend(member.size)
                 name = PurePosixPath(member.name).name
                 if not member.isfile() or not name.endswith(".wav") or name.startswith("."):
                     continue

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from mer_jax import interrupts
-from mer_jax.plain import plain_output
+from mer_jax.plain import plain_output, shortened
 
 
 class UserError(ValueError):
-    """Bad input. The message names the file, record or field and says what would be right."""
+    """Bad input. The message names the file, record or field and says what would be right. What it quotes of these may
+    be long: the middle of a long line is left out."""
+
+    def __str__(self) -> str:
+        return "\n".join(shortened(line) for line in super().__str__().split("\n"))
 
 
 MEMORY = (

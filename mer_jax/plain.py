@@ -16,8 +16,11 @@ OBEYED = re.compile(
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes what begins so
 
+END = 800  # characters that stay at either end of a long line
+
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 60
+_brief.maxlevel = 3
 
 
 def escaped(text: str) -> str:
@@ -40,6 +43,16 @@ def for_spreadsheet(cell: Any) -> Any:
 def brief(value: Any) -> str:
     """Returns the beginning of `repr(value)`, however long that is."""
     return _brief.repr(value)
+
+
+def shortened(line: str) -> str:
+    """Returns the line without its middle, if it is longer than anybody reads."""
+    return line if len(line) <= 2 * END else f"{line[:END]} … {line[-END:]}"
+
+
+def cause(error: BaseException) -> str:
+    """Returns what kind of error it is and what it says, in one line: that of a library may have many."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
 
 
 class PlainStream:

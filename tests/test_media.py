@@ -126,7 +126,7 @@ class TestMedia:
 
     def test_text_that_names_other_files_reads_none_of_them(self, tmp_path):
         write_wav(tmp_path / "secret.wav", tone())
-        text = f"ffconcat version 1.0\nfile {tmp_path}/secret.wav\n"
+        text = "ffconcat version 1.0\nfile secret.wav\n"
         for name in ("a.wav", "a.mp4"):
             (tmp_path / name).write_text(text)
             with pytest.raises(UserError, match="is no container of sound or pictures"):
@@ -167,16 +167,18 @@ class TestDecoder:
             decoders.ask("whole", Clip("the clip", tmp_path / "a.wav"), ("audio",))
 
     def test_a_clip_has_so_much_memory(self, tmp_path, monkeypatch):
+        decoders._close()
         sound = Clip("the clip", write_wav(tmp_path / "a.wav", np.zeros(300 * RATE)))
         film = Clip("the film", write_movie(tmp_path / "a.mp4"))
-        assert len(media.samples(sound, RATE, 300.0)) == 300 * RATE
+        assert len(media.frames(film, 30.0, count=30)) == 30
         for gib, read in (
-            (0.02, lambda: media.samples(sound, RATE, 300.0)),
             (1e-5, lambda: media.frames(film, 30.0, count=30)),
+            (0.02, lambda: media.samples(sound, RATE, 300.0)),
         ):
             monkeypatch.setattr(limits._flags, "memory", gib)
             with pytest.raises(UserError, match=r"^the (clip|film) .*wants more than .* GiB .*--memory-limit"):
                 read()
+            decoders._close()  # what a process has taken before, it may take again
         monkeypatch.undo()
         assert len(media.samples(sound, RATE, 0.1)) == 0.1 * RATE
 

@@ -75,3 +75,12 @@ def test_a_long_value_is_shown_by_its_beginning():
         doubled = (doubled, doubled)
     assert len(plain.brief(doubled)) < 1000
     assert len(plain.brief("a" * 10**6)) < 100
+
+
+def test_a_long_line_of_an_error_keeps_its_ends():
+    error = UserError("a.pkl: " + "x" * 10**6 + " is no class\nGive --labels")
+    first, second = str(error).split("\n")
+    assert first.startswith("a.pkl: xx")
+    assert first.endswith("x is no class")
+    assert len(first) < 2000
+    assert second == "Give --labels"

@@ -25,6 +25,7 @@ import numpy as np
 
 from data_prep import limits
 from mer_jax.errors import UserError
+from mer_jax.plain import cause
 
 # Containers round their duration, and an edit list may trim a little; a file cut short usually lacks far more.
 SLACK, SLACK_SHARE = 0.5, 0.05  # seconds, share of the duration
@@ -296,12 +297,14 @@ def serve(pipe: Connection) -> None:
         except UserError as error:
             last = {"error": str(error)}
         except Exception as error:  # FFmpeg's and PyAV's, of any kind
-            last = {"error": f"{clip.name} cannot be decoded ({type(error).__name__}: {error})"}
+            last = {"error": f"{clip.name} cannot be decoded ({cause(error)})"}
         signal.alarm(0)
         pipe.send_bytes(json.dumps(last).encode())
 
 
 def main() -> None:
+    import av  # noqa: F401  (before there is a limit)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks hears it, and closes the socket
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):

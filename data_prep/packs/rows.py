@@ -229,5 +229,5 @@ def separate_parts(rows: Sequence[PackRow]) -> list[str]:
 
 def shape_in_words(found: Any) -> str:
     if isinstance(found, Mapping):
-        return f"a dict of {', '.join(map(repr, list(found)[:4]))}"
+        return f"a dict of {', '.join(map(brief, list(found)[:4]))}"
     return f"a {type(found).__name__}" + (f" of {len(found)}" if isinstance(found, tuple | list) else "")

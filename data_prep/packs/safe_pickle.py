@@ -25,7 +25,7 @@ import numpy as np
 from data_prep import limits
 from data_prep.packs.repeats import Keys, Refused, check_expanded
 from mer_jax.errors import UserError
-from mer_jax.plain import brief
+from mer_jax.plain import brief, cause
 
 
 def load(path: Path) -> Any:
@@ -47,8 +47,7 @@ def load(path: Path) -> Any:
             raise
         except Exception as error:
             # Damage can surface as anything: the opcodes of a damaged file are arbitrary.
-            what = f"{type(error).__name__}: {error!s:.200}"
-            raise UserError(f"{path} is not a whole pickle of arrays ({what})") from None
+            raise UserError(f"{path} is not a whole pickle of arrays ({cause(error)})") from None
 
 
 def _read(file: BinaryIO, size: int, budget: limits.Budget) -> Any:

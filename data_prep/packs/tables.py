@@ -1,6 +1,7 @@
 """Tables of a corpus: npz, npy, csv, parquet and h5 files become named columns; whatever is wrong with one is told by
 name."""
 
+import contextlib
 import math
 import tomllib
 import zipfile
@@ -14,6 +15,7 @@ from data_prep import limits
 from data_prep.packs import values
 from data_prep.packs.rows import FIELDS, our_name
 from mer_jax.errors import UserError
+from mer_jax.plain import cause
 from mer_jax.text_files import check_utf8, text_of
 
 ENDINGS = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".h5", ".hdf5")
@@ -22,21 +24,32 @@ Chosen = Mapping[str, dict[str, Any]]  # what `read_mapping` returns
 Column = Sequence[Any] | np.ndarray | Mapping[str, Any]
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Returns {column: array}; pickles in the file are never opened. Raises UserError naming the file."""
+@contextlib.contextmanager
+def _reading(path: Path, what: str) -> Iterator[limits.Budget]:
+    """Whatever goes wrong inside becomes a UserError that says that the file cannot be read as `what`."""
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     with limits.bounded(path, limits.budget_of(path.stat().st_size)) as budget:
         try:
-            with zipfile.ZipFile(path) as members:
-                for info in members.infolist():
-                    budget.spend(info.file_size)
-                    with members.open(info) as member:
-                        _refuse_bigger(member, info.file_size)
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is not an npz table ({error!s:.200})") from None
+            yield budget
+        except ImportError as error:
+            raise UserError(f"{path}: reading it needs {error.name}: pip install -e '.[prep]'") from None
+        except (UserError, limits.TooMuch, MemoryError):
+            raise
+        except Exception as error:  # of the libraries, which have theirs for every kind of damage
+            raise UserError(f"{path} cannot be read as {what} ({cause(error)})") from None
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Returns {column: array}; pickles in the file are never opened. Raises UserError naming the file."""
+    with _reading(path, "npz") as budget:
+        with zipfile.ZipFile(path) as members:
+            for info in members.infolist():
+                budget.spend(info.file_size)
+                with members.open(info) as member:
+                    _refuse_bigger(member, info.file_size)
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
 
 
 def _refuse_bigger(member: Any, size: int) -> None:
@@ -52,26 +65,16 @@ def _refuse_bigger(member: Any, size: int) -> None:
 def read_table(path: Path, as_text: Collection[str] = FIELDS) -> dict[str, Column]:
     """Returns {column: values} of a file, read by its ending; an npy has one column, named as the file. Of a csv the
     columns `as_text` stay as they are written. Raises UserError naming the file."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
     ending = path.suffix.lower()
     if ending == ".npz":
         return dict(read_npz(path))
-    with limits.bounded(path, limits.budget_of(path.stat().st_size)) as budget:
-        try:
-            if ending == ".npy":  # a map cannot be longer than its file
-                return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
-            if ending in (".csv", ".tsv", ".parquet"):
-                return _arrow(path, ending, as_text)
-            if ending in (".h5", ".hdf5"):
-                return _hdf5(path, budget)
-        except ImportError as error:
-            raise UserError(f"{path}: reading it needs {error.name}: pip install -e '.[prep]'") from None
-        except (UserError, limits.TooMuch, MemoryError):
-            raise
-        except Exception as error:
-            what = f"{type(error).__name__}: {error!s:.200}"
-            raise UserError(f"{path} cannot be read as {ending[1:]} ({what})") from None
+    with _reading(path, ending[1:]) as budget:
+        if ending == ".npy":
+            return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}  # a map cannot be longer than its file
+        if ending in (".csv", ".tsv", ".parquet"):
+            return _arrow(path, ending, as_text)
+        if ending in (".h5", ".hdf5"):
+            return _hdf5(path, budget)
     raise UserError(f"{path}: a table ends in .npz, .npy, .csv, .tsv, .parquet, .h5 or .hdf5")
 
 
