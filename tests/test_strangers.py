@@ -381,3 +381,49 @@ def test_features_that_saw_labels_can_be_said_to_on_any_import(tmp_path, monkeyp
             module.main(["x", "--out", str(tmp_path / "out"), "--trained-on=text=tset"])
         assert "--trained-on=text=tset: must be MODALITY=PARTS" in capsys.readouterr().err
     assert importer.trained_parts(["text=train,valid", "audio=none"]) == {"text": ("train", "valid"), "audio": ()}
+
+
+@pytest.mark.parametrize("drop", [("label",), ("label", "split"), ("split",), ("label", "split", "id")])
+def test_prediction_needs_no_label_and_no_part_and_a_bad_row_costs_itself(drop, tmp_path, monkeypatch):
+    from data_prep import pack_stream
+    from mer_jax.data import records
+    from mer_jax.predict.encoder_client import item_of
+
+    rows = [{name: value for name, value in row.items() if name not in drop} for row in utterances(8)]
+    rows[2]["audio"] = "none"
+    rows[4]["audio"] = np.array([1e300, 1, 2, 3])
+    rows[5]["start"] = "soon"
+    rows[6] |= {"label": None, "split": None}
+    path = pickled(tmp_path / "p.pkl", rows)
+    pack_stream.main([str(path), f"--records={tmp_path / 'out'}"])
+    with open(tmp_path / "out", "rb") as file:
+        assert "hello" in records.decode_example(records.read_record(file))
+        found = [item_of(record, ("audio",)) for record in iter(lambda: records.read_record(file), None)]
+    assert [bool(item.error) for item in found] == [i in (2, 4, 5) for i in range(8)]
+    assert [item.id[-1] for item in found] == list("01234567")
+    for item, row in zip(found, rows, strict=True):
+        if not item.error:
+            np.testing.assert_array_equal(item.features["audio"][0], row["audio"])
+            assert item.label == (row.get("label") or "")
+    for i, words in ((2, "audio is str"), (4, "beyond float32"), (5, "start is 'soon'")):
+        assert words in found[i].error
+
+
+def test_a_dict_to_predict_may_hold_anything():
+    import types
+
+    from mer_jax.predict import inputs
+
+    given = [
+        {"id": "a", "audio": [1.0, 2.0], "label": None, "sentence": "Oh.", "start": "00:00:01.5", "speaker": 3},
+        {"audio": np.ones((2, 2)), "label": "sad"},
+        {"audio": [[1.0], [1.0, 2.0]]},
+        {"audio": None, "end": "soon"},
+    ]
+    model = types.SimpleNamespace(manifest=None, modalities={})
+    a, b, ragged, late = inputs.items_of(given, model)
+    assert (a.id, a.sentence, a.label, a.start) == ("a", "Oh.", "", 1.5)
+    assert a.features["audio"].shape == (1, 2)
+    assert (b.id, b.label, b.error) == ("1", "sad", "")
+    assert (ragged.id, "audio: " in ragged.error) == ("2", True)
+    assert "end is 'soon'" in late.error

@@ -115,8 +115,8 @@ def _order(
 ) -> Iterator[Finding]:
     """Says whether the counts, of all and of every part, fit another order of the classes better."""
     do = (
-        "labels are swapped: if the source numbers them, import it again with --labels in that order; if it names them, "
-        "rename them by [values.label] in a --mapping"
+        "labels are swapped: if the source numbers them, import it again with --labels in that order; if it names "
+        "them, rename them by [values.label] in a --mapping"
     )
     for part, of_part in {"all splits": total, **parts}.items():
         judged = class_counts.judge(names, of_part, parts if part == "all splits" else None)
