@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data_prep.encoders.extract import UtteranceClip
 from data_prep.encoders.media import Clip
 from data_prep.packs import values
+from data_prep.packs.rows import restart_in_words, restarting
 from data_prep.packs.values import PARTS
 from data_prep.sentences import normalise
 from mer_jax.data.corpus import Utterance
@@ -35,7 +37,16 @@ def read_table(path: Path, folder: Path, cut: bool = False) -> list[UtteranceCli
     if not rows:
         raise UserError(f"{path} holds no utterance")
     _refuse_repeats(rows, cut)
-    return rows
+    return _separate_parts(rows)
+
+
+def _separate_parts(rows: list[UtteranceClip]) -> list[UtteranceClip]:
+    """Returns the rows, their dialogues with the part's name in front if numbers start again in every part."""
+    if not (again := restarting([row.utterance for row in rows])):
+        return rows
+    print(f"note: {restart_in_words(again)}")
+    named = [replace(row.utterance, dialogue=f"{row.utterance.split}_{row.utterance.dialogue}") for row in rows]
+    return [replace(row, utterance=utterance) for row, utterance in zip(rows, named, strict=True)]
 
 
 def _check_columns(path: Path, columns: list[str], cut: bool) -> None:

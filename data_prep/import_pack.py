@@ -38,7 +38,7 @@ DESCRIPTION = "\n".join(
         *(f"    {name:18s}{fields}" for name, fields in layouts.TUPLES.items()),
         "    mmsa              {train, valid, test: {id, raw_text, text, audio, vision, …}}",
         "    deepmsi           {split}/{video,text,audio}/{name}.pkl",
-        "    list              dicts with id, split, label, and vectors by modality; or {split: such a list}, {id: dict}\n",
+        "    list              dicts with id, split, label, and vectors by modality; or {split: list}, {id: dict}\n",
     ]
 )
 

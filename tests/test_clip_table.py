@@ -77,3 +77,21 @@ def test_rows_of_a_table(tmp_path):
         (1.0, 2.0, "a_1.00_2.00"),
         (2.0, 3.0, "a_2.00_3.00"),
     ]
+
+
+def test_times_labels_and_dialogues_are_read_as_those_of_packs(tmp_path, capsys):
+    rows = [
+        row(file=f"{part}{i}.wav", split=part, turn=str(i), start=start, end="") | {"dialogue": "0"}
+        for part in ("train", "TEST")
+        for i, start in enumerate(("00:00:01.5", "1.5", " "))
+    ]
+    found = read_table(write_table(tmp_path / "t.csv", rows), tmp_path)
+    assert [one.utterance.start for one in found] == [1.5, 1.5, None] * 2
+    assert [one.utterance.dialogue for one in found] == ["train_0"] * 3 + ["test_0"] * 3
+    assert "start again in every part" in capsys.readouterr().out
+    for label, words in (("tie", "did not agree"), ("joy;sad", "which is several"), ("nan", "which is none")):
+        with pytest.raises(UserError, match=f"line 2: the label is .*{words}"):
+            read_table(write_table(tmp_path / "t.csv", [row(label=label)]), tmp_path)
+    (tmp_path / "t.csv").write_bytes(b"file,label\na.wav,tr\x92s\n")
+    with pytest.raises(UserError, match=r"t.csv, line 2: the byte 0x92 is not UTF-8, at byte 19; .*cp1252"):
+        read_table(tmp_path / "t.csv", tmp_path)

@@ -23,7 +23,8 @@ LOW, HIGH, BANDS = 300.0, 2000.0, 33  # Hz
 SAME, ALIKE = 0.3, 0.45
 MEANS, SHIFTS = 4, 12  # parts of a clip whose bits are averaged; words that a codec may delay
 LONGEST = 30.0  # seconds that are listened to
-LEAST = 16  # words that must overlap
+LEAST = 16  # words that must overlap: of 0.576 s
+PAUSE = 1e-5  # of the loudest moment's energy
 
 
 def level(clip: Clip, samples: np.ndarray) -> float:
@@ -49,7 +50,11 @@ class Ear:
 
     def __init__(self) -> None:
         decoder = media.library()
-        self.identity = {"heard": [RATE, EACH, FRAME, HOP, LOW, HIGH, BANDS], "longest": LONGEST, "av": decoder}
+        self.identity = {
+            "heard": [RATE, EACH, FRAME, HOP, LOW, HIGH, BANDS, LEAST, PAUSE],
+            "longest": LONGEST,
+            "av": decoder,
+        }
 
     def prepare(self, clip: Clip) -> np.ndarray:
         samples = media.samples(clip, RATE, LONGEST)
@@ -60,10 +65,11 @@ class Ear:
 
 
 def fingerprint(samples: np.ndarray) -> np.ndarray:
-    """Returns a word of 32 bits for every HOP: whether the energy of a band grows against its neighbour's. A sound
-    shorter than two frames is filled up with silence."""
+    """Returns a word of 32 bits for every HOP: whether the energy of a band grows against its neighbour's. There
+    are none of pauses, which are alike in all sounds, and of sounds too short to tell."""
     low = samples[: len(samples) // EACH * EACH].reshape(-1, EACH).mean(1)
-    low = np.pad(low, (0, max(0, FRAME + HOP * LEAST - len(low))))
+    if len(low) < FRAME + HOP * LEAST:
+        return np.zeros(0, np.uint32)
     frames = np.lib.stride_tricks.sliding_window_view(low, FRAME)[::HOP]
     edges = np.geomspace(LOW, HIGH, BANDS + 1) * FRAME * EACH / RATE
     window = np.hanning(FRAME)
@@ -73,6 +79,8 @@ def fingerprint(samples: np.ndarray) -> np.ndarray:
         energy[at : at + 256] = np.add.reduceat(power[:, : int(edges[-1])], edges[:-1].astype(int), axis=1)
     across = np.diff(energy, axis=1)
     bits = np.diff(across, axis=0) > 0
+    loud = energy.sum(1)[1:]
+    bits = bits[loud > PAUSE * loud.max()]
     return np.packbits(bits, axis=1).view(">u4").astype(np.uint32).ravel()
 
 
@@ -102,7 +110,7 @@ def silent(heard: Mapping[str, Heard]) -> list[str]:
 def same_sounds(heard: Mapping[str, Heard]) -> list[tuple[str, str]]:
     """Returns the pairs of clips that are the same sound, in the order of `heard`. Those are compared bit by bit whose
     bits are alike on average."""
-    names = [name for name, sound in heard.items() if sound.level > MAX_SILENCE]
+    names = [name for name, sound in heard.items() if sound.level > MAX_SILENCE and len(sound.words) >= LEAST]
     words = [heard[name].words for name in names]
     means = np.array([_mean_bits(w) for w in words])
     found = []

@@ -34,10 +34,21 @@ ALIASES = {
     "session_id": "session",
 }
 # A field whose name ends in one of these says what an utterance is, whatever comes before it: label_onehot, speaker_id.
-TELLING = frozenset(FIELDS) | set(
-    """ids uid idx index part labels class classes target targets y onehot dialog conversation turns speakers emotion
-    emotions sentiment sentiments annotation annotations votes gender valence arousal dominance vad""".split()  # noqa: SIM905
-)
+TELLING = frozenset(FIELDS) | {
+    *("ids", "uid", "idx", "index", "part", "labels", "class", "classes", "target", "targets", "y", "onehot", "dialog"),
+    *(
+        "conversation",
+        "turns",
+        "speakers",
+        "emotion",
+        "emotions",
+        "sentiment",
+        "sentiments",
+        "annotation",
+        "annotations",
+    ),
+    *("votes", "gender", "valence", "arousal", "dominance", "vad"),
+}
 
 
 @dataclasses.dataclass
@@ -197,24 +208,33 @@ def _split(where: str, record: Mapping[str, Any], reading: Reading) -> str:
     return reading.part or "test"
 
 
+def restarting(utterances: Sequence[Any]) -> set[str]:
+    """Returns the dialogues that have the same turn in several parts, if they are most of those that several parts
+    share: then the numbers of dialogues start again in every part. Fewer are utterances that are in twice."""
+    places: dict[tuple[str, int], set[str]] = {}
+    parts_of: dict[str, set[str]] = {}
+    for u in utterances:
+        places.setdefault((u.dialogue, u.turn), set()).add(u.split)
+        parts_of.setdefault(u.dialogue, set()).add(u.split)
+    shared = {dialogue for dialogue, parts in parts_of.items() if len(parts) > 1}
+    again = {dialogue for (dialogue, _), parts in places.items() if len(parts) > 1}
+    return again if 2 * len(again) > len(shared) else set()
+
+
+def restart_in_words(again: set[str]) -> str:
+    return (
+        f"the numbers of dialogues start again in every part: {len(again)} dialogues, {min(again)} for one, have the "
+        f"same turn in several parts; their names begin with their part now, as in train_{min(again)}"
+    )
+
+
 def separate_parts(rows: Sequence[PackRow]) -> list[str]:
     """Puts the part's name before dialogues and before ids whose numbers start again in every part; returns notes."""
     notes = []
-    places: dict[tuple[str, int], set[str]] = {}
-    parts_of: dict[str, set[str]] = {}
-    for row in rows:
-        places.setdefault((row.dialogue, row.turn), set()).add(row.split)
-        parts_of.setdefault(row.dialogue, set()).add(row.split)
-    shared = {dialogue for dialogue, parts in parts_of.items() if len(parts) > 1}
-    again = {dialogue for (dialogue, _), parts in places.items() if len(parts) > 1}
-    if shared and 2 * len(again) > len(shared):
+    if again := restarting(rows):
         for row in rows:
             row.dialogue = f"{row.split}_{row.dialogue}"
-        notes.append(
-            f"the numbers of dialogues start again in every part: {len(again)} dialogues, {min(again)} for one, have "
-            "the same turn in several parts; their names begin with their part now, as in "
-            f"{rows[0].dialogue}"
-        )
+        notes.append(restart_in_words(again))
     ids: dict[str, set[str]] = {}
     for row in rows:
         ids.setdefault(row.id, set()).add(row.split)

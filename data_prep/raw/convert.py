@@ -20,8 +20,9 @@ from data_prep.encoders.extract import (
     refuse_broken,
     utterances,
 )
+from data_prep.encoders.hearing import listen, told
 from data_prep.encoders.media import Checked, Clip
-from data_prep.importer import Source, checksums
+from data_prep.importer import Source, checksums, print_note
 from data_prep.raw.turns import SHORT, KnownIssues, Turn
 from mer_jax import files
 from mer_jax.data.corpus import Utterance
@@ -153,6 +154,10 @@ def _features(
         kept = [row for row in of_modality if row.utterance.id not in broken]
         cut.append(print_lengths(kept, checked[modality], arguments.longest))
         _lengths(kept, checked[modality], arguments.longest, issues)
+        if modality == "audio":
+            sounds, _ = listen(kept, checked[modality], arguments.cache)  # what cannot be read is told below
+            for note in told(sounds, kept)[0]:
+                print_note(note)
         _, found, unreadable = features_of(
             kept, checked[modality], {modality: chosen[modality]}, arguments.cache, skip_broken=arguments.skip_broken
         )
