@@ -43,6 +43,7 @@ def test_a_pickle_that_grows(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("little")
 @pytest.mark.parametrize("ending", bombs.TABLES)
 def test_a_table_that_grows(ending, tmp_path):

@@ -168,12 +168,12 @@ class TestDecoder:
 
     def test_a_clip_has_so_much_memory(self, tmp_path, monkeypatch):
         decoders._close()
-        sound = Clip("the clip", write_wav(tmp_path / "a.wav", np.zeros(300 * RATE)))
+        sound = Clip("the clip", write_wav(tmp_path / "a.wav", np.zeros(100 * RATE)))
         film = Clip("the film", write_movie(tmp_path / "a.mp4"))
         assert len(media.frames(film, 30.0, count=30)) == 30
         for gib, read in (
             (1e-5, lambda: media.frames(film, 30.0, count=30)),
-            (0.02, lambda: media.samples(sound, RATE, 300.0)),
+            (0.005, lambda: media.samples(sound, RATE, 100.0)),
         ):
             monkeypatch.setattr(limits._flags, "memory", gib)
             with pytest.raises(UserError, match=r"^the (clip|film) .*wants more than .* GiB .*--memory-limit"):
