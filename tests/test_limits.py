@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from conftest import ROOT, corpus_of, small_description, small_utterances, user_env
@@ -147,5 +148,5 @@ def test_low_limits_of_a_process(tmp_path, cache_home, kind, value, words):
 def test_a_folder_where_a_file_should_be(tmp_path, capsys):
     (tmp_path / "config.json").mkdir()
     with pytest.raises(SystemExit, match="2"), errors.reported():
-        files.read_json(tmp_path / "config.json")
-    assert capsys.readouterr().err == f"error: {tmp_path}/config.json: Is a directory\n"
+        files.read_json(tmp_path / "config.json", Any)
+    assert capsys.readouterr().err == f"error: {tmp_path}/config.json is a folder; it must be a file. Restore it.\n"
