@@ -140,8 +140,8 @@ class EncoderClient:
             command += ["--manifest", file.name, "--modalities", ",".join(self._model.modalities)]
             command += self.locations.flags()
             # Ctrl-C is for this process; the other one ends when its stdin does.
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            process = subprocess.Popen(command, start_new_session=True, **pipes)
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
             self._process = process
             hello = records.decode_example(self._receive(process))
         if error := hello.get("error"):
