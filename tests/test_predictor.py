@@ -173,7 +173,15 @@ def other_sum(copy):
     path.write_text(json.dumps(text))
 
 
+def other_digest(copy):
+    """As if the checkpoint were of another run with the same steps."""
+    text = json.loads((copy / "metrics.json").read_text())
+    text["checkpoint"]["sha256"] = "0" * 64
+    (copy / "metrics.json").write_text(json.dumps(text))
+
+
 BROKEN = [
+    (other_digest, "is not the one that metrics.json tells of"),
     (lambda copy: (copy / "metrics.json").unlink(), "unfinished run"),
     (lambda copy: (copy / "config.json").unlink(), "holds no run"),
     (lambda copy: (copy / "config.json").write_text("{"), "not valid JSON"),

@@ -10,7 +10,7 @@ import time
 import grain
 import numpy as np
 import pytest
-from conftest import SMALL_LABELS, small_description, small_utterances
+from conftest import ROOT, SMALL_LABELS, small_description, small_utterances
 from damage import DAMAGES, damage_flipped_bit
 
 from mer_jax import files
@@ -256,3 +256,9 @@ def test_verify_command(small_corpus, run_cli):
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_corpus_alive_at_exit_says_nothing(small_corpus):
+    script = "import sys; from mer_jax.data.corpus import Corpus; sys.kept = Corpus(sys.argv[1]); sys.kept[0]"
+    done = subprocess.run([sys.executable, "-c", script, str(small_corpus)], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -12,6 +12,7 @@ import numpy as np
 from data_prep.packs import values
 from data_prep.sentences import normalise
 from mer_jax.errors import UserError
+from mer_jax.plain import brief
 from mer_jax.text_files import seconds
 
 # What is said of an utterance. None of it is ever a feature.
