@@ -23,7 +23,7 @@ RIGHT = (
     f"time steps or seconds, for all modalities or by name, as in {FLAG}=48, {FLAG}=30s or {FLAG}=audio:30s+text:64; "
     "or one number of steps for each modality, as in '(64,1)'"
 )
-# Steps a second of encoders whose corpora did not say it before 0.9.3, by the encoder's name.
+# Steps a second of encoders whose older corpora do not say it, by the encoder's name.
 OLD_RATES = {"openSMILE eGeMAPSv02 low-level descriptors": 100.0}
 
 Setting = Sequence[int | str]  # what stands in data.max_length
