@@ -86,6 +86,7 @@ class Loudness:
     """An audio encoder that takes no model, and cannot decode one clip."""
 
     batch_size, identity, extractor = 8, {"name": "loudness"}, "loudness and length"
+    steps_per_second = None
 
     def prepare(self, clip):
         if clip.name.endswith("Ses05M_impro01_F002.wav"):
