@@ -85,14 +85,7 @@ class Letters(TextEncoder):
 class Loudness:
     """An audio encoder that takes no model, and cannot decode one clip."""
 
-<<<<<<< HEAD
     batch_size, identity, extractor, steps_per_second = 8, {"name": "loudness"}, "loudness and length", None
-||||||| 99f9144
-    batch_size, identity, extractor = 8, {"name": "loudness"}, "loudness and length"
-=======
-    batch_size, identity, extractor = 8, {"name": "loudness"}, "loudness and length"
-    steps_per_second = None
->>>>>>> 221a694fc623881f2a74b58b5b9fe16f3b82850d
 
     def prepare(self, clip):
         if clip.name.endswith("Ses05M_impro01_F002.wav"):
