@@ -4,11 +4,11 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mer_jax import config as config_lib
 from mer_jax.models import deepmsi_mer, deepmsi_mer_frames, lsgmer, swin
+from mer_jax.models.functional import cast
 
 
 def remembered(make):
@@ -29,11 +29,7 @@ def in_float64(call, *trees):
     """What `call` makes of the trees with all their numbers in float64: what is the same by formula is the same there to 1e-12, on
     any machine, while float32 rounds as the processor's kernels happen to sum."""
     with jax.enable_x64(), jax.numpy_dtype_promotion("standard"):
-        wide = [
-            jax.tree.map(lambda x: jnp.asarray(x, np.float64) if jnp.issubdtype(x.dtype, np.floating) else x, tree)
-            for tree in trees
-        ]
-        found = jax.tree.map(np.asarray, call(*wide))
+        found = jax.tree.map(np.asarray, call(*(cast(tree, np.float64) for tree in trees)))
     assert all(x.dtype != np.float32 for x in jax.tree.leaves(found))
     return found
 

@@ -29,11 +29,8 @@ PUBLISHED += ["--config.optim.ema_decay=0.0", "--config.train.batch_size=4", "--
 PUBLISHED += ["--config.model.late_widths=1024,1024"]
 REPLICAS = [*FLAGS, "--config.data.protocol=kfold_dialogue:3", "--config.replicas.seeds=2", "--config.train.patience=1"]
 REPLICAS += ["--config.train.checkpoint_minutes=0.01", "--config.train.batch_size=4"]
-UTTERANCES = {
-    "lsgmer": 1200,
-    "published": 1200,
-    "replicas": 480,
-}  # an epoch takes several times what lies between two saves
+# So many that an epoch takes several times what lies between two saves.
+UTTERANCES = {"lsgmer": 1200, "published": 1200, "replicas": 480}
 
 
 def command(workdir):

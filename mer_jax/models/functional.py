@@ -61,19 +61,20 @@ def functionalize(
     def apply(params: Any, model_state: Any, batch: Any, key: jax.Array | None = None) -> tuple[Any, Any]:
         held = model_state
         if compute is not None:
-            params, batch = _cast(params, compute), _cast(batch, compute)
-            held = choose(model_state, _cast(model_state, compute))
+            params, batch = cast(params, compute), cast(batch, compute)
+            held = choose(model_state, cast(model_state, compute))
         variables = fill(params_spec, _numbered(params)), fill(state_spec, _numbered(held))
         model: Any = nnx.merge(graph, *variables, copy=True)
         outputs, changed = model(batch, key=key), _named(nnx.to_pure_dict(split(model)[2]))
         if compute is not None:
-            outputs, changed = _cast(outputs, jnp.float32), _cast(changed, jnp.float32)
+            outputs, changed = cast(outputs, jnp.float32), cast(changed, jnp.float32)
         return outputs, choose(changed, model_state)
 
     return FunctionalModel(init, apply)
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
+def cast(tree: Any, dtype: Any) -> Any:
+    """The tree with its floating-point arrays in another type."""
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
