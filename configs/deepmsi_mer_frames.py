@@ -4,6 +4,8 @@ python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:tiny              
 python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:swin_t --config.data.path=DIR     our settings
 python -m mer_jax.main --config=configs/deepmsi_mer_frames.py:published --config.data.path=DIR  the official ones
 
+`:published` has the official rates for IEMOCAP, `:meld_published` those for MELD; `:iemocap_published` is the first.
+
 DIR is a corpus with frames: `python -m data_prep.clips … --visual-encoder=jpeg`. With a public checkpoint, of which the
 last two stages learn, and lower layers more slowly:
 
@@ -19,24 +21,29 @@ from mer_jax.models import deepmsi_mer_frames
 
 
 def get_config(arg: str = "") -> deepmsi_mer_frames.DeepMSIFramesExperiment:
-    """arg: "swin_t" or "" = published sizes, our training; "published" = as the official code, with its rates for
-    IEMOCAP (for MELD it has optim.learning_rate=1e-4, and 0.4 for all four dropouts);
-    "tiny" = a backbone for the demo corpus's drawn frames."""
-    arg = arg or "swin_t"
+    """arg: "swin_t" or "" = published sizes, our training; "published" or "iemocap_published" = as the official code,
+    with its rates for IEMOCAP; "meld_published" = with those for MELD; "tiny" = a backbone for the demo corpus's drawn
+    frames."""
+    arg = {"": "swin_t", "iemocap_published": "published"}.get(arg, arg)
+    official = arg in ("published", "meld_published")
     experiment = deepmsi_mer_frames.DeepMSIFramesExperiment(experiment=f"deepmsi_mer_frames-{arg}")
     model, loss, optim, train = experiment.model, experiment.loss, experiment.optim, experiment.train
     frames, backbone = experiment.frames, experiment.backbone
     experiment.data.modalities, experiment.data.read_threads = ("text", "audio", "visual"), 4
-    if arg in ("published", "swin_t"):
+    if official or arg == "swin_t":
         model.early_width, model.projection, model.late_widths = 512, 256, (512, 256, 128)
         model.tcn_widths = (1024, 1024, 1024)
         train.batch_size, train.eval_batch_size, train.epochs, train.patience = 16, 16, 30, 4
-    if arg == "published":
+    if official:
         model.variant, model.pool, train.batch_size = "published", "mean", 32
-        model.projection_dropout, model.early_dropout, model.dropout, model.tcn_dropout = 0.2, 0.3, 0.3, 0.3
+        if arg == "published":
+            model.projection_dropout, model.early_dropout, model.dropout, model.tcn_dropout = 0.2, 0.3, 0.3, 0.3
+        else:
+            model.projection_dropout = model.early_dropout = model.dropout = model.tcn_dropout = 0.4
         loss.label_smoothing, loss.pairs, loss.per_positive = 0.0, ("visual-text", "visual-audio"), False
         optim.name, optim.weight_decay, optim.clip, optim.ema_decay = "adam", 1e-5, 0.0, 0.0
-        optim.schedule, optim.warmup, optim.learning_rate = "constant", 0.0, 5e-5
+        optim.schedule, optim.warmup = "constant", 0.0
+        optim.learning_rate = 5e-5 if arg == "published" else 1e-4
         frames.crop, frames.flip, frames.colour = 1.0, 0.0, 0.0
     elif arg == "swin_t":
         backbone.norm_first, train.precision = False, "bfloat16"  # as in public checkpoints
@@ -53,5 +60,6 @@ def get_config(arg: str = "") -> deepmsi_mer_frames.DeepMSIFramesExperiment:
         loss.label_smoothing, optim.learning_rate = 0.0, 1e-3
         train.eval_batch_size, train.epochs, train.patience = 64, 20, 0
     else:
-        raise ValueError(f"configs/deepmsi_mer_frames.py knows the arguments swin_t, published and tiny, not {arg!r}")
+        known = "swin_t, published, iemocap_published, meld_published and tiny"
+        raise ValueError(f"configs/deepmsi_mer_frames.py knows the arguments {known}, not {arg!r}")
     return experiment

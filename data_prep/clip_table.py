@@ -1,19 +1,22 @@
 """The table of a folder of clips, a CSV with a line for each utterance, is read into utterances and their clips."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data_prep.encoders.extract import UtteranceClip
 from data_prep.encoders.media import Clip
+from data_prep.packs import values
+from data_prep.packs.rows import restart_in_words, restarting
+from data_prep.packs.values import PARTS
 from data_prep.sentences import normalise
-from mer_jax.data.corpus import SPLITS, Utterance
+from mer_jax.data.corpus import Utterance
 from mer_jax.errors import UserError
+from mer_jax.text_files import csv_records, seconds, whole_line
 
 NEEDED = ("file", "label")
 OPTIONAL = ("sentence", "id", "split", "dialogue", "turn", "speaker", "session", "start", "end", "votes")
-PARTS = {name: name for name in SPLITS} | {"dev": "valid", "val": "valid", "validation": "valid"}
 
 
 def read_table(path: Path, folder: Path, cut: bool = False) -> list[UtteranceClip]:
@@ -25,21 +28,25 @@ def read_table(path: Path, folder: Path, cut: bool = False) -> list[UtteranceCli
         raise UserError(f"{path} does not exist")
     rows: list[UtteranceClip] = []
     turns: Counter[str] = Counter()
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, strict=True)
-            _check_columns(path, list(table.fieldnames or []), cut)
-            for record in table:
-                where = f"{path}, line {table.line_num}"
-                if None in record or None in record.values():
-                    raise UserError(f"{where}: it has another number of fields than the header")
-                rows.append(_row({k: v.strip() for k, v in record.items()}, where, folder, cut, turns))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV table in UTF-8 ({error})") from None
+    records = csv_records(path)
+    _check_columns(path, list(next(records)[1]), cut)
+    for line, record in records:
+        where = f"{path}, line {line}"
+        fields = {column: value.strip() for column, value in whole_line(where, record).items()}
+        rows.append(_row(fields, where, folder, cut, turns))
     if not rows:
         raise UserError(f"{path} holds no utterance")
     _refuse_repeats(rows, cut)
-    return rows
+    return _separate_parts(rows)
+
+
+def _separate_parts(rows: list[UtteranceClip]) -> list[UtteranceClip]:
+    """Returns the rows, their dialogues with the part's name in front if numbers start again in every part."""
+    if not (again := restarting([row.utterance for row in rows])):
+        return rows
+    print(f"note: {restart_in_words(again)}")
+    named = [replace(row.utterance, dialogue=f"{row.utterance.split}_{row.utterance.dialogue}") for row in rows]
+    return [replace(row, utterance=utterance) for row, utterance in zip(rows, named, strict=True)]
 
 
 def _check_columns(path: Path, columns: list[str], cut: bool) -> None:
@@ -55,9 +62,12 @@ def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Cou
     for column in (*NEEDED, *(c for c in ("id", "split", "dialogue", "turn") if c in record)):
         if not record[column]:
             raise UserError(f"{where}: {column} is empty")
-    if record.get("split", "train") not in PARTS:
+    if why := values.label(where, record["label"])["unlabelled"]:
+        raise UserError(why)
+    if record.get("split", "train").casefold() not in PARTS:
         raise UserError(f"{where}: split is {record['split']!r}, not one of {', '.join(PARTS)}")
-    turn, start, end = (_number(record, column, where) for column in ("turn", "start", "end"))
+    turn = values.whole_number(where, "turn", record["turn"]) if "turn" in record else None
+    start, end = (seconds(where, column, record.get(column)) for column in ("start", "end"))
     if cut and (start is None or end is None):
         raise UserError(f"{where}: --cut needs start and end in every line")
     if start is not None and end is not None and start >= end:
@@ -67,9 +77,9 @@ def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Cou
     dialogue = record.get("dialogue") or name
     utterance = Utterance(
         id=name,
-        split=PARTS[record.get("split", "train")],
+        split=PARTS[record.get("split", "train").casefold()],
         dialogue=dialogue,
-        turn=turns[dialogue] if turn is None else int(turn),
+        turn=turns[dialogue] if turn is None else turn,
         speaker=record.get("speaker", ""),
         session=record.get("session", ""),
         label=record["label"],
@@ -83,18 +93,6 @@ def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Cou
     source = folder / record["file"]
     clip = Clip(record["file"], source, start or 0.0, end) if cut else Clip(record["file"], source)
     return UtteranceClip(utterance, clip, where)
-
-
-def _number(record: dict[str, str], column: str, where: str) -> float | None:
-    if not record.get(column):
-        return None
-    try:
-        number = float(record[column])
-    except ValueError:
-        raise UserError(f"{where}: {column} is {record[column]!r}, not a number") from None
-    if not 0 <= number < 1e9:
-        raise UserError(f"{where}: {column} is {record[column]}, which cannot be")
-    return number
 
 
 def _vote(text: str, where: str) -> tuple[str, str]:

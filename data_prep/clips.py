@@ -10,13 +10,16 @@ Without `dialogue` every utterance is one of its own.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep.clip_table import read_table
 from data_prep.encoders import flags
+from data_prep.encoders.decoding import SLACK, SLACK_SHARE
 from data_prep.encoders.extract import (
     STREAMS,
     UtteranceClip,
@@ -25,9 +28,11 @@ from data_prep.encoders.extract import (
     features_of,
     print_faces,
     print_lengths,
+    rates,
     refuse_broken,
     utterances,
 )
+from data_prep.encoders.hearing import listen, told
 from data_prep.encoders.media import Checked
 from data_prep.importer import Importer, Source, checksums, print_note
 from mer_jax.data.corpus import SPLITS
@@ -65,8 +70,22 @@ def read(arguments: argparse.Namespace) -> Source:
     if not arguments.skip_broken:
         refuse_broken(broken)
     rows = [row for row in rows if row.utterance.id not in broken]
+    notes: list[str] = []
+    heard: dict[str, Any] = {}
+    if "audio" in chosen:
+        sounds, deaf = listen(rows, checked, arguments.cache)
+        broken |= deaf
+        if not arguments.skip_broken:
+            refuse_broken(broken)
+        rows = [row for row in rows if row.utterance.id not in broken]
+        notes, heard = told(sounds, rows)
+    if not arguments.cut:
+        rows, without_times = without_impossible_times(rows, checked)
+        notes += without_times
+    for note in notes:
+        print_note(note)
     print_limits(rows, checked, with_text)
-    longer = print_lengths(rows, checked, arguments.longest)
+    over_longest = print_lengths(rows, checked, arguments.longest)
     rows, features, unreadable = features_of(rows, checked, chosen, arguments.cache, skip_broken=arguments.skip_broken)
     broken |= unreadable
     for message in broken.values():
@@ -80,18 +99,45 @@ def read(arguments: argparse.Namespace) -> Source:
         labels=labels,
         encoder=words,
         extractors={modality: encoder.extractor for modality, encoder in chosen.items()},
+        steps_per_second=rates(chosen),
         protocol=OFFICIAL if {row.utterance.split for row in rows} == set(SPLITS) else NONE,
         provenance={
             "sources": {**checksums(arguments.table), "clips": digest(rows, checked)},
             "cut": arguments.cut,
-            "clips_over_longest": longer,
+            **over_longest,
             "left_out": sorted(broken),
             **faces,
+            **heard,
             "label_word_encoder": words.identity,
             **{f"{modality}_encoder": encoder.identity for modality, encoder in chosen.items()},
         },
         licence=arguments.licence,
     )
+
+
+def without_impossible_times(
+    rows: Sequence[UtteranceClip], checked: Mapping[str, Checked]
+) -> tuple[list[UtteranceClip], list[str]]:
+    """Returns the rows, those without start and end whose clip is shorter than the time between, and a note on
+    these."""
+    wrong: dict[str, str] = {}
+    for row in rows:
+        u, whole = row.utterance, checked[row.utterance.id].seconds
+        if u.start is not None and u.end is not None and u.end - u.start > whole + max(SLACK, SLACK_SHARE * whole):
+            wrong[u.id] = f"{row.where}: {u.start:g} to {u.end:g} s, the clip {row.clip.name} is {whole:.2f} s long"
+    if not wrong:
+        return list(rows), []
+    kept = [
+        dataclasses.replace(row, utterance=dataclasses.replace(row.utterance, start=None, end=None))
+        if row.utterance.id in wrong
+        else row
+        for row in rows
+    ]
+    more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return kept, [
+        f"{len(wrong)} intervals from start to end are longer than their clip and left out: "
+        f"{'; '.join(list(wrong.values())[:3])}{more}"
+    ]
 
 
 def print_limits(rows: Sequence[UtteranceClip], checked: Mapping[str, Checked], with_text: bool) -> None:

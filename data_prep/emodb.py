@@ -14,6 +14,7 @@ import tarfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
+from data_prep import limits
 from data_prep.encoders import flags
 from data_prep.encoders.audio import EGEMAPS
 from data_prep.encoders.extract import (
@@ -21,6 +22,7 @@ from data_prep.encoders.extract import (
     check_clips,
     features_of,
     print_lengths,
+    rates,
     refuse_broken,
     utterances,
 )
@@ -90,8 +92,9 @@ def _members(path: Path) -> dict[str, bytes]:
         raise UserError(f"{path} does not exist")
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path) as tar:
+        with limits.bounded(path, limits.budget_of(path.stat().st_size)) as budget, tarfile.open(path) as tar:
             for member in tar:
+                budget.spend(member.size)
                 name = PurePosixPath(member.name).name
                 if not member.isfile() or not name.endswith(".wav") or name.startswith("."):
                     continue
@@ -120,7 +123,7 @@ def read(arguments: argparse.Namespace) -> Source:
     words, audio = flags.text_encoder(arguments), flags.audio_encoder(arguments)
     checked, broken = check_clips(rows, ("audio",))
     refuse_broken(broken)
-    longer = print_lengths(rows, checked, arguments.longest)
+    over_longest = print_lengths(rows, checked, arguments.longest)
     rows, features, _ = features_of(rows, checked, {"audio": audio}, arguments.cache, skip_broken=False)
     return Source(
         name="emodb",
@@ -128,13 +131,14 @@ def read(arguments: argparse.Namespace) -> Source:
         labels=tuple(LABELS.values()),
         encoder=words,
         extractors={"audio": audio.extractor},
+        steps_per_second=rates({"audio": audio}),
         protocol={
             "name": "speakers",
             "description": "ours: speakers 12 and 14 validate, 15 and 16 test; the field leaves one speaker out (loso)",
         },
         provenance={
             "sources": checksums(arguments.tar),
-            "clips_over_longest": longer,
+            **over_longest,
             "label_word_encoder": words.identity,
             "audio_encoder": audio.identity,
         },

@@ -22,6 +22,7 @@ from data_prep.packs.tables import read_npz
 from data_prep.sentences import normalise
 from mer_jax.data.corpus import Utterance
 from mer_jax.errors import UserError
+from mer_jax.text_files import text_of
 
 CLASSES = {  # by their number: the label that becomes of each of the table's
     6: {name: name for name in WORDS},
@@ -69,7 +70,7 @@ def extra_happy(path: Path, table: dict[str, np.ndarray]) -> set[str]:
             f"{path} does not exist. It must list, one id a line, the 'happy' utterances that have no official happy "
             "majority; name the file with --without-extra-happy=FILE"
         )
-    ids = set(path.read_text().split())
+    ids = set(text_of(path).split())
     happy = set(table["utt_id"][table["name"] == "hap"].tolist())
     if unknown := sorted(ids - happy):
         raise UserError(f"{path}: {unknown[0]} is not a happy utterance of the table")

@@ -12,8 +12,9 @@ itself; a declared order that contradicts the counts is refused. Layouts:
 
 import argparse
 import dataclasses
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,22 @@ import numpy as np
 from data_prep.encoders.flags import text_encoder
 from data_prep.encoders.text import TextEncoder
 from data_prep.importer import Importer, Source, print_note
-from data_prep.packs import class_counts, layouts, tables
+from data_prep.packs import layouts, tables, values
+from data_prep.packs.labels import labelled, name_labels
+from data_prep.packs.rows import Reading, separate_parts
 from mer_jax.data.corpus import DTYPES, SPLITS, Utterance
 from mer_jax.errors import UserError
 from mer_jax.files import sha256_of
+from mer_jax.text_files import text_of
 
-TABLES = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".h5", ".hdf5")
+OF_PART = re.compile(rf"(?:^|[^a-zA-Z])({'|'.join(values.PARTS)})$", re.IGNORECASE)  # of a file's name
 DESCRIPTION = "\n".join(
     [
         __doc__ or "",
         *(f"    {name:18s}{fields}" for name, fields in layouts.TUPLES.items()),
         "    mmsa              {train, valid, test: {id, raw_text, text, audio, vision, …}}",
         "    deepmsi           {split}/{video,text,audio}/{name}.pkl",
-        "    list              dicts with id, split, label, and vectors by modality\n",
+        "    list              dicts with id, split, label, and vectors by modality; or {split: list}, {id: dict}\n",
     ]
 )
 
@@ -59,13 +63,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "one a line; or N: every Nth by a hash of its name; 0: none; default: %(default)s",
     )
     parser.add_argument(
-        "--trained-on",
-        action="append",
-        default=[],
-        metavar="MODALITY=PARTS",
-        help="features trained on the labels of these parts, as text=train,valid; none: on no labels. "
-        "Testing on what they were trained on is then refused. "
-        "Default: the text of the layouts with four layers, on what is not test",
+        "--skip-unlabelled",
+        action="store_true",
+        help="leave out, and count, utterances without a label, with several, or on which the raters did not agree",
     )
     parser.add_argument("--licence", default="unknown: ask whoever made the pack", help="default: %(default)s")
 
@@ -75,9 +75,12 @@ def read(arguments: argparse.Namespace) -> Source:
     pack, where = read_pack(arguments), str(files[0])
     if not pack.rows:
         raise UserError(f"{where} holds no utterance")
-    labels, words, fits = name_labels(where, pack.rows, arguments.labels)
-    print(f"{pack.layout}: {sizes_in_words(pack.rows)}; {fits or 'the counts are of no corpus known here'}")
-    for note in pack.notes:
+    pack.rows, left_out = labelled(where, pack.rows, skip=arguments.skip_unlabelled)
+    labels, words, fits, told = name_labels(where, pack.rows, arguments.labels)
+    pack.notes += [*left_out, *separate_parts(pack.rows)]
+    refuse_nothing(where, pack.rows)
+    print(f"{pack.layout}: {sizes_in_words(pack.rows)}; {fits or 'the classes are of no corpus known here'}")
+    for note in [*pack.notes, *told]:
         print_note(note)
     rounding = round_to_float32(where, pack.rows)
     for m, how in rounding.items():
@@ -88,9 +91,6 @@ def read(arguments: argparse.Namespace) -> Source:
     encoder = text_encoder(arguments)
     texts = states_of(pack.rows, encoder)
     modalities = sorted({m for row in pack.rows for m in row.features} | ({"text"} if texts else set()))
-    trained_on = trained_parts(pack, arguments.trained_on, modalities)
-    for m, parts in trained_on.items():
-        print_note(f"the {m} features were trained on the labels of {' and '.join(parts)}: testing on these is refused")
     from_pack = f"as in the pack ({pack.layout})"
     return Source(
         name=arguments.name or (fits.split(",")[0] if fits else files[0].stem),
@@ -105,23 +105,57 @@ def read(arguments: argparse.Namespace) -> Source:
             "class_counts": fits,
             "sources": {str(p.relative_to(f.parent)): sha256_of(p) for f in files for p in sources(f)},
             "label_word_encoder": encoder.identity,
-            "notes": pack.notes,
+            "notes": [*pack.notes, *told],
             "rounded_to_float32": rounding,
         },
         licence=arguments.licence,
-        trained_on=trained_on,
+        trained_on={m: parts for m, parts in pack.trained_on.items() if m in modalities},
     )
 
 
-def read_pack(arguments: argparse.Namespace) -> layouts.Pack:
+def read_pack(arguments: argparse.Namespace, *, to_predict: bool = False) -> layouts.Pack:
+    """Returns what the files hold. Where each file's name ends in a part, as in meld_train.csv, each is that part."""
     files, valid = arguments.files, validation(arguments.valid)
-    if all(file.suffix.lower() in TABLES for file in files):
-        columns = {file.name: tables.read_table(file) for file in files}
-        mapping = tables.read_mapping(arguments.mapping) if arguments.mapping else {}
-        return layouts.Pack("table", layouts.rows_of(files[0].name, tables.records(columns, mapping)), [], {})
-    if len(files) > 1 or arguments.mapping:
-        raise UserError("several files, or a --mapping, are for tables: " + ", ".join(TABLES))
-    return layouts.read(files[0], arguments.layout, valid)
+    mapping = tables.read_mapping(arguments.mapping) if arguments.mapping else {}
+    reading = Reading(files[0].stem, features=tables.features_of(mapping), to_predict=to_predict)
+    parts = {file: ending[1].casefold() for file in files if (ending := OF_PART.search(file.stem))}
+    if len(parts) < len(files):
+        return _read_together(arguments, files, mapping, reading, valid)
+    found = []
+    for file, part in parts.items():
+        one = dataclasses.replace(reading, stem=file.stem, part=values.PARTS[part])
+        found.append(_read_together(arguments, [file], mapping, one, valid))
+    notes = list(dict.fromkeys(note for pack in found for note in pack.notes))
+    notes += ["where records name no split, it is that of their file's name"] * (len(files) > 1)
+    return layouts.Pack(found[0].layout, [row for pack in found for row in pack.rows], notes, found[0].trained_on)
+
+
+def _read_together(
+    arguments: argparse.Namespace,
+    files: Sequence[Path],
+    mapping: Mapping[str, dict[str, Any]],
+    reading: Reading,
+    valid: layouts.Validation,
+) -> layouts.Pack:
+    if all(file.suffix.lower() in tables.ENDINGS for file in files):
+        columns = {file.name: tables.read_table(file, tables.as_text(mapping)) for file in files}
+        pack = layouts.rows_of(files[0].name, tables.records(columns, mapping), reading)
+        return dataclasses.replace(pack, layout="table")
+    if len(files) > 1:
+        raise UserError(
+            f"several files are read if they are tables ({', '.join(tables.ENDINGS)}), or if the name of each ends in "
+            "its part, as in x_train.pkl and x_test.pkl"
+        )
+    return layouts.read(files[0], arguments.layout, valid, reading, mapping)
+
+
+def refuse_nothing(where: str, rows: Sequence[layouts.PackRow]) -> None:
+    """Raises UserError, before anything is written, if there is nothing to learn from."""
+    if not any(row.features or row.sentence for row in rows):
+        raise UserError(
+            f"{where}: there is nothing to learn from: no column or field is a feature, and there is no sentence; "
+            '[features] in a --mapping names features, as in text = "text_*"'
+        )
 
 
 def sources(file: Path) -> list[Path]:
@@ -132,67 +166,14 @@ def validation(given: str) -> layouts.Validation:
     if given.isdecimal():
         return layouts.Validation(every=int(given))
     try:
-        return layouts.Validation(frozenset(Path(given).read_text().split()))
-    except (OSError, ValueError) as error:
+        return layouts.Validation(frozenset(text_of(Path(given)).split()))
+    except UserError as error:
         raise UserError(f"--valid={given}: neither a number nor a readable list of dialogues ({error})") from None
 
 
 def sizes_in_words(rows: Sequence[layouts.PackRow]) -> str:
     split = Counter(row.split for row in rows)
     return f"{len(rows)} utterances, " + ", ".join(f"{part} {split[part]}" for part in SPLITS if split[part])
-
-
-def name_labels(
-    where: str, rows: Sequence[layouts.PackRow], declared: str | None
-) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """Returns (labels, words, the known corpus and set that the counts are of); the rows' numbers become names. Raises
-    UserError if the order is neither declared nor told by the counts, or contradicts them."""
-    order = tuple(declared.split(",")) if declared else ()
-    if len(set(order)) < len(order):
-        raise UserError(f"--labels={declared}: a class occurs twice")
-    if any(isinstance(row.label, str) for row in rows):
-        return _named(where, rows, order)
-    highest = max(int(row.label) for row in rows)
-    if highest > 999:
-        raise UserError(f"{where}: label {highest} is no class; classes are numbered from 0")
-    counts = np.bincount([int(row.label) for row in rows], minlength=highest + 1).tolist()
-    if not order:
-        fits = class_counts.fitting(counts)
-        if not fits:
-            raise UserError(
-                f"{where}: the labels are numbers, {_counted(counts)}, and the counts are of no corpus known here: "
-                f"say which is which with --labels, {len(counts)} names in order"
-            )
-        order = fits[0].order
-        print(f"the counts are those of {fits[0].corpus.name} ({fits[0].set}): 0, 1, … are {', '.join(order)}")
-    elif len(order) <= highest:
-        raise UserError(f"--labels={declared}: {len(order)} names, and the pack has label {highest}")
-    counts += [0] * (len(order) - len(counts))
-    fitting = class_counts.check_order(where, order, counts)
-    for row in rows:
-        row.label = order[int(row.label)]
-    return order, _words(order), fitting
-
-
-def _named(
-    where: str, rows: Sequence[layouts.PackRow], order: tuple[str, ...]
-) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    counts = Counter(str(row.label) for row in rows)
-    if order and (unknown := sorted(counts.keys() - set(order))):
-        raise UserError(f"{where}: label {unknown[0]!r} is not among --labels={','.join(order)}")
-    if not order:
-        of_known = [tuple(corpus.words) for corpus in class_counts.CORPORA if set(corpus.words) == counts.keys()]
-        order = of_known[0] if of_known else tuple(sorted(counts))
-    return order, _words(order), class_counts.check_order(where, order, [counts[label] for label in order])
-
-
-def _words(labels: Sequence[str]) -> tuple[str, ...]:
-    of = {label: word for corpus in class_counts.CORPORA for label, word in corpus.words.items()}
-    return tuple(of.get(label, label.lower()) for label in labels)
-
-
-def _counted(counts: Sequence[int]) -> str:
-    return ", ".join(f"{i}: {n}" for i, n in enumerate(counts))
 
 
 def round_to_float32(where: str, rows: Sequence[layouts.PackRow]) -> dict[str, dict[str, Any]]:
@@ -225,28 +206,13 @@ def states_of(rows: Sequence[layouts.PackRow], encoder: TextEncoder) -> list[np.
     return encoder.states([row.sentence for row in rows])
 
 
-def trained_parts(pack: layouts.Pack, given: Sequence[str], modalities: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Returns {modality: parts}. Raises UserError for what --trained-on cannot mean."""
-    found = {m: parts for m, parts in pack.trained_on.items() if m in modalities}
-    for text in given:
-        modality, _, parts = text.partition("=")
-        named = () if parts == "none" else tuple(parts.split(","))
-        if modality not in modalities or not set(named) <= set(SPLITS):
-            raise UserError(
-                f"--trained-on={text}: must be MODALITY=PARTS of {', '.join(modalities)} "
-                f"and of {', '.join(SPLITS)} or none"
-            )
-        found[modality] = named
-    return {m: parts for m, parts in found.items() if parts}
-
-
 def utterances(rows: Sequence[layouts.PackRow], texts: Sequence[np.ndarray]) -> Iterator[Utterance]:
     """Yields the utterances in the order of the parts; within one, as the pack has them."""
     for part in SPLITS:
         for i, row in enumerate(rows):
             if row.split == part:
                 features = row.features | ({"text": texts[i]} if texts else {})
-                fields = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}
+                fields = {f.name: getattr(row, f.name) for f in dataclasses.fields(Utterance) if hasattr(row, f.name)}
                 yield Utterance(**(fields | {"features": features}))
 
 

@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep import limits
 from data_prep.audit.corpus_audit import write_and_audit
+from data_prep.class_names import alike_names
 from data_prep.encoders import flags
 from data_prep.encoders.text import TextEncoder
-from mer_jax.data.corpus import Utterance
+from mer_jax.data.corpus import SPLITS, Utterance
 from mer_jax.data.corpus_writer import Description, refuse_existing
-from mer_jax.errors import reported
+from mer_jax.errors import UserError, reported
 from mer_jax.files import sha256_of
 
 
@@ -44,8 +46,15 @@ class Source:
     licence: str
     label_words: tuple[str, ...] = ()
     trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    steps_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
     extra_happy: Path | None = None
     closing_lines: Sequence[str] = ()
+
+    def with_trained_parts(self, given: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """Returns `trained_on` with what --trained-on says of it. Raises UserError for a modality that is not here."""
+        if other := [m for m in given if m not in self.extractors]:
+            raise UserError(f"--trained-on: {other[0]!r} is none of the modalities {', '.join(self.extractors)}")
+        return {m: parts for m, parts in {**self.trained_on, **given}.items() if parts}
 
     def description(self, tool: str) -> Description:
         words = self.label_words or self.labels
@@ -61,6 +70,7 @@ class Source:
             provenance={"tool": tool, **self.provenance},
             licence=self.licence,
             trained_on=self.trained_on,
+            steps_per_second=self.steps_per_second,
         )
 
 
@@ -89,16 +99,47 @@ class Importer:
             "--out", type=Path, required=True, metavar="DIR", help="corpus folder to make; must not exist yet"
         )
         flags.add_text(parser)
+        limits.add_flags(parser)
+        parser.add_argument(
+            "--trained-on",
+            action="append",
+            default=[],
+            metavar="MODALITY=PARTS",
+            help="the features, or the encoder that makes them, were trained on the labels of these parts, as in "
+            "text=train,valid; none: on no labels. Testing on what they were trained on is then refused. Default: what "
+            "is known of the source",
+        )
         self.add_flags(parser)
         return parser
 
     def convert(self, arguments: argparse.Namespace) -> None:
         refuse_existing(arguments.out)
+        limits.use(arguments)
+        given = trained_parts(arguments.trained_on)
         source = self.read(arguments)
+        source = dataclasses.replace(source, trained_on=source.with_trained_parts(given))
+        for m, parts in source.trained_on.items():
+            print_note(
+                f"the {m} features were trained on the labels of {' and '.join(parts)}: testing on these is refused"
+            )
+        for note in alike_names(source.labels):
+            print_note(note)
         description = source.description(self.tool)
         write_and_audit(arguments.out, source.utterances, description, extra_happy=source.extra_happy)
         for line in source.closing_lines:
             print(line)
+
+
+def trained_parts(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Returns {modality: parts}, no parts for none. Raises UserError for what --trained-on cannot mean."""
+    found = {}
+    for text in given:
+        modality, _, parts = text.partition("=")
+        named = () if parts == "none" else tuple(parts.split(","))
+        if not modality or not set(named) <= set(SPLITS):
+            raise UserError(f"--trained-on={text}: must be MODALITY=PARTS, parts of {', '.join(SPLITS)}, or none")
+        found[modality] = named
+    return found
 
 
 def print_note(text: str) -> None:

@@ -30,6 +30,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data_prep import limits
 from data_prep.encoders import flags, from_manifest
 from data_prep.encoders.extract import STREAMS
 from data_prep.encoders.serving import RequestEncoder, batches
@@ -37,6 +38,7 @@ from data_prep.encoders.speech_to_text import SpeechRecogniser
 from mer_jax import files
 from mer_jax.data.records import encode_example, write_record
 from mer_jax.errors import UserError
+from mer_jax.plain import plain_output
 
 BATCH_SIZE = 16  # requests answered together: more is hardly faster, and all of it is in memory
 
@@ -108,9 +110,11 @@ def main(argv: list[str] | None = None) -> None:
             "was waiting; default: %(default)s"
         ),
     )
+    limits.add_flags(parser)
     arguments = parser.parse_args(argv)
+    limits.use(arguments)
     arguments.cache = files.cache_folder() / "features"  # not written to
-    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt), open(os.dup(1), "wb") as out:
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt), open(os.dup(1), "wb") as out, plain_output():
         os.dup2(2, 1)  # whatever a library prints is for people
         converse(arguments, out)
 

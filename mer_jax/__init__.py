@@ -8,8 +8,14 @@ for found in model.predict("clip.wav", sentence="I did not expect that."):
 
 from typing import TYPE_CHECKING, Any
 
+from mer_jax import errors, interrupts
+
 if TYPE_CHECKING:
     from mer_jax.predict.predictor import Predictor
+
+
+if interrupts.started_as_command():
+    errors.begin_command()
 
 
 def load(run: Any) -> "Predictor":

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import rich.box
-import rich.console
 import rich.table
 
 from mer_jax.errors import UserError, reported
@@ -19,6 +18,7 @@ from mer_jax.evaluation.finished_run import FinishedRun, first_difference, read_
 from mer_jax.files import write_json
 from mer_jax.metrics.metric import Metric, mean_sd
 from mer_jax.metrics.significance import FEW_DIALOGUES, mcnemar, paired_bootstrap
+from mer_jax.runtime.console import Console
 
 MIN_SAMPLES = 100
 EPILOG = """\
@@ -121,7 +121,7 @@ def _format_p(p: float) -> str:
 
 def print_comparison(result: Mapping[str, Any], metrics: Mapping[str, Metric]) -> None:
     """Prints what `compare` found. metrics: the task's."""
-    console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 160
     for side in "ab":

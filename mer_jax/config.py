@@ -9,11 +9,11 @@ import json
 import math
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mer_jax.data import protocols
+from mer_jax.data import length_limits, protocols
 from mer_jax.errors import UserError
 
 
@@ -69,7 +69,9 @@ class DataSettings:
     protocol: str = "official"  # who trains, validates and tests whom, by name: see mer_jax/data/protocols.py
     seed: int = setting(0, at_least=0)  # of the order of batches and of protocols that draw; the same for all replicas
     modalities: tuple[str, ...] = ("text", "audio")
-    max_length: tuple[int, ...] = (128,)  # time steps kept, from the start: one number for all, or one per modality
+    # What is read of a sequence, from its start: time steps or seconds, for all or by modality (48, 30s,
+    # audio:30s+text:64); what is not named is cut at 60 s, or 4096 steps where the corpus does not know seconds.
+    max_length: tuple[int | str, ...] = ()
     soft_labels: bool = False  # learn what the raters say, where they are known, instead of the label alone
     test_on_trained: bool = False  # test even utterances on whose labels the features were trained (see the manifest)
     # What happens to NaN and infinite values; both choices count them.
@@ -277,10 +279,9 @@ def fields_without_result(config: Experiment) -> frozenset[str]:
     return frozenset(name for name, rule in rules(config) if not rule.changes_result)
 
 
-def max_lengths(settings: DataSettings) -> dict[str, int]:
-    """How many time steps of each modality are read, at most."""
-    each = settings.max_length * (len(settings.modalities) // len(settings.max_length))
-    return dict(zip(settings.modalities, each, strict=True))
+def max_lengths(settings: DataSettings, manifest: Mapping[str, Any]) -> dict[str, int]:
+    """How many time steps of each modality of the corpus are read, at most."""
+    return length_limits.length_limits(settings.max_length, settings.modalities, manifest)
 
 
 def validate(config: AnyExperiment) -> AnyExperiment:
@@ -300,12 +301,11 @@ def validate(config: AnyExperiment) -> AnyExperiment:
         violation = rule.violation(values[name])
         require(not violation, name, values[name], violation)
     protocols.check_name(config.data.protocol)
-    modalities, lengths = config.data.modalities, config.data.max_length
+    modalities = config.data.modalities
     different = len(modalities) > 0 and len(set(modalities)) == len(modalities)
     names = "one or more different names, as in --config.data.modalities=text,audio"
     require(different, "data.modalities", ",".join(modalities), names)
-    numbers = "one positive number, or one for each modality, as in --config.data.max_length='(64,1)'"
-    require(len(lengths) in (1, len(modalities)) and min(lengths) > 0, "data.max_length", lengths, numbers)
+    length_limits.check_setting(config.data.max_length, modalities)
     config.check()
     return config
 
@@ -318,8 +318,10 @@ def _check_tuples(config: Experiment) -> None:
         for field, hint in typing.get_type_hints(type(settings)).items():
             if typing.get_origin(hint) is tuple:
                 kind, value = typing.get_args(hint)[0], getattr(settings, field)
-                good = isinstance(value, tuple) and all(type(item) is kind for item in value)
-                words = {int: "whole numbers, as in (64,32)", str: "names, as in a,b"}[kind]
+                good = isinstance(value, tuple) and all(
+                    type(item) in (typing.get_args(kind) or (kind,)) for item in value
+                )
+                words = {int: "whole numbers, as in (0,2)", str: "names, as in a,b"}.get(kind, length_limits.RIGHT)
                 require(good, f"{name}.{field}", value, words)
 
 

@@ -13,7 +13,7 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic import demo_corpus
 from mer_jax.errors import UserError
 from mer_jax.evaluation.final import finish
-from mer_jax.files import read_json
+from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.report import render
 from mer_jax.runtime import checkpoint, distributed, run_log
 from mer_jax.runtime.console import console
@@ -22,7 +22,7 @@ from mer_jax.training.loop import Loop
 from mer_jax.training.replicas import replicas_of
 from mer_jax.training.resume import resume_or_begin
 from mer_jax.training.setup import Run, assemble, split_of
-from mer_jax.training.workdir import identity, is_finished
+from mer_jax.training.workdir import held_alone, identity, is_finished, with_old_defaults
 
 
 def open_corpus(config: Experiment) -> Corpus:
@@ -56,19 +56,37 @@ def run(
     *,
     allow_config_change: bool = False,
     profile: tuple[int, int] | None = None,
+    or_beside: bool = False,
 ) -> dict[str, Any]:
     """Trains or carries on, scores every replica's best model once on its test part, and writes the report. Returns
-    what metrics.json holds.
+    what metrics.json holds. or_beside: see `training.workdir.held_alone`.
 
     Raises distributed.Preempted, with all saved, when the machine is wanted back (SIGTERM, a preemption notice).
     """
-    workdir, now = epath.Path(workdir), identity(config, corpus)
-    if is_finished(config, workdir, now, allow_config_change):
-        console.print(f"{workdir} is finished; --mode=eval scores it again, another --workdir starts anew")
+    workdir = epath.Path(workdir)
+    config = with_old_defaults(config, workdir)
+    now = identity(config, corpus)
+    if not or_beside:
+        is_finished(config, workdir, now, allow_config_change)  # what is refused is not touched, not even to lock it
+    with held_alone(workdir, now, or_beside=or_beside) as workdir:
+        if is_finished(config, workdir, now, allow_config_change):
+            console.print(f"{workdir} is finished; --mode=eval scores it again, another --workdir starts anew")
+            result = metrics_of(workdir / "metrics.json")
+        else:
+            distributed.barrier("looked at the workdir")  # nobody writes into it before
+            result = train(config, corpus, workdir, now, profile)
         write_report(workdir)
-        return read_json(workdir / "metrics.json")
-    distributed.barrier("looked at the workdir")  # nobody writes into it before
-    notice = distributed.PreemptionNotice()
+    return result
+
+
+def train(
+    config: Experiment,
+    corpus: Corpus,
+    workdir: epath.Path,
+    now: dict[str, Any],
+    profile: tuple[int, int] | None,
+) -> dict[str, Any]:
+    """All of `run` between the locking of the workdir and the report. now: the experiment's `identity`."""
     run = assemble(config, corpus, workdir)
     leaks = print_leakage(run)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -81,16 +99,15 @@ def run(
         start = resume_or_begin(run, checkpoints)
         cost = run_log.Cost(workdir, start)
         run_log.write_json(workdir / "config.json", now)  # a change that cannot carry on has left the old one
-        if start == 0:
-            write_beginning(run, leaks)
+        write_beginning(run, leaks, start)
         print_start(run)
-        Loop(run, checkpoints, start, run_log.Profile(workdir, profile), cost).train(notice)
+        loop = Loop(run, checkpoints, start, run_log.Profile(workdir, profile), cost)
+        with distributed.preemption_notice() as notice:  # else there is nothing to save yet, or nothing any more
+            loop.train(notice)
     finally:
         checkpoints.close()
-    result = finish(run, leaks, cost)  # a notice that comes now is too late to stop for
+    result = finish(run, leaks, cost, checkpoints.digest())
     distributed.barrier("finished")
-    notice.close()
-    write_report(workdir)
     return result
 
 
@@ -100,11 +117,15 @@ def write_report(workdir: epath.Path) -> None:
         render.write([workdir], workdir / "report.html")
 
 
-def write_beginning(run: Run, leaks: list[Any]) -> None:
-    """Writes what is known before the first step: every parameter's shape, and who is in which part."""
+def write_beginning(run: Run, leaks: list[Any], start: int) -> None:
+    """Writes what is known before the first step: every parameter's shape, and who is in which part. Of a run that is
+    carried on it is written again, and told, if it is no longer what it was."""
     overview = parameter_overview.get_parameter_overview(run.groups.params(), include_stats=False)
     run_log.write_text(run.workdir / "parameters.txt", f"{overview}\n")
-    run_log.write_json(run.workdir / "split.json", leakage.to_json(run.corpus, run.split, leaks))
+    path, split = run.workdir / "split.json", leakage.to_json(run.corpus, run.split, leaks)
+    if start and not run_log.holds(path, split):
+        console.print(f"note: {path} was missing or damaged, and is written again")
+    run_log.write_json(path, split)
 
 
 def print_leakage(run: Run) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from etils import epath
 
+from mer_jax import errors, schema
 from mer_jax.errors import UserError
 
 
@@ -27,16 +28,22 @@ def atomic_file(path: epath.PathLike, mode: str = "wb", *, writers: int = 1, **o
     writers: more than one if several processes may write this file at the same time. options: those of `open`.
     """
     path = epath.Path(path)
-    if "://" in str(path):  # object stores show an object when it is whole
-        with path.open(mode, **options) as file:
-            yield file
-        return
-    own = f".{os.getpid()}" if writers > 1 else ""
-    partial = path.with_name(f".{path.name}{own}.partial")
-    with open(partial, mode, **options) as file:
-        yield file
-        sync(file)
-    os.replace(partial, path)
+    with errors.at(path):
+        if "://" in str(path):  # object stores show an object when it is whole
+            with path.open(mode, **options) as file:
+                yield file
+            return
+        own = f".{os.getpid()}" if writers > 1 else ""
+        partial = path.with_name(f".{path.name}{own}.partial")
+        try:
+            with open(partial, mode, **options) as file:
+                yield file
+                sync(file)
+            os.replace(partial, path)
+        except BaseException:  # a full disk needs the room
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+            raise
 
 
 def sync(file: IO[Any]) -> None:
@@ -56,17 +63,37 @@ def write_json(path: epath.PathLike, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: epath.PathLike) -> Any:
-    """What the file holds. Raises UserError, saying what to do, if it is damaged."""
-    return parse_json(epath.Path(path).read_bytes(), str(path))
+def read_json(path: epath.PathLike, holds: Any, advice: str = "Restore it.") -> Any:
+    """What the file holds, a type of `schema.check`. Raises UserError, naming the field and saying what to do, if it is
+    damaged or holds something else."""
+    path = epath.Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; it must be a file. {advice}")
+    with errors.at(path):
+        content = path.read_bytes()
+    return parse_json(content, str(path), holds, advice)
 
 
-def parse_json(content: str | bytes, where: str) -> Any:
-    """What the content, in UTF-8, of the file `where` says. Raises UserError, saying what to do, if it is damaged."""
+def parse_json(content: str | bytes, where: str, holds: Any, advice: str = "Restore it.") -> Any:
+    """What the content, in UTF-8, of the file `where` says, a type of `schema.check`. Raises UserError as `read_json`
+    does."""
+    try:
+        value = load_json(content)
+    except ValueError as error:
+        raise UserError(f"{where} is not valid JSON ({error}). {advice}") from None
+    try:
+        schema.check(value, holds)
+    except ValueError as error:
+        raise UserError(f"{where} is not what this mer_jax writes: {error}. {advice}") from None
+    return value
+
+
+def load_json(content: str | bytes) -> Any:
+    """Raises ValueError for what is no JSON in UTF-8, or too deep."""
     try:
         return json.loads(content if isinstance(content, str) else content.decode())
-    except ValueError as error:
-        raise UserError(f"{where} is not valid JSON ({error}). Restore it.") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def sha256_of(path: Path) -> str:

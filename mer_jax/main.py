@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import importlib
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from mer_jax import config as config_lib
-from mer_jax import old_runs
+from mer_jax import interrupts, old_runs
 from mer_jax.config import Experiment
 from mer_jax.errors import UserError, reported
 from mer_jax.files import cache_folder
@@ -99,7 +100,8 @@ def main(_: list[str]) -> None:
                 robustness.measure(config, corpus, workdir, BESIDE.value)
                 experiment.write_report(workdir)
             else:
-                experiment.run(config, corpus, workdir, allow_config_change=CHANGED.value, profile=profile)
+                free, changed = not WORKDIR.value, CHANGED.value
+                experiment.run(config, corpus, workdir, allow_config_change=changed, profile=profile, or_beside=free)
 
 
 @contextmanager
@@ -153,6 +155,8 @@ def parse_flags(argv: list[str]) -> list[str]:
                 raise UserError("--config: get_config() must return a mer_jax.config.Experiment")
             if len(rest) > 1:
                 raise UserError(f"{rest[1]!r} is not a flag; see --help")
+            if MODE.value == "train":
+                interrupts.EXIT_CODES[signal.SIGTERM] = STOPPED.value
             return rest
         except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
             raise UserError(explain(error)) from None

@@ -16,6 +16,8 @@ FIELDS = {
     "backbone.rate": "backbone.lr_scale",
     "backbone.at_once": "backbone.frames_per_group",
 }
+# Defaults of data.max_length until 0.9.0, of all configs and of lsgmer's iemocap and meld. Since then it is empty.
+MAX_LENGTHS = ([128], [48])
 # Parts of a checkpoint, 0.8 -> 0.9.
 ARRAYS = {"rest": "model_state", "average": "ema", "given": "inputs", "values": "overrides"}
 OLD_ARRAYS = {today: old for old, today in ARRAYS.items()}
@@ -27,6 +29,8 @@ def read_config(tree: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"family": tree.get("family") or _family_of_08(tree)}
     for name, value in tree.items():
         if isinstance(value, dict):
+            if isinstance(length := value.get("max_length"), int):
+                value = value | {"max_length": [length]}
             value = {
                 FIELDS.get(f"{name}.{field}", f"{name}.{field}").partition(".")[2]: v for field, v in value.items()
             }

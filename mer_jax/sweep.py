@@ -18,13 +18,14 @@ from mer_jax import config as config_lib
 from mer_jax import experiment
 from mer_jax.config import Experiment
 from mer_jax.data.corpus import Corpus
-from mer_jax.errors import UserError, out_of_memory, reported
+from mer_jax.errors import UserError, explained, reported
 from mer_jax.evaluation.summary import markdown
 from mer_jax.main import CHANGED, CONFIG, DISTRIBUTED, MODE, WORKDIR, jax_started, parse_distributed, parse_flags
 from mer_jax.report import render
 from mer_jax.runtime import distributed, run_log
 from mer_jax.runtime.console import console
 from mer_jax.tasks import task_of
+from mer_jax.training.workdir import held_alone
 
 SWEEP = flags.DEFINE_string(
     "sweep", None, "A file with get_sweep() -> {row: {field: value}}, e.g. configs/lsgmer_ablations.py."
@@ -50,7 +51,8 @@ def main(_: list[str]) -> None:
         corpus = experiment.open_corpus(base)
         for config in configs.values():
             experiment.check(config, corpus)
-        with jax_started(how, workdir):
+        purpose = {"config": {row: config_lib.to_dict(c) for row, c in configs.items()}, "data": corpus.manifest_sha256}
+        with jax_started(how, workdir), held_alone(workdir, purpose):
             run_rows(configs, corpus, workdir)
 
 
@@ -66,7 +68,7 @@ def run_rows(configs: dict[str, Experiment], corpus: Corpus, workdir: epath.Path
         except (UserError, jax.errors.JaxRuntimeError) as error:
             # A row that diverges, or is too big, must not cost the others; but who knows at which row other processes
             # are.
-            why = out_of_memory(error)
+            why = explained(error)
             if distributed.is_multiprocess() or not isinstance(why, UserError):
                 raise
             failed.append(f"{row}: {why}")

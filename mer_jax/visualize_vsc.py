@@ -61,12 +61,13 @@ def draw_run(workdir: Path, out: Path, count: int, replica: int) -> str | None:
     from mer_jax.models.family import experiment_from
     from mer_jax.runtime import sharding
     from mer_jax.training.resume import restore_finished
+    from mer_jax.training.workdir import read_config_file
 
     sharding.start(files.cache_folder() / "xla")
     path = epath.Path(workdir)
     if not (path / "config.json").exists() or not (path / "metrics.json").exists():
         raise UserError(f"{workdir} holds no finished run")
-    config: Any = config_lib.validate(experiment_from(files.read_json(path / "config.json")["config"]))
+    config: Any = config_lib.validate(experiment_from(read_config_file(path / "config.json")["config"]))
     if config.family() != FAMILY or not config.model.vsc:
         raise UserError(f"{workdir} is no run with frames and VSC: configs/{FAMILY}.py makes one")
     corpus = open_corpus(config)

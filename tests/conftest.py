@@ -46,6 +46,7 @@ def pytest_configure(config):
     # tensorboardX and TFDS are built against older protobuf and NumPy names.
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:tensorboardX.*")
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:tensorflow_datasets.*")
+    config.addinivalue_line("filterwarnings", "ignore:Please install grpcio-status:ImportWarning")  # of TensorBoard's
 
 
 @pytest.fixture(scope="session")

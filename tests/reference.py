@@ -253,14 +253,14 @@ def contrastive(anchor, other, label, temperature, per_positive):
     return np.mean(each) if each else 0.0
 
 
-def window_attention(x, p, heads, window, shift, one_mask):
-    """One frame [height, width, dim]. Tokens of a window see each other if they also are neighbours in the frame; `one_mask`: if
-    they are on the same side of where the only window's edge would be."""
+def window_attention(x, p, heads, window, shift, published):
+    """One frame [height, width, dim]. Tokens of a window see each other if they also are neighbours in the frame; `published`, in
+    the stage that compresses: if they are on the same side of where the only window's edge would be, others lose 100."""
     height, width, dim = x.shape
     tiles = [-(-side // window) for side in (height, width)]
     size = [-(-side // n) for side, n in zip((height, width), tiles, strict=True)]
     out = np.zeros((height, width, dim))
-    shift = [shift * (w // 2) * (n > 1) for w, n in zip(size, tiles, strict=True)]
+    shift = [shift * ((window if published else w) // 2) * (n > 1) for w, n in zip(size, tiles, strict=True)]
     where = {}
     for r in range(size[0] * tiles[0]):
         for c in range(size[1] * tiles[1]):
@@ -271,13 +271,14 @@ def window_attention(x, p, heads, window, shift, one_mask):
     q, k, v = (linear(p[name], x).reshape(height, width, heads, -1) for name in ("query", "key", "value"))
 
     def bias(a, b):
-        d = np.array([8 * (i - j) / max(1, w - 1) for i, j, w in zip(a, b, size, strict=True)])
+        most = size if published else [8, 8]
+        d = np.array([m * (i - j) / max(1, w - 1) for i, j, w, m in zip(a, b, size, most, strict=True)])
         hidden = np.maximum(linear(p["bias_in"], np.sign(d) * np.log2(np.abs(d) + 1) / np.log2(8)), 0)
         return 16 * sigmoid(linear(p["bias_out"], hidden))
 
     def sees(a, b):
         (at, inside), (other, inside_other) = a, b
-        if one_mask:
+        if published:
             edges = [w - s for w, s in zip(size, shift, strict=True)]
             return all((i >= e) == (j >= e) for i, j, e in zip(inside, inside_other, edges, strict=True))
         return all(abs(i - j) < w for i, j, w in zip(at, other, size, strict=True))
@@ -285,9 +286,9 @@ def window_attention(x, p, heads, window, shift, one_mask):
     for tokens in where.values():
         real = [t for t in tokens if t[0][0] < height and t[0][1] < width]
         for me in real:
-            others = [t for t in real if sees(me, t)]
+            others = [t for t in real if published or sees(me, t)]
             score = np.array([[scale[h] * unit(q[me[0]][h]) @ unit(k[t[0]][h]) for h in range(heads)] for t in others])
-            score += np.array([bias(me[1], t[1]) for t in others])
+            score += np.array([bias(me[1], t[1]) - 100 * (not sees(me, t)) for t in others])
             share = softmax(score, 0)
             mixed = sum(share[i][:, None] * v[t[0]] for i, t in enumerate(others))
             out[me[0]] = linear(p["out"], mixed.reshape(-1))
@@ -310,12 +311,12 @@ def patch_merging(x, p, norm_first):
 
 
 def swin_block(x, p, heads, window, shift, side=None, guide=None, published=False):
-    y = layer_norm(p["attention_norm"], window_attention(x, p["attention"], heads, window, shift, published), 1e-5)
-    if side is None or not published:
-        y = x + y
+    a = window_attention(x, p["attention"], heads, window, shift, published)
+    y = (a if published and side is not None else x) + layer_norm(p["attention_norm"], a, 1e-5)
     if side is not None:
         tokens = y.reshape(-1, y.shape[-1])
         found = vsc_published(tokens, guide, side**2) if published else vsc_fixed(tokens, guide, side**2, 0.6, 0.9)
         y = found.reshape(side, side, -1)
+        y = layer_norm(p["compression_norm"], y, 1e-5) if published else y
     hidden = exact_gelu(linear(p["mlp_in"], y))
     return y + layer_norm(p["mlp_norm"], linear(p["mlp_out"], hidden), 1e-5)

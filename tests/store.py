@@ -80,7 +80,8 @@ def drop_damaged(folder: str) -> None:
 # ---- corpora and runs ----
 
 
-CORPUS = ("mer_jax/data", "mer_jax/files.py", "mer_jax/errors.py")  # what writes a demo corpus
+OF_CORPUS = ("files", "errors", "interrupts", "plain", "schema")
+CORPUS = ("mer_jax/data", *(f"mer_jax/{name}.py" for name in OF_CORPUS))  # what writes a demo corpus
 RUN = ("mer_jax", "configs")
 ALL = (*RUN, "data_prep", "tests")
 

@@ -14,7 +14,7 @@ from mer_jax import config as config_lib
 from mer_jax.data import pool as pool_lib
 from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Corpus, Manifest
-from mer_jax.evaluation import attribution, inspection
+from mer_jax.evaluation import attribution, inspection, path_integral
 from mer_jax.models import vsc
 from mer_jax.models.deepmsi_mer import DeepMSIExperiment
 from mer_jax.models.family import Family, utterance_means
@@ -55,8 +55,8 @@ def manifest(modalities):
         "label_embeddings": np.eye(3, 5).tolist(),
         "modalities": specs,
         "protocol": {"name": "official"},
-        "splits": {"train": {}},
-        "shards": [{}],
+        "splits": {"train": {"count": 2, "classes": {}}},
+        "shards": [],
     }
     return Manifest(json.dumps(fields), "drawn")
 
@@ -103,6 +103,47 @@ def explained(request):
     return made.apply, model, batch, found
 
 
+def steps_at(places, sharpness):
+    """A function of rows that rises by 1 at a place of the path of each, over about 1/sharpness of it."""
+    return lambda x: jax.nn.sigmoid(sharpness * (x["text"].mean((1, 2)) - places))
+
+
+def test_the_path_is_refined_where_the_function_changes():
+    start, end = {"text": jnp.zeros((3, 4, 2))}, {"text": jnp.ones((3, 4, 2))}
+    places = jnp.array([0.1234, 0.5021, 0.87])
+    function = steps_at(places, jnp.float32(800))
+    shares = (np.arange(32) + 0.5) / 32
+    slope = jax.vmap(jax.grad(lambda s: jax.nn.sigmoid(800 * (s - 0.5021))))(jnp.float32(shares))
+    assert abs(slope.mean() - 1) > 0.5, "32 points, as far apart as each other, miss most of it"
+    gradients, gap, points = jax.jit(lambda s, e: path_integral.integrate(function, s, e))(start, end)
+    change = function(end) - function(start)
+    np.testing.assert_allclose(gradients["text"].sum((1, 2)), change, rtol=path_integral.COMPLETE)
+    np.testing.assert_allclose(gap, np.abs(gradients["text"].sum((1, 2)) - change) / change, atol=1e-5)
+    assert points.max() <= 512
+    assert (points > 32).any()
+
+
+def test_what_is_smooth_takes_32_gradients_and_a_jump_is_told():
+    start, end = {"text": jnp.zeros((2, 4, 2))}, {"text": jnp.ones((2, 4, 2))}
+
+    def function(x):
+        share = x["text"].mean((1, 2))
+        return share**2 + jnp.where(jnp.array([False, True]) & (share > 0.4), 0.5, 0)
+
+    gradients, gap, points = path_integral.integrate(function, start, end)
+    np.testing.assert_allclose(gradients["text"].sum((1, 2)), [1, 1], rtol=1e-3)
+    np.testing.assert_allclose(gap, [0, 0.5 / 1.5], atol=1e-3)
+    assert points.tolist() == [32, 512]
+
+
+def test_completeness_is_put_in_words():
+    found = {"utterances": 16, "median_gap": 0.02, "largest_gap": 0.54, "incomplete": 3, "most_gradients": 512}
+    words = inspection.completeness_in_words(found)
+    assert "miss 2.0 % of what they explain (median; at most 54.0 %), with up to 512 gradients; 3 of them" in words
+    assert inspection.completeness_in_words(found | {"incomplete": 0}).endswith("all are below 5 %")
+    assert "not tried" in inspection.completeness_in_words({"utterances": 0, "left_out": "frames"})
+
+
 @pytest.mark.slow
 def test_modalities_sum_to_the_difference_of_logits(explained):
     apply, model, batch, found = explained
@@ -137,6 +178,9 @@ def test_integrated_gradients_lie_on_real_steps_and_sum_up(explained):
     total = sum(x.sum(1) for x in found.integrated_gradients.values())
     if found.kept is None:  # VSC's choices are jumps, over which no integral of a gradient can go
         np.testing.assert_allclose(total, wanted, atol=0.02 * np.abs(wanted).max())
+    change = np.maximum(np.abs(wanted), path_integral.LEAST_CHANGE)
+    np.testing.assert_allclose(found.gap, np.abs(total - wanted) / change, atol=1e-3)
+    assert (found.gap < path_integral.COMPLETE)[found.points < 512].all()
     for m, x in found.integrated_gradients.items():
         assert not jnp.where(batch.mask[m], 0, x).any()
         assert np.abs(np.asarray(x)[:3]).max() > 1e-4

@@ -310,7 +310,7 @@ def test_of_many_utterances_some_are_drawn(tmp_path, monkeypatch):
 
 
 def test_the_page_is_well_formed_escaped_and_needs_no_network(tmp_path):
-    nasty, name = "<script>alert('&')</script>\x00\x92", "<b>small</b> & \x1b[31m"
+    nasty, name = "<script>alert('&')</script>\x01\x92", "<b>small</b> & \x1b[31m"
     u = [change(x, label=nasty if x.label == "calm" else x.label, sentence=nasty) for x in clean()]
     u[4] = feature(u[4], "text", np.nan)
     u[4] = change(u[4], id=f"u004 {nasty}")

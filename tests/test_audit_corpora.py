@@ -60,6 +60,27 @@ def test_labels_swapped_in_one_split_are_a_problem():
     assert "c, test: the labels cannot be in the order" in text
 
 
+def test_whether_another_order_fits_better_is_computed():
+    four = class_counts.IEMOCAP4
+    lost = [1636, 1084, 1708, 1091]  # 12 of ang
+    level, text = compared(counted("c", ("hap", "ang", "neu", "sad"), {"train": lost}))["label order"]
+    assert (level, "fit the order hap,sad,neu,ang better, though not for sure" in text) == ("note", True)
+    level, text = compared(counted("c", four.words, {"train": lost}))["label order"]
+    assert (level, text) == ("note", "the counts cannot tell apart sad and ang")
+    assert compared(counted("c", four.words, {"train": four.sets["official"]}))["label order"][0] == "ok"
+
+
+def test_classes_that_look_the_same_and_rare_ones_are_told():
+    corpus = counted("c", ("calm", "Calm ", "sad", "lost"), {"train": [9, 9, 9, 2], "test": [3, 3, 3, 2]})
+    found = {f.name: f for f in classes(corpus, None)}
+    assert found["class names"].level == found["rare class"].level == "note"
+    assert "'calm', 'Calm ' differ by case, spaces or look only" in found["class names"].text
+    assert "lost (2)" in found["rare class"].text
+    assert "sad" not in found["rare class"].text
+    fine = {f.name for f in classes(counted("c", ("calm", "sad"), {"train": [9, 9]}), None)}
+    assert not fine & {"class names", "rare class"}
+
+
 def test_lost_clips_are_counted_per_split():
     neutral, *others = PARTS["train"]
     found = compared(counted("meld", MELD.words, PARTS | {"train": (neutral - 1, *others)}))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from mer_jax import experiment, old_runs, sweep
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.data.synthetic import MODALITIES
-from mer_jax.errors import UserError, out_of_memory
+from mer_jax.errors import UserError, explained
 from mer_jax.models.lsgmer import LSGMERExperiment
 from mer_jax.report import render
 from mer_jax.runtime import distributed
@@ -54,6 +55,7 @@ def test_a_run_writes_everything(finished, demo):
         "replicas",
         "protocol",
         "data",
+        "checkpoint",
         "config",
         "versions",
     }
@@ -70,6 +72,13 @@ def test_a_run_writes_everything(finished, demo):
         < replica["calibration"]["test"]["nll"]
         == pytest.approx(replica["test"]["loss"], rel=1e-4)
     )
+    assert replica["calibration"]["scaling"]["used"]
+    assert point["calibration"]["scaling"] == {"used": 1, "of": 1, "left_out": []}
+    assert metrics["data"]["problems"] == []
+    evidence = json.loads((workdir / "explain.json").read_text())["integrated_gradients"]
+    assert evidence["utterances"] == 16
+    assert evidence["in_words"] in output.replace("\n", " ")
+    assert evidence["in_words"][1:] in (workdir / "report.html").read_text()
     assert metrics["data"]["manifest_sha256"] == demo.manifest_sha256
     assert metrics["data"]["bayes_accuracy"] == demo.manifest["bayes_accuracy"]["audio+text"]
     assert metrics["data"]["counts"]["official"]["train"]["utterances"] == len(demo.rows("train"))
@@ -256,10 +265,15 @@ def test_streaming_trains_to_the_same_numbers_as_resident(run_cli, tmp_path, sma
             "--config.data.soft_labels=True",
         )
         assert done.returncode == 0, done.stderr
-        assert "truncated" in done.stdout
+        assert re.search(r"problem: text: \d+ of \d+ steps \(\d+ %\) are not read", done.stdout), done.stdout
         assert "learnt is what the raters say of 16 training utterances; of 8, where" in done.stdout
         assert "against the raters: NLL " in done.stdout
         results.append(json.loads((workdir / "metrics.json").read_text()))
+        assert re.fullmatch(
+            r"text: \d+ of \d+ steps .* --config.data.max_length=text:9\+audio:6 reads .*",
+            *results[-1]["data"]["problems"],
+        )
+        assert "Not all is read." in (workdir / "report.html").read_text()
     for part in ("valid", "test"):
         one, other = (result["replicas"][0][part] for result in results)
         assert one["confusion"] == other["confusion"]
@@ -270,12 +284,12 @@ def test_streaming_trains_to_the_same_numbers_as_resident(run_cli, tmp_path, sma
 
 
 def test_a_device_without_memory_for_a_step_is_told_and_other_errors_are_not_hidden():
-    full = out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"))
+    full = explained(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"))
     assert isinstance(full, UserError)
     assert "Out of memory allocating 9 bytes.)" in str(full)
     assert "--config.train.microbatches" in str(full)
     other = RuntimeError("INTERNAL: something")
-    assert out_of_memory(other) is other
+    assert explained(other) is other
     with pytest.raises(UserError, match="too little memory"), distributed.exit_together(1):
         more_than_there_is()
     with pytest.raises(RuntimeError, match="something"), distributed.exit_together(1):

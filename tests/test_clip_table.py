@@ -17,8 +17,8 @@ from mer_jax.errors import UserError
         ([{"clip": "a.wav", "label": "joy"}], "column 'file' is missing"),
         ([row(), row(file="b.wav", label="")], "line 3: label is empty"),
         ([row(split="tset")], "line 2: split is 'tset'"),
-        ([row(turn="second")], "line 2: turn is 'second', not a number"),
-        ([row(start="nan")], "line 2: start is nan, which cannot be"),
+        ([row(turn="second")], "line 2: the turn is 'second', not a whole number"),
+        ([row(start="inf")], "line 2: start is inf, which cannot be"),
         ([row(votes="anna:joy; ben")], "line 2: votes has 'ben', not RATER:LABEL"),
         ([row(votes=":joy")], "line 2: votes has ':joy'"),
         ([row(start="3")], "line 2: it starts at 3 s and ends at 2 s"),
@@ -40,7 +40,7 @@ def test_a_wrong_table_is_named(tmp_path, rows, words):
         (b"file,label\n", "holds no utterance"),
         (b"file,label\na.wav\n", "line 2: it has another number of fields"),
         (b"file,label\na.wav,joy,more\n", "line 2: it has another number of fields"),
-        (b"file,label\n\xff\xfe,joy\n", "is not a CSV table in UTF-8"),
+        (b"file,label\n\xff\xfe,joy\n", "line 2: the byte 0xff is not UTF-8"),
     ],
 )
 def test_what_is_no_table_is_named(tmp_path, content, words):
@@ -77,3 +77,21 @@ def test_rows_of_a_table(tmp_path):
         (1.0, 2.0, "a_1.00_2.00"),
         (2.0, 3.0, "a_2.00_3.00"),
     ]
+
+
+def test_times_labels_and_dialogues_are_read_as_those_of_packs(tmp_path, capsys):
+    rows = [
+        row(file=f"{part}{i}.wav", split=part, turn=str(i), start=start, end="") | {"dialogue": "0"}
+        for part in ("train", "TEST")
+        for i, start in enumerate(("00:00:01.5", "1.5", " "))
+    ]
+    found = read_table(write_table(tmp_path / "t.csv", rows), tmp_path)
+    assert [one.utterance.start for one in found] == [1.5, 1.5, None] * 2
+    assert [one.utterance.dialogue for one in found] == ["train_0"] * 3 + ["test_0"] * 3
+    assert "start again in every part" in capsys.readouterr().out
+    for label, words in (("tie", "did not agree"), ("joy;sad", "which is several"), ("nan", "which is none")):
+        with pytest.raises(UserError, match=f"line 2: the label is .*{words}"):
+            read_table(write_table(tmp_path / "t.csv", [row(label=label)]), tmp_path)
+    (tmp_path / "t.csv").write_bytes(b"file,label\na.wav,tr\x92s\n")
+    with pytest.raises(UserError, match=r"t.csv, line 2: the byte 0x92 is not UTF-8, at byte 19; .*cp1252"):
+        read_table(tmp_path / "t.csv", tmp_path)

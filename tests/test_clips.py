@@ -107,7 +107,7 @@ class TestClips:
         for modality, states in wanted.items():
             np.testing.assert_allclose(found.features[modality], states.numpy(), atol=4e-3, err_msg=modality)
         again = run_cli(*flags(models, films, tmp_path / "out2", tmp_path / "cache"), module="data_prep.clips")
-        assert again.stderr.count("24 of 24 utterances are finished already") == 3
+        assert again.stderr.count("24 of 24 utterances are finished already") == 4, "three encoders, and what is heard"
         assert corpus_bytes(tmp_path / "out2").keys() == corpus_bytes(tmp_path / "out").keys()
 
     def test_killed_again_and_again_it_ends_with_the_same_bytes(self, models, films, tmp_path, pytestconfig):
@@ -156,9 +156,9 @@ class TestClips:
         errors = process.communicate(timeout=170)[1]
         assert process.returncode == 0, errors
         assert finished("killed") == before, "all was finished when the corpus was begun"
-        assert errors.count("24 of 24 utterances are finished already") == 3
+        assert errors.count("24 of 24 utterances are finished already") == 4
         keys = [(path.parent, key) for path in before for key in np.load(path).files]
-        assert len(keys) == len(set(keys)) == 3 * 24, "an utterance was done twice"
+        assert len(keys) == len(set(keys)) == 4 * 24, "an utterance was done twice"
         process = start("calm")
         errors = process.communicate(timeout=170)[1]
         assert process.returncode == 0, errors
@@ -205,6 +205,11 @@ class TestClips:
         assert len(corpus) == 19
         assert corpus.modalities["audio"]["width"] == 25
         assert corpus.modalities["audio"]["longest"] == 10  # 0.5 s at 100 a second, five together
+        assert corpus.modalities["audio"]["steps_per_second"] == 20
+        cut = corpus.manifest["provenance"]["seconds_over_longest"]
+        assert 0 < cut["cut"] < cut["of"]
+        assert "unread clips" in done.stdout
+        assert f"--longest={cut['enough']}" in done.stdout
 
     def test_faces_are_cut_out_and_frames_without_one_counted(self, models, portrait, tmp_path, run_cli):
         import av

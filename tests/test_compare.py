@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from mer_jax import compare
 from mer_jax.errors import UserError
 from mer_jax.evaluation.finished_run import read_run
+from mer_jax.metrics.calibration import CALIBRATION
 from mer_jax.metrics.classification import METRICS
 from mer_jax.metrics.metric import Metric
 
@@ -32,12 +33,15 @@ def write_run(folder, *, skill=0.5, seeds=(0, 1, 2), folds=("official",), diverg
                 about = {"name": replica, "fold": fold, "seed": seed, "point": point, "status": status, "step": 1}
                 replicas.append(about)
                 if status == "finished":
+                    about |= {"valid": of_classes(labels), "test": of_classes(labels), "calibration": calibrated(0.5)}
+                    about["calibration"]["temperature"] = 1.0
                     lines += predictions(replica, point * skill, seed, at, len(folds), labels, dialogues)
     tested = {fold: {r["id"]: r["label"] for r in lines if f"fold {fold}," in r["replica"]}.values() for fold in folds}
     protocol = dict.fromkeys(("description", "selection", "selects_on", "test"), "") | {"leakage": []}
     protocol |= {"name": "official", "leaky": leaky, "split_sha256": split}
     protocol["title"] = f"official (leaky: {leaky})" if leaky else "official"
     scores = {"valid": {}, "test": {}, "replicas": len(seeds), "diverged": 0}
+    scores |= {"pooled": of_classes(labels), "calibration": calibrated({"mean": 0.5, "sd": None})}
     metrics = {
         "labels": list(labels),
         "data": {"name": name, "manifest_sha256": manifest, "counts": {f: counts(tested[f], labels) for f in folds}},
@@ -50,6 +54,16 @@ def write_run(folder, *, skill=0.5, seeds=(0, 1, 2), folds=("official",), diverg
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return folder
+
+
+def of_classes(labels):
+    """Scores by class that comparisons do not look at."""
+    known = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 1}
+    return {"per_class": dict.fromkeys(labels, known), "confusion": [[1] * len(labels)] * len(labels)}
+
+
+def calibrated(value):
+    return {when: dict.fromkeys(CALIBRATION, value) for when in ("test", "test_scaled")}
 
 
 def counts(tested, labels):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import reference
 from conftest import class_targets
-from experiments import in_float64, remembered
+from experiments import in_float64, of_family, remembered
 
 from mer_jax.data.batch import Batch
 from mer_jax.models.deepmsi_mer import DeepMSIExperiment, DeepMSIMER, DeepMSISettings, VisualInput, objective
+from mer_jax.models.family import family_of
 from mer_jax.models.functional import functionalize
 from mer_jax.tasks.classification import Classification
 
@@ -129,10 +130,12 @@ def test_a_gradient_reaches_every_parameter(modalities, switch):
 
 
 @pytest.mark.slow
-def test_what_gets_no_gradient_as_published():
+def test_what_gets_no_gradient_as_published(demo):
     """The early fusion chooses tokens by rank alone, so nothing of it learns; a BatchNorm takes away the bias before
     it."""
     found = gradients(tuple(WIDTHS), key=jax.random.key(0), variant="published")
+    reached = family_of(of_family("published"), demo, Classification(demo.labels)).reached
+    assert {name for name, size in found.items() if size == 0} == {n for n in found if not reached(tuple(n.split("/")))}
     assert {name for name, size in found.items() if size < 1e-6} == {
         "early/hidden/dense/bias",
         "early/hidden/dense/kernel",

@@ -51,6 +51,8 @@ class TestEncoders:
             states = model(torch.tensor(sound[None]), output_hidden_states=True).hidden_states[1][0].numpy()
         wanted = np.stack([states[at : at + 3].mean(0) for at in range(0, len(states), 3)])
         np.testing.assert_allclose(encoder.encode([encoder.prepare(Clip("a", speech[3]))])[0], wanted, atol=2e-3)
+        minute = encoder.encode([encoder.ready(np.resize(sound, 60 * RATE))])[0]
+        assert encoder.steps_per_second == pytest.approx(len(minute) / 60, rel=0.01)
 
     def test_what_is_too_short_is_filled_up(self, models, tmp_path):
         from data_prep.encoders.audio import Egemaps, SpeechEncoder
@@ -104,6 +106,7 @@ class TestEncoders:
         from data_prep.encoders.audio import Egemaps
 
         encoder = Egemaps()
+        assert encoder.steps_per_second == 100
         smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.LowLevelDescriptors)
         found = encoder.encode([encoder.prepare(Clip(p.name, p)) for p in speech[:4]])
         for path, descriptors in zip(speech, found, strict=False):

@@ -10,32 +10,44 @@ from conftest import ROOT
 PACKAGE = ROOT / "mer_jax"
 # Rooms and files of mer_jax, from the ground up: what each may import besides itself.
 ALLOWED = {
-    "errors": set(),
+    "interrupts": set(),
+    "plain": set(),
+    "errors": {"interrupts", "plain"},
     "old_runs": set(),
-    "files": {"errors"},
+    "text_files": {"errors"},
+    "schema": set(),
+    "run_files": {"schema"},
+    "files": {"errors", "schema"},
     "metrics": set(),
-    "runtime": {"errors", "files", "old_runs"},
-    "data": {"errors", "files", "runtime"},
+    "runtime": {"errors", "files", "interrupts", "old_runs", "plain", "run_files", "schema"},
+    "data": {"errors", "files", "runtime", "schema"},
     "config": {"data", "errors"},
-    "tasks": {"data", "metrics", "models", "runtime"},  # of models only losses, when JAX has begun
-    "models": {"config", "data", "errors", "files", "old_runs", "tasks"},
-    "training": {"config", "data", "errors", "files", "models", "old_runs", "runtime", "tasks"},
+    "tasks": {"data", "metrics", "models", "runtime", "schema"},  # of models only losses, when JAX has begun
+    "models": {"config", "data", "errors", "files", "old_runs", "schema", "tasks"},
+    "training": {"config", "data", "errors", "files", "models", "old_runs", "run_files", "runtime", "tasks"},
     "evaluation": {
-        "config", "data", "errors", "files", "metrics", "models", "old_runs", "runtime", "tasks", "training",
+        "config", "data", "errors", "files", "metrics", "models", "old_runs", "run_files", "runtime", "schema", "tasks",
+        "training",
     },
-    "report": {"config", "errors", "evaluation", "files", "metrics", "models", "runtime", "tasks", "training"},
-    "compare": {"errors", "evaluation", "files", "metrics", "tasks"},
+    "report": {"config", "errors", "evaluation", "files", "metrics", "models", "plain", "runtime", "tasks", "training"},
+    "compare": {"errors", "evaluation", "files", "metrics", "runtime", "tasks"},
     "experiment": {"config", "data", "errors", "evaluation", "files", "report", "runtime", "tasks", "training"},
-    "predict": {"config", "data", "errors", "evaluation", "files", "models", "runtime", "tasks", "training"},
-    "demo": {"errors", "predict", "tasks"},
+    "predict": {
+        "config", "data", "errors", "evaluation", "files", "models", "plain", "run_files", "runtime", "tasks", "text_files",
+        "training",
+    },
+    "demo": {"errors", "plain", "predict", "tasks"},
     "export": {"config", "data", "errors", "experiment", "files", "predict", "tasks", "training"},
-    "main": {"config", "errors", "evaluation", "experiment", "files", "old_runs", "runtime"},
-    "sweep": {"config", "data", "errors", "evaluation", "experiment", "main", "report", "runtime", "tasks"},
+    "main": {"config", "errors", "evaluation", "experiment", "files", "interrupts", "old_runs", "runtime"},
+    "sweep": {
+        "config", "data", "errors", "evaluation", "experiment", "main", "report", "runtime", "tasks", "training",
+    },
     "visualize_vsc": {"config", "data", "errors", "experiment", "files", "models", "runtime", "training"},
 }  # fmt: skip
 # Without JAX at import, so that reports, comparisons and refusals are quick.
 NO_JAX = (
-    "errors", "files", "old_runs", "config", "compare", "tasks", "data/corpus", "data/corpus_writer", "data/records",
+    "errors", "interrupts", "plain", "files", "text_files", "schema", "run_files", "old_runs", "config", "compare", "tasks",
+    "data/corpus", "data/corpus_files", "data/corpus_writer", "data/records",
     "data/protocols", "data/leakage", "data/frames", "data/synthetic", "metrics/metric", "metrics/classification",
     "metrics/calibration", "metrics/significance", "evaluation/finished_run", "evaluation/predictions",
     "evaluation/robustness_curves", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
@@ -49,6 +61,8 @@ OF_CLASSES = {
 MAY_SAY = {
     "data/__main__.py": {"classes"},  # a corpus says what it holds
     "data/corpus.py": {"labels", "label_ids"},
+    "data/corpus_files.py": {"labels", "classes"},
+    "run_files.py": {"per_class"},  # a field of explain.json
     "data/corpus_writer.py": {"labels", "classes"},
     "data/synthetic.py": {"labels", "argmax"},  # the demo corpus is one of classes
     "report/sections_classification.py": OF_CLASSES,  # given by the task

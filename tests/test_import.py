@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, SHARED
 
 from data_prep import import_pack
+from data_prep.packs import labels as labels_lib
 from data_prep.packs import layouts
 from data_prep.sentences import normalise
 from mer_jax import files
@@ -222,18 +223,18 @@ def write_vectors(path, ending, columns, vectors):
     return path
 
 
-def test_the_order_is_told_by_the_counts(tmp_path, capsys):
+def test_the_order_is_told_by_the_counts(tmp_path):
     path = tmp_path / "p.pkl"
     fake.write(path, layouts.TUPLES["dialoguernn"], "iemocap", {"text": 2, "audio": 1, "visual": 1}, fake.SIX, 151)
     rows = layouts.read(path, None, layouts.Validation()).rows
     with pytest.raises(UserError, match="--labels=hap,sad,neu,ang,exc,fru"):
-        import_pack.name_labels("p", rows, "hap,sad,ang,neu,exc,fru")
+        labels_lib.name_labels("p", rows, "hap,sad,ang,neu,exc,fru")
     assert all(isinstance(row.label, int) for row in rows)
-    labels, words, fits = import_pack.name_labels("p", rows, None)
+    labels, words, fits, notes = labels_lib.name_labels("p", rows, None)
     assert labels == ("hap", "sad", "neu", "ang", "exc", "fru")
     assert words == ("happy", "sad", "neutral", "angry", "excited", "frustrated")
     assert fits == "iemocap-6, with the 53 extra happy"
-    assert "0, 1, … are hap, sad, neu, ang, exc, fru" in capsys.readouterr().out
+    assert "0, 1, … are hap, sad, neu, ang, exc, fru" in notes[0]
     assert sum(row.label == "ang" for row in rows) == 1103
 
 

@@ -255,7 +255,13 @@ def test_a_pack_is_predicted_as_its_corpus_is(tmp_path, cache_home):
     )
     assert trained.returncode == 0, trained.stderr
     unnamed = command("mer_jax.predict", tmp_path / "run", pack)
-    assert (unnamed.returncode, "say which is which with --labels" in unnamed.stderr) == (2, True)
+    assert (unnamed.returncode, "say which is which with --labels" in unnamed.stderr) == (0, True)
+    assert "accuracy" not in unnamed.stderr, "labels without names are not scored"
+    del columns["label"], columns["split"]
+    np.savez(tmp_path / "bare.npz", **columns)
+    bare = command("mer_jax.predict", tmp_path / "run", tmp_path / "bare.npz")
+    assert bare.returncode == 0, bare.stderr
+    assert bare.stdout.replace('"bare.npz', '"pack.npz') == unnamed.stdout
     out = tmp_path / "p.csv"
     done = command("mer_jax.predict", tmp_path / "run", pack, labels, "--only-test", "--out", out)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import pytest
 from dialogues import values
 
 from mer_jax.data.corpus import Corpus
-from mer_jax.data.leakage import KINDS, PAIRS, leak_lines, leakage, normalised_sentence, to_json
+from mer_jax.data.leakage import KINDS, PAIRS, knowing, leak_lines, leakage, normalised_sentence, to_json
 from mer_jax.data.protocols import Fold, Split, sha256, split
 
 
@@ -125,6 +125,20 @@ def test_leak_lines_say_that_the_test_part_chooses(corpus):
     lines = leak_lines(made, [leakage(corpus, fold, {}) for fold in made.folds])
     assert lines[0].startswith("train and test share: dialogues of 100.0 % of the test utterances")
     assert lines[1] == "valid and test are the same utterances: the test part chooses the epoch"
+
+
+def test_training_knows_what_shares_a_dialogue_or_trained_the_features(corpus):
+    (honest,), leaky = split(corpus, "official", seed=0).folds, split(corpus, "published", seed=0).folds[0]
+    trains = values(corpus, honest.train, "dialogue")
+    shares = [name in trains for name in corpus.index["dialogue"][honest.valid].tolist()]
+    assert knowing(corpus, honest, ("text",)).tolist() == shares
+    assert knowing(corpus, leaky, ("text",)).mean() > 0.9
+    corpus.index["dialogue"][:] = ""
+    assert not knowing(corpus, leaky, ("text",)).any()
+    corpus.modalities["text"]["trained_on"] = ["train"]
+    written = corpus.index["split"][leaky.valid] == "train"
+    assert knowing(corpus, leaky, ("text",)).tolist() == written.tolist()
+    assert 0 < written.sum() < len(written)
 
 
 @pytest.mark.parametrize("protocol", ["dialoguernn", "kfold_utterance:6", "published"])

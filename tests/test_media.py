@@ -1,7 +1,11 @@
 """Clips are decoded where PyAV is installed, and their faces found where OpenCV is."""
 
 import importlib.util
+import os
+import signal
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,7 +20,8 @@ from recordings import (
     write_wav,
 )
 
-from data_prep.encoders import faces, media
+from data_prep import limits
+from data_prep.encoders import decoders, faces, media
 from data_prep.encoders.media import Clip
 from mer_jax.errors import UserError
 
@@ -112,6 +117,70 @@ class TestMedia:
     def test_a_part_outside_the_clip_is_named(self, tmp_path):
         with pytest.raises(UserError, match=r"the clip: 4.0 to 5.0 s is asked for, it is 1.50 s long"):
             media.check(Clip("the clip", write_wav(tmp_path / "a.wav", tone()), 4.0, 5.0), ("audio",))
+
+    @pytest.mark.parametrize("channels", [8, 9, 12, 64])
+    def test_sound_of_many_channels_is_their_mean(self, tmp_path, channels):
+        clip = Clip("a.wav", write_wav(tmp_path / "a.wav", tone(0.2), channels=channels))
+        wanted = media.samples(Clip("b.wav", write_wav(tmp_path / "b.wav", tone(0.2))), RATE, 30.0)
+        np.testing.assert_allclose(media.samples(clip, RATE, 30.0), wanted, rtol=1e-6)
+
+    def test_text_that_names_other_files_reads_none_of_them(self, tmp_path):
+        write_wav(tmp_path / "secret.wav", tone())
+        text = "ffconcat version 1.0\nfile secret.wav\n"
+        for name in ("a.wav", "a.mp4"):
+            (tmp_path / name).write_text(text)
+            with pytest.raises(UserError, match="is no container of sound or pictures"):
+                media.samples(Clip("the clip", tmp_path / name), RATE, 30.0)
+
+    def test_a_rate_that_holds_no_speech_is_refused(self, tmp_path):
+        clip = Clip("the clip", write_wav(tmp_path / "a.wav", tone(), 100))
+        for read in (media.check, media.probe):
+            with pytest.raises(UserError, match=r"^the clip: its sound has 100 samples a second; it must have 4000"):
+                read(clip, ("audio",))
+
+
+@needs_av
+class TestDecoder:
+    """Whatever ends the process that decodes a clip costs that clip alone."""
+
+    def test_a_crash_is_the_error_of_its_clip(self, tmp_path):
+        clip = Clip("the clip", write_wav(tmp_path / "a.wav", tone()))
+        wanted = media.samples(clip, RATE, 30.0)
+        while len(decoders._idle) > 1:
+            decoders._idle.pop().close()
+        pid = decoders._idle[0]._process.pid
+        os.kill(pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(media.samples, clip, RATE, 30.0)
+            while decoders._idle:
+                time.sleep(0.01)
+            os.kill(pid, signal.SIGSEGV)
+            os.kill(pid, signal.SIGCONT)
+            with pytest.raises(UserError, match=r"^the clip cannot be decoded: the decoder ended with SIGSEGV"):
+                asked.result(30)
+        np.testing.assert_array_equal(media.samples(clip, RATE, 30.0), wanted)
+
+    def test_a_clip_has_so_much_time(self, tmp_path, monkeypatch):
+        os.mkfifo(tmp_path / "a.wav")  # nobody ever writes into it
+        monkeypatch.setattr(limits, "SECONDS", 1)
+        with pytest.raises(UserError, match=r"^the clip cannot be decoded: it takes more than 1 s"):
+            decoders.ask("whole", Clip("the clip", tmp_path / "a.wav"), ("audio",))
+
+    def test_a_clip_has_so_much_memory(self, tmp_path, monkeypatch):
+        decoders._close()
+        sound = Clip("the clip", write_wav(tmp_path / "a.wav", np.zeros(100 * RATE)))
+        film = Clip("the film", write_movie(tmp_path / "a.mp4"))
+        assert len(media.frames(film, 30.0, count=30)) == 30
+        for gib, read in (
+            (1e-5, lambda: media.frames(film, 30.0, count=30)),
+            (0.005, lambda: media.samples(sound, RATE, 100.0)),
+        ):
+            monkeypatch.setattr(limits._flags, "memory", gib)
+            with pytest.raises(UserError, match=r"^the (clip|film) .*wants more than .* GiB .*--memory-limit"):
+                read()
+            decoders._close()  # what a process has taken before, it may take again
+        monkeypatch.undo()
+        assert len(media.samples(sound, RATE, 0.1)) == 0.1 * RATE
 
 
 needs_cv2 = pytest.mark.skipif(not importlib.util.find_spec("cv2"), reason="needs pip install -e '.[prep]'")

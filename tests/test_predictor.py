@@ -84,7 +84,7 @@ def test_three_lines_give_the_figures_of_the_runs_own_test(run):
         np.testing.assert_allclose(one.attribution.attention["text"].sum(-1), 1, atol=1e-5)
         told = json.loads(json.dumps(one.to_json()))["attribution"]
         assert set(told["shapley"]) == {"text", "audio"}
-        assert set(told) == {"shapley", "evidence", "attention"}
+        assert set(told) == {"shapley", "evidence", "attention", "gap"}
         assert one.sentence.startswith("Sentence “")
     both = {p.id: p for p in model.predict(run.parent / "small", replica="all")}
     name = next(iter(wanted))
@@ -97,7 +97,7 @@ def test_bad_items_among_good_ones(run):
     model = mer_jax.load(run)
     text, long = (
         np.ones((3, 6), np.float32),
-        np.random.default_rng(0).normal(size=(200, 6)) + np.arange(200)[:, None] / 20,
+        np.random.default_rng(0).normal(size=(5000, 6)) + np.arange(5000)[:, None] / 500,
     )
     items = [
         Item("good", {"text": text, "audio": np.ones((1, 4))}),
@@ -106,7 +106,7 @@ def test_bad_items_among_good_ones(run):
         Item("nothing", {}),
         Item("half", {"text": text}),
         Item("long", {"text": long, "audio": np.ones((1, 4))}),
-        Item("cut", {"text": long[:128], "audio": np.ones((1, 4))}),
+        Item("cut", {"text": long[:4096], "audio": np.ones((1, 4))}),
     ]
     found = list(model.predict(iter(items)))
     assert (found[1].prediction, found[1].probabilities) == ("", {})
@@ -114,7 +114,7 @@ def test_bad_items_among_good_ones(run):
     assert [bool(p.error) for p in found] == [False, True, True, True, False, False, False]
     assert "[time, 6]" in found[1].error
     assert found[4].notes == ("predicted without audio",)
-    assert "first 128 of which are read" in found[5].notes[0]
+    assert "5,000 steps, the first 4,096 steps of which are read (data.max_length)" in found[5].notes[0]
     assert found[5].probabilities == pytest.approx(found[6].probabilities, abs=1e-6)
     (alone,) = model.predict({"text": text, "audio": np.ones((1, 4))})
     np.testing.assert_allclose(list(alone.probabilities.values()), list(found[0].probabilities.values()), atol=1e-6)
@@ -132,6 +132,7 @@ def test_the_command_writes_tables_and_scores(run, run_cli, tmp_path):
     wanted, metrics = known(run)
     assert {row["id"] for row in rows} == wanted.keys()
     assert f"accuracy {metrics['test']['accuracy']:.4f}" in done.stderr
+    assert "probabilities are as the model gives them: temperature scaling is left out, since" in done.stderr
     shard = next((run.parent / "small").glob("test-*.tfrecord"))
     lines = run_cli(run, shard, module="mer_jax.predict")
     assert lines.returncode == 0, lines.stderr
@@ -172,7 +173,15 @@ def other_sum(copy):
     path.write_text(json.dumps(text))
 
 
+def other_digest(copy):
+    """As if the checkpoint were of another run with the same steps."""
+    text = json.loads((copy / "metrics.json").read_text())
+    text["checkpoint"]["sha256"] = "0" * 64
+    (copy / "metrics.json").write_text(json.dumps(text))
+
+
 BROKEN = [
+    (other_digest, "is not the one that metrics.json tells of"),
     (lambda copy: (copy / "metrics.json").unlink(), "unfinished run"),
     (lambda copy: (copy / "config.json").unlink(), "holds no run"),
     (lambda copy: (copy / "config.json").write_text("{"), "not valid JSON"),
@@ -263,8 +272,8 @@ def test_a_batch_without_pictures_has_their_shape():
                 "label_embeddings": np.eye(2, 6).tolist(),
                 "modalities": specs,
                 "protocol": {"name": "official"},
-                "splits": {"train": {}},
-                "shards": [{}],
+                "splits": {"train": {"count": 2, "classes": {"a": 1, "b": 1}}},
+                "shards": [],
             }
         ),
         "drawn",

@@ -73,7 +73,7 @@ def test_a_missing_audio_column_says_which_there_are(tmp_path):
 
 def test_a_pickle_in_the_table_is_not_opened(tmp_path):
     small_table(tmp_path / "t.npz", sentence=np.array([{"a": 1}] * 24, dtype=object))
-    with pytest.raises(UserError, match="is not an npz table"):
+    with pytest.raises(UserError, match="cannot be read as npz"):
         iemocap.read_table(tmp_path / "t.npz", "audio_gemaps47")
 
 

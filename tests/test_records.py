@@ -10,7 +10,7 @@ import time
 import grain
 import numpy as np
 import pytest
-from conftest import SMALL_LABELS, small_description, small_utterances
+from conftest import ROOT, SMALL_LABELS, small_description, small_utterances
 from damage import DAMAGES, damage_flipped_bit
 
 from mer_jax import files
@@ -66,6 +66,18 @@ def test_a_corpus_written_before_there_were_votes_is_read(small_corpus):
     (small_corpus / "manifest.json").write_text(json.dumps(manifest))
     corpus = Corpus(small_corpus)
     assert not corpus.soft_labels(np.arange(len(corpus))).any()
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../other/shard", "sub/shard", "..", "", 3])
+@pytest.mark.parametrize("field", ["file", "index"])
+def test_a_shard_is_beside_its_manifest(small_corpus, field, name):
+    path = small_corpus / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["shards"][0][field] = name
+    path.write_text(json.dumps(manifest))
+    words = r": a shard or index is .*; it must be a file of the same folder"
+    with pytest.raises(UserError, match=r"manifest\.json" + (words if name and name != 3 else f".*'shards.0.{field}'")):
+        Corpus(small_corpus)
 
 
 def test_manifest_counts_what_was_written(small_corpus):
@@ -244,3 +256,9 @@ def test_verify_command(small_corpus, run_cli):
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_corpus_alive_at_exit_says_nothing(small_corpus):
+    script = "import sys; from mer_jax.data.corpus import Corpus; sys.kept = Corpus(sys.argv[1]); sys.kept[0]"
+    done = subprocess.run([sys.executable, "-c", script, str(small_corpus)], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")

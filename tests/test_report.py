@@ -321,7 +321,7 @@ def drop(*path):
         ("predictions.jsonl", (2, None), "is incomplete: of fold 1, seed 0 it has 59 utterances, metrics.json 60"),
         ("predictions.jsonl", (2, 1), "line 2 is damaged: utterance .* occurs a second time"),
         ("history.jsonl", (1, "nonsense"), "history.jsonl, line 1 is damaged"),
-        ("history.jsonl", (4, '{"epoch": 1, "replica": "fold 1, seed 0"}'), "line 4 .* no field 'valid'"),
+        ("history.jsonl", (4, '{"epoch": 1, "replica": "fold 1, seed 0"}'), "line 4 .* field 'step' is missing"),
         ("map.json", "[", "map.json is not valid JSON"),
         ("map.json", drop("x"), "map.json is not what .* field 'x' is missing.*remove it"),
         ("map.json", lambda m: m["x"].pop(), "not of one length"),

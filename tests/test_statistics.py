@@ -259,3 +259,92 @@ def test_importing_it_starts_neither_jax_nor_scipy():
     modules = "mer_jax.metrics.significance, mer_jax.metrics.calibration, mer_jax.tasks, mer_jax.compare"
     script = f"import sys, {modules}; assert not {{'jax', 'scipy'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+def drawn_probabilities(rows, sharpness, seed=0):
+    """Labels drawn from probabilities, and these made sharper: the best temperature is the sharpness."""
+    rng = np.random.default_rng(seed)
+    logits = 1.5 * rng.normal(size=(rows, 4))
+    p = special.softmax(logits, axis=1)
+    labels = np.array([rng.choice(4, p=q) for q in p], np.int32)
+    return special.softmax(sharpness * logits, axis=1), labels
+
+
+def test_a_temperature_that_helps_is_used():
+    p, labels = drawn_probabilities(300, 2.0)
+    dialogues = np.array([f"d{i // 7}" for i in range(300)])
+    found = calibration.choose_temperature(p, labels, dialogues)
+    assert found.temperature == calibration.fit_temperature(p, labels)
+    assert found.gain > found.error > 0
+    assert found.to_json()["used"]
+
+
+def test_few_rows_give_no_temperature():
+    p, labels = drawn_probabilities(2, 1.0)
+    found = calibration.choose_temperature(p, labels)
+    assert (found.temperature, found.rows) == (1.0, 2)
+    assert "2 utterances to fit it on are too few: it takes 50" in found.reason
+    assert calibration.choose_temperature(*drawn_probabilities(calibration.MIN_ROWS - 1, 3.0)).temperature == 1
+    assert calibration.choose_temperature(*drawn_probabilities(calibration.MIN_ROWS, 3.0)).temperature > 1
+
+
+def test_a_model_that_is_always_right_is_not_made_surer():
+    p, _ = drawn_probabilities(200, 1.0)
+    found = calibration.choose_temperature(p, p.argmax(1).astype(np.int32))
+    assert found.temperature == 1
+    assert "no temperature is best of the 200 utterances" in found.reason
+
+
+def test_what_training_knows_does_not_fit_the_temperature():
+    p, labels = drawn_probabilities(240, 2.0)
+    knowing = np.arange(240) % 2 == 0
+    labels = np.where(knowing, p.argmax(1), labels).astype(np.int32)  # of these the model is right
+    assert calibration.fit_temperature(p, labels) < 1.5
+    found = calibration.choose_temperature(p, labels, knowing=knowing)
+    assert found.temperature == calibration.fit_temperature(p[~knowing], labels[~knowing])
+    assert found.rows == 120
+    left = calibration.choose_temperature(p, labels, knowing=np.ones(240, bool))
+    assert left.temperature == 1
+    assert "0 utterances to fit it on (and 240 of which training knows something)" in left.reason
+
+
+def test_a_temperature_that_is_chance_is_mostly_left_out():
+    """Of calibrated probabilities every temperature but 1 costs NLL on new utterances."""
+    new, new_labels = drawn_probabilities(4000, 1.0, 100)
+    always, by_the_rule = [], []
+    for seed in range(20):
+        p, labels = drawn_probabilities(60, 1.0, seed)
+        fitted = calibration.fit_temperature(p, labels)
+        for costs, temperature in (
+            (always, fitted),
+            (by_the_rule, calibration.choose_temperature(p, labels).temperature),
+        ):
+            costs.append(nll(calibration.temperature_scale(new, temperature), new_labels) - nll(new, new_labels))
+    assert np.mean(always) > 0.003
+    assert np.mean(by_the_rule) < np.mean(always) / 2
+    assert np.mean(np.array(by_the_rule) == 0) > 0.7
+
+
+def test_one_dialogue_that_is_lucky_is_chance():
+    """Ten utterances of one dialogue are one case, not ten."""
+    p, labels = drawn_probabilities(120, 1.0, 3)
+    dialogues = np.repeat([f"d{i}" for i in range(4)], 30)
+    labels[:30] = np.where(np.arange(30) % 4 == 0, labels[:30], p[:30].argmin(1))  # a dialogue that is mostly wrong
+    assert calibration.choose_temperature(p, labels).temperature > 1
+    assert calibration.choose_temperature(p, labels, dialogues).temperature == 1
+
+
+def test_which_probabilities_a_run_gives_is_told():
+    p, labels = drawn_probabilities(300, 2.0)
+    found = calibration.choose_temperature(p, labels)
+    about = {"temperature": found.temperature, "scaling": found.to_json()}
+    words = calibration.scaling_in_words(about, "validation")
+    assert (
+        words == f"scaled by the temperature {found.temperature:.2f}, fitted on 300 utterances of the validation part"
+    )
+    left = calibration.choose_temperature(p[:9], labels[:9])
+    about = {"temperature": 1.0, "scaling": left.to_json()}
+    assert "as the model gives them: temperature scaling is left out" in calibration.scaling_in_words(
+        about, "validation"
+    )
+    assert "by a version that did not try" in calibration.scaling_in_words({"temperature": 2.0}, "validation")

@@ -6,19 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import rich.box
-import rich.console
 import rich.table
 import rich.text
 
 from data_prep.audit.feature_findings import features
 from data_prep.audit.finding import LEVELS, Audit, number
-from data_prep.audit.findings import classes, floor_findings, lengths, sharing
+from data_prep.audit.findings import classes, floor_findings, lengths, sharing, unread_findings
 from data_prep.audit.floor import floor_method, floors_of
 from data_prep.audit.page import page
 from data_prep.audit.reading import read
 from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.corpus_writer import Description, write_corpus
 from mer_jax.errors import UserError
+from mer_jax.runtime.console import Console
+from mer_jax.text_files import text_of
 
 COLOURS = {"problem": "bold red", "note": "yellow", "ok": "green"}
 
@@ -26,7 +27,7 @@ COLOURS = {"problem": "bold red", "note": "yellow", "ok": "green"}
 def listed_ids(path: Path) -> set[str]:
     if not path.is_file():
         raise UserError(f"--extra-happy={path} does not exist; it must list utterance ids, one a line")
-    if not (ids := set(path.read_text().split())):
+    if not (ids := set(text_of(path).split())):
         raise UserError(f"--extra-happy={path} is empty; it must list utterance ids, one a line")
     return ids
 
@@ -55,6 +56,7 @@ def audit(
         findings=(
             *classes(corpus, listed),
             *lengths(corpus, reading),
+            *unread_findings(corpus),
             *features(corpus, reading),
             *sharing(corpus, reading),
             *floor_findings(floors),
@@ -82,7 +84,7 @@ def write_and_audit(
 
 
 def print_audit(result: Audit) -> None:
-    console = rich.console.Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 160
     console.print(f"{result.name}: {result.utterances:,} utterances, manifest sha256 {result.manifest_sha256}")

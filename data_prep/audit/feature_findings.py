@@ -26,6 +26,7 @@ def features(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
         ),
     ):
         found = [finding for m, stream in reading.streams.items() for finding in check(corpus, reading, m, stream)]
+        found += same_sounds(corpus) if name == "duplicates" else []
         yield from or_ok(found, name, fine)
 
 
@@ -99,6 +100,30 @@ def _extreme(corpus: Corpus, reading: Reading, modality: str, stream: Stream) ->
             "one such value outweighs all others: look at these utterances, "
             "clip or take logarithms in the extractor; keep data.standardize",
         )
+
+
+def same_sounds(corpus: Corpus) -> list[Finding]:
+    """Returns a finding on the clips that were heard to be the same sound when they were imported."""
+    rows = {name: row for row, name in enumerate(corpus.index["id"].tolist())}
+    listed = (corpus.manifest.get("provenance") or {}).get("same_sound") or []
+    pairs = np.array([[rows[a], rows[b]] for a, b in listed if a in rows and b in rows], int).reshape(-1, 2)
+    if not len(pairs):
+        return []
+    split, label = corpus.index["split"][pairs], corpus.index["label"][pairs]
+    of_test = pairs[(np.sort(split, axis=1) == ("test", "train")).all(1)]
+    leaked_rows = np.unique(of_test[corpus.index["split"][of_test] == "test"])
+    across, other = (np.count_nonzero(values[:, 0] != values[:, 1]) for values in (split, label))
+    return [
+        Finding(
+            "problem" if len(leaked_rows) > FEW * np.count_nonzero(corpus.index["split"] == "test") else "note",
+            "duplicates",
+            "sound",
+            f"{len(pairs):,} pairs of clips are the same sound, maybe in another codec: "
+            f"{first_ids(corpus, np.unique(pairs))}; {across:,} across splits "
+            f"({len(leaked_rows):,} of test in train), {other:,} with other labels",
+            "a clip is in twice: keep one, and none of train's in test",
+        )
+    ]
 
 
 def _duplicates(corpus: Corpus, reading: Reading, modality: str, stream: Stream) -> Iterator[Finding]:

@@ -8,13 +8,15 @@ import numpy as np
 from data_prep.audit.finding import FEW, Finding, first_ids, or_ok, share
 from data_prep.audit.floor import INSTALL, MAX_ITERATIONS, SHOWN, Floor
 from data_prep.audit.reading import Reading, leaked, split_across
+from data_prep.class_names import alike_names
 from data_prep.packs import class_counts
 from mer_jax.data.corpus import SPLITS, Corpus
 from mer_jax.data.leakage import KINDS, PAIRS, leakage
+from mer_jax.data.length_limits import cut_in_extraction, length_limits, unread, unread_problems
 from mer_jax.data.protocols import Fold
-from mer_jax.errors import UserError
 from mer_jax.metrics.classification import METRICS
 
+RARE = 3  # utterances
 SHORT, LONG = 0.1, 30.0  # seconds; MELD has clips of 0.06 s and, where the cut went wrong, of 305 s
 SCORES = ", ".join(f"{METRICS[name].title} {{{name}:.3f}}" for name in SHOWN)
 SOME_WORDS = 5  # a sentence of so many words is hardly repeated by accident
@@ -48,6 +50,11 @@ def classes(corpus: Corpus, extra_happy: set[str] | None) -> Iterator[Finding]:
         if (empty := [name for name, n in by_class.items() if not n])
     ]
     total = [sum(of[name] for of in counts.values()) for name in corpus.labels]
+    yield from _rare(counts, dict(zip(corpus.labels, total, strict=True)))
+    yield from (
+        Finding("note", "class names", "", text, "a model learns them as classes of their own: join them in the source")
+        for text in alike_names(corpus.labels)
+    )
     each = ", ".join(f"{name} {n:,}" for name, n in zip(corpus.labels, total, strict=True))
     yield from or_ok(found, "empty class", f"every split has every class; together: {each}")
     yield from _compared(corpus, counts, total)
@@ -57,6 +64,21 @@ def classes(corpus: Corpus, extra_happy: set[str] | None) -> Iterator[Finding]:
         text = f"{there} of the {len(extra_happy)} listed utterances are in the corpus"
         do = "" if level == "ok" else "take all of them or none: figures are of one set or the other"
         yield Finding(level, "extra happy", "", text, do)
+
+
+def _rare(counts: Mapping[str, Mapping[str, int]], total: Mapping[str, int]) -> Iterator[Finding]:
+    """Yields a note on classes that occur, and hardly."""
+    rare = {name: n for name, n in total.items() if 0 < n < RARE}
+    rare |= {name: n for name, n in counts.get("train", {}).items() if 0 < n < RARE and name not in rare}
+    if rare:
+        yield Finding(
+            "note",
+            "rare class",
+            "",
+            f"almost no utterance of train, or of all, is {', '.join(f'{name} ({n})' for name, n in rare.items())}",
+            "so few teach nothing and make the mean over classes a matter of luck: join the class with another, or "
+            "leave it out; a name that is misspelled is such a class, too",
+        )
 
 
 def _names(corpus: Corpus) -> tuple[str, ...]:
@@ -76,15 +98,8 @@ def _compared(corpus: Corpus, counts: Mapping[str, Mapping[str, int]], total: Se
         yield _of_unknown_labels(corpus, near)
         return
     parts = {split: [by_class[name] for name in corpus.labels] for split, by_class in counts.items()}
-    for part, of_part in {"all splits": total, **parts}.items():
-        try:
-            class_counts.check_order(f"{corpus.path}, {part}", names, of_part)
-        except UserError as error:
-            do = "labels are swapped: import the source again with that order"
-            yield Finding("problem", "label order", "", str(error), do)
-            return
+    yield from _order(corpus, names, parts, total)
     if fits := [fit for fit in near if set(fit.order) == set(names)]:
-        yield Finding("ok", "label order", "", f"no other order of {', '.join(corpus.labels)} fits the counts better")
         yield _fitting(fits[0], names, parts, total)
         return
     like = next(one for one in class_counts.CORPORA if set(one.words) == set(names))
@@ -96,6 +111,50 @@ def _compared(corpus: Corpus, counts: Mapping[str, Mapping[str, int]], total: Se
         yield Finding("ok", "known corpus", "", text)
 
 
+def _order(
+    corpus: Corpus, names: Sequence[str], parts: Mapping[str, Sequence[int]], total: Sequence[int]
+) -> Iterator[Finding]:
+    """Says whether the counts, of all and of every part, fit another order of the classes better."""
+    do = (
+        "labels are swapped: if the source numbers them, import it again with --labels in that order; if it names "
+        "them, rename them by [values.label] in a --mapping"
+    )
+    for part, of_part in {"all splits": total, **parts}.items():
+        judged = class_counts.judge(names, of_part, parts if part == "all splits" else None)
+        if judged is None or not judged.better:
+            continue
+        declared = ", ".join(f"{name} {n:,}" for name, n in zip(names, of_part, strict=True))
+        better = f"the counts of {judged.name} fit the order {','.join(judged.better)}"
+        here = f"{corpus.path}, {part}: the labels"
+        if judged.contradicted:
+            yield Finding(
+                "problem",
+                "label order",
+                "",
+                f"{here} cannot be in the order {','.join(names)}, which would make {declared}; {better}",
+                do,
+            )
+            return
+        if part == "all splits":  # one part alone tells less than all of them
+            yield Finding(
+                "note",
+                "label order",
+                "",
+                f"{here} make {declared}; {better} better, though not for sure",
+                f"find out; {do}",
+            )
+            return
+    judged = class_counts.judge(names, total, parts)
+    if judged is None:
+        return
+    if alike := judged.fit.alike:
+        pairs = "; ".join(" and ".join(pair) for pair in alike)
+        yield Finding("note", "label order", "", f"the counts cannot tell apart {pairs}", "make sure of these names")
+    else:
+        text = f"no other order of {', '.join(corpus.labels)} fits the counts better"
+        yield Finding("ok", "label order", "", text)
+
+
 def _of_unknown_labels(corpus: Corpus, near: Sequence[class_counts.ClassOrderFit]) -> Finding:
     if not near:
         text = "neither classes nor counts of a known one: nothing to compare with"
@@ -105,7 +164,8 @@ def _of_unknown_labels(corpus: Corpus, near: Sequence[class_counts.ClassOrderFit
         f"the labels {', '.join(corpus.labels)} are no known names; "
         f"the counts are those of {fit.corpus.name} ({fit.set}) in the order {', '.join(fit.order)}"
     )
-    return Finding("note", "known corpus", "", text, "import it again with these names, if it is that corpus")
+    do = "if it is that corpus, give the classes its names: [values.label] in a --mapping renames them"
+    return Finding("note", "known corpus", "", text, do)
 
 
 def _fitting(
@@ -160,7 +220,7 @@ def lengths(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
             "over-long",
             too_long,
             f"are over {LONG:g} s",
-            "look whether the cut went wrong; truncate (data.max_length) rather than drop, and say so",
+            "look whether the cut went wrong; truncate (--longest, data.max_length) rather than drop, and say so",
         ),
     ):
         if len(rows):
@@ -169,6 +229,23 @@ def lengths(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
             yield Finding("note", name, "", text, do)
         else:
             yield Finding("ok", name, "", f"none of {len(timed):,} utterances")
+
+
+def unread_findings(corpus: Corpus) -> Iterator[Finding]:
+    """Yields what of the clips no model reads: what extraction cut, and what the default of data.max_length cuts."""
+    if cut := cut_in_extraction(corpus.manifest):
+        text, do, bad = cut
+        yield Finding("problem" if bad else "note", "unread clips", "", text, do)
+    lengths = {m: corpus.index[f"length/{m}"] for m in corpus.modalities}
+    found = unread(lengths, length_limits((), tuple(lengths), corpus.manifest), corpus.manifest)
+    for one in found:
+        for line in unread_problems([one], ()):
+            text, _, do = line.partition("; ")
+            yield Finding("problem", "unread time", one.modality, text, do)
+        if one.steps and not one.is_problem:
+            yield Finding("note", "unread time", one.modality, one.in_words(), "say so beside every figure")
+    if not any(one.steps for one in found):
+        yield Finding("ok", "unread time", "", "a run reads every sequence to its end, unless data.max_length is set")
 
 
 def sharing(corpus: Corpus, reading: Reading) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ SAVED_TOGETHER = 16  # clips saved to the cache at a time
 BATCH_SECONDS = 160  # of sound, padding included, that go through the speech encoder at a time
 SHORTEST = {"speech": 0.03, EGEMAPS: 0.06}  # seconds; shorter clips are filled up with silence to give one frame
 EGEMAPS_RATE = 16000
+EGEMAPS_STEPS = 100.0  # a second
 
 
 class SpeechEncoder:
@@ -52,6 +53,7 @@ class SpeechEncoder:
         self.layers = pretrained.resolve("--audio-layers", layers, name, config.num_hidden_layers)
         self.pooling, self.every = pooling, every
         self.pads = self._padding_changes_nothing()
+        self.steps_per_second = self._steps_in(100) / 100 / every if pooling == "tokens" else None
         self.identity = self._pretrained.identity | {
             "layers": list(self.layers),
             "pooling": pooling,
@@ -109,6 +111,14 @@ class SpeechEncoder:
         steps = self._pretrained.model._get_feat_extract_output_lengths(torch.as_tensor(lengths)).tolist()
         return [s[:n] for s, n in zip(states, steps, strict=True)]
 
+    def _steps_in(self, seconds: int) -> int:
+        """Returns how many more time steps a sound has that is so many seconds longer."""
+        import torch
+
+        samples = torch.as_tensor([self.rate, (1 + seconds) * self.rate])
+        short, long = self._pretrained.model._get_feat_extract_output_lengths(samples).tolist()
+        return int(long - short)
+
     def _padding_changes_nothing(self) -> bool:
         noise = np.random.default_rng(0).normal(size=self.rate).astype(np.float32)
         short = self._normalised(noise[: self.rate // 2])
@@ -129,6 +139,7 @@ class Egemaps:
         decoder = media.library()
         self._smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.LowLevelDescriptors)
         self.pooling, self.every, self.longest = pooling, every, longest
+        self.steps_per_second = EGEMAPS_STEPS / every if pooling == "tokens" else None
         self.identity = {
             "name": DESCRIPTORS,
             "rate": EGEMAPS_RATE,

@@ -15,6 +15,7 @@ from data_prep.encoders.media import Checked, Clip, check
 from data_prep.encoders.text import TextEncoder
 from data_prep.encoders.visual import FrameCoder, FrameEncoder
 from mer_jax.data.corpus import Utterance
+from mer_jax.data.length_limits import least_limit
 from mer_jax.errors import UserError
 
 STREAMS = {"audio": "audio", "visual": "video"}  # modality -> the stream of a clip that it is made of
@@ -123,16 +124,29 @@ def utterances(rows: Sequence[UtteranceClip], features: Mapping[str, Mapping[str
         yield dataclasses.replace(row.utterance, features=found)
 
 
-def print_lengths(rows: Sequence[UtteranceClip], checked: Mapping[str, Checked], longest: float) -> int:
-    """Prints and returns how many clips are cut to `longest` seconds."""
-    over = [row for row in rows if checked[row.utterance.id].seconds > longest]
+def print_lengths(rows: Sequence[UtteranceClip], checked: Mapping[str, Checked], longest: float) -> dict[str, Any]:
+    """Prints how many clips are cut to `longest` seconds, and returns what the provenance says of it; the audit reads
+    the seconds."""
+    seconds = np.array([checked[row.utterance.id].seconds for row in rows])
+    over, total = int((seconds > longest).sum()), float(seconds.sum())
+    cut = float(np.maximum(seconds - longest, 0).sum())
     if over:
-        most = max(over, key=lambda row: checked[row.utterance.id].seconds)
+        most = int(seconds.argmax())
         print(
-            f"note: {len(over)} clips are longer than {longest:g} s and cut to their beginning; "
-            f"the longest, {most.clip.name}, has {checked[most.utterance.id].seconds:.1f} s"
+            f"note: {over} clips are longer than {longest:g} s and cut to their beginning, {cut:.4g} of {total:.4g} s "
+            f"in all ({100 * cut / total:.2g} %); the longest, {rows[most].clip.name}, has {seconds[most]:.1f} s"
         )
-    return len(over)
+    found: dict[str, Any] = {"clips_over_longest": over}
+    if over:
+        enough = least_limit(np.ceil(seconds).astype(np.int64), None)
+        found["seconds_over_longest"] = {"cut": round(cut, 2), "of": round(total, 2), "enough": enough}
+    return found
+
+
+def rates(encoders: Encoders) -> dict[str, float]:
+    """Returns how many time steps a second of a clip gives, by modality, where that is the same for all clips."""
+    found = {modality: encoder.steps_per_second for modality, encoder in encoders.items()}
+    return {modality: rate for modality, rate in found.items() if rate is not None}
 
 
 def print_faces(rows: Sequence[UtteranceClip], visual: Mapping[str, np.ndarray]) -> int:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
 from data_prep.encoders import media
 from data_prep.encoders.audio import Egemaps, SpeechEncoder
 from data_prep.encoders.extract import STREAMS, AnyEncoder
 from data_prep.encoders.feature_cache import THREADS
+from data_prep.encoders.hearing import MAX_SILENCE, level
 from data_prep.encoders.media import SLACK, Clip
 from data_prep.encoders.requests import Ready, Request, answer, id_of, parse
 from data_prep.encoders.speech_to_text import SpeechRecogniser
@@ -20,7 +19,6 @@ from data_prep.encoders.text import TextEncoder
 from data_prep.sentences import normalise
 from mer_jax.errors import UserError
 
-MAX_SILENCE = -60.0  # dB of full scale
 MAX_SECONDS = 30.0  # of sound to transcribe where no speech encoder sets a limit
 
 
@@ -92,7 +90,7 @@ class RequestEncoder:
         encoder, samples = self.encoders.get("audio"), None
         if isinstance(encoder, Egemaps | SpeechEncoder):
             samples = media.samples(clip, encoder.rate, encoder.longest)
-            loudest = _loudest(clip, samples)
+            loudest = level(clip, samples)
             ready.notes += [f"resampled from {rate} Hz to {encoder.rate} Hz"] * (rate != encoder.rate)
             ready.notes += _limits("audio", length, encoder.longest)
             if len(samples) < encoder.shortest * encoder.rate:
@@ -104,7 +102,7 @@ class RequestEncoder:
         if hear and self.recogniser is not None:
             if samples is None or encoder.rate != self.recogniser.rate:  # type: ignore[union-attr]
                 samples = media.samples(clip, self.recogniser.rate, longest)
-                loudest = _loudest(clip, samples)
+                loudest = level(clip, samples)
             ready.notes += _limits("text", length, longest)
             if loudest > MAX_SILENCE:
                 ready.sound = samples
@@ -164,14 +162,6 @@ class RequestEncoder:
             ready.notes.append("no text: no words were heard")
             if not ready.prepared:
                 ready.error = "; ".join(["nothing of it can be used", *ready.notes])
-
-
-def _loudest(clip: Clip, samples: np.ndarray) -> float:
-    """Returns the level in dB of full scale. Raises UserError for samples that are no numbers."""
-    peak = float(np.abs(samples).max())
-    if not np.isfinite(peak):
-        raise UserError(f"{clip.name}: its sound holds NaN or infinite values")
-    return 20 * float(np.log10(max(peak, 1e-10)))
 
 
 def _limits(modality: str, length: float, longest: float) -> list[str]:

@@ -27,7 +27,7 @@ class TextEncoder:
     """A frozen encoder of sentences and words. `layers` are the hidden layers that stand side by side in a state: 0 is
     the embedding, -1 the last."""
 
-    batch_size = SAVED_TOGETHER
+    batch_size, steps_per_second = SAVED_TOGETHER, None
 
     def __init__(
         self, name: str, layers: tuple[int, ...], cache: Path, *, pooling: str = "tokens", device: str = "auto"

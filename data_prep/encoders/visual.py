@@ -58,6 +58,7 @@ class FrameEncoder:
         self.layers = pretrained.resolve("--visual-layers", layers, name, depth) if layers else ()
         self.frames, self.per_second, self.pooling, self.longest = frames, per_second, pooling, longest
         self.tally = _without_face if faces else None
+        self.steps_per_second = per_second if pooling == "tokens" else None
         self.pooled = not layers and self._has_pooler()
         if layers:
             of = f"mean over the patches of {pretrained.layers_in_words(self.layers, depth)}"
@@ -142,6 +143,7 @@ class FrameCoder:
         decoder, detector = media.library(), face.library() if faces else None
         self.coding, self.size, self.frames, self.per_second, self.longest = coding, size, frames, per_second, longest
         self.tally = _without_face if faces else None
+        self.steps_per_second = per_second
         often = _often(frames, per_second)
         kind = f"JPEG of quality {QUALITY}" if coding == "jpeg" else "PNG"
         what = f", cut to the largest face ({face.CASCADE}; whole where none is found)" if faces else ""

@@ -4,11 +4,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_prep.packs import safe_pickle
-from data_prep.packs.rows import Pack, PackRow, shape_in_words, split_of, vector, whole_number
+from data_prep.packs.rows import Pack, PackRow, shape_in_words
+from data_prep.packs.values import label as label_of
+from data_prep.packs.values import part as split_of
+from data_prep.packs.values import vector
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
 
@@ -32,7 +36,7 @@ def read_folder(folder: Path) -> Pack:
                 PackRow(
                     id=name,
                     split=part,
-                    label=label,
+                    **label,
                     dialogue=dialogue if session else f"{part}_{dialogue}",  # MELD's numbers start again in every part
                     turn=turns[dialogue],
                     features=features,
@@ -47,7 +51,7 @@ def read_folder(folder: Path) -> Pack:
     return Pack("deepmsi", rows, [], {})
 
 
-def _utterance(part: Path, name: str) -> tuple[str | int, dict[str, np.ndarray]]:
+def _utterance(part: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the label and the features of an utterance, from whichever of its pickles are there."""
     label, features = None, {}
     for modality, (kind, field) in FOLDERS.items():
@@ -61,5 +65,4 @@ def _utterance(part: Path, name: str) -> tuple[str | int, dict[str, np.ndarray]]
         label, where = found.get("label", label), str(path)
     if label is None:
         raise UserError(f"{part / 'text' / name}.pkl: there is no label")
-    named = str(label) if isinstance(label, str) else whole_number(where, "label", label)
-    return named, {m: x for m, x in features.items() if x.size}
+    return label_of(where, label), {m: x for m, x in features.items() if x.size}

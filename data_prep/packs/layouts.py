@@ -1,46 +1,105 @@
 """The community's feature packs become rows: their layouts are recognised by structure."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.packs import safe_pickle
+from data_prep.packs import safe_pickle, tables, values
 from data_prep.packs.deepmsi import read_folder
-from data_prep.packs.mmsa import read_mmsa
-from data_prep.packs.rows import ALIASES, Pack, PackRow, rows_of, shape_in_words
+from data_prep.packs.mmsa import is_mmsa, read_mmsa
+from data_prep.packs.rows import DEFAULT, Pack, PackRow, Reading, rows_of, shape_in_words
 from data_prep.packs.tuples import TUPLES, Validation, misfit, read_tuple
-from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
 
 __all__ = ["LAYOUTS", "TUPLES", "Pack", "PackRow", "Validation", "read", "rows_of"]
 
 LAYOUTS = (*TUPLES, "mmsa", "deepmsi", "list")
+PICKLES = (".pkl", ".pickle", ".p", ".pk", ".pt", ".pth", ".bin", ".dat")
+BEGINNINGS = (b"\x80", b"PK")  # of pickles and torch files, whatever they are called
 
 
-def read(path: Path, layout: str | None, valid: Validation) -> Pack:
-    """Returns the pack in a pickle or folder. Raises UserError naming file, dialogue and field."""
+def read(
+    path: Path,
+    layout: str | None,
+    valid: Validation,
+    reading: Reading = DEFAULT,
+    mapping: Mapping[str, dict[str, Any]] | None = None,
+) -> Pack:
+    """Returns the pack in a pickle or folder. A mapping renames the fields of a list of dicts. Raises UserError naming
+    file, dialogue and field."""
     if path.is_dir():
+        if layout not in (None, "deepmsi"):
+            raise UserError(f"--layout={layout}: {path} is a folder, which only deepmsi is")
         return read_folder(path)
-    found = safe_pickle.load(path)
+    found = _load(path)
     layout = layout or recognise(path, found)
-    if layout == "mmsa":
-        return read_mmsa(path, found)
     if layout == "list":
-        return Pack("list", rows_of(str(path), found), [], {})
+        records = _records(path, found)
+        if mapping and (mapping.get("columns") or mapping.get("features") or mapping.get("values")):
+            reading = dataclasses.replace(reading, features=tables.features_of(mapping))
+            records = list(tables.renamed(path.name, records, mapping))
+        return rows_of(str(path), records, reading)
+    if mapping and (mapping.get("columns") or mapping.get("features")):
+        raise UserError(
+            f"--mapping: {path} is of the layout {layout}, whose fields are known: only [values.label] helps"
+        )
+    if layout == "mmsa":
+        if not is_mmsa(found):
+            raise UserError(f"{path}: {shape_in_words(found)} is not of the layout mmsa: a dict of parts, each a dict")
+        return read_mmsa(path, found, to_predict=reading.to_predict)
     if layout not in TUPLES:
         raise UserError(f"--layout={layout}: {path} is a file; deepmsi is a folder of pickles")
-    if not isinstance(found, tuple | list) or len(found) != len(TUPLES[layout].split()):
+    fields = TUPLES[layout].split()
+    if not isinstance(found, tuple | list) or len(found) != len(fields):
         raise UserError(f"{path}: {shape_in_words(found)} is not of the layout {layout}: {TUPLES[layout]}")
-    return read_tuple(path, layout, dict(zip(TUPLES[layout].split(), found, strict=True)), valid)
+    if wrong := misfit(fields, found):
+        raise UserError(f"{path} is not of the layout {layout}: {wrong}")
+    return read_tuple(path, layout, dict(zip(fields, found, strict=True)), valid)
+
+
+def _load(path: Path) -> Any:
+    if path.is_file() and path.suffix.lower() not in PICKLES:
+        with open(path, "rb") as file:
+            begins = file.read(2)
+        if not begins.startswith(BEGINNINGS):
+            raise UserError(
+                f"{path}: the ending {path.suffix or '(none)'} is none that is read here, and the file is no pickle; "
+                f"pickles end in {', '.join(PICKLES)}, tables in {', '.join(tables.ENDINGS)}"
+            )
+    return safe_pickle.load(path)
+
+
+def _records(path: Path, found: Any) -> list[dict[str, Any]]:
+    """Returns the utterances of a list of dicts; of a dict of such lists by part, and of a dict of dicts by id."""
+    if isinstance(found, list | tuple) and all(isinstance(x, Mapping) for x in found):
+        return [dict(record) for record in found]
+    if isinstance(found, Mapping) and all(isinstance(x, Mapping) for x in found.values()):
+        return [{"id": key} | dict(record) for key, record in found.items()]
+    if isinstance(found, Mapping) and all(_is_list(x) and str(key).strip() for key, x in found.items()):
+        parts = {values.part(path, key): x for key, x in found.items()}
+        return [{"split": part} | dict(record) for part, records in parts.items() for record in records]
+    raise UserError(
+        f"{path}: {shape_in_words(found)} is not of the layout list: a list of dicts, one an utterance; or a dict of "
+        "such lists by part, or of dicts by id"
+    )
+
+
+def _is_list(found: Any) -> bool:
+    return isinstance(found, list | tuple) and bool(found) and all(isinstance(x, Mapping) for x in found)
 
 
 def recognise(path: Path, found: Any) -> str:
     """Returns the name of the one layout that fits. Raises UserError if none or several do."""
+    if is_mmsa(found):
+        return "mmsa"
     if isinstance(found, Mapping):
-        if found and set(found) <= {*SPLITS, *ALIASES} and all(isinstance(part, Mapping) for part in found.values()):
-            return "mmsa"
+        of_parts = all(_is_list(part) and str(key).strip().casefold() in values.PARTS for key, part in found.items())
+        if found and (of_parts or all(isinstance(record, Mapping) for record in found.values())):
+            return "list"
         raise UserError(
-            f"{path}: {shape_in_words(found)} is of no known layout; name one with --layout ({', '.join(LAYOUTS)})"
+            f"{path}: {shape_in_words(found)} is of no known layout ({', '.join(LAYOUTS)}); python -m "
+            "data_prep.import_pack --help says what each holds"
         )
     if isinstance(found, list) and found and all(isinstance(x, Mapping) for x in found):
         return "list"
@@ -54,6 +113,6 @@ def recognise(path: Path, found: Any) -> str:
     fitting = "; ".join(f"{name}: {misfit or 'fits'}" for name, misfit in why.items())
     lengths = ", ".join(f"{name} {len(fields.split())}" for name, fields in TUPLES.items())
     raise UserError(
-        f"{path}: {shape_in_words(found)} fits {len(fits)} layouts ({fitting or 'they have ' + lengths}); "
-        "name it with --layout"
+        f"{path}: {shape_in_words(found)} fits {len(fits)} layouts ({fitting or 'they have ' + lengths})"
+        + ("; name it with --layout" if fits else "")
     )

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.packs.rows import Pack, PackRow, speaker_of, vector, whole_number, word
+from data_prep.packs import values
+from data_prep.packs.rows import Pack, PackRow
+from data_prep.packs.values import vector
 from data_prep.sentences import normalise
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
@@ -154,15 +156,15 @@ def _dialogue(path: Path, key: Any, name: str, part: str, fields: Mapping[str, A
         if text:  # four layers of one encoder, side by side
             features["text"] = np.concatenate([vector(where, f, fields[f][key][turn]) for f in text], axis=1)
         yield PackRow(
-            id=str(fields["ids"][key][turn]) if "ids" in fields else str(turn),
+            id=values.name(where, "id", fields["ids"][key][turn]) if "ids" in fields else str(turn),
             split=part,
-            label=whole_number(where, "label", fields["labels"][key][turn]),
+            **values.label(where, fields["labels"][key][turn]),
             dialogue=name,
             turn=turn,
             features={m: x for m, x in features.items() if x.size},
-            speaker=session + speaker_of(where, fields["speakers"][key][turn]),
+            speaker=session + values.speaker(where, fields["speakers"][key][turn]),
             session=session,
-            sentence=normalise(word(where, "sentence", fields["sentences"][key][turn])),
+            sentence=normalise(values.word(where, "sentence", fields["sentences"][key][turn])),
         )
 
 

@@ -16,11 +16,13 @@ from data_prep.encoders.extract import (
     digest,
     features_of,
     print_lengths,
+    rates,
     refuse_broken,
     utterances,
 )
+from data_prep.encoders.hearing import listen, told
 from data_prep.encoders.media import Checked, Clip
-from data_prep.importer import Source, checksums
+from data_prep.importer import Source, checksums, print_note
 from data_prep.raw.turns import SHORT, KnownIssues, Turn
 from mer_jax import files
 from mer_jax.data.corpus import Utterance
@@ -84,7 +86,7 @@ def read(
     issues = KnownIssues(handled, found)
     selection = select(turns, issues, arguments)
     encoder, chosen = flags.chosen_encoders(arguments)
-    rows, features, clips, broken = _features(selection, chosen, arguments, issues, halves)
+    rows, features, clips, over_longest, broken = _features(selection, chosen, arguments, issues, halves)
     for message in broken.values():
         print(f"left out: {message}", file=sys.stderr)
     return Source(
@@ -93,12 +95,14 @@ def read(
         labels=selection.labels,
         encoder=encoder,
         extractors={modality: encoder.extractor for modality, encoder in chosen.items()},
+        steps_per_second=rates(chosen),
         label_words=selection.words,
         protocol=selection.protocol,
         provenance={
             "arguments": {name: getattr(arguments, name) for name in CHOICES if name in arguments},
             "sources": {"annotations": fingerprint, **clips, **checksums(*lists)},
             "traps": issues.provenance(),
+            **over_longest,
             "left_out": sorted(broken),
             **{f"{modality}_encoder": encoder.identity for modality, encoder in chosen.items()},
         },
@@ -127,9 +131,9 @@ def _features(
     arguments: argparse.Namespace,
     issues: KnownIssues,
     half: Callable[[Turn], str],
-) -> tuple[list[UtteranceClip], dict[str, Mapping[str, Any]], dict[str, str], dict[str, str]]:
-    """Returns the rows that every encoder could read, by modality the features by id, sha256 of the clips, and what is
-    wrong with the other rows."""
+) -> tuple[list[UtteranceClip], dict[str, Mapping[str, Any]], dict[str, str], dict[str, Any], dict[str, str]]:
+    """Returns the rows that every encoder could read, by modality the features by id, sha256 of the clips, what was cut
+    of over-long ones, and what is wrong with the other rows."""
     of = {m: rows_of(selection, m, arguments.folder, half) for m in chosen if m in STREAMS}
     broken: dict[str, str] = {}
     checked: dict[str, dict[str, Checked]] = {}
@@ -144,10 +148,16 @@ def _features(
         refuse_broken({name: message for name, message in broken.items() if name not in selection.broken})
     rows = [UtteranceClip(u, Clip(u.id, Path()), u.id) for _, u in selection.chosen if u.id not in broken]
     rows, features, _ = features_of(rows, {}, {"text": chosen["text"]}, arguments.cache, skip_broken=False)
-    clips = {}
+    clips: dict[str, str] = {}
+    cut: list[dict[str, Any]] = []
     for modality, of_modality in of.items():
         kept = [row for row in of_modality if row.utterance.id not in broken]
+        cut.append(print_lengths(kept, checked[modality], arguments.longest))
         _lengths(kept, checked[modality], arguments.longest, issues)
+        if modality == "audio":
+            sounds, _ = listen(kept, checked[modality], arguments.cache)  # what cannot be read is told below
+            for note in told(sounds, kept)[0]:
+                print_note(note)
         _, found, unreadable = features_of(
             kept, checked[modality], {modality: chosen[modality]}, arguments.cache, skip_broken=arguments.skip_broken
         )
@@ -155,7 +165,8 @@ def _features(
         broken |= unreadable
         features |= found
         clips[f"{modality} clips"] = digest(kept, checked[modality])
-    return [row for row in rows if row.utterance.id not in broken], features, clips, broken
+    over_longest = max(cut, key=lambda found: found["clips_over_longest"], default={})
+    return [row for row in rows if row.utterance.id not in broken], features, clips, over_longest, broken
 
 
 def _check(
@@ -179,7 +190,6 @@ def _check(
 def _lengths(
     rows: Sequence[UtteranceClip], checked: Mapping[str, Checked], longest: float, issues: KnownIssues
 ) -> None:
-    print_lengths(rows, checked, longest)
     for row in rows:
         seconds = checked[row.utterance.id].seconds
         name = "clip-over-long" if seconds > longest else "clip-short" if seconds < SHORT else ""

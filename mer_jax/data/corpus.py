@@ -14,16 +14,17 @@ width, 3]. An utterance may lack a modality: it then has none of the three keys.
 `python -m mer_jax.data DIR` describes a corpus and verifies every byte of it.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mer_jax.data.corpus_files import ManifestFile, Version, index_columns
 from mer_jax.data.frames import CODINGS, EncodedFrames, decode_frames
 from mer_jax.data.records import Value, decode_example, encode_example, unframe_record
 from mer_jax.errors import UserError
@@ -232,10 +233,13 @@ class Corpus(Manifest):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": {}}
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        """At Python's exit the modules may be empty already, so that `os.close` cannot be looked up."""
         for descriptor in getattr(self, "_files", {}).values():
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+            try:  # noqa: SIM105 - nor can contextlib
+                close(descriptor)
+            except OSError:
+                pass
 
     def _read_index(self, shard: dict[str, Any]) -> dict[str, np.ndarray]:
         path, index = self.path / shard["file"], self.path / shard["index"]
@@ -247,9 +251,11 @@ class Corpus(Manifest):
             raise UserError(f"{index} is missing: a shard is read through the index written beside it. Restore it.")
         if sha256_of(index) != shard["index_sha256"]:
             raise UserError(f"{index} is damaged: its sha256 is not the manifest's. Restore it.")
-        with np.load(index, allow_pickle=False) as arrays:
-            unvoted = np.zeros((shard["count"], len(self.labels)), np.float32)  # corpora from before 0.6 hold no votes
-            return {"soft": unvoted, **arrays}
+        try:
+            with np.load(index, allow_pickle=False) as arrays:
+                return index_columns(arrays, shard, self.modalities, len(self.labels))
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{index} is no index of this mer_jax: {error}. Restore it.") from None
 
     def _check_labels(self) -> None:
         for bad in np.flatnonzero(~np.isin(self.index["label"], self.labels))[:1]:
@@ -268,16 +274,21 @@ def _read_manifest(folder: Path) -> bytes:
 
 
 def _parse_manifest(content: str | bytes, where: str) -> dict[str, Any]:
-    manifest = parse_json(content, where)
-    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    version = parse_json(content, where, Version)["schema_version"]
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{where}: schema_version is {version!r}, this mer_jax reads {SCHEMA_VERSION}. Rebuild the corpus."
         )
-    fields = ("name", "labels", "label_space", "label_embeddings", "modalities", "protocol", "splits", "shards")
-    for field in fields:
-        if not manifest.get(field):
-            raise UserError(f"{where}: field {field!r} is missing or empty. Restore the file.")
+    manifest = parse_json(content, where, ManifestFile, "Restore the file.")
+    labels, embeddings = manifest["labels"], manifest["label_embeddings"]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"{where}: field 'labels' names a class twice. Restore the file.")
+    if len(embeddings) != len(labels) or len({len(row) for row in embeddings}) > 1:
+        raise UserError(f"{where}: field 'label_embeddings' must hold one vector for each label. Restore the file.")
+    for shard in manifest["shards"]:
+        for name in (shard["file"], shard["index"]):
+            if name == ".." or Path(name).name != name:
+                raise UserError(f"{where}: a shard or index is {name!r:.200}; it must be a file of the same folder")
     for modality, spec in manifest["modalities"].items():
         check_tokens(where, modality, spec)
     return manifest

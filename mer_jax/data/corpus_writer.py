@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -18,6 +19,7 @@ from mer_jax.data.corpus import (
     SCHEMA_VERSION,
     SPLITS,
     TEXT_COLUMNS,
+    Corpus,
     Utterance,
     check_tokens,
     soft_label,
@@ -25,8 +27,12 @@ from mer_jax.data.corpus import (
 )
 from mer_jax.data.frames import CODINGS, EncodedFrames
 from mer_jax.data.records import frame_record
-from mer_jax.errors import UserError
+from mer_jax.errors import UserError, at
 from mer_jax.files import sha256_of, sync, write_atomically
+
+LONGEST_TEXT = 1000  # characters: an index gives every id the room of the longest
+MOST_SECONDS = 1e9
+NUMBERS = (int, float, np.integer, np.floating)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Description:
     `label_space` (or of an encoder of that name, which no modality uses); `label_words` are the words it was made of;
     `protocol` names and describes the split; `tokens[m]` says that a time step of m is so many tokens side by side;
     `trained_on[m]` names the splits on whose labels the features of m were trained: no other protocol may test on
-    these.
+    these. `steps_per_second[m]`: how many time steps of m a second of a clip gives, where that is the same for all.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Description:
     bayes_accuracy: Mapping[str, float] | None = None
     tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
     trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    steps_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class _Shard:
@@ -103,13 +110,15 @@ def write_corpus(
     """Writes an immutable corpus folder. It appears under its name only when complete; a killed writer leaves nothing
     there.
 
-    Raises UserError if `out` exists, an id occurs twice, a label, split, width or dtype is not as declared, or nothing
-    was given to write.
+    Raises UserError if `out` exists, an id occurs twice, a label, split, width or dtype is not as declared, something
+    would not be read as it was written, or nothing was given to write.
     """
     refuse_existing(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _check_description(description)
     partial = out.parent / f".{out.name}.partial"
-    with _lock(out.parent / f".{out.name}.lock"):
+    with at(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with at(out), _lock(out.parent / f".{out.name}.lock"):
         refuse_existing(out)
         shutil.rmtree(partial, ignore_errors=True)  # left by a writer that was killed: we hold its lock
         partial.mkdir()
@@ -117,6 +126,7 @@ def write_corpus(
             with contextlib.ExitStack() as stack:
                 manifest = _write_shards(partial, utterances, description, shard_records, stack)
             write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False))
+            Corpus(partial)  # what cannot be opened never gets its name
             os.rename(partial, out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -197,6 +207,10 @@ def _complete_specs(specs: dict[str, dict[str, Any]], description: Description) 
                 f"trained_on: {modality!r} is not declared, or {', '.join(splits)} are not of {', '.join(SPLITS)}"
             )
         specs[modality]["trained_on"] = list(splits)
+    for modality, rate in description.steps_per_second.items():
+        if modality not in specs or not 0 < rate < math.inf:
+            raise UserError(f"steps_per_second: {modality!r} is not declared, or {rate!r} is no number above 0")
+        specs[modality]["steps_per_second"] = rate
 
 
 def _manifest(
@@ -233,7 +247,8 @@ def _manifest(
 
 
 def _check(utterance: Utterance, description: Description, specs: dict[str, dict[str, Any]]) -> None:
-    where = f"utterance {utterance.id!r}"
+    where = f"utterance {shortened(utterance.id)}"
+    _check_readable(where, utterance)
     if utterance.label not in description.labels:
         raise UserError(f"{where}: label {utterance.label!r} is not one of {', '.join(description.labels)}")
     if utterance.split not in SPLITS:
@@ -254,6 +269,72 @@ def _check(utterance: Utterance, description: Description, specs: dict[str, dict
         spec["longest"] = max(spec["longest"], len(value))
 
 
+def _check_readable(where: str, utterance: Utterance) -> None:
+    """Raises UserError for what a record or an index cannot hold, so that it would come back as something else."""
+    for name in TEXT_COLUMNS:
+        check_text(f"{where}: {name}", getattr(utterance, name), LONGEST_TEXT)
+    if not utterance.id:
+        raise UserError(f"{where}: the id is empty; give every utterance its own")
+    check_text(f"{where}: sentence", utterance.sentence)
+    for vote in utterance.votes:
+        for text in vote:
+            check_text(f"{where}: a vote", text, LONGEST_TEXT)
+    turn = utterance.turn
+    if isinstance(turn, bool) or not isinstance(turn, int | np.integer) or not -(2**31) <= turn < 2**31:
+        raise UserError(
+            f"{where}: turn {shortened(turn)} is no whole number of 32 bits; count the turns of a dialogue from 0"
+        )
+    for name in ("start", "end"):
+        seconds = getattr(utterance, name)
+        if seconds is not None and not (
+            isinstance(seconds, NUMBERS) and abs(float(seconds)) <= MOST_SECONDS
+        ):  # nor NaN
+            raise UserError(f"{where}: {name} {shortened(seconds)} is no number of seconds up to {MOST_SECONDS:.0e}")
+
+
+def check_text(what: str, text: Any, longest: int | None = None) -> None:
+    """Raises UserError unless it is a string that comes back as it was written."""
+    if not isinstance(text, str):
+        raise UserError(f"{what} is {shortened(text)}, which is no text; write it as a string")
+    if longest is not None and len(text) > longest:
+        raise UserError(f"{what} {shortened(text)} has {len(text)} characters; at most {longest} are read quickly")
+    if longest is not None and "\0" in text:
+        raise UserError(f"{what} {shortened(text)} holds the character NUL, which is lost in an index; leave it out")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        bad = text[error.start]
+        raise UserError(
+            f"{what} {shortened(text)} holds half of a character ({bad!r}, a surrogate), which UTF-8 cannot "
+            "write; read the source with its right encoding"
+        ) from None
+
+
+def shortened(value: Any) -> str:
+    """A value of any length in a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
+
+
+def _check_description(description: Description) -> None:
+    """Raises UserError for what a manifest cannot say."""
+    for label in (*description.labels, *description.label_words):
+        check_text("a label", label, LONGEST_TEXT)
+    if len(set(description.labels)) < len(description.labels):
+        raise UserError(f"a label occurs twice in {', '.join(description.labels)}")
+    for name in ("name", "labels", "label_space", "extractors", "protocol"):
+        if not getattr(description, name):
+            raise UserError(f"the corpus's {name} is empty; say what it is")
+    if not np.isfinite(np.asarray(description.label_embeddings, np.float32)).all():
+        raise UserError("label_embeddings hold NaN or infinite values")
+    for name in ("name", "label_space", "extractors", "protocol", "provenance", "licence"):
+        try:
+            text = json.dumps(getattr(description, name), ensure_ascii=False)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the corpus's {name} cannot be written as JSON: {error}") from None
+        check_text(f"the corpus's {name}", text)
+
+
 def _spec(where: str, modality: str, value: Any) -> dict[str, Any]:
     """What all utterances of a modality have in common; frames have their size in `pixels`."""
     if isinstance(value, EncodedFrames):
@@ -263,9 +344,11 @@ def _spec(where: str, modality: str, value: Any) -> dict[str, Any]:
             )
         size = [value.height, value.width]
         return {"width": 3 * value.height * value.width, "dtype": value.coding, "pixels": size}
-    if value.ndim != 2 or value.shape[0] == 0 or value.dtype.name not in DTYPES:
+    if not isinstance(value, np.ndarray):
+        raise UserError(f"{where}: {modality} must be an array, not a {type(value).__name__}")
+    if value.ndim != 2 or 0 in value.shape or value.dtype.name not in DTYPES:
         raise UserError(
-            f"{where}: {modality} must be [time >= 1, width] of {' or '.join(DTYPES)}, "
+            f"{where}: {modality} must be [time >= 1, width >= 1] of {' or '.join(DTYPES)}, "
             f"not {list(value.shape)} of {value.dtype}"
         )
     return {"width": value.shape[1], "dtype": value.dtype.name}

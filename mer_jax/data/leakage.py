@@ -50,6 +50,17 @@ def leakage(corpus: Corpus, fold: Fold, sentences: Mapping[int, str]) -> Leaks:
     return leaks
 
 
+def knowing(corpus: Corpus, fold: Fold, modalities: Sequence[str]) -> np.ndarray:
+    """Bool[valid]: of which utterances of the validation part training knows something: others of their dialogue train,
+    or features that are read were trained on their labels."""
+    dialogue, written = corpus.index["dialogue"], corpus.index["split"]
+    known = np.unique(dialogue[fold.train])
+    found = np.isin(dialogue[fold.valid], known[known != ""])
+    for m in modalities:
+        found |= np.isin(written[fold.valid], list(corpus.modalities[m].get("trained_on", ())) or [""])
+    return found
+
+
 def leak_lines(split: Split, leaks: Sequence[Leaks]) -> list[str]:
     """For the console: what the parts share, over all folds together; `leaks` has one entry per fold."""
     lines = []

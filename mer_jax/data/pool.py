@@ -22,7 +22,7 @@ class UtterancePool:
     rows: np.ndarray
     targets: Mapping[str, np.ndarray]
     lengths: Mapping[str, np.ndarray]
-    cut: Mapping[str, np.ndarray]  # Bool: which sequences were longer
+    whole: Mapping[str, np.ndarray]  # how many there were before sequences were cut
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -37,7 +37,7 @@ def select_utterances(
         rows=rows,
         targets=targets,
         lengths={m: np.minimum(full[m], limit) for m, limit in max_lengths.items()},
-        cut={m: full[m] > limit for m, limit in max_lengths.items()},
+        whole=full,
     )
 
 

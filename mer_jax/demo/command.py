@@ -6,20 +6,23 @@
 The page shows the probability of every class, what each modality, word and time step adds to the decision, and of a
 clip how it goes on over time. It needs `pip install -e ".[demo,prep]"` and a run whose corpus was made of clips or
 sentences by this project's own encoders (`python -m data_prep.clips`, …): they encode what is given as they did the
-corpus. Nothing leaves the machine; nobody else reaches the page, unless --host lets them; what was uploaded is deleted
-at the end.
+corpus. Nothing leaves the machine; nobody else reaches the page, unless --host lets them, by the names of --allow-host;
+what was uploaded is deleted after ten minutes and at the end.
 """
 
 import argparse
+import functools
 import os
 import signal
 import socket
 import sys
 import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 
 from mer_jax.demo.answers import Answers
+from mer_jax.demo.guard import LOOPBACK, Guard
 from mer_jax.demo.page import build_page, served
 from mer_jax.errors import UserError, reported
 from mer_jax.predict.encoder_client import EncoderClient
@@ -43,6 +46,8 @@ def flags() -> argparse.ArgumentParser:
     add("--port", type=int, default=7860, metavar="N", help="default: %(default)s")
     host = "where to listen; default: %(default)s, for this machine alone"
     add("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
+    names = "a name of this machine by which others reach the page, beside that of --host; may be given again"
+    add("--allow-host", action="append", default=[], metavar="NAME", help=names)
     mean = "the mean of the chosen point's, without reasons"
     add("--replica", metavar="R", help=f"a replica's number or name, or `all`: {mean}; default: the first of these")
     add_encoder_flags(parser)
@@ -64,7 +69,9 @@ def serve(arguments: argparse.Namespace) -> None:
         stop = stop_on_signals()
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         page = build_page(gradio, answers, hears_words=bool(arguments.asr))
-        with served(page, gradio.themes.Base, host, arguments.port):
+        hosts = (*LOOPBACK, arguments.host, *arguments.allow_host)
+        guard = functools.partial(Guard, hosts=hosts, uploads=Path(uploads))
+        with served(page, gradio.themes.Base, host, arguments.port, guard):
             print(f"the page is at http://{host}:{arguments.port}; Ctrl-C ends it", file=sys.stderr, flush=True)
             stop.wait()
 

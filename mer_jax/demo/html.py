@@ -2,11 +2,11 @@
 from outside is escaped. No JAX."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 
+from mer_jax.plain import escaped
 from mer_jax.tasks import Task
 
 STYLE = """
@@ -49,24 +49,24 @@ def nothing() -> str:
 
 def problem(message: str) -> str:
     """What is wrong with the input."""
-    return f'<p class="note alarm" role="alert"><strong>That did not work.</strong> {escape(message)}</p>'
+    return f'<p class="note alarm" role="alert"><strong>That did not work.</strong> {escaped(message)}</p>'
 
 
 def answer(found: Any, task: Task) -> str:
     """What is likely, the likeliest first, what was noted on the way, and why."""
     ranked = sorted(task.shares(found.output).items(), key=lambda pair: -pair[1])
     rows = [
-        f'<tr{" class=best" if i == 0 else ""}><th scope="row">{escape(name)}</th>'
+        f'<tr{" class=best" if i == 0 else ""}><th scope="row">{escaped(name)}</th>'
         f'<td class="share"><i class="for" style="width:{100 * share:.1f}%"></i></td><td>{100 * share:.1f} %</td></tr>'
         for i, (name, share) in enumerate(ranked)
     ]
     notes = (
-        f'<p class="note{" alarm" if note.startswith("silence") else ""}">{escape(note[:1].upper() + note[1:])}.</p>'
+        f'<p class="note{" alarm" if note.startswith("silence") else ""}">{escaped(note[:1].upper() + note[1:])}.</p>'
         for note in found.notes
     )
     parts = [
-        f"<h2>{escape(str(found.prediction))}</h2>",
-        f"<p>“{escape(found.sentence)}”</p>" if found.sentence else "",
+        f"<h2>{escaped(str(found.prediction))}</h2>",
+        f"<p>“{escaped(found.sentence)}”</p>" if found.sentence else "",
         *notes,
         f'<table aria-label="Probabilities">{"".join(rows)}</table>',
         reasons(str(found.prediction), found.attribution, found.words) if found.attribution else "",
@@ -81,22 +81,22 @@ def reasons(name: str, why: Any, words: Sequence[str]) -> str:
     rows, steps = "", ""
     for m in sorted(sizes, key=lambda m: -sizes[m]):
         if m not in why.integrated_gradients:
-            rows += f'<tr><th scope="row">{escape(m)}</th><td class="share"></td><td></td><td>not given</td></tr>'
+            rows += f'<tr><th scope="row">{escaped(m)}</th><td class="share"></td><td></td><td>not given</td></tr>'
             continue
         kind, width = "against" if why.shapley[m] < 0 else "for", 50 * sizes[m] / largest
         style = f"margin-left:{50 - width * (kind == 'against'):.1f}%;width:{width:.1f}%"
         rows += (
-            f'<tr><th scope="row">{escape(m)}</th><td class="share"><i class="{kind}" style="{style}"></i></td>'
+            f'<tr><th scope="row">{escaped(m)}</th><td class="share"><i class="{kind}" style="{style}"></i></td>'
             f"<td>{why.shapley[m]:+.2f}</td><td>{100 * sizes[m] / total:.0f} %</td></tr>"
         )
         values = why.integrated_gradients[m]
         if m == "text" and len(words) >= len(values):
             steps += f"<h3>Words</h3>{marked_words(words, values)}"
         else:
-            steps += f"<h3>{escape(m.capitalize())}, step by step</h3>{step_bars(values)}"
+            steps += f"<h3>{escaped(m.capitalize())}, step by step</h3>{step_bars(values)}"
     return (
         f'<h3>What decided</h3><table>{rows}</table><p class="faint">What each modality adds to the score (logit) of '
-        f"“{escape(name)}”, its Shapley value, and its share of them all; to the left: it speaks against it.</p>"
+        f"“{escaped(name)}”, its Shapley value, and its share of them all; to the left: it speaks against it.</p>"
         f'{steps}<p class="faint">What each word or time step adds to that score, against an average one (integrated '
         "gradients): blue for it, orange (downwards, dotted) against it; the stronger, the more. [mark]: a token of "
         "the encoder’s own.</p>"
@@ -109,7 +109,7 @@ def marked_words(pieces: Sequence[str], values: np.ndarray) -> str:
     largest = max(abs(value) for _, value in words) or 1.0
     spans = (
         f'<span{"" if value >= 0 else " class=less"} style="--share:{0.6 * abs(value) / largest:.2f}" '
-        f'title="{value:+.3f}">{escape(word) or "<small>[mark]</small>"}</span>'
+        f'title="{value:+.3f}">{escaped(word) or "<small>[mark]</small>"}</span>'
         for word, value in words
     )
     return f'<p class="words">{" ".join(spans)}</p>'
@@ -150,8 +150,8 @@ def timeline(found: Sequence[Any], task: Task) -> str:
     rows = ""
     for name in task.decision_names():
         cells = "".join(_cell(one, name, task) for one in found)
-        rows += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
-    wrong = "".join(f"<p>{one.start:g}–{one.end:g} s: {escape(one.error)}</p>" for one in found if one.error)
+        rows += f'<tr><th scope="row">{escaped(name)}</th>{cells}</tr>'
+    wrong = "".join(f"<p>{one.start:g}–{one.end:g} s: {escaped(one.error)}</p>" for one in found if one.error)
     return (
         '<h3>Over time, in percent</h3><div class="wide" role="region" tabindex="0" aria-label="Over time"><table><tr>'
         f"<td></td>{head}</tr>{rows}</table></div>{wrong}"

@@ -1,7 +1,7 @@
 """The page in Gradio's terms, and its server."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ from mer_jax.demo.answers import MAX_LETTERS, Answers
 from mer_jax.predict.requests import MEDIA
 
 MAX_UPLOAD = "500mb"
+DELETED = (60, 600)  # so many seconds apart uploads are deleted that are so old
 
 
 def build_page(gr: Any, answers: Answers, *, hears_words: bool) -> Any:
     """The page. gr: Gradio; hears_words: whether a clip's words are recognised."""
     model = answers.model
     title = f"mer_jax: {Path(model.workdir).resolve().name}"
-    with gr.Blocks(title=title, analytics_enabled=False) as built:
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=DELETED) as built:
         known = ", ".join(model.task.decision_names())
         gr.Markdown(f"# {title}\nIt reads {' and '.join(model.modalities)} and knows {known}.")
         with gr.Row():
@@ -47,8 +48,9 @@ def input_fields(gr: Any, modalities: Any, hears_words: bool) -> list[Any]:
 
 
 @contextlib.contextmanager
-def served(page: Any, theme: Any, host: str, port: int) -> Iterator[None]:
-    """The server runs inside. There is no share link, and nothing from elsewhere: the fonts are the system's."""
+def served(page: Any, theme: Any, host: str, port: int, guard: Callable[[Any], Any]) -> Iterator[None]:
+    """The server runs inside, behind what `guard` makes of its app. There is no share link, and nothing from elsewhere:
+    the fonts are the system's."""
     look = theme(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     look = look.set(body_text_color_subdued="#6a7076", body_text_color_subdued_dark="#9aa1a8")
     try:
@@ -68,6 +70,7 @@ def served(page: Any, theme: Any, host: str, port: int) -> Iterator[None]:
             mcp_server=False,
             enable_monitoring=False,
             run_history=False,
+            app_kwargs={"middleware": [(guard, (), {})]},
         )
         yield
     finally:

@@ -13,11 +13,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mer_jax.data.batch import Batch, where_real
+from mer_jax.evaluation.path_integral import integrate
 from mer_jax.models.family import Family
 from mer_jax.tasks import Task
 from mer_jax.training import step
-
-PATH_STEPS = 32  # points of the path of integrated gradients
 
 
 class BatchAttribution(NamedTuple):
@@ -28,7 +27,9 @@ class BatchAttribution(NamedTuple):
     integrated_gradients[m]: Float[batch, time] (Sundararajan et al. 2017, arXiv 1703.01365), of the logit that the
     task explains, summed over the features of a time step. The path begins where the family says: at the training
     part's mean, or where all steps are the utterance's own mean (ours). Over all time steps of all modalities they sum
-    to the logit less the one where the path begins, as nearly as `PATH_STEPS` points of it and VSC's choices allow.
+    to the logit less the one where the path begins, but for the gap. gap: Float[batch], by which share of that change
+    they miss it. points: Int[batch], gradients along the path; see `integrate`. VSC's choices can be jumps of the
+    logit, over which no gradient leads however many points there are.
     attention[m], kept: as in `models.family.Outputs`; kept is None without compression."""
 
     logits: Any
@@ -36,6 +37,8 @@ class BatchAttribution(NamedTuple):
     integrated_gradients: dict[str, Any]
     attention: dict[str, Any]
     kept: Any
+    gap: Any = None
+    points: Any = None
 
 
 def subsets(count: int) -> Bool[np.ndarray, "subsets count"]:
@@ -88,23 +91,25 @@ def shapley_by_modality(
 def attribute(
     apply: Callable[..., Any], model: step.EvalState, batch: Batch, *, task: Task, family: Family
 ) -> BatchAttribution:
-    """Everything; a forward pass for every set of modalities, and a gradient for each of `PATH_STEPS` points."""
+    """Everything; a forward pass for every set of modalities, and what `integrate` costs."""
     outputs, values = shapley_by_modality(apply, model, batch)
-    batch = step.standardize(batch, model.input_stats)
-    explained = task.explained(outputs["logits"])
+    gradients, gap, points = integrated_gradients(apply, model, batch, task=task, family=family)
+    return BatchAttribution(
+        outputs["logits"], values, gradients, outputs["attention"], outputs.get("kept"), gap, points
+    )
 
-    def logit(features: dict[str, Array]) -> Float[Array, ""]:
+
+def integrated_gradients(
+    apply: Callable[..., Any], model: step.EvalState, batch: Batch, *, task: Task, family: Family
+) -> tuple[dict[str, Array], Float[Array, "batch"], Any]:
+    """`integrated_gradients`, `gap` and `points` of `BatchAttribution`. The batch is as it was read."""
+    batch = step.standardize(batch, model.input_stats)
+    explained = task.explained(apply(model.params, model.model_state, batch)[0]["logits"])
+
+    def logit(features: dict[str, Array]) -> Float[Array, "batch"]:
         at = dataclasses.replace(batch, features=features)
-        return (apply(model.params, model.model_state, at)[0]["logits"] * explained).sum()
+        return (apply(model.params, model.model_state, at)[0]["logits"] * explained).sum(-1)
 
     start = family.attribution_baseline(batch.features, batch.mask)
-    path = jax.tree.map(jnp.subtract, batch.features, start)
-
-    def along(total: dict[str, Array], share: Float[Array, ""]) -> tuple[dict[str, Array], None]:
-        slope = jax.grad(logit)(jax.tree.map(lambda a, d: a + share * d, start, path))
-        return jax.tree.map(jnp.add, total, slope), None
-
-    shares = (jnp.arange(PATH_STEPS, dtype=jnp.float32) + 0.5) / PATH_STEPS
-    total, _ = jax.lax.scan(along, jax.tree.map(jnp.zeros_like, path), shares)
-    gradients = {m: (x * total[m] / PATH_STEPS).sum(range(2, x.ndim)) for m, x in path.items()}
-    return BatchAttribution(outputs["logits"], values, gradients, outputs["attention"], outputs.get("kept"))
+    gradients, gap, points = integrate(logit, start, batch.features)
+    return {m: x.sum(range(2, x.ndim)) for m, x in gradients.items()}, gap, points

@@ -10,29 +10,32 @@ from mer_jax import config as config_lib
 from mer_jax.config import Experiment
 from mer_jax.data import leakage, protocols
 from mer_jax.data.corpus import Corpus
+from mer_jax.data.leakage import knowing
 from mer_jax.errors import UserError
+from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.evaluation.inspection import (
     MAX_ERRORS,
     MAX_INSPECTED,
     attribution_summary,
+    completeness,
+    completeness_in_words,
     compute_inspection_outputs,
     pca_projection,
 )
 from mer_jax.evaluation.predictions import format_predictions
 from mer_jax.evaluation.summary import Tests, print_summary, summarise_points
-from mer_jax.files import read_json
 from mer_jax.runtime import run_log
 from mer_jax.runtime.console import console
 from mer_jax.tasks import Task
 from mer_jax.training.compiled import steps_per_epoch
 from mer_jax.training.resume import restore_finished
 from mer_jax.training.setup import Run
-from mer_jax.training.workdir import identity, is_finished, versions
+from mer_jax.training.workdir import identity, is_finished, versions, with_old_defaults
 
 
-def finish(run: Run, leaks: list[Any], cost: run_log.Cost) -> dict[str, Any]:
+def finish(run: Run, leaks: list[Any], cost: run_log.Cost, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Scores valid and test with the best models, writes predictions, what there is to see of them and metrics.json,
-    and prints the table."""
+    and prints the table. checkpoint: which one holds these models."""
     results, tests = score_parts(run)
     config, corpus, replicas = run.config, run.corpus, run.groups.replicas
     entries = [(replicas[r].name, *found) for r, found in tests.items()]
@@ -47,12 +50,15 @@ def finish(run: Run, leaks: list[Any], cost: run_log.Cost) -> dict[str, Any]:
         "data": {
             "name": corpus.manifest["name"],
             "manifest_sha256": corpus.manifest_sha256,
+            "unread": {one.modality: one.to_json() for one in run.data.unread},
+            "problems": list(run.data.problems),
             "counts": {fold.name: c for fold, c in zip(run.split.folds, run.data.counts, strict=True)},
         },
         "valid": chosen["valid"],
         "test": chosen["test"],
         "points": points,
         "replicas": results,
+        "checkpoint": checkpoint,
         "config": config_lib.to_dict(config),
         "versions": versions(),
     }
@@ -95,7 +101,11 @@ def write_inspection(run: Run, r: int, rows: np.ndarray, predicted: np.ndarray) 
     projection = pca_projection(run.corpus, run.data.pool, rows[some], outputs)
     run_log.write_json(run.workdir / "map.json", projection | replica)
     summary = attribution_summary(run.task, run.corpus, run.data, rows, predicted, some, outputs, wrong)
-    run_log.write_json(run.workdir / "explain.json", summary | replica)
+    found = completeness(run.steps.apply, best, run.data.batches, rows, run.task, run.steps.family)
+    words = completeness_in_words(found)
+    console.print(words)
+    about = {"integrated_gradients": found | {"in_words": words}}
+    run_log.write_json(run.workdir / "explain.json", summary | about | replica)
 
 
 def score_parts(run: Run) -> tuple[list[dict[str, Any]], Tests]:
@@ -117,7 +127,13 @@ def score_parts(run: Run) -> tuple[list[dict[str, Any]], Tests]:
         if r in done:
             fold = run.data.folds[replica.fold]
             soft = run.corpus.soft_labels(run.data.pool.rows[fold.test])
-            truth = {"valid": run.data.targets(fold.valid), "test": run.data.targets(fold.test), "soft": soft}
+            truth = {
+                "valid": run.data.targets(fold.valid),
+                "test": run.data.targets(fold.test),
+                "soft": soft,
+                "dialogues": run.corpus.index["dialogue"][run.data.pool.rows[fold.valid]],
+                "knowing": knowing(run.corpus, run.split.folds[replica.fold], run.config.data.modalities),
+            }
             about |= {"valid": task.score(valid[r]), "test": task.score(test[r])}
             about |= task.analyse(valid[r], test[r], truth)
         results.append(about)
@@ -136,12 +152,20 @@ def print_result(task: Task, result: dict[str, Any], workdir: epath.Path) -> Non
 
 def score_again(config: Experiment, corpus: Corpus, workdir: epath.Path) -> int:
     """Scores the best models of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
+    config = with_old_defaults(config, workdir)
     if not is_finished(config, workdir, identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=eval finishes it")
-    known = read_json(workdir / "metrics.json")
+    known = metrics_of(workdir / "metrics.json")
+    untested = {
+        r["name"]: r for r in known["replicas"] if "calibration" in r and "scaling" not in r["calibration"]
+    }  # fitted by a version that did not try whether a temperature helps
     run = restore_finished(config, corpus, workdir)
     results, _ = score_parts(run)
     print_result(run.task, known, workdir)
+    for result in results:
+        if result["name"] in untested:
+            old = untested[result["name"]]["calibration"]
+            result["calibration"] |= {name: old[name] for name in ("temperature", "test_scaled")}
     before, now = ({r["name"]: r for r in found} for found in (known["replicas"], results))
     differences = config_lib.differences(before, json.loads(json.dumps(now)))
     changed = [

@@ -4,32 +4,20 @@ import dataclasses
 import datetime
 import functools
 import itertools
-import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from mer_jax import run_files, schema
 from mer_jax.errors import UserError
 from mer_jax.evaluation.predictions import Predictions, damaged, read_lines, read_predictions
-from mer_jax.files import read_json
+from mer_jax.files import load_json, read_json
 from mer_jax.old_runs import read_config
 from mer_jax.tasks import Task, task_of_results
 
 NEEDED_FILES = ("metrics.json", "predictions.jsonl")
-# Files that a run may have, and what they must hold.
-OPTIONAL_FILES = {
-    "map": ("replica", "method", "ids", "x", "y"),
-    "cost": ("sessions",),
-    "explain": ("replica", "utterances_used", "shares", "mistakes"),
-    "robustness": ("definition", "replicas", "noise", "floor"),
-}
-STEPS_FIELDS = ("began", "from_step", "to_step", "seconds")
-MACHINE_FIELDS = ("devices", "kind", "platform", "processes", "hosts", "cpus", "peak_memory_bytes")
-MISTAKE_FIELDS = ("id", "label", "prediction", "probability", "modalities")
-SPLIT_FIELDS = ("name", "title", "description", "leaky", "split_sha256", "leakage")
-SELECTION_FIELDS = ("selection", "selects_on", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +43,12 @@ class FinishedRun:
 
     @functools.cached_property
     def extra(self) -> dict[str, dict[str, Any]]:
-        """What the OPTIONAL_FILES that there are hold, by name."""
-        return {name: value for name in OPTIONAL_FILES if (value := read_optional(self.path, name)) is not None}
+        """What the optional files that there are hold, by name."""
+        return {
+            name: value
+            for name in run_files.OPTIONAL_FILES
+            if (value := read_optional(self.path, name, self.task)) is not None
+        }
 
     @functools.cached_property
     def unfinished_folds(self) -> dict[int, list[str]]:
@@ -91,11 +83,7 @@ def read_run(folder: epath.PathLike) -> FinishedRun:
     """Raises UserError if the folder holds no finished run, one of another version, or a damaged one."""
     path = epath.Path(folder)
     metrics = read_metrics(path)
-    try:
-        check_metrics(metrics)
-        task = task_of_results(metrics)
-    except (KeyError, TypeError) as error:
-        raise other_version(path / "metrics.json", error) from None
+    task = task_of_results(metrics)
     metrics["config"] = read_config(metrics["config"])
     number, chosen = next((i, point) for i, point in enumerate(metrics["points"]) if point["chosen"])
     replicas = {r["name"]: r for r in metrics["replicas"] if r["point"] == number and r["status"] == "finished"}
@@ -106,53 +94,46 @@ def read_run(folder: epath.PathLike) -> FinishedRun:
     return run
 
 
-def read_metrics(folder: epath.PathLike) -> Any:
-    """metrics.json; raises UserError where no run has finished."""
+def read_metrics(folder: epath.PathLike) -> dict[str, Any]:
+    """metrics.json, checked; raises UserError where no run has finished, or the file is damaged."""
     folder = epath.Path(folder)
     for name in NEEDED_FILES:
         if not (folder / name).exists():
             what = f"is not a finished run: it has no {name}" if folder.is_dir() else "does not exist"
             raise UserError(f"{folder} {what}. Give the workdir of a run that has ended.")
-    return read_json(folder / "metrics.json")
+    return metrics_of(folder / "metrics.json")
 
 
-def check_metrics(metrics: Any) -> None:
-    """Raises KeyError or TypeError unless metrics.json has what runs of every task have. A score may be missing: the
-    run may be older than the score."""
-    require(metrics, "", ("protocol", "data", "points", "replicas", "config", "versions"))
-    require(metrics["protocol"], "protocol", SPLIT_FIELDS + SELECTION_FIELDS)
-    require(metrics["data"], "data", ("name", "manifest_sha256", "counts"))
-    for i, point in enumerate(metrics["points"]):
-        require(point, f"points.{i}", ("values", "chosen", "replicas", "diverged", "valid", "test"))
-        for part in ("valid", "test"):
-            require(point[part], f"points.{i}.{part}", ())
-    if not any(point["chosen"] for point in metrics["points"]):
-        raise TypeError("no point is chosen")
+def metrics_of(path: epath.PathLike) -> dict[str, Any]:
+    """What a metrics.json holds. Raises UserError, naming the field, if it is not what runs of its task have."""
+    advice = "Restore it, or run it again in a new workdir."
+    metrics = read_json(path, run_files.Metrics, advice)
+    try:
+        _check_places(metrics)
+        task = task_of_results(metrics)
+        task.check_results(metrics)
+        for i, point in enumerate(metrics["points"]):
+            for score in task.metrics.keys() & point.get("ensemble", {}).keys():
+                found = {f"points.{i}.ensemble": {score: point["ensemble"][score]}}
+                schema.check(found, dict[str, dict[str, run_files.EnsembleScore]])
+    except ValueError as error:
+        raise UserError(f"{path} is not what this mer_jax writes: {error}. {advice}") from None
+    return metrics
+
+
+def _check_places(metrics: dict[str, Any]) -> None:
+    """Raises ValueError unless replicas lie in points and folds that there are, and one point is chosen."""
+    points, counts = metrics["points"], metrics["data"]["counts"]
+    if (chosen := sum(point["chosen"] for point in points)) != 1:
+        raise ValueError(f"field 'points': {'several points are' if chosen else 'no point is'} chosen")
+    names = [replica["name"] for replica in metrics["replicas"]]
+    if len(set(names)) < len(names):
+        raise ValueError("field 'replicas': two have the same name")
     for i, replica in enumerate(metrics["replicas"]):
-        require(replica, f"replicas.{i}", ("name", "fold", "seed", "point", "status", "step"))
-        require(metrics["data"]["counts"], "data.counts", (replica["fold"],))
-        fold = metrics["data"]["counts"][replica["fold"]]
-        require(fold, f"data.counts.{replica['fold']}", ("train", "valid", "test"))
-
-
-def require(tree: Any, where: str, fields: Sequence[str]) -> None:
-    """Raises KeyError, naming the first field that is missing, and TypeError for what has no fields at all."""
-    if not isinstance(tree, dict):
-        raise TypeError(f"{where or 'it'} is no object with fields")
-    for field in fields:
-        if field not in tree:
-            raise KeyError(f"{where}.{field}" if where else field)
-
-
-def other_version(path: epath.PathLike, error: Exception) -> UserError:
-    return UserError(
-        f"{path} is not what this mer_jax writes of a finished run: {_reason(error)}. Restore it, or run it again in a "
-        "new workdir."
-    )
-
-
-def _reason(error: Exception) -> str:
-    return f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+        if replica["fold"] not in counts:
+            raise ValueError(f"field 'replicas.{i}.fold': 'data.counts' has no {replica['fold']!r}")
+        if replica["point"] >= len(points):
+            raise ValueError(f"field 'replicas.{i}.point': there are {len(points)} points")
 
 
 def refuse_incomplete(run: FinishedRun) -> None:
@@ -183,48 +164,52 @@ def read_history(file: epath.Path, known: set[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, line in read_lines(file) if file.exists() else ():
         try:
-            row = json.loads(line)
-            require(row, "", ("epoch", "replica", "valid"))
-            require(row["valid"], "valid", ("loss",))
+            row = load_json(line)
+            schema.check(row, run_files.Evaluated)
+            if "loss" not in row["valid"]:
+                raise ValueError("field 'valid.loss' is missing")
             if row["replica"] not in known:
                 raise ValueError(f"metrics.json has no replica {row['replica']!r}")
-        except KeyError as error:
-            raise damaged(file, number, ValueError(f"it has no field {error}")) from None
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise damaged(file, number, error) from None
         rows.append(row)
     return rows
 
 
-def read_optional(folder: epath.Path, name: str) -> Any:
-    """What NAME.json of the OPTIONAL_FILES holds; None if there is none. Raises UserError if it is damaged."""
-    file = folder / f"{name}.json"
+def read_optional(folder: epath.Path, name: str, task: Task) -> Any:
+    """What NAME.json of the optional files holds; None if there is none. Raises UserError if it is damaged."""
+    file, advice = folder / f"{name}.json", "Restore it, or remove it: the page then goes without"
     if not file.exists():
         return None
-    value = read_json(file)
+    value = read_json(file, run_files.OPTIONAL_FILES[name], advice)
     try:
-        _check_optional(name, value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{file} is not what this mer_jax writes: {_reason(error)}. Restore it, or remove it: the page then goes "
-            "without"
-        ) from None
+        _check_optional(name, value, task)
+    except ValueError as error:
+        raise UserError(f"{file} is not what this mer_jax writes: {error}. {advice}") from None
     return value
 
 
-def _check_optional(name: str, value: Any) -> None:
-    """Raises KeyError, TypeError or ValueError."""
-    require(value, "", OPTIONAL_FILES[name])
+def _check_optional(name: str, value: Any, task: Task) -> None:
+    """Raises ValueError for what types do not say."""
     if name == "cost":
-        for i, session in enumerate(value["sessions"]):
-            require(session, f"sessions.{i}", STEPS_FIELDS + MACHINE_FIELDS)
+        for session in value["sessions"]:
             datetime.datetime.fromisoformat(session["began"])
-    if name == "explain":
-        require(value["shares"], "shares", ("modalities", "per_class"))
-        for i, mistake in enumerate(value["mistakes"]):
-            require(mistake, f"mistakes.{i}", MISTAKE_FIELDS)
     if name == "map" and not len(value["ids"]) == len(value["x"]) == len(value["y"]):
-        raise TypeError("ids, x and y are not of one length")
+        raise ValueError("fields 'ids', 'x' and 'y' are not of one length")
+    if name == "robustness":
+        for kind, places in (("missing", "rates"), ("noise", "sigmas")):
+            for modality, curve in value.get(kind, {}).items():
+                _check_curve(f"{kind}.{modality}", curve, places, task.metrics.keys() & value["floor"].keys())
+
+
+def _check_curve(where: str, curve: dict[str, Any], places: str, scores: Collection[str]) -> None:
+    for name in (places, *scores):
+        if not curve.get(name):
+            raise ValueError(f"field '{where}.{name}' is missing or empty")
+    for score in scores:
+        schema.check({where: {score: curve[score]}}, dict[str, dict[str, list[run_files.Scored]]])
+        if len(curve[score]) != len(curve[places]):
+            raise ValueError(f"fields '{where}.{score}' and '{where}.{places}' are not of one length")
 
 
 def same_targets(a: FinishedRun, b: FinishedRun) -> bool:

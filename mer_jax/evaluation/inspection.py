@@ -11,7 +11,8 @@ from mer_jax.data import loader
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.loader import BatchSource
 from mer_jax.data.pool import UtterancePool
-from mer_jax.evaluation import attribution
+from mer_jax.evaluation import attribution, path_integral
+from mer_jax.models.family import Family
 from mer_jax.runtime import distributed, sharding
 from mer_jax.tasks import Task
 from mer_jax.training import step
@@ -19,6 +20,7 @@ from mer_jax.training.prepare import TrainingData
 
 MAX_INSPECTED = 2000  # test utterances that are looked at, at most, evenly drawn
 MAX_ERRORS = 20  # confident mistakes that are explained
+MAX_EVIDENCE = 16  # test utterances whose integrated gradients are tried for completeness
 MAX_STEPS = 5  # time steps that are named of a mistake
 
 
@@ -50,6 +52,49 @@ def compute_inspection_outputs(
         "attention": [one["attention"] for one in members],
         "kept": [one["kept"] for one in members],
     }
+
+
+def completeness(
+    apply: Callable[..., Any], model: step.EvalState, batches: BatchSource, rows: np.ndarray, task: Task, family: Family
+) -> dict[str, Any]:
+    """How nearly integrated gradients add up to what they explain, on a few of these rows of the pool: the gaps of
+    `attribution.BatchAttribution`, and how many gradients they took. Frames are left out: hundreds of passes through a
+    backbone for each would be more than the run's own cost."""
+    if batches.view is not None:
+        return {"utterances": 0, "left_out": "the model reads frames, for which they would take too long"}
+    some = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAX_EVIDENCE)).astype(int))]
+
+    @functools.partial(jax.jit, static_argnums=3, out_shardings=sharding.replicated(batches.mesh))
+    def explain(model: step.EvalState, source: Any, row_positions: Any, lengths: loader.PaddedLengths) -> Any:
+        batch = loader.materialize_batch(source, row_positions, lengths)
+        return attribution.integrated_gradients(apply, model, batch, task=task, family=family)[1:]
+
+    gaps, points = [], []
+    for source, positions, lengths, here in batches.evaluation([some], MAX_EVIDENCE, 1):
+        at = sharding.device_put_global(positions[0], sharding.batch_sharding(batches.mesh))
+        gap, used = distributed.to_host(explain(model, source, at, lengths))
+        gaps += gap[here[0] >= 0].tolist()
+        points += used[here[0] >= 0].tolist()
+    return {
+        "utterances": len(gaps),
+        "median_gap": round(float(np.median(gaps)), 4),
+        "largest_gap": round(max(gaps), 4),
+        "incomplete": sum(gap >= path_integral.COMPLETE for gap in gaps),
+        "most_gradients": max(points),
+    }
+
+
+def completeness_in_words(found: dict[str, Any]) -> str:
+    """What `completeness` found, for console and report."""
+    if not found["utterances"]:
+        return f"integrated gradients were not tried for completeness: {found['left_out']}"
+    limit = f"{100 * path_integral.COMPLETE:g} %"
+    rest = f"{found['incomplete']} of them miss {limit} or more, and say so when they are predicted"
+    return (
+        f"integrated gradients of {found['utterances']} test utterances miss {100 * found['median_gap']:.1f} % of what "
+        f"they explain (median; at most {100 * found['largest_gap']:.1f} %), with up to {found['most_gradients']} "
+        f"gradients; {rest if found['incomplete'] else f'all are below {limit}'}"
+    )
 
 
 def pca_projection(corpus: Corpus, pool: UtterancePool, rows: np.ndarray, outputs: dict[str, Any]) -> dict[str, Any]:

@@ -39,12 +39,13 @@ import rich.table
 from etils import epath
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from mer_jax import files
+from mer_jax import files, run_files
 from mer_jax.config import Experiment
 from mer_jax.data import loader
 from mer_jax.data.batch import Batch, where_real
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
+from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.evaluation.robustness_curves import (
     RATES,
     SEED,
@@ -67,7 +68,7 @@ from mer_jax.tasks import Task, task_of
 from mer_jax.training import step
 from mer_jax.training.resume import restore_finished
 from mer_jax.training.setup import Run
-from mer_jax.training.workdir import identity, is_finished
+from mer_jax.training.workdir import identity, is_finished, with_old_defaults
 
 FILE = "robustness.json"
 DEFINITION = {
@@ -182,9 +183,10 @@ def measure(
     """Writes and shows the robustness of a finished run; returns what the file holds. Raises UserError if the run is
     not finished, or the one beside it cannot be compared with."""
     workdir = epath.Path(workdir)
+    config = with_old_defaults(config, workdir)
     if not is_finished(config, workdir, identity(config, corpus), allow_config_change=False):
         raise UserError(f"{workdir} holds no finished run; the same command without --mode=robustness finishes it")
-    known = files.read_json(workdir / "metrics.json")
+    known = metrics_of(workdir / "metrics.json")
     about = {
         "name": known["data"]["name"],
         "protocol": known["protocol"]["title"],
@@ -240,15 +242,16 @@ def read_beside(folder: epath.Path, about: dict[str, Any], workdir: epath.Path, 
             f"--beside={folder}: there is no {FILE}; it is made by `python -m mer_jax.main --workdir={folder} "
             "--mode=robustness` with the --config of that run"
         )
-    found = files.read_json(path)
+    advice = "Make it again with --mode=robustness."
+    found = files.read_json(path, run_files.RobustnessBeside, advice)
     mine = about | {"missing": list(RATES), "noise": list(SIGMAS)}
     try:
         theirs = {name: found[name] for name in about}
         for kind, at in (("missing", "rates"), ("noise", "sigmas")):
             theirs[kind] = next((of[at] for of in found[kind].values()), mine[kind])
         _ = [means(of, score) for kind in ("missing", "noise") for of in found[kind].values() for score in scores]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{path} is not what --mode=robustness writes; make it again") from None
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is not what --mode=robustness writes. {advice}") from None
     for name in ("manifest_sha256", "split_sha256", "seed", "missing", "noise"):
         if mine[name] != theirs[name]:
             raise UserError(

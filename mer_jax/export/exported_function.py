@@ -48,7 +48,8 @@ def export_function(model: Predictor, replica: int) -> ExportedFunction:
 
 def longest_of(model: Predictor) -> dict[str, int]:
     """The time steps of the longest sequences that the run used."""
-    return {m: min(n, model.modalities[m]["longest"]) for m, n in max_lengths(model.config.data).items()}
+    limits = max_lengths(model.config.data, model.manifest.manifest)
+    return {m: min(n, model.modalities[m]["longest"]) for m, n in limits.items()}
 
 
 def fixed_lengths_of(model: Predictor) -> dict[str, int]:

@@ -21,19 +21,19 @@ class Metric:
     direction: Literal["max", "min"] = "max"
     unit: str = "percent"
 
-    def format(self, value: float) -> str:
+    def format(self, value: int | float) -> str:
         """A score as a table shows it: in percent if it is a fraction."""
         return f"{100 * value:.1f}" if self.unit == "percent" else f"{value:.4f}"
 
-    def format_mean(self, found: Mapping[str, float | None] | None) -> str:
+    def format_mean(self, found: Mapping[str, int | float | None] | None) -> str:
         """`58.9 ± 1.1`, of what `mean_sd` gives; `-` if no replica has the score."""
         if found is None or found["mean"] is None:
             return "-"
         return self.format(found["mean"]) + ("" if found["sd"] is None else f" ± {self.format(found['sd'])}")
 
-    def format_interval(self, interval: Mapping[str, float] | None) -> str:
+    def format_interval(self, interval: Mapping[str, int | float] | None) -> str:
         """`55.0–61.2`; `-` where there is none."""
-        if interval is None or "low" not in interval:  # see `bootstrap`
+        if interval is None or not {"low", "high"} <= interval.keys():  # see `bootstrap`
             return "-"
         return f"{self.format(interval['low'])}–{self.format(interval['high'])}"
 

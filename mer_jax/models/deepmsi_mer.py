@@ -18,17 +18,8 @@ from mer_jax.config import Experiment, LossSettings, group, require, setting, sp
 from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family, vsc
-from mer_jax.models.layers import (
-    Number,
-    drop_steps,
-    dropout,
-    is_off,
-    masked_mean,
-    split_key,
-    sweepable,
-    unit,
-    value_of,
-)
+from mer_jax.models.fusion import EarlyFusion, MLPBlock, ProjectionHead, dense
+from mer_jax.models.layers import Number, drop_steps, is_off, masked_mean, split_key, sweepable, unit, value_of
 from mer_jax.models.losses import contrastive
 from mer_jax.models.tcn import TCN
 from mer_jax.tasks import Task
@@ -123,54 +114,6 @@ class Outputs(family.Outputs):
     temperature: Array
 
 
-class MLPBlock(nnx.Module):
-    """Dense, norm, LeakyReLU(0.01), dropout; the norm is BatchNorm as published, else LayerNorm."""
-
-    def __init__(self, inputs: int, outputs: int, rate: Number, *, published: bool, rngs: nnx.Rngs):
-        self.rate, self.published = sweepable(rate), published
-        self.dense = nnx.Linear(inputs, outputs, rngs=rngs)
-        self.norm: Any = (
-            nnx.BatchNorm(outputs, momentum=0.9, epsilon=1e-5, rngs=rngs)
-            if published
-            else nnx.LayerNorm(outputs, rngs=rngs)
-        )
-
-    def __call__(
-        self, x: Float[Array, "batch feat"], real: Bool[Array, "batch"], *, key: PRNGKeyArray | None
-    ) -> Float[Array, "batch dim"]:
-        """real: the rows that BatchNorm's statistics are of."""
-        x = self.dense(x)
-        x = self.norm(x, use_running_average=key is None, mask=real[:, None]) if self.published else self.norm(x)
-        return dropout(nnx.leaky_relu(x, 0.01), self.rate, key)
-
-
-class EarlyFusion(nnx.Module):
-    """Pooled text and audio -> the guide t_cls, as wide as a visual token."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int, rate: Number, *, published: bool, rngs: nnx.Rngs):
-        self.hidden = MLPBlock(inputs, hidden, rate, published=published, rngs=rngs)
-        self.out = nnx.Linear(hidden, outputs, rngs=rngs)
-
-    def __call__(
-        self, x: Float[Array, "batch feat"], real: Bool[Array, "batch"], *, key: PRNGKeyArray | None
-    ) -> Float[Array, "batch dim"]:
-        return self.out(self.hidden(x, real, key=key))
-
-
-class ProjectionHead(nnx.Module):
-    """p = W x; LayerNorm(p + dropout(W2 GELU(p)))"""
-
-    def __init__(self, inputs: int, outputs: int, rate: Number, *, rngs: nnx.Rngs):
-        self.rate = sweepable(rate)
-        self.project = nnx.Linear(inputs, outputs, rngs=rngs)
-        self.mix = nnx.Linear(outputs, outputs, rngs=rngs)
-        self.norm = nnx.LayerNorm(outputs, epsilon=1e-5, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "batch feat"], *, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
-        p = self.project(x)
-        return self.norm(p + dropout(self.mix(nnx.gelu(p, approximate=False)), self.rate, key))
-
-
 @dataclasses.dataclass(frozen=True)
 class VisualInput:
     """What a visual time step is. tokens: how many lie side by side in it (1: a step is a frame's one vector, and VSC
@@ -217,14 +160,14 @@ class DeepMSIMER(nnx.Module):
         if "visual" in widths:
             self._visual_layers(settings, widths, rngs)
             sizes["visual"] = settings.tcn_widths[-1]
+        how: Any = {"published": self.published, "rngs": rngs}
         rate = settings.projection_dropout
-        heads = {m: ProjectionHead(sizes[m], settings.projection, rate, rngs=rngs) for m in self.modalities}
+        heads = {m: ProjectionHead(sizes[m], settings.projection, rate, **how) for m in self.modalities}
         self.heads = nnx.Dict(heads)
         late = (len(self.modalities) * settings.projection, *settings.late_widths)
         steps = zip(late, settings.late_widths, strict=False)
-        blocks = [MLPBlock(a, b, settings.dropout, published=self.published, rngs=rngs) for a, b in steps]
-        self.late = nnx.List(blocks)
-        self.classifier = nnx.Linear(settings.late_widths[-1], outputs, rngs=rngs)
+        self.late = nnx.List([MLPBlock(a, b, settings.dropout, **how) for a, b in steps])
+        self.classifier = dense(settings.late_widths[-1], outputs, **how)
         self.temperature = sweepable(temperature)
         if learn_temperature:
             self.log_temperature = nnx.Param(jnp.log(jnp.float32(temperature)))
@@ -393,6 +336,7 @@ def build_with(
         module=module,
         objective=functools.partial(objective, task=task),
         sentence=SENTENCE,
+        reached=lambda path: config.model.variant == "fixed" or path[0] != "early",
         # VSC keeps a share of the visual steps, and the TCN plans by how many there are.
         fixed_lengths=("visual",),
     )

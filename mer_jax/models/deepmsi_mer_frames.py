@@ -96,6 +96,9 @@ class DeepMSIFramesExperiment(DeepMSIExperiment):
         require(known, "backbone.trainable_stages", backbone.trainable_stages, choices)
         patches = f"a multiple of backbone.patch = {backbone.patch}"
         require(self.frames.size % backbone.patch == 0, "frames.size", self.frames.size, patches)
+        if self.model.variant == "published":
+            scratch = "empty with model.variant=published: public Swin V2 has no bias on keys and no norm behind VSC"
+            require(not backbone.weights, "backbone.weights", backbone.weights, scratch)
         if self.model.vsc:
             self._check_compression()
 
@@ -186,13 +189,13 @@ def backbone_of(config: DeepMSIFramesExperiment) -> Callable[[nnx.Rngs], swin.Sw
         rematerialize=settings.rematerialize,
         frames_per_group=settings.frames_per_group,
         frozen_stages=max(0, learns.start),
+        published=model.variant == "published",
     )
     compression = swin.StageCompression(
         stage=settings.vsc_stage - 1,
         grid_sides=settings.vsc_grid_sides if model.vsc else (),
         threshold=model.threshold,
         alpha=model.alpha,
-        published=model.variant == "published",
     )
     return lambda rngs: swin.SwinV2(architecture, compression, rngs=rngs)
 

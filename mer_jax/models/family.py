@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mer_jax import old_runs
+from mer_jax import old_runs, schema
 from mer_jax.config import Experiment, fields, fields_without_result, flatten
 from mer_jax.data.batch import Batch, where_real
 from mer_jax.data.corpus import Manifest
@@ -80,7 +80,8 @@ class Family:
     objective(config, outputs, batch, prior) -> (the loss, its terms by name).
     sentence: what the model is, for cards and reports.
     after_update(config, old params, new params, outputs, batch) -> the new params, with the last word on them.
-    frozen(path): whether a parameter does not learn. lr_factor(path): factor on a parameter's learning rate.
+    frozen(path): whether a parameter does not learn. reached(path): whether the loss depends on it at all; one that it
+    does not reach keeps its start, without decay, as in torch. lr_factor(path): factor on its learning rate.
     start: arrays of the model that are given instead of drawn. notes: what a person should know before training.
     attribution_baseline(features, mask) -> where the path of integrated gradients begins.
     fixed_lengths: modalities of which the model must know how many time steps there are when it is compiled.
@@ -91,6 +92,7 @@ class Family:
     sentence: str
     after_update: Callable[[Any, Any, Any, Any, Batch], Any] = keep_update
     frozen: Callable[[Path], bool] = lambda path: False
+    reached: Callable[[Path], bool] = lambda path: True
     lr_factor: Callable[[Path], float] | None = None
     start: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -132,12 +134,17 @@ def experiment_from(tree: dict[str, Any]) -> Experiment:
     """The experiment whose `config.to_dict` this is; raises UserError if its family has other fields. A field that
     changes no result may be missing, and runs of earlier versions may call fields otherwise."""
     tree = old_runs.read_config(tree)
-    config = experiment_type(tree["family"])()
+    experiment = experiment_type(tree["family"])
+    config = experiment()
     known = fields(config)
     given = {name: value for name, value in flatten(tree).items() if name != "family"}
     missing = known.keys() - given.keys() - fields_without_result(config)
     if other := sorted(missing | (given.keys() - known.keys())):
         raise UserError(f"the config is of another version of mer_jax: what differs is {', '.join(other)}")
+    try:
+        schema.check({name: value for name, value in tree.items() if name != "family"}, experiment)
+    except ValueError as error:
+        raise UserError(f"the config is damaged: {error}") from None
     for name, value in given.items():
         *holder, last = name.split(".")
         owner = getattr(config, holder[0]) if holder else config

@@ -31,6 +31,34 @@ def is_off(number: Any) -> bool:
     return isinstance(number, float | int) and number == 0
 
 
+def torch_start(inputs: int) -> dict[str, Any]:
+    """Initialisers of kernel and bias of a Dense layer or a convolution, as torch draws both if nobody says otherwise:
+    evenly within 1 / sqrt(inputs), the number of inputs of one output."""
+    bound = inputs**-0.5
+
+    def draw(key: PRNGKeyArray, shape: Any, dtype: Any = jnp.float32, **_: Any) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return {"kernel_init": draw, "bias_init": draw}
+
+
+class BatchNorm(nnx.BatchNorm):
+    """torch's: what it keeps for evaluation is the unbiased variance, that of a batch of B rows times B / (B - 1)."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        super().__init__(width, momentum=0.9, epsilon=1e-5, rngs=rngs)
+
+    def normalize(
+        self, x: Float[Array, "batch feat"], real: Bool[Array, "batch"], *, training: bool
+    ) -> Float[Array, "batch feat"]:
+        """real: the rows that the statistics are of."""
+        before, rows = self.momentum * self.var[...], real.sum(dtype=jnp.int32).astype(self.var[...].dtype)
+        y = self(x, use_running_average=not training, mask=real[:, None])
+        if training:
+            self.var[...] = before + (self.var[...] - before) * (rows / jnp.maximum(rows - 1, 1))
+        return y
+
+
 def dropout(x: Float[Array, "*shape"], rate: Any, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
     """Inverted dropout; `key` None leaves x as it is. rate: what `sweepable` kept."""
     if key is None or is_off(rate):
@@ -68,7 +96,8 @@ def unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
-def _sums_in(x: Array) -> Any:
+def at_least_float32(x: Array) -> Any:
+    """The type in which numbers of the type of x are summed or compared."""
     return x.dtype if x.dtype == jnp.float64 else jnp.float32
 
 
@@ -76,7 +105,7 @@ def _sums_in(x: Array) -> Any:
 def product(x: Float[Array, "batch time feat"], kernel: Float[Array, "feat dim"]) -> Float[Array, "batch time dim"]:
     """x @ kernel. It and its gradients ask for sums in float32 at least and round them: XLA's CPU backend has fast
     kernels for bfloat16 products only in that form (twice as fast at 112 x 3072 x 1024)."""
-    return jnp.einsum("btf,fd->btd", x, kernel, preferred_element_type=_sums_in(x)).astype(x.dtype)
+    return jnp.einsum("btf,fd->btd", x, kernel, preferred_element_type=at_least_float32(x)).astype(x.dtype)
 
 
 def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -85,8 +114,8 @@ def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 
 def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    by_x = jnp.einsum("btd,fd->btf", g, kernel, preferred_element_type=_sums_in(x)).astype(x.dtype)
-    by_kernel = jnp.einsum("btf,btd->fd", x, g, preferred_element_type=_sums_in(x)).astype(kernel.dtype)
+    by_x = jnp.einsum("btd,fd->btf", g, kernel, preferred_element_type=at_least_float32(x)).astype(x.dtype)
+    by_kernel = jnp.einsum("btf,btd->fd", x, g, preferred_element_type=at_least_float32(x)).astype(kernel.dtype)
     return by_x, by_kernel
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mer_jax.models.layers import Number
+from mer_jax.models.layers import Number, at_least_float32
 
 
 def weighted_mean(x: Float[Array, "batch"], weight: Float[Array, "batch"]) -> Float[Array, ""]:
@@ -60,7 +60,8 @@ def contrastive(
     published. `per_positive`: l_i is the mean over i's positives, the loss the mean over the anchors that have any.
     Exactly zero where there is no positive pair. The batch is the global one: under jit over a mesh nothing is split
     off."""
-    s = jnp.einsum("id,jd->ij", anchor, other).astype(jnp.float32) / temperature
+    s = jnp.einsum("id,jd->ij", anchor, other)
+    s = s.astype(at_least_float32(s)) / temperature
     real = (weight[:, None] > 0) & (weight[None] > 0)
     same = label[:, None] == label[None]
     positive = same & real & ~jnp.eye(len(label), dtype=bool)

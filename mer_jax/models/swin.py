@@ -17,71 +17,17 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mer_jax.models import vsc
-from mer_jax.models.layers import Number, split_key, sweepable, unit, value_of
+from mer_jax.models.layers import Number, at_least_float32, split_key, sweepable, torch_start, unit, value_of
+from mer_jax.models.windows import into_windows, offsets, out_of_windows, pairs, tiling
 
 HOTTEST = math.log(100)  # the most that a head multiplies its cosines with, as a logarithm
-NO_PAIR = -1e9
-SMALL = nnx.initializers.truncated_normal(0.02)
+NO_PAIR, PUBLISHED_NO_PAIR = -1e9, -100.0
 
 
-class Tiling(NamedTuple):
-    """How a grid [height, width] is cut into windows: their size, how many, and by how much it is rolled before."""
-
-    window: tuple[int, int]
-    number: tuple[int, int]
-    shift: tuple[int, int]
-
-
-def tiling(grid: tuple[int, int], window: int, shifted: bool) -> Tiling:
-    """As few windows as are not larger than `window`, as even as can be; `shifted` by half a window where there are
-    several.
-
-    A grid that they do not divide is filled up with tokens that nothing attends to. transformers (and timm) keep
-    `window` there and fill up with zeros that are attended to: where `window` does not divide a larger grid, features
-    are not theirs."""
-    count = tuple(-(-side // window) for side in grid)
-    size = tuple(-(-side // n) for side, n in zip(grid, count, strict=True))
-    shift = tuple(w // 2 if shifted and n > 1 else 0 for w, n in zip(size, count, strict=True))
-    return Tiling(size, count, shift)  # type: ignore[arg-type]
-
-
-def pairs(grid: tuple[int, int], tiles: Tiling) -> Bool[np.ndarray, "windows query key"] | None:
-    """Which tokens of each window may see each other: those that were neighbours before the grid was rolled; None if
-    all."""
-    region: Any = 0
-    for axis, (side, window, count, shift) in enumerate(zip(grid, *tiles, strict=True)):
-        size = window * count
-        at = np.arange(size)
-        part = (at >= size - window).astype(int) + (at >= size - shift) if shift else np.zeros(size, int)
-        part[(at + shift) % size >= side] = 3  # filled up
-        region = 4 * region + np.expand_dims(part, 1 - axis)
-    found = into_windows(np.asarray(region)[None, ..., None], tiles)[..., 0]
-    same = found[:, :, None] == found[:, None]
-    return None if same.all() else same
-
-
-def into_windows(x: Any, tiles: Tiling) -> Any:
-    """[frames, height, width, dim] -> [frames * windows, tokens of a window, dim]"""
-    (i, j), (r, c), _ = tiles
-    return einops.rearrange(x, "n (r i) (c j) d -> (n r c) (i j) d", i=i, j=j, r=r, c=c)
-
-
-def out_of_windows(x: Any, tiles: Tiling) -> Any:
-    (i, j), (r, c), _ = tiles
-    return einops.rearrange(x, "(n r c) (i j) d -> n (r i) (c j) d", i=i, j=j, r=r, c=c)
-
-
-def offsets(window: tuple[int, int], pretrained: int = 0) -> Float[np.ndarray, "query key 2"]:
-    """Of every pair of a window's tokens, query minus key in rows and columns, on a log scale: sign(d) log2(1 + |d|) /
-    3 with d scaled so that the largest is 8 (section 3.3).
-
-    pretrained: the window that the weights were trained with, if that was another: its largest offset is then what is
-    8."""
-    rows, columns = np.meshgrid(*map(np.arange, window), indexing="ij")
-    place = np.stack([rows, columns], -1).reshape(-1, 2)
-    most = [max(1, (pretrained or side) - 1) for side in window]
-    d = 8.0 * (place[:, None] - place[None]) / np.array(most)
-    return (np.sign(d) * np.log2(np.abs(d) + 1) / 3).astype(np.float32)
+def small(published: bool) -> nnx.Initializer:
+    """How kernels start: normal with deviation 0.02, cut off at two of these; not cut off as published, where timm cuts
+    at 2 instead."""
+    return nnx.initializers.normal(0.02) if published else nnx.initializers.truncated_normal(0.02)
 
 
 def drop_path(x: Float[Array, "frames *rest"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "frames *rest"]:
@@ -95,17 +41,19 @@ def drop_path(x: Float[Array, "frames *rest"], rate: float, key: PRNGKeyArray | 
 
 class WindowAttention(nnx.Module):
     """Cosine attention within windows (sections 3.2, 3.3): softmax of exp(min(scale, ln 100)) cos(q, k) + 16
-    sigmoid(MLP(offset))."""
+    sigmoid(MLP(offset)). published: keys have a bias, too, offsets are scaled by the window's side, and from pairs that
+    must not see each other 100 is taken."""
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
-        self.heads = heads
-        self.query = nnx.Linear(width, width, kernel_init=SMALL, rngs=rngs)
-        self.key = nnx.Linear(width, width, use_bias=False, kernel_init=SMALL, rngs=rngs)
-        self.value = nnx.Linear(width, width, kernel_init=SMALL, rngs=rngs)
-        self.out = nnx.Linear(width, width, kernel_init=SMALL, rngs=rngs)
+    def __init__(self, width: int, heads: int, *, published: bool = False, rngs: nnx.Rngs):
+        start = small(published)
+        self.heads, self.published = heads, published
+        self.query = nnx.Linear(width, width, kernel_init=start, rngs=rngs)
+        self.key = nnx.Linear(width, width, use_bias=published, kernel_init=start, rngs=rngs)
+        self.value = nnx.Linear(width, width, kernel_init=start, rngs=rngs)
+        self.out = nnx.Linear(width, width, kernel_init=start, rngs=rngs)
         self.log_scale = nnx.Param(jnp.full((heads,), math.log(10)))
-        self.bias_in = nnx.Linear(2, 512, kernel_init=SMALL, rngs=rngs)
-        self.bias_out = nnx.Linear(512, heads, use_bias=False, kernel_init=SMALL, rngs=rngs)
+        self.bias_in = nnx.Linear(2, 512, kernel_init=start, rngs=rngs)
+        self.bias_out = nnx.Linear(512, heads, use_bias=False, kernel_init=start, rngs=rngs)
 
     def __call__(
         self,
@@ -119,22 +67,25 @@ class WindowAttention(nnx.Module):
             einops.rearrange(y, "w t (h d) -> w t h d", h=self.heads)
             for y in (self.query(x), self.key(x), self.value(x))
         )
-        scale = jnp.exp(jnp.minimum(self.log_scale[...].astype(jnp.float32), HOTTEST))
-        q = (unit(q.astype(jnp.float32)) * scale[None, None, :, None]).astype(x.dtype)
-        k = unit(k.astype(jnp.float32)).astype(x.dtype)
-        score = jnp.einsum("wqhd,wkhd->whqk", q, k, preferred_element_type=jnp.float32)
+        wide = at_least_float32(x)
+        scale = jnp.exp(jnp.minimum(self.log_scale[...].astype(wide), HOTTEST))
+        q = (unit(q.astype(wide)) * scale[None, None, :, None]).astype(x.dtype)
+        k = unit(k.astype(wide)).astype(x.dtype)
+        score = jnp.einsum("wqhd,wkhd->whqk", q, k, preferred_element_type=wide)
         score = score + self._bias(window, pretrained, x.dtype)[None]
         if mask is not None:
+            seen = mask[None, :, None]
             score = einops.rearrange(score, "(n w) h q k -> n w h q k", w=len(mask))
-            score = jnp.where(mask[None, :, None], score, NO_PAIR)
+            score = jnp.where(seen, score, score + PUBLISHED_NO_PAIR if self.published else NO_PAIR)
             score = einops.rearrange(score, "n w h q k -> (n w) h q k")
         mixed = jnp.einsum("whqk,wkhd->wqhd", jax.nn.softmax(score, axis=-1).astype(x.dtype), v)
         return self.out(einops.rearrange(mixed, "w q h d -> w q (h d)"))
 
     def _bias(self, window: tuple[int, int], pretrained: int, dtype: Any) -> Float[Array, "heads query key"]:
-        every = offsets(window, pretrained)
+        every = offsets(window, pretrained, self.published)
         some, which = np.unique(every.reshape(-1, 2), axis=0, return_inverse=True)
-        table = self.bias_out(nnx.relu(self.bias_in(jnp.asarray(some, dtype)))).astype(jnp.float32)
+        table = self.bias_out(nnx.relu(self.bias_in(jnp.asarray(some, dtype))))
+        table = table.astype(at_least_float32(table))
         bias = table[which.reshape(every.shape[:2]).astype(np.int32)]
         return 16 * jax.nn.sigmoid(einops.rearrange(bias, "q k h -> h q k"))
 
@@ -145,18 +96,32 @@ class Compression(NamedTuple):
     side: int
     threshold: float | Float[Array, ""]
     alpha: float | Float[Array, ""]
-    published: bool
 
 
 class Block(nnx.Module):
-    """x + LN(attention(x)), then x + LN(MLP(x)): the norm is on the branch (res-post-norm, section 3.1)."""
+    """x + LN(attention(x)), then x + LN(MLP(x)): the norm is on the branch (res-post-norm, section 3.1). A block that
+    compresses does so in between. published: that one starts from a = attention(x) alone, a + LN(a), and has one more
+    norm behind VSC, without a way around it."""
 
-    def __init__(self, width: int, heads: int, mlp: int, rate: float, *, rngs: nnx.Rngs):
-        self.rate = rate
-        self.attention = WindowAttention(width, heads, rngs=rngs)
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp: int,
+        rate: float,
+        *,
+        published: bool = False,
+        compresses: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        start = small(published)
+        self.rate, self.published = rate, published
+        self.attention = WindowAttention(width, heads, published=published, rngs=rngs)
         self.attention_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-        self.mlp_in = nnx.Linear(width, mlp * width, kernel_init=SMALL, rngs=rngs)
-        self.mlp_out = nnx.Linear(mlp * width, width, kernel_init=SMALL, rngs=rngs)
+        normed = published and compresses
+        self.compression_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs) if normed else None
+        self.mlp_in = nnx.Linear(width, mlp * width, kernel_init=start, rngs=rngs)
+        self.mlp_out = nnx.Linear(mlp * width, width, kernel_init=start, rngs=rngs)
         self.mlp_norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
 
     def __call__(
@@ -171,26 +136,24 @@ class Block(nnx.Module):
         published_shift_mask: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "frames kept_height kept_width dim"], vsc.Kept | None]:
-        """compression: VSC between attention and MLP; as published without the shortcut around the attention. Returns
-        what became of the tokens, too. published_shift_mask: as published, every shifted window is masked as if it
-        were the only one."""
-        first, second = split_key(key, 2)
-        y = self.attention_norm(self._attend(x, window, shifted, pretrained, published_shift_mask))
-        if compression is None or not compression.published:
-            y = x + drop_path(y, self.rate, first)
-        kept = None
+        """compression: VSC between attention and MLP, of a block that compresses. Returns what became of the tokens,
+        too. published_shift_mask: every shifted window is masked as if it were the only one."""
+        first, last, *between = split_key(key, 2 if self.compression_norm is None else 3)
+        y, kept = self._attend(x, window, shifted, pretrained, published_shift_mask), None
+        around = x if self.compression_norm is None else y
+        y = around + drop_path(self.attention_norm(y), self.rate, first)
         if compression is not None:
-            y, kept = compress_grid(y, guide, compression)
-            if compression.published:
-                y = drop_path(y, self.rate, first)
-        return y + drop_path(self.mlp_norm(self._mlp(y)), self.rate, second), kept
+            y, kept = compress_grid(y, guide, compression, self.published)
+            if self.compression_norm is not None:
+                y = drop_path(self.compression_norm(y), self.rate, between[0])
+        return y + drop_path(self.mlp_norm(self._mlp(y)), self.rate, last), kept
 
     def _mlp(self, x: Array) -> Array:
         return self.mlp_out(nnx.gelu(self.mlp_in(x), approximate=False))
 
     def _attend(self, x: Array, window: int, shifted: bool, pretrained: int, published_shift_mask: bool) -> Array:
         grid = (x.shape[1], x.shape[2])
-        tiles = tiling(grid, window, shifted)
+        tiles = tiling(grid, window, shifted, self.published)
         filled = [(0, w * n - side) for side, w, n in zip(grid, tiles.window, tiles.number, strict=True)]
         x = jnp.pad(x, ((0, 0), *filled, (0, 0)))
         x = jnp.roll(x, [-shift for shift in tiles.shift], (1, 2))
@@ -204,7 +167,10 @@ class Block(nnx.Module):
 
 
 def compress_grid(
-    x: Float[Array, "frames height width dim"], guide: Float[Array, "frames dim"] | None, how: Compression
+    x: Float[Array, "frames height width dim"],
+    guide: Float[Array, "frames dim"] | None,
+    how: Compression,
+    published: bool,
 ) -> tuple[Float[Array, "frames side side dim"], vsc.Kept]:
     """VSC of every frame's tokens, row by row, down to a square of side * side, in the order that they then have; and
     what became of each."""
@@ -217,7 +183,7 @@ def compress_grid(
         keep=how.side**2 / (height * width),
         threshold=how.threshold,
         alpha=how.alpha,
-        published=how.published,
+        published=published,
     )
     return found.tokens.reshape(n, how.side, how.side, -1), found.kept
 
@@ -226,10 +192,10 @@ class PatchMerging(nnx.Module):
     """2 x 2 tokens side by side become one of twice the width; the norm is after the product (Swin V2) or before it
     (V1, and DeepMSI-MER). An odd side is filled up with zeros."""
 
-    def __init__(self, width: int, norm_first: bool, *, rngs: nnx.Rngs):
-        self.norm_first = norm_first
+    def __init__(self, width: int, norm_first: bool, *, published: bool = False, rngs: nnx.Rngs):
+        self.norm_first, start = norm_first, small(published)
         self.norm = nnx.LayerNorm(4 * width if norm_first else 2 * width, epsilon=1e-5, rngs=rngs)
-        self.reduce = nnx.Linear(4 * width, 2 * width, use_bias=False, kernel_init=SMALL, rngs=rngs)
+        self.reduce = nnx.Linear(4 * width, 2 * width, use_bias=False, kernel_init=start, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "frames height width dim"]
@@ -260,7 +226,8 @@ class Architecture:
     before the product. rematerialize: blocks are computed again in the backward pass. frames_per_group: so many frames
     are gone through together, one such group after the other, and again in the backward pass, with the memory of one
     group; 0 = all frames. Where several devices share the batch a group should divide by their number. frozen_stages:
-    so many stages drop no path, those that do not learn."""
+    so many stages drop no path, those that do not learn. published: as DeepMSI-MER's official code computes it, see
+    `WindowAttention`, `Block`, `vsc.compress`."""
 
     patch: int = 4
     width: int = 96
@@ -274,18 +241,17 @@ class Architecture:
     rematerialize: bool = True
     frames_per_group: int = 0
     frozen_stages: int = 0
+    published: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class StageCompression:
-    """VSC in the blocks 0, 2, 4 … of stage `stage` (from 0): the sides of the grids that it leaves; none = no VSC.
-    published: as the official code computes it; see `vsc.compress`."""
+    """VSC in the blocks 0, 2, 4 … of stage `stage` (from 0): the sides of the grids that it leaves; none = no VSC."""
 
     stage: int = 2
     grid_sides: Sequence[int] = ()
     threshold: Number = 0.6
     alpha: Number = 0.9
-    published: bool = False
 
 
 class SwinV2(nnx.Module):
@@ -305,19 +271,21 @@ class SwinV2(nnx.Module):
         self.vsc_stage, self.vsc_grid_sides = stage, sides
         self.rematerialize, self.frames_per_group = a.rematerialize, a.frames_per_group
         self.threshold, self.alpha = sweepable(compression.threshold), sweepable(compression.alpha)
-        self.published = compression.published
-        self.embed = nnx.Conv(3, a.width, (a.patch, a.patch), (a.patch, a.patch), padding="VALID", rngs=rngs)
+        self.published = a.published
+        start = torch_start(3 * a.patch**2) if a.published else {}
+        self.embed = nnx.Conv(3, a.width, (a.patch, a.patch), (a.patch, a.patch), padding="VALID", rngs=rngs, **start)
         self.embed_norm = nnx.LayerNorm(a.width, epsilon=1e-5, rngs=rngs)
         drops = np.arange(sum(depths)) >= sum(depths[: a.frozen_stages])
         rates = iter(np.linspace(0, a.drop_path, sum(depths)) * drops)
         widths = [a.width * 2**i for i in range(len(depths))]
-        self.stages = nnx.List(
-            [
-                nnx.List([Block(w, h, a.mlp, float(next(rates)), rngs=rngs) for _ in range(depth)])
-                for w, h, depth in zip(widths, a.heads, depths, strict=True)
-            ]
-        )
-        self.merges = nnx.List([PatchMerging(w, a.norm_first, rngs=rngs) for w in widths[:-1]])
+
+        def block(i: int, j: int) -> Block:
+            how = {"published": a.published, "compresses": self._side(i, j) > 0}
+            return Block(widths[i], a.heads[i], a.mlp, float(next(rates)), **how, rngs=rngs)
+
+        self.stages = nnx.List([nnx.List([block(i, j) for j in range(depth)]) for i, depth in enumerate(depths)])
+        merges = [PatchMerging(w, a.norm_first, published=a.published, rngs=rngs) for w in widths[:-1]]
+        self.merges = nnx.List(merges)
         self.norm = nnx.LayerNorm(widths[-1], epsilon=1e-5, rngs=rngs)
         self.width, self.guide_width = widths[-1], widths[stage] if sides else 0
 
@@ -366,13 +334,18 @@ class SwinV2(nnx.Module):
                 x = self.merges[i](x)
         return self.norm(x.reshape(x.shape[0], -1, x.shape[-1])), kept
 
+    def _side(self, stage: int, block: int) -> int:
+        """Of the square grid that the block's VSC leaves; 0 for a block that does not compress."""
+        compresses = stage == self.vsc_stage and block % 2 == 0 and block // 2 < len(self.vsc_grid_sides)
+        return self.vsc_grid_sides[block // 2] if compresses else 0
+
     def _run(
         self, i: int, j: int, block: Block, x: Array, guide: Array | None, key: PRNGKeyArray | None
     ) -> tuple[Array, vsc.Kept | None]:
         compression = None
-        if i == self.vsc_stage and j % 2 == 0 and j // 2 < len(self.vsc_grid_sides):
+        if side := self._side(i, j):
             threshold, alpha = value_of(self.threshold, x.dtype), value_of(self.alpha, x.dtype)
-            compression = Compression(self.vsc_grid_sides[j // 2], threshold, alpha, self.published)
+            compression = Compression(side, threshold, alpha)
 
         def run(x: Array, guide: Array | None, key: PRNGKeyArray | None) -> tuple[Array, vsc.Kept | None]:
             return block(

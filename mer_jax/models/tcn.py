@@ -10,26 +10,23 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from mer_jax.models.layers import Number, dropout, product, split_key, sweepable
+from mer_jax.models.layers import Number, at_least_float32, dropout, product, split_key, sweepable, torch_start
 
 Steps = tuple[int, int]  # (stride, count): the steps 0, stride, 2 stride … of a sequence, counted from its end
 
 
 class CausalConv(nnx.Module):
     """y_t = b + sum_j x_(t - j dilation) W_j with W = magnitude * direction / |direction| per output feature (Salimans
-    & Kingma 2016)."""
+    & Kingma 2016). he: whether it starts as He et al. (2015) say, or as torch does if nobody says otherwise."""
 
     def __init__(self, inputs: int, outputs: int, taps: int, dilation: int, *, he: bool, rngs: nnx.Rngs):
         self.taps, self.dilation = taps, dilation
-        draw = (
-            nnx.initializers.he_normal(in_axis=(0, 1))
-            if he
-            else nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1))  # torch's default
-        )
+        start = torch_start(taps * inputs)
+        draw = nnx.initializers.he_normal(in_axis=(0, 1)) if he else start["kernel_init"]
         kernel = draw(rngs.params(), (taps, inputs, outputs), jnp.float32)
         self.direction = nnx.Param(kernel)
         self.magnitude = nnx.Param(jnp.sqrt(jnp.square(kernel).sum((0, 1))))
-        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.bias = nnx.Param(jnp.zeros(outputs) if he else start["bias_init"](rngs.params(), (outputs,)))
 
     def needs(self, steps: Steps, time: int) -> Steps:
         """The steps of the input that the output's `steps` depend on, in a sequence of `time` steps."""
@@ -47,19 +44,21 @@ class CausalConv(nnx.Module):
         seen = jnp.concatenate([x[:, j * back : j * back + reach : stride] for j in range(self.taps)], axis=-1)
         kernel = self.direction[...]
         # The norm scales the product, not the kernel: no second kernel is ever written.
-        norm = jnp.sqrt(jnp.square(kernel.astype(jnp.float32)).sum((0, 1))).astype(kernel.dtype)
+        norm = jnp.sqrt(jnp.square(kernel.astype(at_least_float32(kernel))).sum((0, 1))).astype(kernel.dtype)
         scale = self.magnitude[...] / norm
         return product(seen, kernel.reshape(-1, kernel.shape[-1])) * scale[None, None] + self.bias[...][None, None]
 
 
 class TemporalBlock(nnx.Module):
-    """ReLU(x + dropout(ReLU(conv(dropout(ReLU(conv(x))))))); a linear map of x where the widths differ."""
+    """ReLU(x + dropout(ReLU(conv(dropout(ReLU(conv(x))))))); a linear map of x where the widths differ, which starts
+    small without `he`, as published."""
 
     def __init__(self, inputs: int, outputs: int, taps: int, dilation: int, rate: Number, *, he: bool, rngs: nnx.Rngs):
         self.rate = sweepable(rate)
         self.first = CausalConv(inputs, outputs, taps, dilation, he=he, rngs=rngs)
         self.second = CausalConv(outputs, outputs, taps, dilation, he=he, rngs=rngs)
-        self.shortcut = nnx.Linear(inputs, outputs, rngs=rngs) if inputs != outputs else None
+        start = {} if he else torch_start(inputs) | {"kernel_init": nnx.initializers.normal(0.01)}
+        self.shortcut = nnx.Linear(inputs, outputs, rngs=rngs, **start) if inputs != outputs else None
 
     def plan(self, wanted: Steps, time: int) -> tuple[Steps, Steps, Steps]:
         """What is computed where: steps of the input, of the middle, of the output."""

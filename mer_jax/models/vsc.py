@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mer_jax.models.layers import masked_mean, unit
+from mer_jax.models.layers import at_least_float32, masked_mean, unit
 
 
 class Kept(NamedTuple):
@@ -37,9 +37,9 @@ def guided_scores(
     x: Float[Array, "batch length dim"], mask: Bool[Array, "batch length"], guide: Float[Array, "batch dim"] | None
 ) -> Float[Array, "batch length"]:
     """softmax over the real tokens of cos(mean of the tokens + guide, token); zero for padding."""
-    x = x.astype(jnp.float32)  # in bfloat16 similar frames would tie
+    x = x.astype(at_least_float32(x))  # in bfloat16 similar frames would tie
     centre = masked_mean(x, mask)
-    cosine = jnp.einsum("bld,bd->bl", unit(x), unit(centre if guide is None else centre + guide.astype(jnp.float32)))
+    cosine = jnp.einsum("bld,bd->bl", unit(x), unit(centre if guide is None else centre + guide.astype(x.dtype)))
     return jnp.where(mask, jax.nn.softmax(jnp.where(mask, cosine, -1e9), axis=-1), 0)
 
 
@@ -78,7 +78,7 @@ def compress(
         return Compressed(kept, real, Kept(place, jnp.where(is_kept, itself, most)))
     kept, into = merge(kept, real, x, mask & ~is_kept, threshold=threshold, alpha=alpha)
     into = jnp.where(is_kept, itself, into)
-    score = jnp.einsum("bkl,bl->bk", chosen.astype(jnp.float32), score, precision="highest")
+    score = jnp.einsum("bkl,bl->bk", chosen.astype(score.dtype), score, precision="highest")
     weight = (1 + score - jax.lax.stop_gradient(score)).astype(kept.dtype)
     return Compressed(kept * weight[..., None], real, Kept(place, into))
 

@@ -10,8 +10,9 @@ sentence a line, or a .csv with the columns `file`, `sentence` (one may be missi
 encoded as the run's corpus was (needs `pip install -e ".[prep]"`); the encoders are those of its manifest, checked to
 the sha256 of their weights. A pack's sentences without features go through the text encoder among them.
 
-Probabilities are temperature-scaled on the run's validation part. Exit code 1 if any input could not be used; the
-others are there all the same. Memory does not grow with the inputs, but that a pack is read whole.
+Probabilities are temperature-scaled on the run's validation part where that was found to help; stderr says so. Exit
+code 1 if any input could not be used; the others are there all the same. Memory does not grow with the inputs, but that
+a pack is read whole.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mer_jax import files
+from mer_jax import files, run_files
 from mer_jax.errors import UserError, reported
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.encoder_flags import add_encoder_flags, locations_of
@@ -86,6 +87,8 @@ def predict(arguments: argparse.Namespace) -> int:
     model = predictor.load(arguments.run)
     if arguments.only_test:
         options = dataclasses.replace(options, only=tested_ids(model, arguments.replica))
+    for line in dict.fromkeys(model.describe_calibration(r) for r in model.select_replicas(arguments.replica)):
+        print(line, file=sys.stderr)
     report = PredictionReport(model.task)
     how = {"replica": arguments.replica, "attribution": arguments.attribution, "batch_size": arguments.batch_size}
     with (
@@ -133,4 +136,4 @@ def tested_ids(model: Any, replica: str | None) -> list[str]:
     if not path.is_file():
         raise UserError(f"{path} is missing: which utterances were tested is not known")
     name = model.metrics["replicas"][members[0]]["fold"]
-    return next(fold["test"] for fold in files.read_json(path)["folds"] if fold["name"] == name)
+    return next(fold["test"] for fold in files.read_json(path, run_files.SplitIds)["folds"] if fold["name"] == name)

@@ -32,13 +32,15 @@ class ModelSpec(Protocol):
 @dataclasses.dataclass(frozen=True)
 class EncoderLocations:
     """How clips are encoded where the manifest does not say it all. audio, visual, text: where an encoder's files are,
-    by name or path; device: of PyTorch; asr: a speech recogniser for clips without text, by name or path."""
+    by name or path; device: of PyTorch; asr: a speech recogniser for clips without text, by name or path; memory_limit:
+    GiB that one file may take to be read, 0 for the default."""
 
     audio: str = ""
     visual: str = ""
     text: str = ""
     device: str = "auto"
     asr: str = ""
+    memory_limit: float = 0.0
 
     def flags(self) -> list[str]:
         """The same as flags of `python -m data_prep.stream`."""
@@ -48,7 +50,12 @@ class EncoderLocations:
             "--text-encoder": self.text,
             "--asr": self.asr,
         }
-        return [f"{flag}={value}" for flag, value in named.items() if value] + [f"--device={self.device}"]
+        given = [f"{flag}={value}" for flag, value in named.items() if value]
+        return [*given, f"--device={self.device}", *self.limit_flags()]
+
+    def limit_flags(self) -> list[str]:
+        """What of it every command of data_prep takes that reads files."""
+        return [f"--memory-limit={self.memory_limit}"] if self.memory_limit else []
 
 
 class EncodersUnavailable(UserError):
@@ -106,7 +113,7 @@ class EncoderClient:
             threading.Thread(target=send_all, daemon=True).start()
             try:
                 while sent.get():
-                    yield self._item(self._receive(process))
+                    yield item_of(self._receive(process), self._model.modalities)
             except BaseException:
                 abandoned.set()
                 self.close()  # answers that nobody takes would meet the next requests
@@ -139,7 +146,8 @@ class EncoderClient:
             file.flush()
             command += ["--manifest", file.name, "--modalities", ",".join(self._model.modalities)]
             command += self.locations.flags()
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            # Ctrl-C is for this process; the other one ends when its stdin does.
+            process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             self._process = process
             hello = records.decode_example(self._receive(process))
         if error := hello.get("error"):
@@ -161,18 +169,21 @@ class EncoderClient:
             raise EncodersUnavailable(f"the encoders' process ended with {process.wait()}; what it said is above")
         return record
 
-    def _item(self, record: bytes) -> Item:
-        raw = records.decode_example(record)
-        if "error" in raw:
-            return Item(id=bytes(raw["id"][0]).decode(), error=bytes(raw["error"][0]).decode())
-        found = corpus.from_example(record, self._model.modalities)
-        notes, words = (tuple(bytes(one).decode() for one in raw.get(name, ())) for name in ("notes", "words"))
-        return Item(
-            id=found.id,
-            features=found.features,
-            sentence=found.sentence,
-            start=found.start,
-            end=found.end,
-            notes=notes,
-            words=words,
-        )
+
+def item_of(record: bytes, modalities: Iterable[str]) -> Item:
+    """The item in a record of data_prep/stream.py or data_prep/pack_stream.py."""
+    raw = records.decode_example(record)
+    if "error" in raw:
+        return Item(id=bytes(raw["id"][0]).decode(), error=bytes(raw["error"][0]).decode())
+    found = corpus.from_example(record, modalities)
+    notes, words = (tuple(bytes(one).decode() for one in raw.get(name, ())) for name in ("notes", "words"))
+    return Item(
+        id=found.id,
+        features=found.features,
+        sentence=found.sentence,
+        label=found.label,
+        start=found.start,
+        end=found.end,
+        notes=notes,
+        words=words,
+    )

@@ -13,6 +13,8 @@ def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
     asr = "speech recogniser of transformers for clips without text, by name or path"
     parser.add_argument("--asr", default="", metavar="NAME", help=asr)
     parser.add_argument("--device", default="auto", help="of PyTorch, for the encoders; default: %(default)s")
+    memory = "that one file may take to be read; default: 4 times its size, 1 at least"
+    parser.add_argument("--memory-limit", type=float, default=0.0, metavar="GIB", help=memory)
 
 
 def locations_of(arguments: argparse.Namespace) -> EncoderLocations:
@@ -23,4 +25,5 @@ def locations_of(arguments: argparse.Namespace) -> EncoderLocations:
         text=arguments.text_encoder,
         device=arguments.device,
         asr=arguments.asr,
+        memory_limit=arguments.memory_limit,
     )

@@ -1,11 +1,12 @@
 """What people want predictions of -> items with features: corpora, shards, packs, clips with what is said in them,
 sentences.
 
-Clips and sentences are encoded by `encoder_client`; a pack goes through `python -m data_prep.import_pack`. No JAX and
+Clips and sentences are encoded by `encoder_client`; a pack goes through `python -m data_prep.pack_stream`. No JAX and
 no PyTorch here.
 """
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -16,24 +17,31 @@ from typing import Any
 
 import numpy as np
 
-from mer_jax.data.corpus import Corpus, Manifest, hub_name
+from mer_jax.data import records
+from mer_jax.data.corpus import Corpus, Manifest, encoder_of, hub_name
+from mer_jax.data.frames import EncodedFrames
 from mer_jax.errors import UserError
-from mer_jax.predict.encoder_client import EncoderClient, EncoderLocations, EncodersUnavailable, ModelSpec
+from mer_jax.predict.encoder_client import EncoderClient, EncoderLocations, EncodersUnavailable, ModelSpec, item_of
 from mer_jax.predict.item import InputOptions, Item
 from mer_jax.predict.requests import MEDIA, requests_of
+from mer_jax.text_files import seconds
 
-PACKS = (".pkl", ".pickle", ".npz", ".npy", ".h5", ".hdf5", ".parquet")
+PACKS = (".pkl", ".pickle", ".p", ".pk", ".pt", ".pth", ".npz", ".npy", ".h5", ".hdf5", ".parquet", ".tsv")
 # A folder is a "corpus", if it has a manifest.json, or a "folder" of clips.
 KINDS = {"clip": MEDIA, "pack": PACKS, "table": (".csv",), "list of sentences": (".txt",), "shard": (".tfrecord",)}
+NO_OPTIONS = InputOptions()
 
 
-def kind_of(path: Path) -> str:
-    """What a path is: one of `KINDS`. Raises UserError if it is nothing that can be read."""
+def kind_of(path: Path, options: InputOptions = NO_OPTIONS) -> str:
+    """What a path is: one of `KINDS`. A .csv of features, which takes a mapping, is a pack. Raises UserError if it is
+    nothing that can be read."""
     if not path.exists():
         raise UserError(f"{path} does not exist")
     suffix = path.suffix.lower()
     if path.is_dir():
         return "corpus" if (path / "manifest.json").exists() else "folder"
+    if suffix == ".csv" and any(flag.startswith("--mapping") for flag in options.pack):
+        return "pack"
     found = next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), None)
     if found is None:
         raise UserError(
@@ -47,7 +55,7 @@ def kind_of(path: Path) -> str:
 def check_flags_apply(inputs: Sequence[Any], options: InputOptions) -> None:
     """Raises UserError for a path that cannot be read, and for what is asked for and of no use with these inputs."""
     paths = [Path(one) for one in inputs if isinstance(one, str | os.PathLike)]
-    kinds = {path: kind_of(path) for path in paths}
+    kinds = {path: kind_of(path, options) for path in paths}
     sentence, text, window = options.sentence, options.transcript, options.window
     if sentence is not None and text is not None:
         raise UserError("a sentence (--sentence) or a transcript, not both")
@@ -80,7 +88,7 @@ def items_of(
     """
     options = options or InputOptions()
     if isinstance(inputs, Mapping):
-        yield _of_arrays(inputs, options.sentence or "")
+        yield _of_arrays(0, inputs, options.sentence or "")
         return
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
@@ -89,11 +97,11 @@ def items_of(
         check_flags_apply(inputs, options)
     alone = known and len(inputs) == 1
     with contextlib.nullcontext(encoders) if encoders else EncoderClient(model) as client:
-        for one in inputs:
+        for i, one in enumerate(inputs):
             if isinstance(one, Item):
                 yield one
             elif isinstance(one, Mapping):
-                yield _of_arrays(one)
+                yield _of_arrays(i, one)
             else:
                 try:
                     yield from _of_path(Path(one), model, options, client)
@@ -105,12 +113,30 @@ def items_of(
                     yield Item(str(one), error=str(error))
 
 
-def _of_arrays(features: Mapping[str, Any], sentence: str = "") -> Item:
-    return Item("0", {m: np.asarray(x) for m, x in features.items()}, sentence)
+def _of_arrays(position: int, given: Mapping[str, Any], sentence: str = "") -> Item:
+    """An utterance as a dict: features by modality, [time, width] or one vector, and what is said of it by the names of
+    `Item`. Any other field is left alone; what cannot be read is its error."""
+    name = str(position if given.get("id") is None else given["id"])
+    features: dict[str, Any] = {}
+    said: dict[str, Any] = {"sentence": sentence}
+    try:
+        for m, x in given.items():
+            if m in ("start", "end"):
+                said[m] = seconds(f"utterance {name}", m, x)
+            elif m in ("sentence", "label"):
+                said[m] = x if isinstance(x, str) else ""
+            elif isinstance(x, EncodedFrames):
+                features[m] = x
+            elif m != "id" and x is not None:
+                value = np.asarray(x)
+                features[m] = value[None] if value.ndim == 1 else value
+    except (ValueError, TypeError) as error:
+        return Item(name, error=f"{m}: {error}" if not isinstance(error, UserError) else str(error))
+    return Item(name, features, **said)
 
 
 def _of_path(path: Path, model: ModelSpec, options: InputOptions, encoders: EncoderClient) -> Iterator[Item]:
-    kind = kind_of(path)
+    kind = kind_of(path, options)
     if kind in ("corpus", "shard"):
         yield from of_corpus(path, model, options)
     elif kind == "pack":
@@ -124,7 +150,7 @@ def of_corpus(path: Path, model: ModelSpec, options: InputOptions) -> Iterator[I
     """A corpus's utterances, or those of one of its shards."""
     corpus = Corpus(path if path.is_dir() else path.parent)
     if not options.any_extractor:
-        check_same_extractors(corpus, model)
+        check_same_extractors(corpus.path, corpus.manifest, model)
     rows = np.arange(len(corpus))
     if not path.is_dir():
         shards = [shard["file"] for shard in corpus.manifest["shards"]]
@@ -145,24 +171,24 @@ def of_corpus(path: Path, model: ModelSpec, options: InputOptions) -> Iterator[I
         yield Item(found.id, features, found.sentence, found.label, found.start, found.end)
 
 
-def check_same_extractors(corpus: Corpus, model: ModelSpec) -> None:
-    """Raises UserError if features of the corpus were made by other extractors, or other weights, than the run's."""
+def check_same_extractors(where: Path, made: Mapping[str, Any], model: ModelSpec) -> None:
+    """Raises UserError if features were `made`, as a manifest says, by other extractors or weights than the run's."""
     for m, spec in model.modalities.items():
-        if m not in corpus.modalities:
+        if m not in made["modalities"]:
             continue
-        have, want = corpus.modalities[m]["extractor"], spec["extractor"]
+        have, want = made["modalities"][m]["extractor"], spec["extractor"]
         if have == want:
-            have, want = (weights_of(manifest, m) for manifest in (corpus, model.manifest))
+            have, want = (weights_of(manifest, m) for manifest in (made, model.manifest.manifest))
         if have and want and have != want:
             raise UserError(
-                f"{corpus.path}: its {m} features were made by {have!r}, the run's by {want!r}: the model "
+                f"{where}: its {m} features were made by {have!r}, the run's by {want!r}: the model "
                 "would not understand them. Make them alike, or force it with --any-extractor"
             )
 
 
-def weights_of(manifest: Manifest, modality: str) -> str:
+def weights_of(manifest: Mapping[str, Any], modality: str) -> str:
     """The sha256 of the modality's encoder; nothing where the manifest does not say."""
-    sha256 = manifest.encoder(modality).get("weights_sha256")
+    sha256 = encoder_of(manifest, modality).get("weights_sha256")
     return f"weights of sha256 {sha256}" if sha256 else ""
 
 
@@ -182,12 +208,23 @@ def pack_encoder_flags(manifest: Manifest, locations: EncoderLocations) -> list[
 
 
 def of_pack(path: Path, model: ModelSpec, options: InputOptions, locations: EncoderLocations) -> Iterator[Item]:
-    """A feature pack's utterances, through the import, whose own messages go to stderr; it reads a pack whole."""
-    flags = [*pack_encoder_flags(model.manifest, locations), *options.pack]
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "corpus"
-        command = [sys.executable, "-m", "data_prep.import_pack", str(path), "--out", str(out), *flags]
+    """A feature pack's utterances, through a process whose own messages go to stderr; it reads a pack whole."""
+    flags = [*pack_encoder_flags(model.manifest, locations), *locations.limit_flags(), *options.pack]
+    with tempfile.NamedTemporaryFile() as file:
+        command = [sys.executable, "-m", "data_prep.pack_stream", str(path), "--records", file.name, *flags]
         done = subprocess.run(command, stdout=sys.stderr)
-        if done.returncode or not out.exists():
-            raise UserError(f"{path} could not be imported; what `python -m data_prep.import_pack` says is above")
-        yield from of_corpus(out, model, options)
+        first = records.read_record(file)
+        hello = {} if first is None else records.decode_example(first)
+        if done.returncode or "hello" not in hello:
+            raise UserError(f"{path} could not be read; what `python -m data_prep.pack_stream` says is above")
+        if not options.any_extractor:
+            check_same_extractors(path, json.loads(bytes(hello["hello"][0])), model)
+        only = None if options.only is None else set(options.only)
+        found = 0
+        while (record := records.read_record(file)) is not None:
+            item = item_of(record, model.modalities)
+            if only is None or item.id in only:
+                found += 1
+                yield item
+        if not found:
+            raise UserError(f"{path} holds none of the utterances asked for")

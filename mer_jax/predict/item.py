@@ -34,7 +34,7 @@ class InputOptions:
     sentence: what is said in the one clip; or transcript_file: the .srt, .vtt or .txt that has it. window, hop:
     seconds; a clip becomes windows that begin every hop (the window's length if 0). only: ids of a corpus's utterances;
     the others are left out. any_extractor: features need not be made as the run's were. pack: more arguments of
-    `python -m data_prep.import_pack`, through which packs go.
+    `python -m data_prep.pack_stream`, through which packs go.
     """
 
     sentence: str | None = None

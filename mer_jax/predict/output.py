@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from mer_jax.files import atomic_file
+from mer_jax.plain import for_spreadsheet, for_terminal
 from mer_jax.tasks import Task
 
 PROGRESS_SECONDS = 2.0  # seconds between two lines of progress on a terminal; ten times that elsewhere
@@ -35,7 +36,7 @@ def open_output(path: Path | None, task: Task) -> Iterator[Write]:
 
 
 def json_line(found: Any) -> str:
-    return json.dumps(found.to_json(), ensure_ascii=False)
+    return for_terminal(json.dumps(found.to_json(), ensure_ascii=False))
 
 
 def print_json_line(found: Any) -> None:
@@ -58,14 +59,15 @@ def table_writer(file: IO[str], task: Task) -> Write:
     """Writes the header; the columns between the times and the label are those of the task's output."""
     writer = csv.writer(file)
     columns = [name for name, _ in _flat(task.describe_prediction(np.zeros(task.width)))]
-    writer.writerow(["id", "start", "end", *columns, "label", "sentence", "notes", "error"])
+    titles = map(for_spreadsheet, columns)
+    writer.writerow(["id", "start", "end", *titles, "label", "sentence", "notes", "error"])
 
     def write(found: Any) -> None:
         values = [""] * len(columns) if found.error else [value for _, value in _flat(found.output)]
-        cells = [f"{value:.6f}" if isinstance(value, float) else value for value in values]
+        cells = [f"{value:.6f}" if isinstance(value, float) else for_spreadsheet(value) for value in values]
         times = ["" if x is None else f"{x:g}" for x in (found.start, found.end)]
         about = [found.label, found.sentence, "; ".join(found.notes), found.error]
-        writer.writerow([found.id, *times, *cells, *about])
+        writer.writerow([for_spreadsheet(found.id), *times, *cells, *map(for_spreadsheet, about)])
 
     return write
 

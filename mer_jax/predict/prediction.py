@@ -16,7 +16,8 @@ class Attribution:
     padding, with `shapley` of the output that the task explains.
 
     kept: which frames VSC kept, Int[kept], or which tokens of each frame, Int[time, kept]. into: in which of the kept
-    ones each frame or token ended, as many as there are where it was dropped. Both are None without VSC.
+    ones each frame or token ended, as many as there are where it was dropped. Both are None without VSC. gap: the share
+    of the change of the logit that the integrated gradients miss.
     """
 
     shapley: dict[str, float]
@@ -24,6 +25,7 @@ class Attribution:
     attention: dict[str, np.ndarray]
     kept: np.ndarray | None
     into: np.ndarray | None
+    gap: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without what is not there; integrated gradients are called `evidence`."""

@@ -19,9 +19,12 @@ from mer_jax.data import loader
 from mer_jax.data.batch import Batch, pad_rows
 from mer_jax.data.corpus import Manifest
 from mer_jax.data.frames import EncodedFrames, View
+from mer_jax.data.length_limits import as_time, steps_per_second
 from mer_jax.data.pool import zero_nonfinite
 from mer_jax.errors import UserError
 from mer_jax.evaluation.attribution import BatchAttribution, attribute
+from mer_jax.evaluation.finished_run import metrics_of
+from mer_jax.evaluation.path_integral import COMPLETE
 from mer_jax.models.family import experiment_from
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.inputs import items_of
@@ -31,7 +34,10 @@ from mer_jax.runtime import checkpoint, sharding
 from mer_jax.tasks import Task, task_of
 from mer_jax.training import step
 from mer_jax.training.compiled import model_of
+from mer_jax.training.resume import refuse_other_checkpoint
+from mer_jax.training.workdir import read_config_file
 
+INCOMPLETE = f"evidence: it misses more than {100 * COMPLETE:g} % of the change of the logit; gap says how much"
 WINDOW_BATCHES = 4  # batches whose items are sorted by length among themselves
 MAX_WAIT_SECONDS = 1.0  # seconds to wait for more items before those at hand are predicted
 
@@ -58,7 +64,7 @@ class Predictor:
         self.family, model = model_of(config, manifest, self.task)
         self._apply = model.apply
         self._best_models = best_models
-        self._max_lengths = config_lib.max_lengths(config.data)
+        self._max_lengths = config_lib.max_lengths(config.data, manifest.manifest)
         frames = config.frame_augmentation()
         self._view = None if frames is None else View(**vars(frames))
         self._mesh = sharding.make_mesh()
@@ -95,6 +101,11 @@ class Predictor:
     def temperature(self, replica: int) -> float:
         """What the task calibrates by, fitted on the replica's validation part."""
         return self.task.temperature_of(self.metrics["replicas"][replica])
+
+    def describe_calibration(self, replica: int) -> str:
+        """How the replica's predictions are calibrated, in words."""
+        selects_on = self.metrics["protocol"]["selects_on"]
+        return self.task.describe_calibration(self.metrics["replicas"][replica], selects_on)
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - lives as long as its models
     def model(self, replica: int) -> step.EvalState:
@@ -170,6 +181,8 @@ class Predictor:
 
     def _prediction(self, item: Item, output: Mapping[str, Any], why: Attribution | None) -> Prediction:
         about = {name: value for name, value in vars(item).items() if name != "features"}
+        if why is not None and why.gap is not None and why.gap >= COMPLETE:
+            about["notes"] = (*item.notes, INCOMPLETE)
         return Prediction(output=output, attribution=why, **about)
 
     def prepare(self, item: Item) -> Item:
@@ -205,7 +218,9 @@ class Predictor:
                 wanted = f"[time, {spec['width']}], made by {spec['extractor']}"
                 raise ValueError(f"{modality} is {list(value.shape)}; the model reads {wanted}")
         if len(value) > limit:
-            notes.append(f"{modality}: {len(value)} time steps, the first {limit} of which are read (data.max_length)")
+            rate = steps_per_second(self.manifest.manifest, modality)
+            whole, read = as_time(len(value), rate), as_time(limit, rate)
+            notes.append(f"{modality}: {whole}, the first {read} of which are read (data.max_length)")
             value = value[:limit]
         if frames:
             return self._view.apply(value) if self._view else value
@@ -275,6 +290,7 @@ def attribution_of(found: BatchAttribution, row: int, item: Item, explained: int
         attention={m: x[row][..., : length[m]] for m, x in found.attention.items() if m in length},
         kept=kept,
         into=into,
+        gap=None if found.gap is None else float(found.gap[row]),
     )
 
 
@@ -287,7 +303,7 @@ def load(run: epath.PathLike) -> Predictor:
         raise UserError(f"{run} holds no run: it has no config.json")
     if not (run / "metrics.json").exists():
         raise UserError(f"{run} holds an unfinished run; the command that began it carries it on to the end")
-    about, metrics = files.read_json(run / "config.json"), files.read_json(run / "metrics.json")
+    about, metrics = read_config_file(run / "config.json"), metrics_of(run / "metrics.json")
     written = about.get("versions", {}).get("mer_jax", "unknown")
     try:
         config = config_lib.validate(experiment_from(about["config"]))
@@ -299,11 +315,12 @@ def load(run: epath.PathLike) -> Predictor:
         ) from None
     manifest = _manifest(run, config, sha256, written)
     sharding.start(files.cache_folder() / "xla")
-    info, best_models = checkpoint.best_models(run / "checkpoints")
+    info, best_models, digest = checkpoint.best_models(run / "checkpoints")
     if info["data"]["manifest_sha256"] != sha256 or not any(point["chosen"] for point in points):
         raise UserError(
             f"{run}: the checkpoint is of other data than config.json; bring back the file that belongs to it"
         )
+    refuse_other_checkpoint(run, metrics, digest, {replica["name"]: replica["step"] for replica in info["replicas"]})
     return Predictor(config, manifest, metrics, best_models, str(run))
 
 

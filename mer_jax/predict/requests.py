@@ -1,10 +1,8 @@
 """Clips, sentences and tables -> what the encoders are asked for, one request for every item."""
 
-import csv
 import dataclasses
-import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from mer_jax.errors import UserError
 from mer_jax.predict import transcript
 from mer_jax.predict.encoder_client import EncoderClient, EncodersUnavailable
 from mer_jax.predict.item import InputOptions
+from mer_jax.text_files import csv_records, seconds, text_of, whole_line
 
 AUDIO = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
 VIDEO = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".wmv")
@@ -96,7 +95,7 @@ def window_spans(length: float, window: float, hop: float) -> Iterator[tuple[flo
 
 
 def _of_sentences(path: Path) -> Iterator[Request]:
-    lines = [(i, line.strip()) for i, line in enumerate(transcript.text_of(path).splitlines(), 1) if line.strip()]
+    lines = [(i, line.strip()) for i, line in enumerate(text_of(path).splitlines(), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} holds no sentence")
     for i, line in lines:
@@ -104,38 +103,23 @@ def _of_sentences(path: Path) -> Iterator[Request]:
 
 
 def _of_table(path: Path) -> Iterator[Request]:
-    table = csv.DictReader(io.StringIO(transcript.text_of(path), newline=""), strict=True)
-    try:
-        yield from _of_rows(path, table)
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line {table.line_num + 1}: {error}; a quote that is opened must be closed, and one inside quotes "
-            "doubled"
-        ) from None
-
-
-def _of_rows(path: Path, table: "csv.DictReader[str]") -> Iterator[Request]:
-    columns: Sequence[str] = table.fieldnames or ()
+    records = csv_records(path)
+    _, columns = next(records)
     if not {"file", "sentence"} & set(columns):
         raise UserError(
-            f"{path}: it needs the column file or sentence, or both, and has {', '.join(columns) or 'nothing'}"
+            f"{path}: it needs the column file or sentence, or both, and has {', '.join(columns) or 'nothing'}; "
+            "a table of features is read with --mapping"
         )
-    for record in table:
-        name = record.get("id") or record.get("file") or f"{path.name}:{table.line_num}"
+    for line, record in records:
+        name = record.get("id") or record.get("file") or f"{path.name}:{line}"
         try:
-            yield _of_row(path, f"{path}, line {table.line_num}", name, record)
+            yield _of_row(path, f"{path}, line {line}", name, record)
         except UserError as error:
             yield _failed(name, error)
 
 
-def _of_row(path: Path, where: str, name: str, record: dict[Any, Any]) -> Request:
-    if None in record or None in record.values():
-        raise UserError(f"{where}: it has another number of fields than the header")
-    times = {}
-    for column in ("start", "end"):
-        try:
-            times[column] = float(record[column]) if record.get(column) else None
-        except ValueError:
-            raise UserError(f"{where}: {column} is {record[column]!r}, not a number") from None
+def _of_row(path: Path, where: str, name: str, record: dict[str, str]) -> Request:
+    record = whole_line(where, record)
+    times = {column: seconds(where, column, record.get(column)) for column in ("start", "end")}
     clip = str(path.parent / record["file"]) if record.get("file") else None
     return {"id": name, "file": clip, "sentence": record.get("sentence"), **times}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mer_jax.errors import UserError
+from mer_jax.text_files import text_of
 
 SUFFIXES = (".txt", ".srt", ".vtt")
 STAMP = r"(?:(\d+):)?([0-5]?\d):([0-5]?\d)[.,](\d{1,3})"
@@ -47,24 +48,6 @@ def read(path: Path) -> list[Line]:
         if line := _caption(path, number, block, kind):
             lines.append(line)
     return lines
-
-
-def text_of(path: Path) -> str:
-    """Of a file in UTF-8; raises UserError naming the line of what is none."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{path} is UTF-16: save it as UTF-8")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line, byte = raw[: error.start].count(b"\n") + 1, raw[error.start]
-        raise UserError(
-            f"{path}, line {line}: the byte {byte:#04x} is not UTF-8, the file may be Windows-1252 or Latin-1: save it "
-            "as UTF-8"
-        ) from None
 
 
 def _blocks(rows: Sequence[str]) -> Iterator[tuple[int, list[str]]]:

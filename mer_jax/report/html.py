@@ -1,23 +1,17 @@
 """A self-contained HTML page and its parts: no network, no script; plots are inline SVG. No JAX."""
 
-import html
 import itertools
 import math
 import re
 import unicodedata
 from collections.abc import Sequence
 
+from mer_jax.plain import escaped
 from mer_jax.report.style import STYLE
 
 WIDTH = 360  # of a plot's own units: as wide as a phone, so that its text keeps its size there
 ROW = 22
 NARROW = "fijlrtI .,:;'|!()/-"
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-def escaped(text: str) -> str:
-    """For content and attributes; control characters, which no page may hold, become a replacement mark."""
-    return html.escape(CONTROL.sub("\ufffd", text))
 
 
 def breakable(name: str) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from mer_jax.errors import UserError
-from mer_jax.evaluation.finished_run import FinishedRun, other_version, require
-from mer_jax.metrics.calibration import CALIBRATION, temperature_scale
+from mer_jax.evaluation.finished_run import FinishedRun
+from mer_jax.metrics.calibration import CALIBRATION, scaling_in_words, temperature_scale
 from mer_jax.metrics.calibration import reliability as reliability_of
 from mer_jax.metrics.classification import class_f1
-from mer_jax.metrics.metric import between, mean_sd, percent
+from mer_jax.metrics.metric import between, percent
 from mer_jax.metrics.significance import bootstrap_classes
 from mer_jax.report.html import escaped, missing, plots, table
 from mer_jax.report.sections_scores import count_dialogues, why_no_interval
@@ -19,19 +19,6 @@ from mer_jax.report.svg import intervals, reliability, scatter, signed_number
 MAX_MISTAKES = 20
 MAX_STEPS = 3  # time steps that are named, of each modality of a mistake
 NO_SENTENCES = "predictions.jsonl does not hold the sentences: an older version wrote it, or the corpus has none."
-
-
-def check(run: FinishedRun) -> None:
-    """Raises UserError unless metrics.json has what these sections show."""
-    try:
-        number = run.metrics["points"].index(run.chosen)
-        require(run.chosen, f"points.{number}", ("pooled", "calibration"))
-        for i, replica in enumerate(run.metrics["replicas"]):
-            if replica["status"] == "finished":
-                require(replica, f"replicas.{i}", ("calibration",))
-                require(replica["calibration"], f"replicas.{i}.calibration", ("temperature",))
-    except (KeyError, TypeError) as error:
-        raise other_version(run.path / "metrics.json", error) from None
 
 
 def confusion(run: FinishedRun) -> str:
@@ -92,14 +79,14 @@ def calibration(run: FinishedRun) -> str:
         means = run.chosen["calibration"][key]
         known = ", ".join(f"{title} {means[name]['mean']:.3f}" for name, title in CALIBRATION.items())
         figures.append(reliability(title, reliability_of(probabilities, labels), f'<p class="faint">{known}</p>'))
-    temperature = mean_sd(temperatures)
-    part = escaped(run.metrics["protocol"]["selects_on"])
-    spread = f" ± {temperature['sd']:.2f}" if temperature["sd"] is not None else ""
+    part = run.metrics["protocol"]["selects_on"]
+    words = [scaling_in_words(run.replicas[name]["calibration"], part) for name in predictions.names]
+    used = "".join(f"<li>{escaped(f'{name}: {how}')}</li>" for name, how in zip(predictions.names, words, strict=True))
     over = " The figures below are means over the replicas." if len(temperatures) > 1 else ""
     return (
         "<p>How often a prediction is right that is made with so much probability; the area of a circle is the number "
-        "of test utterances. On the dotted line the model is right as often as it says. Temperature "
-        f"{temperature['mean']:.2f}{spread}, fitted on the {part} part.{over}</p>{plots(figures)}{_raters(run)}"
+        "of test utterances. On the dotted line the model is right as often as it says. "
+        f"Probabilities are:{over}</p><ul>{used}</ul>{plots(figures)}{_raters(run)}"
     )
 
 

@@ -26,10 +26,12 @@ def modalities(run: FinishedRun) -> str:
         if decision in by_decision
     ]
     bars = signed_bars("Mean Shapley value of each modality for the output that is explained", groups)
+    evidence = (found.get("integrated_gradients") or {}).get("in_words", "")
+    note = f'<p class="faint">{escaped(evidence[:1].upper() + evidence[1:])}.</p>' if evidence else ""
     return (
         "<p>How far each modality pulls the output towards what is predicted (to the right) or away from it: mean over "
         f"{found['utterances_used']:,} test utterances of {escaped(found['replica'])}, by what is predicted.</p>"
-        f"{plots([bars])}"
+        f"{plots([bars])}{note}"
     )
 
 
@@ -67,7 +69,9 @@ def robustness(run: FinishedRun) -> str:
     return f"<p>{escaped(' '.join(texts))}</p>{plots(figures)}{retained}"
 
 
-def _curve(name: str, places: Sequence[int | float], values: Sequence[Sequence[float | None]], scale: int) -> Line:
+def _curve(
+    name: str, places: Sequence[int | float], values: Sequence[Sequence[int | float | None]], scale: int
+) -> Line:
     """values: [mean, sd] of each place."""
     mean, sd = ([scale * (value[i] or 0) for value in values] for i in (0, 1))
     if not any(sd):

@@ -55,6 +55,7 @@ def alarms(run: FinishedRun) -> str:
             "<strong>data.test_on_trained is on:</strong> features that were trained on labels of the test part, if "
             "the corpus has any, were not refused."
         )
+    found += [f"<strong>Not all is read.</strong> {escaped(line)}" for line in run.metrics["data"].get("problems", [])]
     return "".join(f'<p class="alarm" role="note">{text}</p>' for text in found)
 
 
@@ -93,7 +94,7 @@ def _session_row(session: Mapping[str, Any]) -> list[str]:
     return [
         began.strftime("%Y-%m-%d %H:%M UTC"),
         f"{session['from_step']:,} – {session['to_step']:,}",
-        duration(seconds, 1),
+        duration(float(seconds), 1),
         f"{steps / seconds:.2f}" if seconds else "-",
         f"{session['devices']} × {escaped(session['kind'])}",
         str(session["processes"]),

@@ -1,11 +1,14 @@
 """Checkpoints of a run, by Orbax. The only file that knows Orbax."""
 
+import contextlib
 import functools
+import hashlib
+import json
 import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,10 +19,11 @@ from etils import epath
 from jaxtyping import Array, UInt32
 
 from mer_jax import old_runs
-from mer_jax.errors import UserError
+from mer_jax.errors import UserError, explained
 from mer_jax.runtime import distributed
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save at INFO and WARNING
+# Orbax tells of every save at INFO and WARNING, and with a traceback at ERROR what it raises, too.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
@@ -39,6 +43,12 @@ class Checkpoints:
         # Orbax would count its own questions to JAX's preemption service among ours: see
         # distributed.PreemptionNotice.
         self._manager.reached_preemption = lambda step: False
+        self._digest: dict[str, Any] = {}
+        _forget_late_tasks()
+
+    def digest(self) -> dict[str, Any]:
+        """`digest_of` what was saved or read last."""
+        return self._digest
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
@@ -66,6 +76,7 @@ class Checkpoints:
             why = next(filter(None, distributed.all_gather_text(why)), "") or checksum_error(info["sums"], state)
             if not why:
                 self._set_aside(damaged, step, warn)
+                self._digest = digest_of(step, info["sums"])
                 return step, info["info"], old_runs.named_as_today(state, like)
             damaged.append(step)
             if not fall_back:
@@ -95,7 +106,7 @@ class Checkpoints:
     ) -> tuple[dict[str, Any], Any, str]:
         """(JSON, state, "") or ({"sums": {}}, None, why not). No process waits for another here: Orbax's own `restore`
         would."""
-        _forget_late_reads()
+        _forget_late_tasks()
         folder = self._manager.directory / str(step)
         why = ""
         for _ in range(2):  # a disk or a bucket may fail once
@@ -119,22 +130,46 @@ class Checkpoints:
         return {"sums": {}}, None, why
 
     def save(self, step: int, state: Any, info: dict[str, Any]) -> None:
-        """Starts saving; returns when the state may be changed. Raises UserError if the disk refuses."""
+        """Starts saving; returns when the state may be changed. Raises UserError if the disk refuses this or an earlier
+        save."""
         info = {"info": info, "sums": checksums(state)}
-        try:
+        with self._told():
             saved = self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(info))
             )
-        except OSError as error:
-            raise UserError(f"cannot save checkpoint {step} in {self._manager.directory}: {error}") from None
         assert saved, f"checkpoint {step} exists already"
+        self._digest = digest_of(step, info["sums"])
+
+    def check(self) -> None:
+        """Raises UserError if a save in the background has failed; costs nothing."""
+        with self._told():
+            self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Returns when every save is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when every save is on disk. Raises UserError if one cannot be."""
+        with self._told():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        """Ends what saves. Another error, or a signal, must not be hidden by a save that fails meanwhile."""
+        if sys.exc_info()[0] is None:
+            self.wait()
+        with contextlib.suppress(Exception):
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What a save raises, as a UserError; half of a checkpoint does not keep its room on a full disk."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise what they like
+            folder = self._manager.directory
+            told = explained(error, folder)
+            if "://" not in str(folder):
+                for half in folder.glob("*.orbax-checkpoint-tmp*"):
+                    half.rmtree(missing_ok=True)
+            why = str(told) if isinstance(told, UserError) else first_line(error)
+            raise UserError(f"a checkpoint cannot be saved: {why}") from None
 
     @staticmethod
     def _compare(metadata: Any, like: Any, where: str) -> None:
@@ -151,32 +186,38 @@ class Checkpoints:
 
 
 @functools.cache
-def _forget_late_reads() -> None:
-    """After one array could not be read, nobody waits for the others, and Orbax's event loop is gone; Python would tell
-    of each of them: of its task, of whatever that waited for, of the call that found no loop."""
+def _forget_late_tasks() -> None:
+    """After one array could not be read or written, nobody waits for the others, and Orbax's event loop is gone; Python
+    would tell of each of them: of its task, of whatever that waited for, of the call that found no loop."""
     original_hook = sys.unraisablehook
 
-    def is_late_read(error: BaseException | None) -> bool:
-        return any(word in f"{error} {error and error.__cause__}".lower() for word in ("tensorstore", "ocdbt"))
+    def is_late(error: BaseException | None) -> bool:
+        told = any(word in f"{error} {error and error.__cause__}".lower() for word in ("tensorstore", "ocdbt"))
+        return told or (error is not None and isinstance(explained(error), UserError))
 
     def hook(unraisable: Any) -> None:
-        if not (is_late_read(unraisable.exc_value) or str(unraisable.exc_value) == "Event loop is closed"):
+        if not (is_late(unraisable.exc_value) or str(unraisable.exc_value) == "Event loop is closed"):
             original_hook(unraisable)
 
     sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(lambda record: not (record.exc_info and is_late_read(record.exc_info[1])))
+    logging.getLogger("asyncio").addFilter(lambda record: not (record.exc_info and is_late(record.exc_info[1])))
     warnings.filterwarnings("ignore", r"coroutine '\w*(read_array|deserialize)\w*' was never awaited", RuntimeWarning)
 
 
-def best_models(folder: epath.PathLike) -> tuple[dict[str, Any], Any]:
-    """Of the newest checkpoint its JSON dict and what was saved as `best`, NumPy arrays; nothing else of it is read.
-    Raises UserError if there is none, or if it is damaged."""
+def digest_of(step: int, sums: dict[str, int]) -> dict[str, Any]:
+    """What tells a checkpoint from all others: its step, and the sha256 of the checksums of all its arrays."""
+    return {"step": step, "sha256": hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()}
+
+
+def best_models(folder: epath.PathLike) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """Of the newest checkpoint its JSON dict, what was saved as `best`, NumPy arrays, and its digest; nothing else of
+    it is read. Raises UserError if there is none, or if it is damaged."""
     folder = absolute_path(folder)
     steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
     if not steps:
         raise UserError(f"{folder} holds no checkpoint: bring back the one of the run")
     where = folder / str(max(steps))
-    _forget_late_reads()
+    _forget_late_tasks()
     try:
         info = ocp.JsonCheckpointHandler().restore(where / "info")
         metadata = ocp.StandardCheckpointHandler().metadata(where / "state")
@@ -190,7 +231,7 @@ def best_models(folder: epath.PathLike) -> tuple[dict[str, Any], Any]:
         raise UserError(f"checkpoint {where} is damaged ({first_line(error)}); bring it back") from None
     if why := checksum_error(info["sums"], found):
         raise UserError(f"checkpoint {where} is damaged: {why}; bring it back")
-    return info["info"], old_runs.renamed_arrays(found["best"])
+    return info["info"], old_runs.renamed_arrays(found["best"]), digest_of(max(steps), info["sums"])
 
 
 def first_line(error: Exception) -> str:

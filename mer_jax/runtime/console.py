@@ -1,13 +1,34 @@
 """What a person sees on the console: the console itself, progress with rate and time left, durations. No JAX."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import rich.console
 import rich.progress
+from rich.segment import Segment
 
-console = rich.console.Console(highlight=False, soft_wrap=True)
+from mer_jax.plain import PlainStream, for_terminal
+
+
+class Console(rich.console.Console):
+    """Text goes out plain; the codes that make it bold or red are this console's own."""
+
+    def render(
+        self, renderable: rich.console.RenderableType, options: rich.console.ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=for_terminal(segment.text))
+
+    def _raw(self) -> Any:
+        found = rich.console.Console.file.fget(self)  # type: ignore[attr-defined]
+        return found.raw if isinstance(found, PlainStream) else found
+
+    file = property(_raw, rich.console.Console.file.fset)  # type: ignore[attr-defined,assignment]
+
+
+console = Console(highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = 160  # a file or a pipe has no width; tables must not be squeezed into 80 columns
 PLAIN_SECONDS = 20.0  # without a terminal, a line of progress so often

@@ -21,7 +21,8 @@ from etils import epath
 from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
-from mer_jax.errors import UserError, out_of_memory
+from mer_jax import errors, interrupts
+from mer_jax.errors import UserError
 
 # What a collective says when the process at its other end is gone.
 LOST_PEER = ("Gloo", "NCCL", "UNAVAILABLE", "Socket closed", "Connection", "DEADLINE_EXCEEDED")
@@ -145,7 +146,9 @@ def exit_together(timeout: int) -> Iterator[None]:
     except (UserError, KeyboardInterrupt, SystemExit, Preempted):
         raise
     except BaseException as error:
-        explained = out_of_memory(error)
+        if interrupts.asked():  # what the signal raised was turned into another error on its way
+            raise
+        explained = errors.explained(error)
         if not is_multiprocess():
             if explained is error:
                 raise
@@ -242,3 +245,13 @@ class PreemptionNotice:
     def close(self) -> None:
         if self._listens:
             signal.signal(signal.SIGTERM, self._before)
+
+
+@contextmanager
+def preemption_notice() -> Iterator[PreemptionNotice]:
+    """Inside, SIGTERM and the platform's notice end nothing but are asked for."""
+    notice = PreemptionNotice()
+    try:
+        yield notice
+    finally:
+        notice.close()

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from mer_jax import files
+from mer_jax import errors, files, run_files, schema
+from mer_jax.errors import UserError
 from mer_jax.runtime import distributed
 from mer_jax.runtime.console import Stopwatch, console
 
@@ -36,6 +37,14 @@ def write_text(path: epath.PathLike, text: str) -> None:
         files.write_atomically(path, text)
 
 
+def holds(path: epath.PathLike, value: Any) -> bool:
+    """Whether the file is there and says this."""
+    try:
+        return files.read_json(path, Any) == json.loads(json.dumps(value))
+    except (OSError, UserError):
+        return False
+
+
 def summary_writer(folder: epath.Path, purge_step: int) -> Any:
     """tensorboardX's writer of events. It would import PyTorch where that is installed: seconds, for nothing that is
     written here."""
@@ -50,6 +59,22 @@ def summary_writer(folder: epath.Path, purge_step: int) -> Any:
     return tensorboardX.SummaryWriter(str(folder), purge_step=purge_step)
 
 
+def intact_rows(path: epath.Path) -> list[str]:
+    """The lines of history.jsonl; one that is damaged is left out, and told."""
+    rows = []
+    for number, row in enumerate(
+        path.read_bytes().decode(errors="replace").split("\n")[:-1] if path.exists() else [], 1
+    ):
+        try:
+            schema.check(files.load_json(row), run_files.Evaluated)
+            rows.append(row)
+        except ValueError as error:
+            console.print(
+                f"note: {path}, line {number} is damaged ({error}) and left out; the curves lack it", markup=False
+            )
+    return rows
+
+
 class History:
     """history.jsonl (one line per evaluation, no clock times) and TensorBoard events of a run, from step `start` on;
     the first process writes them."""
@@ -57,11 +82,10 @@ class History:
     def __init__(self, workdir: epath.PathLike, start: int):
         workdir = epath.Path(workdir)
         self._path = workdir / "history.jsonl"
-        rows = self._path.read_text().split("\n")[:-1] if self._path.exists() else []
-        self._rows = [row for row in rows if json.loads(row)["step"] <= start]
-        self._events = None
+        self._rows = [row for row in intact_rows(self._path) if json.loads(row)["step"] <= start]
+        self._events, self._folder = None, workdir / "tensorboard"
         if distributed.is_primary():
-            self._events = summary_writer(workdir / "tensorboard", start + 1)
+            self._events = summary_writer(self._folder, start + 1)
 
     def evaluations(self, rows: list[Mapping[str, Any]]) -> None:
         """Adds lines; the whole file is written anew, as object stores want it."""
@@ -71,11 +95,22 @@ class History:
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             if self._events is not None:
-                self._events.add_scalar(f"{group}/{name}", value, step)
+                with errors.at(self._folder):
+                    self._events.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
         if self._events is not None:
-            self._events.close()
+            with errors.at(self._folder):
+                self._events.close()
+
+
+def sessions_before(path: epath.Path) -> list[Any]:
+    """What cost.json says of the sessions so far; nothing, and that is told, if it is damaged."""
+    try:
+        return files.read_json(path, run_files.Cost)["sessions"] if path.exists() else []
+    except UserError as error:
+        console.print(f"note: {error} What earlier sessions cost is not known.", markup=False)
+        return []
 
 
 class Cost:
@@ -84,7 +119,7 @@ class Cost:
 
     def __init__(self, workdir: epath.PathLike, start: int):
         self._path, self._began = epath.Path(workdir) / "cost.json", time.monotonic()
-        self._before = files.read_json(self._path)["sessions"] if start and self._path.exists() else []
+        self._before = sessions_before(self._path) if start else []
         device = jax.devices()[0]
         self._now = {
             "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -115,8 +150,9 @@ class Reads:
         self._file = (folder / f"{jax.process_index()}-of-{jax.process_count()}-from-{start}.jsonl").open("w")
 
     def step(self, at: int, ids: list[str]) -> None:
-        self._file.write(json.dumps({"step": at, "ids": ids}) + "\n")
-        self._file.flush()
+        with errors.at(self._file.name):
+            self._file.write(json.dumps({"step": at, "ids": ids}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         self._file.close()

@@ -11,13 +11,15 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mer_jax.errors import UserError
+from mer_jax.runtime import limits
 
 AXES = ("replica", "data", "model")
 
 
 def start(cache: Path) -> None:
     """Settings of JAX for every command: compiled programs are kept in `cache`, or where JAX_COMPILATION_CACHE_DIR
-    says, and found again by the next run."""
+    says, and found again by the next run. Raises UserError if this process may not have what JAX needs."""
+    limits.require()
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     jax.config.update("jax_compilation_cache_dir", str(cache))

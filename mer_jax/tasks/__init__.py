@@ -12,6 +12,10 @@ def task_of(manifest: Any) -> Task:
 
 
 def task_of_results(metrics: dict[str, Any]) -> Task:
-    """The task of a finished run, by its metrics.json; runs of 0.8 and before are classification."""
-    kinds = {Classification.name: lambda: Classification(metrics["labels"])}
-    return kinds[metrics.get("task", Classification.name)]()
+    """The task of a finished run, by its metrics.json; runs of 0.8 and before are classification. Raises ValueError if
+    the file names no task of this version, or not its targets."""
+    kinds = {Classification.name: Classification.of_results}
+    name = metrics.get("task", Classification.name)
+    if name not in kinds:
+        raise ValueError(f"field 'task': this mer_jax knows {', '.join(kinds)}, not {name!r}")
+    return kinds[name](metrics)

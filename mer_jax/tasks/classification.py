@@ -7,10 +7,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mer_jax.data.corpus import Corpus
-from mer_jax.metrics.calibration import CALIBRATION, calibration, fit_temperature, soft_label_metrics, temperature_scale
+from mer_jax.metrics.calibration import (
+    CALIBRATION,
+    calibration,
+    choose_temperature,
+    scaling_in_words,
+    soft_label_metrics,
+    temperature_scale,
+)
 from mer_jax.metrics.classification import METRICS, scores
 from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.significance import by_dialogue
+from mer_jax.tasks import classification_results
 from mer_jax.tasks.task import Arrays, Card, Evaluation, Task
 
 RATERS = ("nll", "jensen_shannon", "agreement", "agreement_at_most")
@@ -27,6 +35,15 @@ class Classification(Task):
     def __init__(self, labels: Sequence[str]):
         self.labels = tuple(labels)
         self.width = len(self.labels)
+
+    @classmethod
+    def of_results(cls, metrics: Mapping[str, Any]) -> "Classification":
+        """The task of a finished run; raises ValueError if its classes are not named."""
+        classification_results.check_labels(metrics)
+        return cls(metrics["labels"])
+
+    def check_results(self, metrics: Mapping[str, Any]) -> None:
+        classification_results.check(metrics, self.labels)
 
     def targets(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
         """`soft`: what is learnt is what the raters say, where any of them chose a class."""
@@ -112,13 +129,17 @@ class Classification(Task):
         return {"loss": evaluated["loss"], **scores(evaluated["confusion"], self.labels)}
 
     def analyse(self, valid: Mapping[str, Any], test: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
-        """`calibration` as it is and after temperature scaling fitted on the validation part; `raters`, where their
-        votes are known."""
-        temperature = fit_temperature(valid["predicted"], truth["valid"]["label"])
+        """`calibration` as it is and after temperature scaling by the validation part, where `choose_temperature` finds
+        that it helps; `raters`, where their votes are known."""
+        scaling = choose_temperature(
+            valid["predicted"], truth["valid"]["label"], truth.get("dialogues"), truth.get("knowing")
+        )
+        temperature = scaling.temperature
         label, p = truth["test"]["label"], test["predicted"]
         found: dict[str, Any] = {
             "calibration": {
                 "temperature": temperature,
+                "scaling": scaling.to_json(),
                 "test": calibration(p, label),
                 "test_scaled": calibration(temperature_scale(p, temperature), label),
             }
@@ -151,6 +172,9 @@ class Classification(Task):
             when: {name: mean_sd([r["calibration"][when][name] for r in results]) for name in CALIBRATION}
             for when in ("test", "test_scaled")
         }
+        reasons = [r["calibration"]["scaling"]["reason"] for r in results]
+        left_out = list(dict.fromkeys(reason for reason in reasons if reason))
+        found["calibration"]["scaling"] = {"used": reasons.count(""), "of": len(reasons), "left_out": left_out}
         if all("raters" in result for result in results):
             found["raters"] = {name: mean_sd([r["raters"][name] for r in results]) for name in RATERS}
         return found
@@ -221,6 +245,9 @@ class Classification(Task):
 
     def temperature_of(self, result: Mapping[str, Any]) -> float:
         return result["calibration"]["temperature"]
+
+    def describe_calibration(self, result: Mapping[str, Any], selects_on: str) -> str:
+        return f"probabilities are {scaling_in_words(result['calibration'], selects_on)}"
 
     def count_prediction(self, label: str, output: Mapping[str, Any]) -> np.ndarray | None:
         if label not in self.labels:

@@ -37,8 +37,13 @@ def _scores(result: Mapping[str, Any], selects_on: str) -> Iterator[str]:
     calibration = result["calibration"]
     temperature = f"{calibration['temperature']:.4f}"
     yield ""
-    yield f"The exported probabilities are temperature-scaled: logits are divided by {temperature}, fitted on the "
-    yield f"{FITTED_ON[selects_on]}. Calibration on the test part, before and after, NLL in nats:"
+    scaling = calibration.get("scaling", {"used": True})
+    if scaling["used"]:
+        yield f"The exported probabilities are temperature-scaled: logits are divided by {temperature}, fitted on the "
+        yield f"{FITTED_ON[selects_on]}. Calibration on the test part, before and after, NLL in nats:"
+    else:
+        yield "The exported probabilities are as the model gives them. Temperature scaling is left out, since "
+        yield f"{scaling['reason']}. Calibration on the test part, before and after, NLL in nats:"
     yield ""
     yield "| | before | after |"
     yield "|---|---|---|"

@@ -58,6 +58,10 @@ class Task(abc.ABC):
         return next(iter(self.metrics))
 
     @abc.abstractmethod
+    def check_results(self, metrics: Mapping[str, Any]) -> None:
+        """Raises ValueError, naming the field, unless metrics.json has what is written of this task."""
+
+    @abc.abstractmethod
     def targets(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
         """What is learnt of the corpus's utterances `rows`, an array [rows, …] by name. soft: as the raters say."""
 
@@ -109,7 +113,8 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def analyse(self, valid: Mapping[str, Any], test: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
         """What else metrics.json says of a replica: calibration, agreement with raters. truth: `valid` and `test`
-        targets, and the raters' distributions of the test part, `soft`."""
+        targets, and the raters' distributions of the test part, `soft`; of the validation part `dialogues`, and
+        `knowing`, Bool[rows]: of which utterances training knows something."""
 
     @abc.abstractmethod
     def count(self, targets: Mapping[str, np.ndarray], decisions: np.ndarray) -> np.ndarray:
@@ -192,6 +197,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def temperature_of(self, result: Mapping[str, Any]) -> float:
         """What `calibrate` takes, by what metrics.json says of a replica."""
+
+    def describe_calibration(self, result: Mapping[str, Any], selects_on: str) -> str:
+        """How predictions are calibrated, in words, by what metrics.json says of a replica; nothing if they are not.
+        selects_on: the part that chose the checkpoint."""
+        return ""
 
     @abc.abstractmethod
     def count_prediction(self, label: str, output: Mapping[str, Any]) -> np.ndarray | None:

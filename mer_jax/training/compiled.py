@@ -84,7 +84,7 @@ def objective_for(config: Experiment, family: Family, steps: int) -> Callable[[R
         here = with_values(config, inputs.overrides)
         return step.Objective(
             loss=lambda outputs, batch: family.objective(here, outputs, batch, inputs.prior),
-            tx=optim.optimizer(here.optim, steps, family.lr_factor),
+            tx=optim.optimizer(here.optim, steps, family.lr_factor, family.reached),
             after_update=functools.partial(family.after_update, here),
             ema_decay=here.optim.ema_decay,
         )

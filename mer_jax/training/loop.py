@@ -54,6 +54,7 @@ class Loop:
                         break
                     if notice.given():
                         self._stop(step - 1)
+                    self._checkpoints.check()
                     self._update(step, live)
                     if step % self._epoch_steps == 0:
                         self._end_epoch(step, live)

@@ -1,6 +1,7 @@
 """Config and corpus -> the utterances of an experiment, ready to feed, and what was counted on the way."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from rich.markup import escape
 
 from mer_jax.config import Experiment, max_lengths
-from mer_jax.data import loader, pool
+from mer_jax.data import length_limits, loader, pool
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.frames import View
 from mer_jax.data.pool import UtterancePool
@@ -26,7 +27,8 @@ class TrainingData:
 
     batches: what feeds them. folds: the protocol's folds, as positions in the pool. trains: Bool[folds, pool], which
     utterances train in each. inputs[i]: what replicas of fold i are given. counts[i]: what its parts hold. sentences:
-    of the pool's utterances."""
+    of the pool's utterances. unread: what of every modality's sequences is cut off, and problems: where that is
+    much."""
 
     batches: loader.BatchSource
     folds: tuple[Fold, ...]
@@ -34,6 +36,8 @@ class TrainingData:
     inputs: tuple[ReplicaInputs, ...]
     counts: tuple[dict[str, Any], ...]
     sentences: list[str]
+    unread: tuple[length_limits.Unread, ...] = ()
+    problems: tuple[str, ...] = ()
 
     @property
     def pool(self) -> UtterancePool:
@@ -53,7 +57,7 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
     device."""
     settings = config.data
     rows = np.unique(np.concatenate([getattr(fold, part) for fold in split.folds for part in PARTS]))
-    lengths = max_lengths(settings)
+    lengths = max_lengths(settings, corpus.manifest)
     targets = task.targets(corpus, rows, soft=settings.soft_labels)
     utterances = pool.select_utterances(corpus, rows, lengths, targets)
     folds = tuple(
@@ -91,12 +95,17 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
     counts = tuple({part: part_counts(task, utterances, scan, getattr(fold, part)) for part in PARTS} for fold in folds)
     how = "on the device" if resident else "streamed" + " (decoded)" * (frames is not None)
     print_data_summary(config, corpus, split, counts, int(trains.any(0).sum()), f"{megabytes:.0f} MB {how}")
+    cut = length_limits.unread(utterances.whole, lengths, corpus.manifest)
+    problems = length_limits.unread_problems(cut, settings.max_length)
+    if (before := length_limits.cut_in_extraction(corpus.manifest)) and before[2]:
+        problems.append("; ".join(before[:2]))
+    print_unread(cut, problems)
     print_gaps(task, split, counts)
     if note := task.training_note(corpus, rows[trains.any(0)], soft=settings.soft_labels):
         console.print(f"  {note}")
     raw = () if settings.standardize else tuple(m for m in lengths if "pixels" not in corpus.modalities[m])
     inputs = tuple(replica_inputs(task, utterances, scan, i, fold, raw) for i, fold in enumerate(folds))
-    return TrainingData(batches, folds, trains, inputs, counts, scan.sentences)
+    return TrainingData(batches, folds, trains, inputs, counts, scan.sentences, tuple(cut), tuple(problems))
 
 
 def is_resident(config: Experiment, megabytes: float) -> bool:
@@ -122,7 +131,7 @@ def part_counts(task: Task, utterances: UtterancePool, scan: pool.Scan, rows: np
     return {
         "utterances": len(rows),
         **task.describe_targets({name: values[rows] for name, values in utterances.targets.items()}),
-        "truncated": {m: int(cut[rows].sum()) for m, cut in utterances.cut.items()},
+        "truncated": {m: int((whole > utterances.lengths[m])[rows].sum()) for m, whole in utterances.whole.items()},
         "nonfinite_zeroed": {m: int(bad[rows].sum()) for m, bad in scan.nonfinite.items()},
     }
 
@@ -140,17 +149,25 @@ def print_data_summary(
     folds = f"{len(counts)} folds, each " if len(counts) > 1 else ""
     name = corpus.manifest["name"]
     console.print(f"{name}, protocol {split.title()}: {folds}{sizes}; {' + '.join(modalities)}, {where}")
-    done = {"truncated": "sequences truncated to data.max_length", "nonfinite_zeroed": "non-finite values set to 0"}
     for part in PARTS:
-        for field, words in done.items():
-            most = {m: max(c[part][field][m] for c in counts) for m in modalities}
-            if found := ", ".join(f"{m} {n}" for m, n in most.items() if n):
-                console.print(f"  {part}: {found} {words}{' at most' if len(counts) > 1 else ''}")
+        most = {m: max(c[part]["nonfinite_zeroed"][m] for c in counts) for m in modalities}
+        if found := ", ".join(f"{m} {n}" for m, n in most.items() if n):
+            most_of = " at most" if len(counts) > 1 else ""
+            console.print(f"  {part}: {found} non-finite values set to 0{most_of}")
     if (least := min(c["train"]["utterances"] for c in counts)) < union:
         console.print(
             f"  batches are drawn from all {union} utterances that train in any fold: {100 * least / union:.0f} % of a "
             "batch or more count in each"
         )
+
+
+def print_unread(cut: Sequence[length_limits.Unread], problems: Sequence[str]) -> None:
+    """What of the sequences is not read, as time and share, and how to read it."""
+    for one in cut:
+        if one.steps and not one.is_problem:
+            console.print(f"  {one.in_words()}", soft_wrap=True)
+    for line in problems:
+        console.print(f"  problem: {line}", soft_wrap=True)
 
 
 def print_gaps(task: Task, split: Split, counts: tuple[dict[str, Any], ...]) -> None:

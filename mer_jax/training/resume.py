@@ -1,14 +1,17 @@
 """Carrying a run on from its newest checkpoint."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
+from mer_jax import run_files
 from mer_jax.config import Experiment
 from mer_jax.data import protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
+from mer_jax.files import read_json
 from mer_jax.runtime import checkpoint
 from mer_jax.runtime.console import console
 from mer_jax.training.replicas import ReplicaProgress
@@ -61,12 +64,29 @@ def data_identity(run: Run) -> dict[str, Any]:
     }
 
 
+def refuse_other_checkpoint(
+    workdir: epath.Path, metrics: Mapping[str, Any], digest: Mapping[str, Any], replicas: Mapping[str, int | None]
+) -> None:
+    """Raises UserError unless a checkpoint is the one whose models metrics.json tells of. replicas: the step of each
+    one's best model. Runs from before 0.10 do not hold the digest."""
+    known = metrics.get("checkpoint", digest)
+    told = {replica["name"]: replica["step"] for replica in metrics["replicas"]}
+    if dict(known) != dict(digest) or told != dict(replicas):
+        what = f"of step {known.get('step')}" if known.get("step") != digest["step"] else "with other arrays"
+        raise UserError(
+            f"{workdir / 'checkpoints'}: the newest checkpoint, of step {digest['step']}, is not the one that "
+            f"metrics.json tells of ({what}): bring that back, or train again in another --workdir"
+        )
+
+
 def restore_finished(config: Experiment, corpus: Corpus, workdir: epath.Path) -> Run:
     """A finished run as its last checkpoint has it, with every replica's best model; raises UserError if there is
-    none."""
+    none, or if it is another's."""
     run = assemble(config, corpus, workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     if restore_newest(run, checkpoints, fall_back=False) is None:
         raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint: it cannot be scored again")
     checkpoints.close()
+    best = {replica.name: progress.step for replica, progress in zip(run.groups.replicas, run.progress, strict=True)}
+    refuse_other_checkpoint(workdir, read_json(workdir / "metrics.json", run_files.Metrics), checkpoints.digest(), best)
     return run

@@ -1,6 +1,6 @@
 """One training step of DeepMSI-MER end to end from frames (`configs/deepmsi_mer_frames.py:published`, 15 x 256 x 256),
-beside the same model written in PyTorch, which takes one frame after the other through the backbone as the official
-code does.
+beside the same model written in PyTorch (tests/torch_deepmsi.py, without dropout), which takes one frame after the other
+through the backbone as the official code does.
 
 All sides run by turns in the same minutes, each in a process of its own; one of them is ours without compression. On a
 GPU ours is timed in the precision asked for, with frames a second and the share of the device's peak FLOP/s (--peak).
@@ -106,135 +106,30 @@ def ours(arguments, vsc):
 
 
 def theirs(arguments):
-    import math
-
     import torch
     from deepmsi_step import torch_head
-    from torch import nn
     from torch.nn import functional as F
 
+    sys.path.append(str(Path(__file__).parents[1]))
+    from torch_deepmsi import DeepMSI
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    def windows(x, w):
-        n, h, k, d = x.shape
-        return x.view(n, h // w, w, k // w, w, d).permute(0, 1, 3, 2, 4, 5).reshape(-1, w * w, d)
-
-    def whole(x, w, side):
-        n = side // w
-        return x.view(-1, n, n, w, w, x.shape[-1]).permute(0, 1, 3, 2, 4, 5).reshape(-1, side, side, x.shape[-1])
-
-    class Attention(nn.Module):
-        def __init__(self, width, heads):
-            super().__init__()
-            self.heads = heads
-            self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-            self.scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10)))
-            self.bias = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, heads, bias=False))
-
-        def forward(self, x, w, mask):
-            n, t, d = x.shape
-            q, k, v = self.qkv(x).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            score = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
-            score = score * self.scale.clamp(max=math.log(100)).exp()
-            steps = torch.arange(1 - w, w, device=x.device) * 8.0 / max(1, w - 1)
-            steps = torch.sign(steps) * torch.log2(steps.abs() + 1) / 3
-            table = self.bias(torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1)).view(-1, self.heads)
-            at = torch.stack(torch.meshgrid(torch.arange(w), torch.arange(w), indexing="ij")).flatten(1)
-            apart = at[:, :, None] - at[:, None] + w - 1
-            index = (apart[0] * (2 * w - 1) + apart[1]).to(x.device)
-            score = score + 16 * torch.sigmoid(table[index].permute(2, 0, 1))
-            if mask is not None:
-                score = (score.view(-1, len(mask), self.heads, t, t) + mask[:, None]).view(-1, self.heads, t, t)
-            return self.out((score.softmax(-1) @ v).transpose(1, 2).reshape(n, t, d))
-
-    class Block(nn.Module):
-        def __init__(self, width, heads, shifted):
-            super().__init__()
-            self.shifted = shifted
-            self.attention, self.norm1, self.norm2 = Attention(width, heads), nn.LayerNorm(width), nn.LayerNorm(width)
-            self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-        def forward(self, x, guide=None, side=None):
-            n, size, _, d = x.shape
-            w = size // -(-size // 8)
-            shift = w // 2 if self.shifted and size > w else 0
-            mask = None
-            if shift:
-                part = torch.zeros(size, dtype=torch.long)
-                part[size - w : size - shift], part[size - shift :] = 1, 2
-                region = windows((3 * part[:, None] + part[None])[None, :, :, None], w)[..., 0]
-                mask = torch.where(region[:, :, None] == region[:, None], 0.0, -100.0).to(x.device)
-                x = torch.roll(x, (-shift, -shift), (1, 2))
-            y = whole(self.attention(windows(x, w), w, mask), w, size)
-            if shift:
-                x, y = (torch.roll(z, (shift, shift), (1, 2)) for z in (x, y))
-            y = self.norm1(y)
-            if side is None:
-                y = x + y
-            else:
-                y = compress(y.reshape(n, size * size, d), guide, side * side).view(n, side, side, d)
-            return y + self.norm2(self.mlp(y))
-
-    def compress(x, guide, keep):
-        score = torch.softmax(F.cosine_similarity((x.mean(1) + guide)[:, None], x, dim=-1), dim=-1)
-        place = score.topk(keep, dim=1).indices
-        return torch.gather(x, 1, place[..., None].expand(-1, -1, x.shape[-1]))
-
-    class Merge(nn.Module):
-        def __init__(self, width):
-            super().__init__()
-            self.norm, self.reduce = nn.LayerNorm(4 * width), nn.Linear(4 * width, 2 * width, bias=False)
-
-        def forward(self, x):
-            four = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
-            return self.reduce(self.norm(torch.cat(four, -1)))
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.early = nn.Sequential(
-                nn.Linear(TEXT + AUDIO, 512), nn.BatchNorm1d(512), nn.LeakyReLU(0.01), nn.Linear(512, 384)
-            )
-            self.embed, self.embed_norm = nn.Conv2d(3, 96, 4, 4), nn.LayerNorm(96)
-            sizes = zip((96, 192, 384, 768), (3, 6, 12, 24), (2, 2, 6, 2), strict=True)
-            self.stages = nn.ModuleList(
-                [nn.ModuleList([Block(w, h, j % 2 == 1) for j in range(n)]) for w, h, n in sizes]
-            )
-            self.merges = nn.ModuleList([Merge(w) for w in (96, 192, 384)])
-            self.norm = nn.LayerNorm(768)
-            self.head, self.contrastive = torch_head(0)
-
-        def forward(self, text, audio, video):
-            guide = self.early(torch.cat([text, audio], -1))
-            frames = torch.stack([self.frame(video[:, t], guide) for t in range(video.shape[1])], 1)
-            return self.head(text, audio, frames)
-
-        def frame(self, image, guide):
-            x = self.embed_norm(self.embed(image).permute(0, 2, 3, 1))
-            for i, blocks in enumerate(self.stages):
-                for j, block in enumerate(blocks):
-                    side = (14, 12, 10)[j // 2] if i == 2 and j % 2 == 0 else None
-                    x = block(x, guide, side)
-                if i < 3:
-                    x = self.merges[i](x)
-            return self.norm(x).mean((1, 2))
-
     torch.manual_seed(0)
-    model = Model().to(device)
-    contrastive = model.contrastive
+    sizes = {"early": 512, "tcn": (1024,) * 3, "projection": 256, "late": (512, 256, 128), "classes": CLASSES}
+    model, (_, contrastive) = DeepMSI((TEXT, AUDIO), 96, 3, **sizes).to(device), torch_head(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-5, weight_decay=1e-5)
     b = arguments.batch
-    inputs = [torch.randn(s, device=device) for s in ((b, TEXT), (b, AUDIO), (b, FRAMES, 3, SIZE, SIZE))]
+    inputs = [torch.randn(s, device=device) for s in ((b, TEXT), (b, AUDIO), (b, FRAMES, SIZE, SIZE, 3))]
     label = torch.randint(CLASSES, (b,), device=device)
     same = label[:, None] == label[None]
 
     def one():
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=arguments.precision == "bfloat16"):
-            logits, v, t, a = model(*inputs)
+            logits, p = model(*inputs)
         loss = F.cross_entropy(logits.float(), label)
         if device == "cpu":  # the other side's mask is made on the CPU; two rows seldom have a pair
-            loss = loss + 0.25 * (contrastive(v, t, same) + contrastive(v, a, same))
+            loss = loss + 0.25 * sum(contrastive(p["visual"], p[m], same) for m in ("text", "audio"))
         loss.backward()
         optimizer.step()
         if device == "cuda":

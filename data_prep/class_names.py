@@ -1,0 +1,34 @@
+"""Names of classes that people take for one: they differ by case, spaces or look only."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+# Letters of other scripts that look like Latin ones.
+LOOK = str.maketrans(
+    "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0458\u0455\u04bb\u0501\u0251\u0131\u03bf\u03b1\u03bd\u03c1",
+    "aceopxyijshdaioavp",
+)
+
+
+def look(name: str) -> str:
+    """Returns what is left of a name without case, spaces, marks that are not seen and look-alike letters."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    seen = "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cc", "Zs", "Pc", "Pd"))
+    return unicodedata.normalize("NFC", seen.translate(LOOK))
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Returns the names that look the same, together."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(look(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def alike_names(names: Sequence[str]) -> list[str]:
+    """Returns a sentence for each group of names that look the same."""
+    return [
+        f"the classes {', '.join(map(repr, group))} differ by case, spaces or look only; if they are one, "
+        "give them one name in the source; data_prep.import_pack renames by [values.label] in a --mapping"
+        for group in alike(names)
+    ]

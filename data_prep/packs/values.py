@@ -1,0 +1,170 @@
+"""Values of a record are read by one function for each kind, whatever layout they come from; what is wrong with one is
+told by record and field."""
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from mer_jax.data.corpus import SPLITS
+from mer_jax.errors import UserError
+from mer_jax.text_files import decoded
+
+PARTS = {name: name for name in SPLITS} | {
+    "training": "train",
+    "val": "valid",
+    "dev": "valid",
+    "validation": "valid",
+    "development": "valid",
+    "testing": "test",
+}
+# Names and ids that stand for nothing.
+BLANK = ("", "nan", "none", "null", "nat", "n/a", "na", "#n/a", "<na>", "?", "-")
+TIES = ("tie", "ties", "xxx", "no agreement", "no majority", "undecided", "disagreement")  # IEMOCAP writes xxx
+SEVERAL = re.compile(r"[;|,]")
+LARGEST = 2**31 - 1  # an index holds turns as int32
+UNREADABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def plain(where: str, field: str, value: Any) -> Any:
+    """Returns the one number or word in an array or list of any shape as that number or word, bytes as their text;
+    everything else as it is."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    while isinstance(value, list | tuple) and len(value) == 1:
+        value = plain(where, field, value[0])
+    if isinstance(value, np.timedelta64):
+        return value.astype("timedelta64[us]").item()
+    if isinstance(value, np.generic):
+        value = value.item()
+    return decoded(f"{where}: {field}", value) if isinstance(value, bytes) else value
+
+
+def is_blank(value: Any) -> bool:
+    """Says of a plain value whether it stands for nothing."""
+    if isinstance(value, str):
+        return value.strip().casefold() in BLANK
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def name(where: str, field: str, value: Any) -> str:
+    """Returns an id, or what a dialogue or session is called, "" for a blank; 5 and 5.0 are called 5."""
+    value = plain(where, field, value)
+    if is_blank(value):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"{where}: the {field} is {_in_words(value)}, not a name or number")
+    return readable(where, field, str(value))
+
+
+def word(where: str, field: str, value: Any) -> str:
+    value = plain(where, field, value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{where}: the {field} is {_in_words(value)}, not a text")
+    return readable(where, field, str(value))
+
+
+def readable(where: str, field: str, text: str) -> str:
+    if found := UNREADABLE.search(text):
+        raise UserError(
+            f"{where}: the {field} {text[:60]!r} holds {found[0]!r}, which is no character that can be written"
+        )
+    return text
+
+
+def whole_number(where: str, field: str, value: Any) -> int:
+    value = plain(where, field, value)
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.0*)?\s*", value):
+        value = float(value)
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
+    if not fits or int(value) != value:
+        raise UserError(f"{where}: the {field} is {_in_words(value)}, not a whole number from 0")
+    return int(value)
+
+
+def part(where: Any, value: Any) -> str:
+    """Returns the split that a part of a corpus is, whatever its case."""
+    split = PARTS.get(str(plain(str(where), "split", value)).strip().casefold())
+    if split is None:
+        raise UserError(f"{where}: part {value!r} is not one of {', '.join(PARTS)}")
+    return split
+
+
+def speaker(where: str, value: Any) -> str:
+    """Returns a name as it is, a number or one-hot vector as speaker3, "" for a blank."""
+    value = plain(where, "speaker", value)
+    if is_blank(value):
+        return ""
+    if isinstance(value, str):
+        return readable(where, "speaker", value)
+    if isinstance(value, int | float):
+        return f"speaker{whole_number(where, 'speaker', value)}"
+    if (hot := one_hot(value)) is None:
+        raise UserError(f"{where}: the speaker is neither a name, a number nor a one-hot vector")
+    return f"speaker{hot}"
+
+
+def one_hot(value: Any) -> int | None:
+    """Returns the place of the one in a vector of zeros, None for anything else."""
+    try:
+        found = np.asarray(value, np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        return None
+    ones = np.flatnonzero(found)
+    return int(ones[0]) if len(ones) == 1 and found[ones[0]] == 1 else None
+
+
+def label(where: str, value: Any) -> dict[str, Any]:
+    """Returns the fields `label`, a name or a number, and `unlabelled`, which says why there is none. Raises UserError
+    for what cannot be a label."""
+    value = plain(where, "label", value)
+    why = ""
+    if isinstance(value, str):
+        text = readable(where, "label", str(value))
+        if is_blank(text):
+            why = f"the label is {text!r}, which is none" if text.strip() else "the label is empty"
+        elif text.strip().casefold() in TIES:
+            why = f"the label is {text!r}: the raters did not agree"
+        elif SEVERAL.search(text):
+            why = f"the label is {text!r}, which is several"
+        return {"label": text, "unlabelled": why and f"{where}: {why}"}
+    if is_blank(value) or (isinstance(value, list | tuple | np.ndarray) and not len(value)):
+        return {"label": "", "unlabelled": f"{where}: there is no label ({_in_words(value)})"}
+    if isinstance(value, int | float):
+        return {"label": whole_number(where, "label", value), "unlabelled": ""}
+    if (hot := one_hot(value)) is not None:
+        return {"label": hot, "unlabelled": ""}
+    if isinstance(value, list | tuple | np.ndarray):
+        return {"label": "", "unlabelled": f"{where}: the label is {_in_words(value)}: several, or none"}
+    raise UserError(f"{where}: the label is {_in_words(value)}, not a name or number")
+
+
+def vector(where: str, field: str, value: Any) -> np.ndarray:
+    """Returns [time, width] of a vector or a sequence of vectors, in the pack's own numbers; empty if there is none."""
+    if isinstance(value, list | tuple):
+        flat = all(isinstance(x, int | float | np.number) for x in value)
+        rows = not flat and all((isinstance(x, np.ndarray) and x.ndim == 1) or _is_flat(x) for x in value)
+        value = np.array(value) if flat or (rows and len({len(x) for x in value}) == 1) else value
+    if not isinstance(value, np.ndarray) or value.ndim not in (1, 2) or value.dtype.kind not in "fiu":
+        what = _in_words(value) if isinstance(value, np.ndarray) else type(value).__name__
+        raise UserError(f"{where}: {field} is {what}, not a vector or a sequence of vectors of numbers")
+    return np.atleast_2d(np.asarray(value))  # a plain array, whatever class the pickle gave it
+
+
+def _is_flat(x: Any) -> bool:
+    return isinstance(x, list | tuple) and all(isinstance(n, int | float | np.number) for n in x)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array {list(value.shape)} of {value.dtype}"
+    if isinstance(value, str | int | float | None):
+        return f"{value!r:.60}"
+    if isinstance(value, list | tuple) and len(value) < 9 and all(isinstance(x, str | int | float) for x in value):
+        return f"{value!r:.60}"
+    return f"{type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")

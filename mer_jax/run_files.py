@@ -1,0 +1,264 @@
+"""What the files of a workdir hold, of any task, as types of `schema.check`; the task checks the rest of metrics.json.
+A score may be missing: the run may be older than the score."""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+from mer_jax.schema import Count, Finite, Positive, Share, Text
+
+Scalar = bool | int | float | str | None
+Values = dict[str, Scalar]
+
+
+class MeanSd(TypedDict):
+    mean: Finite | None
+    sd: Finite | None
+
+
+class Interval(TypedDict):
+    low: Finite
+    high: Finite
+
+
+# ---- config.json, split.json ----
+
+
+class DataSettings(TypedDict):
+    modalities: NotRequired[list[str]]
+
+
+class Settings(TypedDict):
+    """What is read before the config is one of its family, which checks every field."""
+
+    family: NotRequired[Text]
+    experiment: NotRequired[str]
+    data: NotRequired[DataSettings]
+    loss: NotRequired[dict[str, Any]]
+
+
+class DataIdentity(TypedDict):
+    """And the sha256 of every file that the config names."""
+
+    manifest_sha256: str
+
+
+class RunIdentity(TypedDict):
+    config: Settings
+    data: DataIdentity
+    versions: NotRequired[dict[str, str]]
+
+
+class FoldIds(TypedDict):
+    name: str
+    valid: list[str]
+    test: list[str]
+
+
+class SplitIds(TypedDict):
+    folds: list[FoldIds]
+
+
+# ---- metrics.json ----
+
+
+class Part(TypedDict):
+    utterances: Count
+
+
+class FoldParts(TypedDict):
+    train: Part
+    valid: Part
+    test: Part
+
+
+class ProtocolUsed(TypedDict):
+    name: str
+    title: str
+    description: str
+    leaky: str
+    split_sha256: str
+    leakage: list[str]
+    selection: str
+    selects_on: str
+    test: str
+
+
+class DataUsed(TypedDict):
+    name: str
+    manifest_sha256: str
+    counts: dict[str, FoldParts]
+    bayes_accuracy: NotRequired[Finite | None]
+
+
+class Ensemble(TypedDict):
+    """And of every score an `EnsembleScore`."""
+
+    members: Positive
+
+
+class EnsembleScore(TypedDict):
+    value: Finite
+    low: NotRequired[Finite]
+    high: NotRequired[Finite]
+
+
+class Point(TypedDict):
+    values: Values
+    chosen: bool
+    replicas: Count
+    diverged: Count
+    valid: dict[str, MeanSd]
+    test: dict[str, MeanSd]
+    dialogues: NotRequired[Count]
+    interval: NotRequired[dict[str, Interval]]
+    ensemble: NotRequired[Ensemble]
+
+
+class ReplicaResult(TypedDict):
+    name: Text
+    fold: str
+    seed: Count
+    point: Count
+    status: Literal["finished", "diverged"]
+    step: Count
+
+
+class CheckpointDigest(TypedDict):
+    step: Count
+    sha256: str
+
+
+class Metrics(TypedDict):
+    task: NotRequired[str]
+    checkpoint: NotRequired[CheckpointDigest]
+    protocol: ProtocolUsed
+    data: DataUsed
+    points: list[Point]
+    replicas: list[ReplicaResult]
+    config: Settings
+    versions: dict[str, str]
+
+
+# ---- beside it ----
+
+
+class Evaluated(TypedDict):
+    """A line of history.jsonl; a loss may be NaN."""
+
+    epoch: Count
+    step: Count
+    replica: str
+    valid: dict[str, float]
+
+
+class Session(TypedDict):
+    began: Text
+    from_step: Count
+    to_step: Count
+    seconds: Finite
+    devices: Positive
+    kind: str
+    platform: str
+    processes: Positive
+    hosts: list[str]
+    cpus: Count | None
+    peak_memory_bytes: Count | None
+
+
+class Cost(TypedDict):
+    sessions: list[Session]
+
+
+class UtteranceMap(TypedDict):
+    replica: str
+    method: str
+    ids: list[str]
+    x: list[Finite]
+    y: list[Finite]
+    explained: NotRequired[tuple[Finite, Finite] | None]
+
+
+class Shares(TypedDict):
+    modalities: list[str]
+    per_class: dict[str, dict[str, Finite]]
+
+
+class Frames(TypedDict):
+    kept: list[Count]
+    merged: list[tuple[Count, Count]]
+    dropped: list[Count]
+
+
+class Mistake(TypedDict):
+    id: str
+    label: str
+    prediction: str
+    probability: Share
+    sentence: NotRequired[str | None]
+    modalities: dict[str, Finite]
+    top_steps: NotRequired[dict[str, list[tuple[Count, Finite]]] | None]
+    frames: NotRequired[Frames | None]
+
+
+class Explained(TypedDict):
+    replica: str
+    utterances_used: Count
+    shares: Shares
+    mistakes: list[Mistake]
+
+
+Scored = tuple[Finite | None, Finite | None]  # mean and sd
+
+
+class Curve(TypedDict):
+    """And of every score a list[Scored], one for each place."""
+
+    rates: NotRequired[list[Finite]]
+    sigmas: NotRequired[list[Finite]]
+
+
+class Effective(TypedDict):
+    beside: str
+    missing: NotRequired[dict[str, dict[str, Finite | None]]]
+    noise: NotRequired[dict[str, dict[str, Finite | None]]]
+
+
+class Definition(TypedDict):
+    """What each figure is, in words."""
+
+    missing: str
+    noise: str
+    floor: NotRequired[str]
+    retention: NotRequired[str]
+    effective: NotRequired[str]
+
+
+class Robustness(TypedDict):
+    definition: Definition
+    replicas: list[str]
+    missing: NotRequired[dict[str, Curve]]
+    noise: dict[str, Curve]
+    floor: dict[str, Scored]
+    effective: NotRequired[Effective | None]
+    retention: NotRequired[dict[str, dict[str, dict[str, Finite | None]]] | None]
+
+
+class RobustnessBeside(TypedDict):
+    """What is read of another run's, with what the two must have in common."""
+
+    missing: dict[str, Curve]
+    noise: dict[str, Curve]
+
+    name: str
+    protocol: str
+    manifest_sha256: str
+    split_sha256: str
+    seed: int
+
+
+# Files that a run may have.
+OPTIONAL_FILES: dict[str, Any] = {
+    "map": UtteranceMap,
+    "cost": Cost,
+    "explain": Explained,
+    "robustness": Robustness,
+}

@@ -1,0 +1,112 @@
+"""What metrics.json holds of classification, as types of `schema.check`. A score may be missing: older runs lack it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
+
+from mer_jax import schema
+from mer_jax.metrics.calibration import CALIBRATION
+from mer_jax.schema import Count, Finite, Share, Text
+
+
+class MeanSd(TypedDict):
+    mean: Finite
+    sd: Finite | None
+
+
+class OfClass(TypedDict):
+    precision: Share
+    recall: Share
+    f1: Share
+    support: Count
+
+
+class Scores(TypedDict):
+    per_class: dict[str, OfClass]
+    confusion: list[list[Count]]
+
+
+class Calibrated(TypedDict):
+    test: dict[str, Finite]
+    test_scaled: dict[str, Finite]
+    temperature: Finite
+
+
+class MeanCalibrated(TypedDict):
+    test: dict[str, MeanSd]
+    test_scaled: dict[str, MeanSd]
+
+
+class Raters(TypedDict):
+    nll: MeanSd
+    jensen_shannon: MeanSd
+    agreement: MeanSd
+    agreement_at_most: MeanSd
+
+
+class FinishedPoint(TypedDict):
+    pooled: Scores
+    calibration: MeanCalibrated
+    raters: NotRequired[Raters | None]
+
+
+class FinishedReplica(TypedDict):
+    valid: Scores
+    test: Scores
+    calibration: Calibrated
+
+
+class Counted(TypedDict):
+    classes: dict[str, Count]
+
+
+class Targets(TypedDict):
+    """labels: and of every part of every fold `Counted`."""
+
+    labels: list[Text]
+
+
+def check(metrics: Mapping[str, Any], labels: Sequence[str]) -> None:
+    """Raises ValueError, naming the field, unless metrics.json has what is written of these classes."""
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise ValueError("field 'labels': it must name two or more classes, each once")
+    for fold, parts in metrics["data"]["counts"].items():
+        for name in ("train", "valid", "test"):
+            _check(f"data.counts.{fold}.{name}", parts[name], Counted)
+    for i, point in enumerate(metrics["points"]):
+        if point["replicas"]:
+            _check(f"points.{i}", point, FinishedPoint)
+            _check_classes(f"points.{i}.pooled", point["pooled"], labels)
+            _check_calibration(f"points.{i}.calibration", point["calibration"])
+    for i, replica in enumerate(metrics["replicas"]):
+        if replica["status"] == "finished":
+            _check(f"replicas.{i}", replica, FinishedReplica)
+            _check_calibration(f"replicas.{i}.calibration", replica["calibration"])
+            if replica["calibration"]["temperature"] <= 0:
+                raise ValueError(f"field 'replicas.{i}.calibration.temperature': it must be above 0")
+            for part in ("valid", "test"):
+                _check_classes(f"replicas.{i}.{part}", replica[part], labels)
+
+
+def check_labels(metrics: Mapping[str, Any]) -> None:
+    """Raises ValueError unless metrics.json names its classes."""
+    schema.check(metrics, Targets)
+
+
+def _check(where: str, value: Any, holds: Any) -> None:
+    try:
+        schema.check(value, holds)
+    except ValueError as error:
+        raise ValueError(str(error).replace("field '", f"field '{where}.", 1)) from None
+
+
+def _check_classes(where: str, scores: Mapping[str, Any], labels: Sequence[str]) -> None:
+    if set(scores["per_class"]) != set(labels):
+        raise ValueError(f"field '{where}.per_class': it must have one entry for each of {', '.join(labels)}")
+    if [len(row) for row in scores["confusion"]] != [len(labels)] * len(labels):
+        raise ValueError(f"field '{where}.confusion': it must have {len(labels)} rows of {len(labels)} numbers")
+
+
+def _check_calibration(where: str, found: Mapping[str, Any]) -> None:
+    for when in ("test", "test_scaled"):
+        if missing := CALIBRATION.keys() - found[when].keys():
+            raise ValueError(f"field '{where}.{when}.{sorted(missing)[0]}' is missing")

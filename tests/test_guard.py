@@ -1,0 +1,118 @@
+"""Pages of other sites cannot use the page of this machine, and uploads are bounded together."""
+
+import asyncio
+import functools
+import http.client
+import importlib.util
+import types
+
+import pytest
+from conftest import free_ports
+
+from mer_jax.demo import answers, command, guard, page
+from mer_jax.predict.encoder_client import EncoderClient
+from mer_jax.tasks.classification import Classification
+
+PORT = 7860
+MULTIPART = "multipart/form-data; boundary=x"
+UPLOAD = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\nRIFF\r\n--x--\r\n'
+
+
+def asked(tmp_path, method="GET", path="/", kind="http", hosts=guard.LOOPBACK, **headers):
+    """The status of the answer; 200 is the app's own."""
+    sent = []
+
+    async def app(scope, receive, send):
+        await send({"status": 200})
+
+    async def receive():
+        return {"type": f"{kind}.connect"}
+
+    async def send(message):
+        sent.append(message)
+
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": kind, "method": method, "path": path, "headers": raw}
+    asyncio.run(guard.Guard(app, hosts, tmp_path)(scope, receive, send))
+    return sent[0].get("status") or sent[0]["code"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:7860", 200),
+        ("localhost", 200),
+        ("[::1]:7860", 200),
+        ("LOCALHOST:1", 200),
+        ("evil.example:7860", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost@evil.example", 403),
+        ("[", 403),
+        ("", 403),
+    ],
+)
+def test_a_request_names_a_host_that_the_page_is_at(host, status, tmp_path):
+    assert asked(tmp_path, host=host) == status
+    assert asked(tmp_path, kind="websocket", host=host, origin=f"http://{host}") == (200 if status == 200 else 1008)
+
+
+def test_another_name_is_let_in_by_a_flag(tmp_path):
+    assert asked(tmp_path, host="lab.example:80") == 403
+    assert asked(tmp_path, host="lab.example:80", hosts=("Lab.example",)) == 200
+    assert command.flags().parse_args(["run", "--allow-host=a", "--allow-host=b"]).allow_host == ["a", "b"]
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/upload"])
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("http://localhost:7860", 200), ("http://localhost:7861", 403), ("http://evil.example", 403), ("null", 403)],
+)
+def test_what_changes_anything_comes_from_the_page(path, origin, status, tmp_path):
+    assert asked(tmp_path, "POST", path, host="localhost:7860", origin=origin, content_length="9") == status
+    assert asked(tmp_path, "POST", path, host="localhost:7860", content_length="9") == 403
+
+
+def test_uploads_are_bounded_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "MAX_UPLOADS", 1000)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "clip.wav").write_bytes(bytes(600))
+    ask = functools.partial(asked, tmp_path, "POST", "/gradio_api/upload", host="localhost", origin="http://localhost")
+    assert ask(content_length="400") == 200
+    assert ask(content_length="401") == 413
+    assert ask() == 411
+    assert ask(content_length="-5") == 411
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Gradio leaves loops and sockets open, and so do its libraries
+@pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="needs pip install -e '.[demo]'")
+def test_the_real_server_is_behind_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(page, "DELETED", (1, 1))
+    gradio, (port,) = command.import_gradio(), free_ports(1)
+    model = types.SimpleNamespace(
+        workdir="run", task=Classification(["joy", "anger"]), modalities={"audio": {}}, manifest=None
+    )
+    built = page.build_page(gradio, answers.Answers(model, EncoderClient(model)), hears_words=False)
+
+    def status(method, path, body=None, **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        return connection.getresponse().status
+
+    ours = f"http://127.0.0.1:{port}"
+    before = functools.partial(guard.Guard, hosts=guard.LOOPBACK, uploads=tmp_path)
+    with page.served(built, gradio.themes.Base, "127.0.0.1", port, before):
+        assert status("GET", "/") == 200
+        assert status("GET", "/", Host="evil.example") == 403
+        path = "/gradio_api/upload"
+        assert status("POST", path, UPLOAD, content_type=MULTIPART) == 403
+        assert status("POST", path, UPLOAD, content_type=MULTIPART, Origin="http://evil.example") == 403
+        assert not list(tmp_path.rglob("*.wav"))
+        assert status("POST", path, UPLOAD, content_type=MULTIPART, Origin=ours) == 200
+        (found,) = tmp_path.rglob("*.wav")
+        for _ in range(100):
+            if not found.exists():
+                break
+            asyncio.run(asyncio.sleep(0.1))
+        assert not found.exists(), "it is deleted after a while"

@@ -1,0 +1,107 @@
+"""SIGINT and SIGTERM end every command at any moment, also twice; what is on disk stays whole."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, corpus_of, user_env
+from test_resume import compare
+
+CODES = {signal.SIGINT: (130, -2), signal.SIGTERM: (143, -15, 0)}
+WORDS = {signal.SIGINT: "interrupted; the same command", signal.SIGTERM: "asked to stop"}
+
+
+def start(line, cache_home):
+    return subprocess.Popen(
+        [sys.executable, *map(str, line)], cwd=ROOT, env=user_env(cache_home), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+LOST = """
+import gc, sys, time
+sys.orig_argv, sys.argv = ["python", "-m", "mer_jax.main"], ["-m"]
+import mer_jax
+from mer_jax.errors import reported
+
+def swallow(*_):
+    time.sleep(0.05)
+
+gc.callbacks.append(swallow)
+print(1, flush=True)
+with reported():
+    while True:
+        {body}
+"""
+BODIES = {
+    "a callback of the garbage collector": "gc.collect()",
+    "code that catches everything": "\n        try: time.sleep(1)\n        except BaseException: pass",
+    "another error": "\n        try: time.sleep(9)\n        except BaseException: raise RuntimeError('lost') from None",
+}
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("body", BODIES)
+def test_a_signal_is_not_lost(cache_home, name, body):
+    twice = body == "code that catches everything" and name == signal.SIGINT  # or after some seconds
+    process = start(["-c", LOST.replace("{body}", BODIES[body])], cache_home)
+    process.stdout.readline()
+    for _ in range(1 + twice):
+        time.sleep(0.2)
+        process.send_signal(name)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode in CODES[name][:1], err
+    assert err.count(WORDS[name]) == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("module", ["mer_jax.main", "mer_jax.report", "mer_jax.data", "data_prep.import_pack"])
+def test_a_signal_during_the_first_imports(cache_home, module):
+    for name in WORDS:
+        process = start(["-X", "importtime", "-m", module, "--help"], cache_home)
+        for line in process.stderr:  # the first of ours is imported
+            if line.endswith("mer_jax.interrupts\n"):
+                break
+        time.sleep(0.03)
+        process.send_signal(name)
+        err = process.communicate(timeout=60)[1]
+        assert process.returncode in CODES[name][:2], err
+        assert WORDS[name] in err or process.returncode < 0
+        assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=pytest.mark.nightly) for s in range(2, 12))])
+def test_signals_at_any_moment_of_a_run(tmp_path, cache_home, seed):
+    """Then the same command ends with the same bits."""
+    rng, workdir = random.Random(seed), tmp_path / "w"
+
+    def line(folder):
+        flags = ["--config.train.batch_size=8", "--config.train.epochs=3", f"--config.data.path={corpus_of(120)}"]
+        return ["-m", "mer_jax.main", f"--config={ROOT}/configs/lsgmer.py:tiny", f"--workdir={folder}", *flags,
+                "--config.train.checkpoint_minutes=0.005"]  # fmt: skip
+
+    began = time.monotonic()
+    whole = start(line(tmp_path / "whole"), cache_home)
+    assert "metrics.json" in whole.communicate(timeout=170)[0]
+    takes = time.monotonic() - began
+    for _ in range(4):
+        name = rng.choice(list(WORDS))
+        process = start(line(workdir), cache_home)
+        time.sleep(rng.uniform(0.05, takes))
+        process.send_signal(name)
+        sent = time.monotonic()
+        if rng.random() < 0.5:
+            time.sleep(rng.uniform(0, 0.2))
+            process.send_signal(name)
+        out, err = process.communicate(timeout=60)
+        assert time.monotonic() - sent < 15
+        assert process.returncode in (*CODES[name], 0), err
+        assert "Traceback" not in err
+        assert WORDS[name] in err + out or (workdir / "metrics.json").exists() or process.returncode < 0
+    again = start(line(workdir), cache_home).communicate(timeout=170)
+    assert "metrics.json" in again[0] or "is finished" in again[0], again
+    compare(workdir, tmp_path / "whole")
