@@ -5,6 +5,7 @@ server: the other end of a pipe of `python -m mer_jax.predict`.
 
 Requests are lines of JSON on stdin:
 
+    {"id": "a", "file": "clips/a.mp4", "sentence": "I did not expect that.", "start": 1.5, "end": 4}
 
 `file` may be absent, null, for sentences alone; `start` and `end` tell a part of it. {"id": …, "file": …, "length":
 true} asks for nothing but its length. {"id": …, "error": …} is of an input that who asks found wrong already; it is
@@ -36,6 +37,7 @@ from data_prep.encoders.extract import STREAMS
 from data_prep.encoders.serving import RequestEncoder, batches
 from data_prep.encoders.speech_to_text import SpeechRecogniser
 from mer_jax import files
+from mer_jax.data.corpus import Manifest
 from mer_jax.data.records import encode_example, write_record
 from mer_jax.errors import UserError
 from mer_jax.plain import plain_output
@@ -45,14 +47,10 @@ BATCH_SIZE = 16  # requests answered together: more is hardly faster, and all of
 
 def read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error})") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("modalities"), dict):
-        raise UserError(f"{path} is no manifest of a corpus: it has no modalities")
-    return manifest
+    return Manifest(content, str(path)).manifest
 
 
 def begin(arguments: argparse.Namespace) -> tuple[RequestEncoder, dict[str, Any]]:

@@ -3,7 +3,7 @@ A score may be missing: the run may be older than the score."""
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from mer_jax.schema import Count, Finite, Positive, Share, Text
+from mer_jax.schema import Above0, Count, Finite, Positive, Share, Text
 
 Scalar = bool | int | float | str | None
 Values = dict[str, Scalar]
@@ -82,11 +82,22 @@ class ProtocolUsed(TypedDict):
     test: str
 
 
+class Unread(TypedDict):
+    limit: Positive
+    steps: Count
+    total: Count
+    utterances: Count
+    share: Share
+    steps_per_second: NotRequired[Above0]
+
+
 class DataUsed(TypedDict):
     name: str
     manifest_sha256: str
     counts: dict[str, FoldParts]
     bayes_accuracy: NotRequired[Finite | None]
+    unread: NotRequired[dict[str, Unread]]
+    problems: NotRequired[list[str]]
 
 
 class Ensemble(TypedDict):
@@ -199,11 +210,16 @@ class Mistake(TypedDict):
     frames: NotRequired[Frames | None]
 
 
+class PathGap(TypedDict):
+    in_words: str
+
+
 class Explained(TypedDict):
     replica: str
     utterances_used: Count
     shares: Shares
     mistakes: list[Mistake]
+    integrated_gradients: NotRequired[PathGap | None]
 
 
 Scored = tuple[Finite | None, Finite | None]  # mean and sd

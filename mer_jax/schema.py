@@ -11,6 +11,7 @@ MOST = 2**53  # integers up to here are the same as float64
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 Positive = Annotated[int, Meta(ge=1, le=MOST)]
 Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
+Above0 = Annotated[float, Meta(gt=0, le=1e300)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Text = Annotated[str, Meta(min_length=1)]
 Texts = Annotated[list[str], Meta(min_length=1)]

@@ -8,12 +8,16 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import small_description, small_utterances
 from experiments import FAMILIES
 from finished import write_run
 
+from data_prep.encoders import from_manifest
 from mer_jax import compare
 from mer_jax.config import to_dict, validate
+from mer_jax.data import length_limits
 from mer_jax.data.corpus import Corpus
+from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
 from mer_jax.evaluation.finished_run import read_run
 from mer_jax.models.family import experiment_from
@@ -132,18 +136,42 @@ def every_row(folder):
     for row in range(len(corpus)):
         corpus[row]
     corpus.label_ids(np.arange(len(corpus)))
+    length_limits.length_limits((), list(corpus.modalities), corpus.manifest)
+    length_limits.cut_in_extraction(corpus.manifest)
 
 
 @pytest.mark.parametrize(
     "count", [pytest.param(100, id="100"), pytest.param(2000, marks=pytest.mark.nightly, id="2000")]
 )
-def test_a_corpus_with_a_damaged_manifest(small_corpus, tmp_path, count):
-    content = (small_corpus / "manifest.json").read_bytes()
-    found = []
+def test_a_corpus_with_a_damaged_manifest(tmp_path, count):
+    cut = {"seconds_over_longest": {"cut": 25.5, "of": 247.5, "enough": 5}}
+    description = small_description(steps_per_second={"text": 2.0}, provenance=cut)
+    write_corpus(tmp_path / "c", small_utterances(), description, shard_records=10)
+    path, found = tmp_path / "c" / "manifest.json", []
+    content = path.read_bytes()
     for seed in range(count):
-        (small_corpus / "manifest.json").write_bytes(content)
-        what = damage_file(small_corpus / "manifest.json", np.random.default_rng(seed))
-        found.append((problem((str(small_corpus),), every_row, small_corpus), seed, what))
+        path.write_bytes(content)
+        what = damage_file(path, np.random.default_rng(seed))
+        found.append((problem((str(path.parent),), every_row, path.parent), seed, what))
+    assert not [one for one in found if one[0]]
+
+
+ENCODERS = {
+    "text": {"name": "some folder", "layers": [2], "pooling": "mean"},
+    "audio": {"name": "openSMILE eGeMAPSv02 low-level descriptors", "pooling": "mean", "every": 2, "longest": 9.0},
+    "visual": {"name": "PNG", "size": 32, "frames": "3 frames evenly spread", "longest": 9.0},
+}
+
+
+@pytest.mark.parametrize("modality", ENCODERS)
+def test_a_damaged_encoder_of_a_manifest(modality, tmp_path):
+    """It is made as told, if that can be, or refused in the manifest's words."""
+    found = []
+    for seed in range(200):
+        identity, what = damaged(ENCODERS[modality], np.random.default_rng(seed))
+        names = (f"{modality}_encoder", f"{modality} encoder", f"--{modality}-encoder", identity.get("name", "name"))
+        call = from_manifest.encoder_from_identity, modality, identity, None, "cpu", tmp_path
+        found.append((problem([str(name) for name in names], *call), seed, what))
     assert not [one for one in found if one[0]]
 
 

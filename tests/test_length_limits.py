@@ -123,8 +123,11 @@ def test_the_audit_names_what_is_not_read(tmp_path):
 def test_a_rate_that_is_none_is_refused(tmp_path):
     with pytest.raises(UserError, match="steps_per_second: 'smell' is not declared"):
         write_corpus(tmp_path / "c", small_utterances(), small_description(steps_per_second={"smell": 1.0}))
-    with pytest.raises(UserError, match=r"modalities\.audio\.steps_per_second is 'fast'; it must be a number above 0"):
-        length_limits.steps_per_second(manifest("fast"), "audio")
+    write_corpus(tmp_path / "c", small_utterances(), small_description(steps_per_second={"text": 4.0}))
+    path = tmp_path / "c" / "manifest.json"
+    path.write_text(path.read_text().replace('"steps_per_second": 4.0', '"steps_per_second": "fast"'))
+    with pytest.raises(UserError, match=r"field 'modalities\.text\.steps_per_second': expected float, got str"):
+        Corpus(tmp_path / "c")
 
 
 @pytest.mark.parametrize("old", [48, [48], [64, 1]])

@@ -1,4 +1,7 @@
+import json
+
 import jax.numpy as jnp
+from etils import epath
 
 from mer_jax.runtime import console, run_log
 
@@ -13,3 +16,23 @@ def test_a_batch_without_a_positive_pair_is_told(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "step 2: no two utterances of the batch share a label; its contrastive loss is 0"
     ]
+
+
+def test_a_damaged_line_of_the_history_is_told_and_left_out(tmp_path, capsys):
+    path, row = tmp_path / "history.jsonl", {"epoch": 1, "step": 5, "replica": "r", "valid": {"loss": 1.0}}
+    good, later = json.dumps(row), json.dumps(row | {"step": 10})
+    path.write_text(f"{good}\n{good.replace('5', '-5')}\nnonsense\n{later}\n")
+    history = run_log.History(tmp_path, 5)
+    history.evaluations([row | {"step": 10}])
+    history.close()
+    assert path.read_text() == f"{good}\n{later}\n"
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert "line 2 is damaged (field 'step': expected int >= 0) and left out" in told
+    assert "line 3 is damaged" in told
+
+
+def test_a_damaged_cost_is_told(tmp_path, capsys):
+    path = tmp_path / "cost.json"
+    path.write_text('{"sessions": [{"began": 3}]}')
+    assert run_log.sessions_before(epath.Path(path)) == []
+    assert "field 'sessions.0.began': expected str, got int" in capsys.readouterr().out.replace("\n", " ")

@@ -180,7 +180,15 @@ def other_digest(copy):
     (copy / "metrics.json").write_text(json.dumps(text))
 
 
+def other_config(copy):
+    """Whose models these arrays fit, too."""
+    text = json.loads((copy / "config.json").read_text())
+    text["config"]["loss"]["temperature"] = 3.0
+    (copy / "config.json").write_text(json.dumps(text))
+
+
 BROKEN = [
+    (other_config, r"loss\.temperature: .* -> 3\.0"),
     (other_digest, "is not the one that metrics.json tells of"),
     (lambda copy: (copy / "metrics.json").unlink(), "unfinished run"),
     (lambda copy: (copy / "config.json").unlink(), "holds no run"),

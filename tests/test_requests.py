@@ -163,8 +163,10 @@ def test_features_of_no_encoder_are_refused():
     with pytest.raises(UserError, match="has no modality 'smell'; it has text, audio, visual, pulse"):
         from_manifest.identity_of(manifest, "smell")
     with pytest.raises(UserError, match="frames is 'some'"):
-        from_manifest.encoder_from_identity("visual", IDENTITY | {"frames": "some"}, None, "cpu", ROOT)
-    with pytest.raises(UserError, match="the manifest's text_encoder is not one of this project's: KeyError 'layers'"):
+        from_manifest.encoder_from_identity("visual", IDENTITY | {"frames": "some", "longest": 9.0}, None, "cpu", ROOT)
+    with pytest.raises(
+        UserError, match="the manifest's text_encoder is not one of this project's: field 'layers' is missing"
+    ):
         from_manifest.encoder_from_identity("text", {"name": "x/y"}, None, "cpu", ROOT)
     with pytest.raises(UserError, match=r"read from a folder called 'wavlm': say where it is, --audio-encoder=PATH"):
         from_manifest.encoder_from_identity("audio", IDENTITY | {"pooling": "mean", "longest": 30.0}, None, "cpu", ROOT)

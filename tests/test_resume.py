@@ -291,7 +291,7 @@ gc.collect()
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(12, marks=pytest.mark.slow), pytest.param(120, marks=pytest.mark.nightly)]
+    "count", [pytest.param(12, marks=pytest.mark.slow), pytest.param(150, marks=pytest.mark.nightly)]
 )
 def test_damage_is_told_once(tmp_path, cache_home, count):
     """Orbax leaves its other reads to themselves; what Python tells of them depends on when they end."""
@@ -316,8 +316,14 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(home, cache_home
     process = start(workdir, cache_home)
     kill_when(process, lambda: (workdir / "checkpoints").is_dir() and len(committed(workdir)) > 1)
     damage(workdir / "checkpoints" / str(committed(workdir)[-1]), "flip")
+    (workdir / "split.json").write_text('{"folds": []}')
+    (workdir / "cost.json").write_text('{"sessions": [3]}')
     before = committed(workdir)[-2]
     output = finish(workdir, cache_home)
     assert "is damaged" in output
+    assert "split.json was missing or damaged, and is written again" in output
+    assert (workdir / "split.json").read_bytes() == (uninterrupted / "split.json").read_bytes()
+    assert "field 'sessions.0': " in output
+    assert "What earlier sessions cost is not known" in output
     assert f"resuming after step {before}\n" in output
     compare(workdir, uninterrupted)

@@ -4,19 +4,49 @@ are the same."""
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from data_prep.encoders.audio import DESCRIPTORS, EGEMAPS, Egemaps, SpeechEncoder
 from data_prep.encoders.extract import AnyEncoder
 from data_prep.encoders.text import TextEncoder
 from data_prep.encoders.visual import PICTURES, FrameCoder, FrameEncoder
+from mer_jax import schema
 from mer_jax.data.corpus import encoder_of, hub_name
 from mer_jax.errors import UserError
+from mer_jax.schema import Above0, Count, Positive, Text
 
 # These may be different from then: they change roundings. Weights are pinned by their sha256, not by the hub's
 # revision; `padded` is what a trial of the model on this machine shows.
 LOOSE = ("device", "transformers", "torch", "av", "pillow", "opensmile", "faces.opencv", "revision", "padded")
 EVENLY, RATE = re.compile(r"(\d+) frames evenly spread"), re.compile(r"(\S+) frames a second")
+
+
+class TextIdentity(TypedDict):
+    """What the manifest says of an encoder and is used here; it says more."""
+
+    name: Text
+    layers: list[Count]
+    pooling: Text
+
+
+class AudioIdentity(TypedDict):
+    name: Text
+    pooling: Text
+    every: Positive
+    longest: Above0
+    layers: NotRequired[list[Count]]
+
+
+class VisualIdentity(TypedDict):
+    name: Text
+    frames: Text
+    longest: Above0
+    frame: NotRequired[Text]
+    pooling: NotRequired[Text]
+    size: NotRequired[Positive]
+
+
+IDENTITIES: dict[str, Any] = {"text": TextIdentity, "audio": AudioIdentity, "visual": VisualIdentity}
 PATCHES = re.compile(r"mean over the patches of hidden layers ([\d, ]+) of \d+")
 
 
@@ -55,7 +85,10 @@ def encoder_from_identity(
 ) -> AnyEncoder:
     """Makes an encoder with all settings of the identity; `place` is where its model is, if the identity does not
     tell."""
+    if modality not in IDENTITIES:
+        raise UserError(f"there are no encoders of a modality {modality!r}; there are of {', '.join(IDENTITIES)}")
     try:
+        schema.check(dict(identity), IDENTITIES[modality])
         if modality == "text":
             return TextEncoder(
                 place or _place(modality, identity),
@@ -64,15 +97,12 @@ def encoder_from_identity(
                 pooling=identity["pooling"],
                 device=device,
             )
-        if modality == "audio":
-            return _audio(identity, place, device)
-        if modality == "visual":
-            return _visual(identity, place, device)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"the manifest's {modality}_encoder is not one of this project's: {type(error).__name__} {error}"
-        ) from None
-    raise UserError(f"there are no encoders of a modality {modality!r}; there are of text, audio, visual")
+        return (_audio if modality == "audio" else _visual)(identity, place, device)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"the manifest's {modality}_encoder is not one of this project's: {what}") from None
 
 
 def _audio(identity: Mapping[str, Any], place: str | None, device: str) -> Egemaps | SpeechEncoder:

@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mer_jax import files
 from mer_jax.data.corpus import Utterance, to_example
 from mer_jax.data.records import Value, encode_example
 from mer_jax.errors import UserError
@@ -51,7 +51,7 @@ class Ready:
 def parse(line: bytes) -> Request:
     """Returns the request in a line of JSON. Raises UserError for what is none."""
     try:
-        fields = json.loads(line)
+        fields = files.load_json(line)
     except ValueError as error:
         raise UserError(f"a request is no line of JSON ({error})") from None
     if not isinstance(fields, dict) or "id" not in fields:
@@ -76,7 +76,7 @@ def parse(line: bytes) -> Request:
 def id_of(line: bytes) -> str:
     """Returns the id in a line that may be no request, "" if there is none."""
     with contextlib.suppress(ValueError, TypeError, KeyError):
-        return str(json.loads(line)["id"]).encode(errors="backslashreplace").decode()
+        return str(files.load_json(line)["id"]).encode(errors="backslashreplace").decode()
     return ""
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
-from mer_jax.schema import Count, Finite, Positive, Share, Text, Texts
+from mer_jax.schema import Above0, Count, Finite, Positive, Share, Text, Texts
 
 Split = Literal["train", "valid", "test"]
 SHARD_MOST = 2**47  # bytes of a shard
@@ -23,6 +23,7 @@ class Modality(TypedDict):
     tokens: NotRequired[Any]
     trained_on: NotRequired[list[Split]]
     extractor: NotRequired[str]
+    steps_per_second: NotRequired[Above0]
 
 
 class SplitCounts(TypedDict):
@@ -40,6 +41,18 @@ class Shard(TypedDict):
     index_sha256: str
 
 
+class SecondsOverLongest(TypedDict):
+    cut: Finite
+    of: Above0
+    enough: Positive
+
+
+class Provenance(TypedDict):
+    """And whatever else who wrote the corpus has to say."""
+
+    seconds_over_longest: NotRequired[SecondsOverLongest]
+
+
 class ManifestFile(TypedDict):
     schema_version: int
     name: Text
@@ -51,7 +64,7 @@ class ManifestFile(TypedDict):
     protocol: dict[str, Any]
     splits: dict[Split, SplitCounts]
     shards: list[Shard]
-    provenance: NotRequired[dict[str, Any] | None]
+    provenance: NotRequired[Provenance | None]
     licence: NotRequired[str | None]
     voted: NotRequired[Count]
     bayes_accuracy: NotRequired[dict[str, Share] | None]

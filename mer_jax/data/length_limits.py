@@ -80,10 +80,6 @@ def steps_per_second(manifest: Mapping[str, Any], modality: str) -> float | None
     token, one of so many frames spread evenly over a clip, a mean over the whole clip)."""
     rate = manifest["modalities"][modality].get("steps_per_second")
     if rate is not None:
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
-            raise UserError(
-                f"manifest.json: modalities.{modality}.steps_per_second is {rate!r}; it must be a number above 0"
-            )
         return float(rate)
     encoder = encoder_of(manifest, modality)
     every, name = encoder.get("every"), encoder.get("name")

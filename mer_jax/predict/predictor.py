@@ -34,7 +34,7 @@ from mer_jax.runtime import checkpoint, sharding
 from mer_jax.tasks import Task, task_of
 from mer_jax.training import step
 from mer_jax.training.compiled import model_of
-from mer_jax.training.resume import refuse_other_checkpoint
+from mer_jax.training.resume import refuse_other_results
 from mer_jax.training.workdir import read_config_file
 
 INCOMPLETE = f"evidence: it misses more than {100 * COMPLETE:g} % of the change of the logit; gap says how much"
@@ -320,7 +320,8 @@ def load(run: epath.PathLike) -> Predictor:
         raise UserError(
             f"{run}: the checkpoint is of other data than config.json; bring back the file that belongs to it"
         )
-    refuse_other_checkpoint(run, metrics, digest, {replica["name"]: replica["step"] for replica in info["replicas"]})
+    best = {replica["name"]: replica["step"] for replica in info["replicas"]}
+    refuse_other_results(run, config, metrics, digest, best)
     return Predictor(config, manifest, metrics, best_models, str(run))
 
 

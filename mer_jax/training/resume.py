@@ -7,11 +7,12 @@ from typing import Any
 from etils import epath
 
 from mer_jax import run_files
-from mer_jax.config import Experiment
+from mer_jax.config import Experiment, differences, fields_without_result, to_dict
 from mer_jax.data import protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 from mer_jax.files import read_json
+from mer_jax.models.family import experiment_from
 from mer_jax.runtime import checkpoint
 from mer_jax.runtime.console import console
 from mer_jax.training.replicas import ReplicaProgress
@@ -64,11 +65,23 @@ def data_identity(run: Run) -> dict[str, Any]:
     }
 
 
-def refuse_other_checkpoint(
-    workdir: epath.Path, metrics: Mapping[str, Any], digest: Mapping[str, Any], replicas: Mapping[str, int | None]
+def refuse_other_results(
+    workdir: epath.Path,
+    config: Experiment,
+    metrics: Mapping[str, Any],
+    digest: Mapping[str, Any],
+    replicas: Mapping[str, int | None],
 ) -> None:
-    """Raises UserError unless a checkpoint is the one whose models metrics.json tells of. replicas: the step of each
-    one's best model. Runs from before 0.10 do not hold the digest."""
+    """Raises UserError unless metrics.json tells of models of this config and of this checkpoint. replicas: the step of
+    each one's best model. Runs from before 0.10 do not hold the digest."""
+    free = fields_without_result(config)
+    lines = differences(to_dict(experiment_from(metrics["config"])), to_dict(config))
+    if changed := [line for line in lines if line.partition(":")[0] not in free]:
+        raise UserError(
+            f"{workdir / 'config.json'} is not the config of the run that metrics.json tells of:\n  "
+            + "\n  ".join(changed)
+            + "\nBring that back, or train again in another --workdir."
+        )
     known = metrics.get("checkpoint", digest)
     told = {replica["name"]: replica["step"] for replica in metrics["replicas"]}
     if dict(known) != dict(digest) or told != dict(replicas):
@@ -88,5 +101,6 @@ def restore_finished(config: Experiment, corpus: Corpus, workdir: epath.Path) ->
         raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint: it cannot be scored again")
     checkpoints.close()
     best = {replica.name: progress.step for replica, progress in zip(run.groups.replicas, run.progress, strict=True)}
-    refuse_other_checkpoint(workdir, read_json(workdir / "metrics.json", run_files.Metrics), checkpoints.digest(), best)
+    metrics = read_json(workdir / "metrics.json", run_files.Metrics)
+    refuse_other_results(workdir, config, metrics, checkpoints.digest(), best)
     return run
