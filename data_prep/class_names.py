@@ -1,5 +1,6 @@
 """Names of classes that people take for one: they differ by case, spaces or look only."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -8,13 +9,15 @@ LOOK = str.maketrans(
     "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0458\u0455\u04bb\u0501\u0251\u0131\u03bf\u03b1\u03bd\u03c1",
     "aceopxyijshdaioavp",
 )
+NEGATIVE = re.compile(r"^\s*[-\u2212]\s*(?=[.\d])")  # a number below 0
 
 
 def look(name: str) -> str:
     """Returns what is left of a name without case, spaces, marks that are not seen and look-alike letters."""
     plain = unicodedata.normalize("NFKC", name).casefold()
+    plain = NEGATIVE.sub("minus ", plain)
     seen = "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cc", "Zs", "Pc", "Pd"))
-    return unicodedata.normalize("NFC", seen.translate(LOOK))
+    return unicodedata.normalize("NFC", seen.translate(LOOK)) or plain
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:

@@ -40,6 +40,8 @@ REFUSALS = {
     errno.ENOMEM: MEMORY,
 }
 AGAIN = "What is saved is kept; the same command carries on afterwards"
+# An error of a library in C++ begins with the name of its kind, or quotes the system's number.
+OF_CPP = re.compile(r"\[OS error \d|\b(?:[A-Z]+_[A-Z_]+|INTERNAL|UNKNOWN|UNAVAILABLE|ABORTED): ")
 NO_MEMORY = ("failed to map segment", "cannot allocate memory", "can't start new thread", "bad_alloc")
 
 
@@ -74,8 +76,9 @@ def _refusal(error: BaseException) -> int | None:
         return errno.ENOMEM
     if isinstance(error, OSError):
         return None
-    named = (number for number in REFUSALS if errno.errorcode[number] in text or os.strerror(number) in text)
-    return next(named, None)
+    names = {number: rf"\b(?:{errno.errorcode[number]}|{re.escape(os.strerror(number))})\b" for number in REFUSALS}
+    found = (number for number, name in names.items() if OF_CPP.search(text) and re.search(name, text))
+    return next(found, None)
 
 
 def _path_in(text: str) -> str | None:

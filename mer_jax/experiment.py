@@ -12,6 +12,7 @@ from mer_jax.data import leakage, protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic import demo_corpus
 from mer_jax.errors import UserError
+from mer_jax.evaluation import robustness
 from mer_jax.evaluation.final import finish
 from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.report import render
@@ -109,6 +110,16 @@ def train(
     result = finish(run, leaks, cost, checkpoints.digest())
     distributed.barrier("finished")
     return result
+
+
+def measure_robustness(
+    config: Experiment, corpus: Corpus, workdir: epath.Path, beside: epath.PathLike | None
+) -> dict[str, Any]:
+    """See `robustness.measure`; with the report written anew."""
+    with held_alone(workdir, identity(with_old_defaults(config, workdir), corpus)):
+        found = robustness.measure(config, corpus, workdir, beside)
+        write_report(workdir)
+    return found
 
 
 def write_report(workdir: epath.Path) -> None:

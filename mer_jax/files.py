@@ -52,9 +52,9 @@ def sync(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
-def write_atomically(path: epath.PathLike, content: str | bytes) -> None:
-    """Replaces the file in one step; text is written as UTF-8."""
-    with atomic_file(path) as file:
+def write_atomically(path: epath.PathLike, content: str | bytes, *, writers: int = 1) -> None:
+    """Replaces the file in one step; text is written as UTF-8. writers: as of `atomic_file`."""
+    with atomic_file(path, writers=writers) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 

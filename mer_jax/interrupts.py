@@ -51,7 +51,7 @@ def listen() -> None:
 
     def hook(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, Interrupted):
-            _end(_state["asked"])
+            end(_state["asked"])
         tell_others(unraisable)
 
     sys.unraisablehook = hook
@@ -86,7 +86,7 @@ def end_soon(code: int) -> None:
 
 def _handle(number: int, _: Any) -> None:
     if _state["asked"] or not _state["tidies"]:
-        _end(number)
+        end(number)
     _state["asked"] = number
     raise Interrupted(number)
 
@@ -96,15 +96,16 @@ def _watch(pipe: int) -> None:
     first = 0
     while True:
         if not select.select([pipe], [], [], GRACE_SECONDS if first else None)[0]:
-            _end(first)
+            end(first)
         for number in os.read(pipe, 64):
             if number in EXIT_CODES and signal.getsignal(number) is _handle:  # else somebody else answers it
                 if first:
-                    _end(first)
+                    end(first)
                 first = number
 
 
-def _end(number: int) -> None:
+def end(number: int) -> None:
+    """Ends this process at once, with the signal's message and exit code."""
     with contextlib.suppress(OSError):
         os.write(2, f"{message(number)}\n".encode())
     os._exit(EXIT_CODES[signal.Signals(number)])

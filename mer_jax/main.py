@@ -88,7 +88,7 @@ def main(_: list[str]) -> None:
         config = config_lib.validate(CONFIG.value)
         how, profile = parse_distributed(DISTRIBUTED.value), parse_profile(PROFILE.value)
         from mer_jax import experiment  # a mistake in the flags is told without waiting for what trains
-        from mer_jax.evaluation import final, robustness
+        from mer_jax.evaluation import final
 
         corpus = experiment.open_corpus(config)
         experiment.check(config, corpus)
@@ -97,8 +97,7 @@ def main(_: list[str]) -> None:
             if MODE.value == "eval":
                 sys.exit(final.score_again(config, corpus, workdir))
             if MODE.value == "robustness":
-                robustness.measure(config, corpus, workdir, BESIDE.value)
-                experiment.write_report(workdir)
+                experiment.measure_robustness(config, corpus, workdir, BESIDE.value)
             else:
                 free, changed = not WORKDIR.value, CHANGED.value
                 experiment.run(config, corpus, workdir, allow_config_change=changed, profile=profile, or_beside=free)

@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 
+from data_prep import class_names
 from data_prep.audit.findings import classes
 from data_prep.packs import class_counts
 
@@ -105,3 +106,8 @@ def test_extra_happy_are_counted(ids, level, there):
     corpus = counted("c", IEMOCAP.words, {"train": IEMOCAP.sets["official"]})
     (found,) = (f for f in classes(corpus, set(ids)) if f.name == "extra happy")
     assert (found.level, found.text) == (level, f"{there} of the {len(ids)} listed utterances are in the corpus")
+
+
+@pytest.mark.parametrize("names", [("-1", "0", "1"), ("-.5", ".5"), ("\u2212 2", "2"), ("-", "_"), ("e-1", "e2")])
+def test_numbers_and_signs_are_not_taken_for_one(names):
+    assert class_names.alike(names) == []

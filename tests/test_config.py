@@ -52,6 +52,25 @@ def load_config(name):
     return module.get_config(arg)
 
 
+# What the official code trains with, of each corpus: rate, and dropout of projection, early fusion, late fusion, TCN.
+PUBLISHED = {"iemocap": (5e-5, (0.2, 0.3, 0.3, 0.3)), "meld": (1e-4, (0.4, 0.4, 0.4, 0.4))}
+
+
+@pytest.mark.parametrize("corpus", PUBLISHED)
+@pytest.mark.parametrize("family", ["deepmsi_mer", "deepmsi_mer_frames"])
+def test_published_configs_are_what_the_official_code_trains_with(family, corpus):
+    config = load_config(f"{family}:{corpus}_published")
+    model, optim, loss, train = config.model, config.optim, config.loss, config.train
+    dropouts = (model.projection_dropout, model.early_dropout, model.dropout, model.tcn_dropout)
+    assert (optim.learning_rate, dropouts) == PUBLISHED[corpus]
+    assert (model.variant, model.pool) == ("published", "mean")
+    assert (optim.name, optim.weight_decay, optim.schedule, optim.clip) == ("adam", 1e-5, "constant", 0.0)
+    assert (train.batch_size, train.epochs, train.patience) == (32, 30, 4)
+    assert loss.pairs == ("visual-text", "visual-audio")
+    if family == "deepmsi_mer":
+        assert load_config(f"{family}:{corpus}").model.variant == "fixed"
+
+
 def test_the_table_of_parameters_names_every_config():
     assert {name.partition(":")[0] for name in PARAMETERS} == {path.stem for path in CONFIGS}
 

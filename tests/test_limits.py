@@ -70,7 +70,12 @@ def test_every_refusal_names_its_path_and_what_to_do(number):
 
 
 def test_other_errors_are_not_explained_away():
-    for error in (ValueError("x"), KeyError("No"), OSError("plain"), RuntimeError("INTERNAL: x")):
+    named = (
+        ValueError("class 'VIDEIO' is unknown"),
+        KeyError("label EIO"),
+        ValueError("Permission denied by the spec"),
+    )
+    for error in (*named, ValueError("x"), KeyError("No"), OSError("plain"), RuntimeError("INTERNAL: x")):
         assert explained(error) is error
     assert "in the cache" in str(explained(OSError(errno.ENOSPC, "full", str(files.cache_folder() / "x"))))
     assert "may not have so much memory" in str(explained(MemoryError()))

@@ -1,6 +1,7 @@
 import json
 
 import jax.numpy as jnp
+import pytest
 from etils import epath
 
 from mer_jax.runtime import console, run_log
@@ -22,13 +23,23 @@ def test_a_damaged_line_of_the_history_is_told_and_left_out(tmp_path, capsys):
     path, row = tmp_path / "history.jsonl", {"epoch": 1, "step": 5, "replica": "r", "valid": {"loss": 1.0}}
     good, later = json.dumps(row), json.dumps(row | {"step": 10})
     path.write_text(f"{good}\n{good.replace('5', '-5')}\nnonsense\n{later}\n")
-    history = run_log.History(tmp_path, 5)
+    history = run_log.History(tmp_path, 5, 2)
     history.evaluations([row | {"step": 10}])
     history.close()
     assert path.read_text() == f"{good}\n{later}\n"
     told = capsys.readouterr().out.replace("\n", " ")
+    assert "holds 1 of the 2 evaluations so far" in told
     assert "line 2 is damaged (field 'step': expected int >= 0) and left out" in told
     assert "line 3 is damaged" in told
+
+
+@pytest.mark.parametrize(("cut", "kept"), [(0, 2), (1, 2), (3, 1)])
+def test_a_history_that_was_cut(tmp_path, capsys, cut, kept):
+    rows = [json.dumps({"epoch": i, "step": 5 * i, "replica": "r", "valid": {"loss": 1.0}}) + "\n" for i in (1, 2)]
+    text = "".join(rows)
+    (tmp_path / "history.jsonl").write_text(text[: len(text) - cut])
+    run_log.History(tmp_path, 10, 2).close()
+    assert ("holds 1 of the 2" in capsys.readouterr().out) == (kept == 1)
 
 
 def test_a_damaged_cost_is_told(tmp_path, capsys):

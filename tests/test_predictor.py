@@ -22,6 +22,7 @@ from mer_jax.models import vsc
 from mer_jax.predict import command, output, predictor
 from mer_jax.predict.item import Item
 from mer_jax.predict.prediction import Prediction, empty_output
+from mer_jax.runtime import checkpoint
 from mer_jax.tasks.classification import Classification
 
 CONFIG = f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny"
@@ -211,6 +212,20 @@ BROKEN = [
 def test_a_run_that_cannot_be_loaded_says_why(run, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         mer_jax.load(damaged(run, tmp_path, change))
+
+
+@pytest.mark.slow
+def test_arrays_of_another_model_are_refused(run, monkeypatch):
+    """As where an earlier version's model had other layers."""
+    read = checkpoint.best_models
+
+    def without_one(folder):
+        info, best, digest = read(folder)
+        return info, best | {"params": dict([*best["params"].items()][1:])}, digest
+
+    monkeypatch.setattr(checkpoint, "best_models", without_one)
+    with pytest.raises(UserError, match=r"another model than this version's: array params/\S+ is missing"):
+        mer_jax.load(run)
 
 
 @pytest.mark.slow

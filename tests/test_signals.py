@@ -64,6 +64,30 @@ def test_a_signal_is_not_lost(cache_home, name, body):
     assert "Traceback" not in err
 
 
+LISTENING = """
+import sys, time
+sys.orig_argv, sys.argv = ["python", "-m", "mer_jax.main"], ["-m"]
+import mer_jax
+from mer_jax.errors import reported
+from mer_jax.runtime import distributed
+with reported(), distributed.preemption_notice() as notice:
+    print(1, flush=True)
+    time.sleep(30)  # a step, or its compilation
+"""
+
+
+def test_sigterm_twice_does_not_wait_for_the_step(cache_home):
+    process = start(["-c", LISTENING], cache_home)
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    err = process.communicate(timeout=10)[1]
+    assert process.returncode == 143
+    assert err.count(WORDS[signal.SIGTERM]) == 1
+
+
 @pytest.mark.parametrize("module", ["mer_jax.main", "mer_jax.report", "mer_jax.data", "data_prep.import_pack"])
 def test_a_signal_during_the_first_imports(cache_home, module):
     for name in WORDS:

@@ -131,10 +131,10 @@ class Unread:
         return self.share > UNREAD_PROBLEM
 
     def in_words(self) -> str:
-        """`audio: 96 of 380 s (25.3 %) are not read: the ends of 12 sequences longer than 1.28 s`"""
+        """`audio: 96 of 380 s (25 %) are not read: the ends of 12 sequences longer than 1.28 s`"""
         return (
             f"{self.modality}: {as_time(self.steps, self.rate, unit=False)} of {as_time(self.total, self.rate)} "
-            f"({100 * self.share:.2g} %) are not read: the ends of {self.utterances:,} sequences longer than "
+            f"({percent(self.share)}) are not read: the ends of {self.utterances:,} sequences longer than "
             f"{as_time(self.limit, self.rate)}"
         )
 
@@ -143,6 +143,11 @@ class Unread:
         found = {name: getattr(self, name) for name in ("limit", "steps", "total", "utterances")}
         found["share"] = round(self.share, 6)
         return found if self.rate is None else found | {"steps_per_second": self.rate}
+
+
+def percent(share: float) -> str:
+    """`25 %`, `0.13 %`"""
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def as_time(steps: int, rate: float | None, *, unit: bool = True) -> str:
@@ -172,9 +177,7 @@ def cut_in_extraction(manifest: Mapping[str, Any]) -> tuple[str, str, bool] | No
     if not cut:
         return None
     share = cut["cut"] / max(cut["of"], 1e-9)
-    text = (
-        f"extraction left out {cut['cut']:.4g} of {cut['of']:.4g} s ({100 * share:.2g} %), the ends of over-long clips"
-    )
+    text = f"extraction left out {cut['cut']:.4g} of {cut['of']:.4g} s ({percent(share)}), the ends of over-long clips"
     if share <= UNREAD_PROBLEM:
         return text, "say so beside every figure", False
     return (

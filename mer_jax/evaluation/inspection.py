@@ -79,7 +79,7 @@ def completeness(
         "utterances": len(gaps),
         "median_gap": round(float(np.median(gaps)), 4),
         "largest_gap": round(max(gaps), 4),
-        "incomplete": sum(gap >= path_integral.COMPLETE for gap in gaps),
+        "incomplete": sum(not gap < path_integral.COMPLETE for gap in gaps),
         "most_gradients": max(points),
     }
 

@@ -37,16 +37,16 @@ def integrate(
 
     def again(carry: Any) -> Any:
         number, _, by_piece, _ = carry
-        return (number == 0) | (number < ROUNDS) & (gap_of(by_piece) >= COMPLETE).any()
+        return (number == 0) | (number < ROUNDS) & ~(gap_of(by_piece) < COMPLETE).all()
 
     def refine(carry: Any) -> Any:
         number, integral, by_piece, used = carry
         points = PIECES * MORE**number
         new, by_new = path.walk(share_out(jnp.abs(change - by_piece), points), points)
         gap, first = gap_of(by_piece), number == 0
-        better = first | (gap >= COMPLETE) & (gap_of(by_new) < gap)
+        better = first | ~(gap < COMPLETE) & (gap_of(by_new) < gap)
         integral = jax.tree.map(lambda n, o: jnp.where(along(better, o), n, o), new, integral)
-        used = jnp.where(first | (gap >= COMPLETE), points, used)
+        used = jnp.where(first | ~(gap < COMPLETE), points, used)
         return number + 1, integral, jnp.where(better[None], by_new, by_piece), used
 
     nothing = jax.tree.map(jnp.zeros_like, path.whole), jnp.zeros_like(change), jnp.zeros(rows, jnp.int32)

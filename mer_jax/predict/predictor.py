@@ -34,7 +34,7 @@ from mer_jax.runtime import checkpoint, sharding
 from mer_jax.tasks import Task, task_of
 from mer_jax.training import step
 from mer_jax.training.compiled import model_of
-from mer_jax.training.resume import refuse_other_results
+from mer_jax.training.resume import refuse_other_models, refuse_other_results
 from mer_jax.training.workdir import read_config_file
 
 INCOMPLETE = f"evidence: it misses more than {100 * COMPLETE:g} % of the change of the logit; gap says how much"
@@ -63,6 +63,7 @@ class Predictor:
         self.replicas = [replica["name"] for replica in metrics["replicas"]]
         self.family, model = model_of(config, manifest, self.task)
         self._apply = model.apply
+        refuse_other_models(epath.Path(workdir), config, model, best_models)
         self._best_models = best_models
         self._max_lengths = config_lib.max_lengths(config.data, manifest.manifest)
         frames = config.frame_augmentation()
@@ -181,7 +182,7 @@ class Predictor:
 
     def _prediction(self, item: Item, output: Mapping[str, Any], why: Attribution | None) -> Prediction:
         about = {name: value for name, value in vars(item).items() if name != "features"}
-        if why is not None and why.gap is not None and why.gap >= COMPLETE:
+        if why is not None and why.gap is not None and not why.gap < COMPLETE:
             about["notes"] = (*item.notes, INCOMPLETE)
         return Prediction(output=output, attribution=why, **about)
 

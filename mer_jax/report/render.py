@@ -22,7 +22,7 @@ def write(runs: Sequence[epath.PathLike], out: epath.PathLike) -> None:
     """
     text = page(named_apart([read_run(run) for run in runs]))
     try:
-        files.write_atomically(out, text)
+        files.write_atomically(out, text, writers=2)
     except OSError as error:
         raise UserError(f"--out: {out} cannot be written ({error.strerror})") from None
 

@@ -121,7 +121,7 @@ class Checkpoints:
                 handler = ocp.StandardCheckpointHandler()
                 metadata = handler.metadata(folder / "state")
                 named = old_runs.named_as_saved(like, _leaves(getattr(metadata, "tree", metadata)))
-                self._compare(metadata, named, str(folder))
+                refuse_other_arrays(getattr(metadata, "tree", metadata), named, str(folder))
                 return info, handler.restore(folder / "state", args=ocp.args.StandardRestore(named)), ""
             except UserError:
                 raise
@@ -171,18 +171,20 @@ class Checkpoints:
             why = str(told) if isinstance(told, UserError) else first_line(error)
             raise UserError(f"a checkpoint cannot be saved: {why}") from None
 
-    @staticmethod
-    def _compare(metadata: Any, like: Any, where: str) -> None:
-        saved, wanted = _leaves(getattr(metadata, "tree", metadata)), _leaves(like)
-        for name in sorted(saved.keys() ^ wanted.keys()):
-            raise UserError(f"{where}: array {name} is {'not in this model' if name in saved else 'missing'}")
-        for name, want in wanted.items():
-            have, is_key = saved[name], jax.dtypes.issubdtype(want.dtype, jax.dtypes.prng_key)
-            if not is_key and (have.shape, have.dtype) != (want.shape, want.dtype):
-                raise UserError(
-                    f"{where}: array {name} is {have.dtype}{list(have.shape)}, the config wants "
-                    f"{want.dtype}{list(want.shape)}"
-                )
+
+def refuse_other_arrays(saved: Any, wanted: Any, where: str) -> None:
+    """Raises UserError, naming the array, unless the trees have the same arrays, by path, shape and type. where: the
+    checkpoint that has `saved`."""
+    have, want = _leaves(saved), _leaves(wanted)
+    for name in sorted(have.keys() ^ want.keys()):
+        raise UserError(f"{where}: array {name} is {'not in this model' if name in have else 'missing'}")
+    for name, one in want.items():
+        is_key = jax.dtypes.issubdtype(one.dtype, jax.dtypes.prng_key)
+        if not is_key and (have[name].shape, have[name].dtype) != (one.shape, one.dtype):
+            raise UserError(
+                f"{where}: array {name} is {have[name].dtype}{list(have[name].shape)}, the config wants "
+                f"{one.dtype}{list(one.shape)}"
+            )
 
 
 @functools.cache

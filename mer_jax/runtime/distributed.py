@@ -229,7 +229,9 @@ class PreemptionNotice:
         if self._listens:
             self._before = signal.signal(signal.SIGTERM, self._note)
 
-    def _note(self, *_: Any) -> None:
+    def _note(self, number: int, _: Any) -> None:
+        if self._asked:  # whoever asks twice does not want to wait for the step to end
+            interrupts.end(number)
         self._asked = True
 
     def given(self) -> bool:

@@ -29,7 +29,6 @@ from mer_jax.errors import UserError, at
 NAME = ".lock"
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 4 * BEAT_SECONDS  # after which a holder on another host counts as gone
-OLD_SECONDS = 3600.0  # no two hosts' clocks differ so much
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,18 +138,17 @@ class FolderLock:
             if found.pid != os.getpid() and _lives(found):
                 raise InUse(self._folder, found)
             return
-        if _age(found) < OLD_SECONDS:
-            print(
-                f"note: {self._path} names {found}: waiting {SILENT_SECONDS:.0f} s for a sign of life of it",
-                file=sys.stderr,
-            )
-            deadline = time.monotonic() + SILENT_SECONDS
-            while time.monotonic() < deadline:
-                time.sleep(min(1.0, SILENT_SECONDS / 4))
-                if (now := _read(self._path)) is not None and now != found:
-                    raise InUse(self._folder, now)
-                if now is None:
-                    return
+        print(
+            f"note: {self._path} names {found}: waiting {SILENT_SECONDS:.0f} s for a sign of life of it",
+            file=sys.stderr,
+        )
+        deadline = time.monotonic() + SILENT_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, SILENT_SECONDS / 4))
+            if (now := _read(self._path)) is not None and now != found:
+                raise InUse(self._folder, now)
+            if now is None:
+                return
         print(f"note: {found} gives no sign of life; its lock is taken over", file=sys.stderr)
 
     def _write(self) -> None:
@@ -196,16 +194,6 @@ def _read(path: epath.Path) -> Holder | None:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _age(found: Holder) -> float:
-    """Seconds since the lock was taken, less those that the count tells of, by both hosts' clocks."""
-    try:
-        since = datetime.datetime.fromisoformat(found.since)
-    except ValueError:
-        return 0.0
-    passed = datetime.datetime.now(datetime.UTC) - since
-    return passed.total_seconds() - int(found.beat) * BEAT_SECONDS
 
 
 def _boot() -> str:

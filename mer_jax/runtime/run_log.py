@@ -62,9 +62,8 @@ def summary_writer(folder: epath.Path, purge_step: int) -> Any:
 def intact_rows(path: epath.Path) -> list[str]:
     """The lines of history.jsonl; one that is damaged is left out, and told."""
     rows = []
-    for number, row in enumerate(
-        path.read_bytes().decode(errors="replace").split("\n")[:-1] if path.exists() else [], 1
-    ):
+    content = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    for number, row in enumerate(content.removesuffix("\n").split("\n") if content else [], 1):
         try:
             schema.check(files.load_json(row), run_files.Evaluated)
             rows.append(row)
@@ -76,13 +75,19 @@ def intact_rows(path: epath.Path) -> list[str]:
 
 
 class History:
-    """history.jsonl (one line per evaluation, no clock times) and TensorBoard events of a run, from step `start` on;
-    the first process writes them."""
+    """history.jsonl (one line per evaluation, no clock times) and TensorBoard events of a run, from step `start` on,
+    before which there were so many evaluations; the first process writes them."""
 
-    def __init__(self, workdir: epath.PathLike, start: int):
+    def __init__(self, workdir: epath.PathLike, start: int, evaluations: int = 0):
         workdir = epath.Path(workdir)
         self._path = workdir / "history.jsonl"
         self._rows = [row for row in intact_rows(self._path) if json.loads(row)["step"] <= start]
+        held = len({json.loads(row)["step"] for row in self._rows})
+        if held < evaluations:
+            text = (
+                f"note: {self._path} holds {held} of the {evaluations} evaluations so far; the curves lack the others"
+            )
+            console.print(text, markup=False)
         self._events, self._folder = None, workdir / "tensorboard"
         if distributed.is_primary():
             self._events = summary_writer(self._folder, start + 1)

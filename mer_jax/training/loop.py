@@ -34,7 +34,7 @@ class Loop:
         order = loader.training_order(batches.pool, rows, size, data.seed, data.group_by_length)
         self._items = batches.training(order, start)
         self._ids = run.corpus.index["id"][batches.pool.rows]
-        self._history = run_log.History(run.workdir, start)
+        self._history = run_log.History(run.workdir, start, start // self._epoch_steps)
         self._watch = Stopwatch()
         self._meter = run_log.Meter(self._history, self._watch)
         self._progress = Progress("training", self._total, "steps", start, self._watch)

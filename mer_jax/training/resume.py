@@ -4,6 +4,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 
 from mer_jax import run_files
@@ -13,9 +15,10 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 from mer_jax.files import read_json
 from mer_jax.models.family import experiment_from
+from mer_jax.models.functional import FunctionalModel
 from mer_jax.runtime import checkpoint
 from mer_jax.runtime.console import console
-from mer_jax.training.replicas import ReplicaProgress
+from mer_jax.training.replicas import ReplicaProgress, swept_fields
 from mer_jax.training.setup import Run, assemble
 
 
@@ -90,6 +93,21 @@ def refuse_other_results(
             f"{workdir / 'checkpoints'}: the newest checkpoint, of step {digest['step']}, is not the one that "
             f"metrics.json tells of ({what}): bring that back, or train again in another --workdir"
         )
+
+
+def refuse_other_models(
+    workdir: epath.Path, config: Experiment, model: FunctionalModel, best: Mapping[str, Any]
+) -> None:
+    """Raises UserError, naming the array, unless a checkpoint's best models have the arrays of the config's model. An
+    earlier version's may have had others."""
+    overrides = {field: np.float32(0) for field in swept_fields(config)}
+    params, model_state = jax.eval_shape(model.init, jax.random.key(0), overrides, {})
+    count = len(jax.tree.leaves(best["params"])[0])
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), {"params": params, "model_state": model_state}
+    )
+    saved = {name: best[name] for name in wanted}
+    checkpoint.refuse_other_arrays(saved, wanted, f"{workdir / 'checkpoints'} is of another model than this version's")
 
 
 def restore_finished(config: Experiment, corpus: Corpus, workdir: epath.Path) -> Run:
