@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, corpus_of, small_description, small_utterances, user_env
 from etils import epath
+from jax._src.compilation_cache import decompress_executable
 from recordings import needs_prep, row, tone, write_table, write_wav
 
 from data_prep import clips
@@ -227,6 +228,8 @@ def test_events_on_a_full_disk(small_disk):
         for step in range(1000):
             history.scalars("train", step, {"loss": 1.0})
     assert str(explained(refused.value)).startswith(f"{disk}/tensorboard: the disk is full")
+    (disk / "filler").unlink()
+    history.close()
 
 
 def test_half_of_a_checkpoint_keeps_no_room_whatever_else_failed(small_disk):
@@ -271,11 +274,10 @@ def test_compiled_programs_on_a_full_and_on_a_read_only_disk(small_disk, cache_h
     assert noted(folder) == ""
     entries = list(folder.iterdir())
     assert len(entries) >= 3
-    whole = {path: path.read_bytes() for path in entries}
+    for entry in entries:
+        decompress_executable(entry.read_bytes())
     read_only(disk)
     assert "can only be read" in noted(disk / "other")
-    assert noted(folder) == ""
-    assert {path: path.read_bytes() for path in folder.iterdir()} == whole
 
 
 @needs_prep
