@@ -22,7 +22,7 @@ from data_prep.packs.labels import name_labels
 from data_prep.packs.rows import PackRow, separate_parts
 from mer_jax.data.corpus import Utterance, to_example
 from mer_jax.data.records import encode_example, write_record
-from mer_jax.errors import UserError, reported
+from mer_jax.errors import UserError, at, reported
 
 
 def name_known_labels(where: str, rows: list[PackRow], declared: str | None) -> None:
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     import_pack.add_flags(parser)
     arguments = parser.parse_intermixed_args(argv)
     limits.use(arguments)
-    with reported(), open(arguments.records, "wb") as out:
+    with reported(), at(arguments.records), open(arguments.records, "wb") as out:
         try:
             for record in records(arguments):
                 write_record(out, record)

@@ -184,10 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         result = compare(a, b, samples=flags.samples, seed=flags.seed)
         print_comparison(result, a.task.metrics)
         if flags.json:
-            try:
-                write_json(flags.json, result)
-            except OSError as error:
-                raise UserError(f"--json: {flags.json} cannot be written ({error.strerror})") from None
+            write_json(flags.json, result)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mer_jax import interrupts
-from mer_jax.plain import plain_output, shortened
+from mer_jax.plain import OUTPUT, plain_output, shortened
 
 
 class UserError(ValueError):
@@ -41,7 +41,7 @@ REFUSALS = {
 }
 AGAIN = "What is saved is kept; the same command carries on afterwards"
 # An error of a library in C++ begins with the name of its kind, or quotes the system's number.
-OF_CPP = re.compile(r"\[OS error \d|\b(?:[A-Z]+_[A-Z_]+|INTERNAL|UNKNOWN|UNAVAILABLE|ABORTED): ")
+OF_CPP = re.compile(r"(?i:\bos error \d)|\b(?:[A-Z]+_[A-Z_]+|INTERNAL|UNKNOWN|UNAVAILABLE|ABORTED): ")
 NO_MEMORY = ("failed to map segment", "cannot allocate memory", "can't start new thread", "bad_alloc")
 
 
@@ -125,12 +125,19 @@ def begin_command() -> None:
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
     """Ends a command on a UserError, on what the machine refuses, or on a signal, with a message and an honest exit
-    code (2; 130 and 143), without traceback. What is printed meanwhile goes out plain. Signals are heard in a process
-    that `begin_command` has begun; in any other one they are what its owner made of them."""
+    code (2; 130 and 143; 141 if who read the output has left, as `head` does), without traceback. What is printed
+    meanwhile goes out plain. Signals are heard in a process that `begin_command` has begun; in any other one they are
+    what its owner made of them."""
     with plain_output(), interrupts.tidied():
         try:
             yield
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except BaseException as error:
+            if isinstance(error, OSError) and error.filename == OUTPUT:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else what is left in its buffer fails again at the end
+                if isinstance(error, BrokenPipeError):
+                    raise SystemExit(128 + signal.SIGPIPE) from None
             if isinstance(error, KeyboardInterrupt) or interrupts.asked():
                 number = signal.Signals(interrupts.asked() or signal.SIGINT)
                 print(interrupts.message(number), file=sys.stderr)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ def cache_folder() -> Path:
 @contextlib.contextmanager
 def atomic_file(path: epath.PathLike, mode: str = "wb", *, writers: int = 1, **options: Any) -> Iterator[IO[Any]]:
     """A file to write into, which takes the place of `path` when all is written: no reader and no kill sees half of it.
+    A link stays one. What is no file, as /dev/stdout or a named pipe, is written into.
 
     writers: more than one if several processes may write this file at the same time. options: those of `open`.
     """
@@ -33,17 +35,33 @@ def atomic_file(path: epath.PathLike, mode: str = "wb", *, writers: int = 1, **o
             with path.open(mode, **options) as file:
                 yield file
             return
+        if _takes_what_comes(path):
+            with open(path, mode, **options) as file:
+                yield file
+            return
+        target = Path(os.path.realpath(path))
         own = f".{os.getpid()}" if writers > 1 else ""
-        partial = path.with_name(f".{path.name}{own}.partial")
+        partial = target.with_name(f".{target.name}{own}.partial")
         try:
             with open(partial, mode, **options) as file:
                 yield file
                 sync(file)
-            os.replace(partial, path)
-        except BaseException:  # a full disk needs the room
+            os.replace(partial, target)
+        except BaseException as error:  # a full disk needs the room
             with contextlib.suppress(OSError):
                 os.unlink(partial)
+            if isinstance(error, OSError) and error.filename == str(partial):
+                error.filename = str(path)
             raise
+
+
+def _takes_what_comes(path: epath.Path) -> bool:
+    """Whether it is a device, a pipe or a socket."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def sync(file: IO[Any]) -> None:
@@ -115,12 +133,14 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     except (OSError, ValueError) as error:
-        raise UserError(f"--out={out} cannot be made: {error}") from None
+        told = errors.explained(error, out)
+        raise told if isinstance(told, UserError) else UserError(f"--out={out} cannot be made: {error}") from None
     try:
-        partial.chmod(0o755)
-        yield partial
-        if partial.exists():
-            refuse_filled(out)
-            partial.rename(out)
+        with errors.at(out):
+            partial.chmod(0o755)
+            yield partial
+            if partial.exists():
+                refuse_filled(out)
+                partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -6,7 +6,7 @@ import html
 import re
 import reprlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 # Control characters but line ends and tabs, lone surrogates, and what embeds, overrides or isolates a direction; a
@@ -16,6 +16,7 @@ OBEYED = re.compile(
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes what begins so
 
+OUTPUT = "standard output"
 END = 800  # characters that stay at either end of a long line
 
 _brief = reprlib.Repr()
@@ -55,6 +56,29 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
 
 
+class NamedStream:
+    """A text stream; what it cannot write is an error that says of which stream."""
+
+    def __init__(self, raw: Any, name: str):
+        self._raw, self._name = raw, name
+
+    def write(self, text: str) -> int:
+        return self._named(self._raw.write, text)
+
+    def flush(self) -> None:
+        self._named(self._raw.flush)
+
+    def _named(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            error.filename = self._name
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
 class PlainStream:
     """A text stream whose text goes out as `for_terminal` writes it; `raw` is what is behind it."""
 
@@ -76,6 +100,11 @@ class PlainStream:
 @contextlib.contextmanager
 def plain_output() -> Iterator[None]:
     """What is printed inside goes out plain. A console that writes codes of its own goes around it, to `raw`."""
-    out, err = (s if isinstance(s, PlainStream) else PlainStream(s) for s in (sys.stdout, sys.stderr))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
+    out, err = _plain(sys.stdout, OUTPUT), _plain(sys.stderr, "standard error")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield
+
+
+def _plain(stream: Any, name: str) -> Any:
+    """None, of a stream that is closed, stays None."""
+    return stream if stream is None or isinstance(stream, PlainStream) else PlainStream(NamedStream(stream, name))

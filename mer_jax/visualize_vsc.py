@@ -88,7 +88,8 @@ def draw_run(workdir: Path, out: Path, count: int, replica: int) -> str | None:
             counts.append(count_tokens(boxes[: len(frames)], frames, kept, grid, corpus.where(row)))
     if not clips:
         raise UserError(f"{workdir}: no clip of the test part has frames")
-    picture(clips, grid.side).save(out)
+    with files.atomic_file(out) as file:
+        picture(clips, grid.side).save(file, "png")
     return comparison(np.array(counts)) if counts else None
 
 

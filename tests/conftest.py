@@ -24,6 +24,7 @@ from absl import flags
 from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.corpus_writer import Description, write_corpus
 from mer_jax.data.synthetic import VERSION
+from mer_jax.runtime import program_cache
 
 ROOT = store.ROOT
 SHARED = ROOT.parent / "shared" / "data"  # real corpora, where someone has put them
@@ -32,7 +33,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain reads absl flags
-store.write_whole_entries()
+program_cache.write_whole_entries()
 if "PYTEST_XDIST_WORKER" not in os.environ:  # once, before there are workers
     store.drop_damaged(os.environ["JAX_COMPILATION_CACHE_DIR"])
 

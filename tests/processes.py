@@ -9,6 +9,17 @@ import time
 from conftest import ROOT, free_ports, user_env
 
 
+def after(begin, *line):
+    """The line of a Python that runs `begin` and then becomes `line`; Popen's preexec_fn would fork, which JAX forbids."""
+    return [
+        sys.executable,
+        "-c",
+        f"{begin}\nimport os, sys\nos.execv(sys.argv[1], sys.argv[1:])",
+        sys.executable,
+        *line,
+    ]
+
+
 def launch(count, cache_home, command, devices=None, env=None):
     """The same command as `count` processes, each with so many devices; each gets its --distributed through
     `command(how)`.

@@ -43,20 +43,6 @@ def compiled_programs(flags: str) -> Path:
     return folder
 
 
-def write_whole_entries() -> None:
-    """Lets JAX's compilation cache in this process write an entry aside and rename it: nobody ever reads one that is half written."""
-    from jax._src.lru_cache import LRUCache
-
-    def put(self: LRUCache, key: str, value: bytes) -> None:
-        path = Path(str(self.path)) / f"{key}-cache"
-        if not path.exists():
-            aside = path.with_name(f"{key}-{os.getpid()}.partial")
-            aside.write_bytes(value)
-            aside.replace(path)
-
-    LRUCache.put = put
-
-
 def drop_damaged(folder: str) -> None:
     """Removes the entries that a command wrote in part because a test killed it: JAX writes them in place and would never replace them.
     Looks only at those that are new since the last call. Also removes those that are two months old."""

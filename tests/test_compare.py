@@ -188,7 +188,7 @@ def test_the_command(pair, tmp_path):
 def test_a_file_that_cannot_be_written_is_named(pair, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         compare.main([*map(str, pair), "--samples=100", f"--json={tmp_path / 'no' / 'out.json'}"])
-    assert "out.json cannot be written (No such file or directory)" in capsys.readouterr().err
+    assert "out.json: No such file or directory" in capsys.readouterr().err
 
 
 def test_a_run_compared_with_itself(pair, capsys):

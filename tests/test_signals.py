@@ -3,27 +3,25 @@
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 from conftest import ROOT, corpus_of, user_env
+from processes import after
 from test_resume import compare
 
 CODES = {signal.SIGINT: (130, -2), signal.SIGTERM: (143, -15, 0)}
 WORDS = {signal.SIGINT: "interrupted; the same command", signal.SIGTERM: "asked to stop"}
 
 
-def as_in_a_terminal():
-    """A shell lets what it starts in the background ignore SIGINT, and a child inherits that."""
-    for name in CODES:
-        signal.signal(name, signal.SIG_DFL)
+# A shell lets what it starts in the background ignore SIGINT, and a child inherits that.
+AS_IN_A_TERMINAL = "import signal\nfor s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_DFL)"
 
 
 def start(line, cache_home):
     return subprocess.Popen(
-        [sys.executable, *map(str, line)], cwd=ROOT, env=user_env(cache_home), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal,
+        after(AS_IN_A_TERMINAL, *map(str, line)), cwd=ROOT, env=user_env(cache_home), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

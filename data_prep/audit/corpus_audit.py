@@ -18,6 +18,7 @@ from data_prep.audit.reading import read
 from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.corpus_writer import Description, write_corpus
 from mer_jax.errors import UserError
+from mer_jax.files import write_atomically
 from mer_jax.runtime.console import Console
 from mer_jax.text_files import text_of
 
@@ -68,7 +69,7 @@ def audit(
         method=floor_method(floors, len(corpus)),
     )
     if html is not None:
-        Path(html).write_text(page(result), encoding="utf-8")
+        write_atomically(html, page(result))
     return result
 
 

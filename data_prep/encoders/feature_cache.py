@@ -54,7 +54,10 @@ class FeatureCache:
         text = json.dumps(identity, indent=1, sort_keys=True)
         self.folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "identity.json").write_text(text)
+        about = self.folder / "identity.json"
+        if not about.exists():  # what is finished is read from a folder that can only be read, too
+            with atomic_file(about, "w", writers=2) as file:
+                file.write(text)
         self._files: dict[str, Path] = {}
         for path in sorted(self.folder.glob("*.npz")):
             try:

@@ -42,7 +42,7 @@ def export_run(run: Path, out: Path, formats: list[str], replica: str | None) ->
     with atomic_folder(out) as folder:
         for name in formats:
             path, began = folder / f"model.{name}", time.monotonic()
-            with conversion_errors_reported(name):
+            with conversion_errors_reported(name, out / path.name):
                 arrays = write_model(path, name, model, number, function, metadata)
                 seconds = time.monotonic() - began
                 about["checks"][name] = compare(path, name, batches, wanted, arrays)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mer_jax.errors import UserError
+from mer_jax.errors import UserError, explained
 
 # The formats, and the packages that each needs.
 FORMATS = {"stablehlo": (), "onnx": ("jax2onnx", "onnx", "onnxruntime"), "safetensors": ("safetensors",)}
@@ -106,11 +106,13 @@ def noisy_output_captured(*loggers: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def conversion_errors_reported(name: str) -> Iterator[None]:
-    """What converters and runtimes raise becomes a UserError."""
+def conversion_errors_reported(name: str, path: Path) -> Iterator[None]:
+    """What converters and runtimes raise becomes a UserError; name: of the format, path: of the file."""
     try:
         yield
     except Exception as error:
+        if isinstance(refused := explained(error, path), UserError):
+            raise refused from None
         others = ",".join(other for other in FORMATS if other != name)
         why = last_line(str(error)) or type(error).__name__
         raise UserError(

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mer_jax.data import corpus, records
 from mer_jax.data.corpus import Manifest
-from mer_jax.errors import UserError
+from mer_jax.errors import UserError, at
 from mer_jax.predict.item import Item
 
 MAX_PENDING = 16  # requests on their way to the encoders
@@ -142,8 +142,9 @@ class EncoderClient:
         """Raises EncodersUnavailable."""
         command = [sys.executable, "-m", "data_prep.stream"]
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            file.write(self._model.manifest.text)
-            file.flush()
+            with at(file.name):
+                file.write(self._model.manifest.text)
+                file.flush()
             command += ["--manifest", file.name, "--modalities", ",".join(self._model.modalities)]
             command += self.locations.flags()
             # Ctrl-C is for this process; the other one ends when its stdin does.

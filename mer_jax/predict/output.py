@@ -3,8 +3,6 @@
 import contextlib
 import csv
 import json
-import os
-import signal
 import sys
 import time
 from collections import Counter
@@ -40,12 +38,7 @@ def json_line(found: Any) -> str:
 
 
 def print_json_line(found: Any) -> None:
-    """Prints a prediction; ends the command if who read has left, as `head` does."""
-    try:
-        print(json_line(found), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(128 + signal.SIGPIPE) from None
+    print(json_line(found), flush=True)
 
 
 def json_line_writer(file: IO[str]) -> Write:

@@ -21,10 +21,7 @@ def write(runs: Sequence[epath.PathLike], out: epath.PathLike) -> None:
     Raises UserError, and writes nothing, if a run is not what it must be.
     """
     text = page(named_apart([read_run(run) for run in runs]))
-    try:
-        files.write_atomically(out, text, writers=2)
-    except OSError as error:
-        raise UserError(f"--out: {out} cannot be written ({error.strerror})") from None
+    files.write_atomically(out, text, writers=2)
 
 
 def named_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:

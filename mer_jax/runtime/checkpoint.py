@@ -152,24 +152,33 @@ class Checkpoints:
 
     def close(self) -> None:
         """Ends what saves. Another error, or a signal, must not be hidden by a save that fails meanwhile."""
-        if sys.exc_info()[0] is None:
+        failing = sys.exc_info()[0] is not None
+        if not failing:
             self.wait()
         with contextlib.suppress(Exception):
             self._manager.close()
+        if failing:
+            self._drop_halves()
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """What a save raises, as a UserError; half of a checkpoint does not keep its room on a full disk."""
+        """What a save raises, as a UserError."""
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise what they like
             folder = self._manager.directory
             told = explained(error, folder)
-            if "://" not in str(folder):
-                for half in folder.glob("*.orbax-checkpoint-tmp*"):
-                    half.rmtree(missing_ok=True)
+            self._drop_halves()
             why = str(told) if isinstance(told, UserError) else first_line(error)
             raise UserError(f"a checkpoint cannot be saved: {why}") from None
+
+    def _drop_halves(self) -> None:
+        """Half of a checkpoint does not keep its room on a full disk."""
+        folder = self._manager.directory
+        if "://" not in str(folder):
+            with contextlib.suppress(OSError):  # what can only be read stays, and what Orbax is just removing
+                for half in folder.glob("*.orbax-checkpoint-tmp*"):
+                    half.rmtree(missing_ok=True)
 
 
 def refuse_other_arrays(saved: Any, wanted: Any, where: str) -> None:

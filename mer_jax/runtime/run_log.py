@@ -23,6 +23,7 @@ from mer_jax.runtime.console import Stopwatch, console
 
 # Of each group of replicas: their numbers, and values with one entry for each (of one alone, just the value).
 Terms = list[tuple[tuple[int, ...], dict[str, Any]]]
+FLUSH_SECONDS = 60.0  # in a bucket the whole file is written each time
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
@@ -45,9 +46,8 @@ def holds(path: epath.PathLike, value: Any) -> bool:
         return False
 
 
-def summary_writer(folder: epath.Path, purge_step: int) -> Any:
-    """tensorboardX's writer of events. It would import PyTorch where that is installed: seconds, for nothing that is
-    written here."""
+def without_torch() -> Any:
+    """tensorboardX. It would import PyTorch where that is installed: seconds, for nothing that is written here."""
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it raises ImportError
@@ -56,7 +56,39 @@ def summary_writer(folder: epath.Path, purge_step: int) -> Any:
     finally:
         if absent:
             del sys.modules["torch"]
-    return tensorboardX.SummaryWriter(str(folder), purge_step=purge_step)
+    return tensorboardX
+
+
+class Events:
+    """TensorBoard's events in a new file of the folder; those of earlier files from `purge_step` on no longer count.
+
+    tensorboardX's own writer has a thread, which a full disk ends with a traceback, after which who writes waits for
+    ever. Here who writes is told.
+    """
+
+    def __init__(self, folder: epath.Path, purge_step: int):
+        self._tensorboard, self._folder = without_torch(), folder
+        proto, files = self._tensorboard.proto.event_pb2, self._tensorboard.event_file_writer
+        self._proto, self._flush_at = proto, 0.0
+        with errors.at(folder):
+            files.directory_check(str(folder))
+            self._file = files.EventsWriter(f"{folder}/events")
+            start = proto.SessionLog(status=proto.SessionLog.START)
+            for event in (proto.Event(file_version="brain.Event:2"), proto.Event(session_log=start)):
+                event.step = purge_step
+                self._file.write_event(event)
+
+    def scalar(self, name: str, step: int, value: float) -> None:
+        summary = self._tensorboard.summary.scalar(name, value)
+        with errors.at(self._folder):
+            self._file.write_event(self._proto.Event(wall_time=time.time(), step=step, summary=summary))
+            if time.monotonic() >= self._flush_at:
+                self._file.flush()
+                self._flush_at = time.monotonic() + FLUSH_SECONDS
+
+    def close(self) -> None:
+        with errors.at(self._folder):
+            self._file.close()
 
 
 def intact_rows(path: epath.Path) -> list[str]:
@@ -88,9 +120,7 @@ class History:
                 f"note: {self._path} holds {held} of the {evaluations} evaluations so far; the curves lack the others"
             )
             console.print(text, markup=False)
-        self._events, self._folder = None, workdir / "tensorboard"
-        if distributed.is_primary():
-            self._events = summary_writer(self._folder, start + 1)
+        self._events = Events(workdir / "tensorboard", start + 1) if distributed.is_primary() else None
 
     def evaluations(self, rows: list[Mapping[str, Any]]) -> None:
         """Adds lines; the whole file is written anew, as object stores want it."""
@@ -100,13 +130,11 @@ class History:
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             if self._events is not None:
-                with errors.at(self._folder):
-                    self._events.add_scalar(f"{group}/{name}", value, step)
+                self._events.scalar(f"{group}/{name}", step, value)
 
     def close(self) -> None:
         if self._events is not None:
-            with errors.at(self._folder):
-                self._events.close()
+            self._events.close()
 
 
 def sessions_before(path: epath.Path) -> list[Any]:
@@ -160,7 +188,8 @@ class Reads:
             self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with errors.at(self._file.name):
+            self._file.close()
 
 
 class Profile:

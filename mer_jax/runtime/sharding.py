@@ -1,7 +1,6 @@
 """The device mesh and where arrays live on it: what belongs to replicas along `replica`, batches along `data`, the
 features of weights along `model`."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,15 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mer_jax.errors import UserError
-from mer_jax.runtime import limits
+from mer_jax.runtime import limits, program_cache
 
 AXES = ("replica", "data", "model")
 
 
 def start(cache: Path) -> None:
-    """Settings of JAX for every command: compiled programs are kept in `cache`, or where JAX_COMPILATION_CACHE_DIR
-    says, and found again by the next run. Raises UserError if this process may not have what JAX needs."""
+    """Settings of JAX for every command. Raises UserError if this process may not have what JAX needs."""
     limits.require()
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    program_cache.use(cache)
 
 
 def make_mesh(replicas: int = 1, model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
