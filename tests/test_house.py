@@ -1,7 +1,10 @@
 """The walls: which room may import which, what starts no JAX, how long things may be, and who knows what targets are."""
 
 import ast
+import json
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 import store
@@ -215,3 +218,20 @@ def test_every_import_ends_in_the_audit():
         }
         writes = "mer_jax.data.corpus_writer.write_corpus" in taken
         assert not writes or path.parent.name == "audit", f"{path}: takes data_prep.audit's write_and_audit instead"
+
+
+def test_every_name_is_defined():
+    """What jaxtyping names in quotes are axes; ruff and mypy would take them for names, and are told to let them be."""
+    line = [
+        "ruff",
+        "check",
+        "--no-cache",
+        "--select=F821",
+        "--config=lint.ignore=[]",
+        "--output-format=json",
+        str(ROOT),
+    ]
+    for found in json.loads(subprocess.run(line, capture_output=True, text=True, check=False).stdout):
+        text = Path(found["filename"]).read_text().splitlines()[found["location"]["row"] - 1]
+        in_quotes = text[: found["location"]["column"] - 1].count('"') % 2
+        assert in_quotes, f"{found['filename']}:{found['location']['row']}: {found['message']}"

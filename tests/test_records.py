@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import grain
 import numpy as np
@@ -55,17 +56,49 @@ def test_raters_count_alike(votes, wanted):
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
-def test_a_corpus_written_before_there_were_votes_is_read(small_corpus):
-    manifest = json.loads((small_corpus / "manifest.json").read_text())
+def with_other_indexes(corpus, write):
+    """The corpus, whose indexes are what write(path, columns) makes of them."""
+    manifest = json.loads((corpus / "manifest.json").read_text())
     for shard in manifest["shards"]:
-        path = small_corpus / shard["index"]
-        columns = dict(np.load(path))
-        del columns["soft"]
-        np.savez(path, **columns)
+        path = corpus / shard["index"]
+        write(path, dict(np.load(path)))
         shard["index_sha256"] = files.sha256_of(path)
-    (small_corpus / "manifest.json").write_text(json.dumps(manifest))
-    corpus = Corpus(small_corpus)
+    (corpus / "manifest.json").write_text(json.dumps(manifest))
+    return corpus
+
+
+def test_a_corpus_written_before_there_were_votes_is_read(small_corpus):
+    def without_votes(path, columns):
+        np.savez(path, **{name: x for name, x in columns.items() if name != "soft"})
+
+    corpus = Corpus(with_other_indexes(small_corpus, without_votes))
     assert not corpus.soft_labels(np.arange(len(corpus))).any()
+
+
+def test_a_corpus_that_an_older_numpy_wrote_is_read(small_corpus):
+    """NumPy before 2.2 took savez's `allow_pickle` for a column."""
+
+    def with_a_column_more(path, columns):
+        with zipfile.ZipFile(path, "a") as file, file.open("allow_pickle.npy", "w") as member:
+            np.lib.format.write_array(member, np.array(False))
+
+    wanted = Corpus(small_corpus)
+    found = Corpus(with_other_indexes(small_corpus, with_a_column_more))
+    assert found.index.keys() == wanted.index.keys()
+    assert found[0].id == wanted[0].id
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path, x: path.write_bytes(np.lib.format.magic(1, 0) + bytes(99)), "not a zip file"),
+        (lambda path, x: np.savez_compressed(path, **x, more=np.zeros(10**7)), "bytes in memory, and an index of 10 "),
+        (lambda path, x: np.savez(path, **x | {"turn": x["turn"][:2]}), "column 'turn' is int32.2., not one value"),
+    ],
+)
+def test_what_is_no_index_is_told(small_corpus, write, words):
+    with pytest.raises(UserError, match=rf"index.* is no index of this mer_jax: .*{words}"):
+        Corpus(with_other_indexes(small_corpus, write))
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../other/shard", "sub/shard", "..", "", 3])

@@ -1,5 +1,6 @@
 """One device against eight: the same gradients and, under SGD, the same losses."""
 
+import dataclasses
 import itertools
 import math
 import re
@@ -94,6 +95,47 @@ def test_any_batch_on_any_mesh(config, corpus, changes):
     many, params_many = losses(config, corpus, 8, 3)
     np.testing.assert_allclose(many, one, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), params_one, params_many)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What JAX tells of a TPU chip."""
+
+    id: int
+    slice_index: int
+    process_index: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+
+def chips(slices, wide=2, deep=2):
+    places = [(s, x, y) for s in range(slices) for y in range(deep) for x in range(wide)]
+    return [Chip(i, s, s, (x, y, 0)) for i, (s, x, y) in enumerate(places)]
+
+
+@pytest.mark.parametrize(
+    ("slices", "replicas", "model", "shape", "slices_along"),
+    [
+        (2, 30, 1, (2, 4, 1), 0),
+        (2, 1, 1, (1, 8, 1), 1),
+        (2, 4, 2, (4, 1, 2), 0),
+        (4, 6, 2, (2, 4, 2), None),
+        (3, 3, 4, (3, 1, 4), 0),
+    ],
+)
+def test_slices_of_tpus_lie_along_replicas_then_along_the_batch(slices, replicas, model, shape, slices_along):
+    grid = sharding.grid_of_slices(replicas, model, chips(slices))
+    assert grid.shape == shape
+    assert sorted(chip.id for chip in grid.flat) == list(range(4 * slices))
+    lies_in = np.vectorize(lambda chip: chip.slice_index)(grid)
+    assert (lies_in == lies_in[..., :1]).all(), "the parts of one layer never lie in two slices"
+    for axis in (0, 1):
+        if slices_along is not None and axis != slices_along:
+            assert (lies_in == lies_in.take([0], axis)).all()
+    with pytest.raises(UserError, match=r"mesh\.model=8: must divide the devices of each slice"):
+        sharding.grid_of_slices(1, 8, chips(slices))
 
 
 def test_replicas_are_spread_first():

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mer_jax.data.corpus_files import ManifestFile, Version, index_columns
+from mer_jax.data.corpus_files import ManifestFile, Version, index_columns, open_index
 from mer_jax.data.frames import CODINGS, EncodedFrames, decode_frames
 from mer_jax.data.records import Value, decode_example, encode_example, unframe_record
 from mer_jax.errors import UserError
@@ -252,7 +252,7 @@ class Corpus(Manifest):
         if sha256_of(index) != shard["index_sha256"]:
             raise UserError(f"{index} is damaged: its sha256 is not the manifest's. Restore it.")
         try:
-            with np.load(index, allow_pickle=False) as arrays:
+            with open_index(index, shard["count"]) as arrays:
                 return index_columns(arrays, shard, self.modalities, len(self.labels))
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{index} is no index of this mer_jax: {error}. Restore it.") from None

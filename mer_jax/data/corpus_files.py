@@ -1,6 +1,8 @@
 """What manifest.json and the indexes of a corpus hold, as types of `schema.check`. No JAX."""
 
+import zipfile
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
@@ -8,7 +10,7 @@ import numpy as np
 from mer_jax.schema import Above0, Count, Finite, Positive, Share, Text, Texts
 
 Split = Literal["train", "valid", "test"]
-SHARD_MOST = 2**47  # bytes of a shard
+INDEX_FEW, INDEX_MOST = 1_000_000, 30_000  # bytes of an index, and for each record: ids of 1,000 letters, votes
 
 
 class Version(TypedDict):
@@ -68,6 +70,16 @@ class ManifestFile(TypedDict):
     licence: NotRequired[str | None]
     voted: NotRequired[Count]
     bayes_accuracy: NotRequired[dict[str, Share] | None]
+
+
+def open_index(path: Path, count: int) -> Any:
+    """The .npz of an index of so many records. Raises ValueError if it is none, or if it grows in memory beyond what
+    such an index can hold."""
+    with zipfile.ZipFile(path) as file:
+        size = sum(member.file_size for member in file.infolist())
+    if size > (most := INDEX_FEW + count * INDEX_MOST):
+        raise ValueError(f"it takes {size:,} bytes in memory, and an index of {count} records at most {most:,}")
+    return np.load(path, allow_pickle=False)
 
 
 def index_columns(

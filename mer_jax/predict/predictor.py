@@ -335,7 +335,7 @@ def _manifest(run: epath.Path, config: config_lib.Experiment, sha256: str, writt
             f"{run} has no manifest.json (it was written by mer_jax {written}; they do since 0.8): copy the one of its "
             "corpus there"
         )
-    found = Manifest(path.read_text(), str(path))
+    found = Manifest(path.read_bytes(), str(path))
     if found.manifest_sha256 != sha256:
         raise UserError(
             f"{path} is not the manifest that the run was trained with (sha256 {sha256[:12]}…); bring that back"

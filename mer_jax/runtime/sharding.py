@@ -1,12 +1,14 @@
 """The device mesh and where arrays live on it: what belongs to replicas along `replica`, batches along `data`, the
 features of weights along `model`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mer_jax.errors import UserError
@@ -23,14 +25,42 @@ def start(cache: Path) -> None:
 
 def make_mesh(replicas: int = 1, model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """All devices along three axes: `model` as asked for; of the rest as many as share the replicas evenly go to
-    `replica`, the others to `data`. Raises UserError if `model` does not divide the devices."""
+    `replica`, the others to `data`. Raises UserError if `model` does not divide the devices, or those of a slice."""
     devices = jax.devices() if devices is None else devices
-    if len(devices) % model:
-        raise UserError(f"--config.mesh.model={model}: must divide the {len(devices)} devices")
-    rest = len(devices) // model
+    types = (AxisType.Auto,) * 3
+    if number_of_slices(devices) > 1:
+        return Mesh(grid_of_slices(replicas, model, devices), AXES, axis_types=types)
+    return jax.make_mesh(mesh_shape(replicas, model, len(devices)), AXES, axis_types=types, devices=devices)
+
+
+def mesh_shape(replicas: int, model: int, devices: int) -> tuple[int, int, int]:
+    """See `make_mesh`."""
+    if devices % model:
+        raise UserError(f"--config.mesh.model={model}: must divide the {devices} devices")
+    rest = devices // model
     along_replica = max(n for n in range(1, rest + 1) if rest % n == 0 and replicas % n == 0)
-    shape = (along_replica, rest // along_replica, model)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return along_replica, rest // along_replica, model
+
+
+def number_of_slices(devices: Sequence[Any]) -> int:
+    """Of TPUs, the slices that the devices lie in: between them goes the data centre's network, which is slow."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def grid_of_slices(replicas: int, model: int, devices: Sequence[Any]) -> np.ndarray:
+    """The devices of several slices as a mesh: the slices lie along `replica`, which exchanges nothing, as far as the
+    replicas go, then along `data`."""
+    slices = number_of_slices(devices)
+    in_one = len(devices) // slices
+    if in_one * slices != len(devices) or in_one % model:
+        raise UserError(
+            f"--config.mesh.model={model}: must divide the devices of each slice, alike many in all; there are "
+            f"{len(devices)} devices in {slices} slices"
+        )
+    along_replica, along_data, _ = mesh_shape(replicas, model, len(devices))
+    between = (math.gcd(along_replica, slices), slices // math.gcd(along_replica, slices), 1)
+    within = (along_replica // between[0], along_data // between[1], model)
+    return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -39,7 +39,7 @@ def worker(how, batch):
     run.groups.begin()
     batches = run.data.batches
     order = loader.training_order(batches.pool, run.data.rows_of_training(), batch, 0, 8)
-    read = 0
+    read, terms = 0, None
     for step, items in enumerate(batches.training(order, 0)):
         if step == 10:
             jax.block_until_ready(terms)
