@@ -130,7 +130,7 @@ class ReplicaResult(TypedDict):
     seed: Count
     point: Count
     status: Literal["finished", "diverged"]
-    step: Count
+    step: Count | None
 
 
 class CheckpointDigest(TypedDict):

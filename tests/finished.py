@@ -33,7 +33,7 @@ def write_run(folder, *, labels=LABELS, seeds=2, folds=1, utterances=60, points=
                     predicted = draw(
                         np.random.default_rng([point, fold, seed]), true[tested], len(labels), skill + point
                     )
-                    replica |= {"status": "finished", **scored(task, true[tested], predicted)}
+                    replica |= {"status": "finished", "step": 10 * epochs - 10, **scored(task, true[tested], predicted)}
                     lines += lines_of(task, replica["name"], tested, true, predicted, sentence)
     counts = {str(f + 1): fold_counts(task, true, fold_of == f) for f in range(folds)}
     config = to_dict(LSGMERExperiment(experiment="made up"))
@@ -52,7 +52,13 @@ def write_run(folder, *, labels=LABELS, seeds=2, folds=1, utterances=60, points=
             "selects_on": "validation",
             "test": "scored once per replica",
         },
-        "data": {"name": "small", "manifest_sha256": manifest, "counts": counts},
+        "data": {
+            "name": "small",
+            "manifest_sha256": manifest,
+            "counts": counts,
+            "unread": {"text": {"limit": 9, "steps": 2, "total": 99, "utterances": 1, "share": 0.0202}},
+            "problems": [],
+        },
         "points": [point_of(task, number, replicas, points, lines) for number in range(points)],
         "replicas": replicas,
         "config": config,
@@ -73,7 +79,7 @@ def about(point, points, fold, seed, epochs):
     values = {"optim.learning_rate": 10.0 ** (-3 - point)} if points > 1 else {}
     name = f"fold {fold + 1}, seed {seed}" + "".join(f", {k}={v:g}" for k, v in values.items())
     place = {"name": name, "fold": str(fold + 1), "seed": seed, "point": point, "values": values}
-    return place | {"status": "diverged", "step": 10 * epochs - 10}
+    return place | {"status": "diverged", "step": None}  # before it was scored
 
 
 def evaluations(task, replica, epochs):
@@ -176,6 +182,7 @@ def write_extras(task, folder, replica, lines, sentence):
         "utterances_used": 256,
         "shares": {"modalities": ["text", "audio"], "per_class": per_class},
         "mistakes": [explained(x, sentence) for x in lines if x["label"] != x["prediction"]][:3],
+        "integrated_gradients": {"in_words": "integrated gradients miss 1 % of what they explain"},
     }
     dump(folder, "explain", attributions)
     dump(folder, "robustness", {"replicas": [replica["name"]], **curves(task)})

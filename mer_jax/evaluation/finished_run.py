@@ -134,6 +134,8 @@ def _check_places(metrics: dict[str, Any]) -> None:
             raise ValueError(f"field 'replicas.{i}.fold': 'data.counts' has no {replica['fold']!r}")
         if replica["point"] >= len(points):
             raise ValueError(f"field 'replicas.{i}.point': there are {len(points)} points")
+        if replica["step"] is None and replica["status"] == "finished":
+            raise ValueError(f"field 'replicas.{i}.step': a replica that finished has a best step")
 
 
 def refuse_incomplete(run: FinishedRun) -> None:

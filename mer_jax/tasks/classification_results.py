@@ -25,15 +25,31 @@ class Scores(TypedDict):
     confusion: list[list[Count]]
 
 
+class Scaling(TypedDict):
+    used: bool
+    reason: str
+    rows: Count
+    gain: NotRequired[Finite]
+    error: NotRequired[Finite | None]
+
+
+class ScalingOfAll(TypedDict):
+    used: Count
+    of: Count
+    left_out: list[str]
+
+
 class Calibrated(TypedDict):
     test: dict[str, Finite]
     test_scaled: dict[str, Finite]
     temperature: Finite
+    scaling: NotRequired[Scaling]
 
 
 class MeanCalibrated(TypedDict):
     test: dict[str, MeanSd]
     test_scaled: dict[str, MeanSd]
+    scaling: NotRequired[ScalingOfAll]
 
 
 class Raters(TypedDict):
