@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 from conftest import small_description, small_utterances
+from etils import epath
 from ml_collections.config_flags import tuple_parser
 
 from data_prep.audit.findings import unread_findings
@@ -14,6 +15,7 @@ from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
 from mer_jax.models import lsgmer
 from mer_jax.models.family import experiment_from
+from mer_jax.training.workdir import with_old_defaults
 
 EGEMAPS = "openSMILE eGeMAPSv02 low-level descriptors"
 BOTH = ("text", "audio")
@@ -128,6 +130,19 @@ def test_a_rate_that_is_none_is_refused(tmp_path):
     path.write_text(path.read_text().replace('"steps_per_second": 4.0', '"steps_per_second": "fast"'))
     with pytest.raises(UserError, match=r"field 'modalities\.text\.steps_per_second': expected float, got str"):
         Corpus(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "kept"), [([48], (), (48,)), ([48], (64,), (64,)), ([50], (), ()), (None, (), ())]
+)
+def test_a_run_that_began_with_an_old_default_keeps_it(tmp_path, before, now, kept):
+    config = lsgmer.LSGMERExperiment()
+    config.data.max_length = now
+    if before:
+        about = {"config": {"data": {"max_length": before}}, "data": {"manifest_sha256": "0"}}
+        (tmp_path / "config.json").write_text(json.dumps(about))
+    assert with_old_defaults(config, epath.Path(tmp_path)).data.max_length == kept
+    assert config.data.max_length == now
 
 
 @pytest.mark.parametrize("old", [48, [48], [64, 1]])

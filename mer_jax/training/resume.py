@@ -88,7 +88,10 @@ def refuse_other_results(
     known = metrics.get("checkpoint", digest)
     told = {replica["name"]: replica["step"] for replica in metrics["replicas"]}
     if dict(known) != dict(digest) or told != dict(replicas):
-        what = f"of step {known.get('step')}" if known.get("step") != digest["step"] else "with other arrays"
+        steps, same = known.get("step"), dict(known) == dict(digest)
+        what = (
+            "with other best steps" if same else f"of step {steps}" if steps != digest["step"] else "with other arrays"
+        )
         raise UserError(
             f"{workdir / 'checkpoints'}: the newest checkpoint, of step {digest['step']}, is not the one that "
             f"metrics.json tells of ({what}): bring that back, or train again in another --workdir"
