@@ -10,29 +10,58 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mer_jax.errors import UserError
+from mer_jax.plain import brief
 
 LATEST = 1e9  # seconds; no recording is as long
 NO_TIME = ("", "nan", "none", "null", "nat")  # what pandas and others write for it
-CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d*)?)")  # 00:01:02.500, 1:02,5
+CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,2}):(\d{1,2}(?:[.,]\d{0,9})?)")  # 00:01:02.500, 1:02,5
 
 
-def text_of(path: Path) -> str:
-    """Returns what a file in UTF-8 holds. Raises UserError naming the line and byte of what is none."""
+def text_of(path: Path, *, keep_bytes: bool = False) -> str:
+    """Returns what a file in UTF-8 holds. Raises UserError naming the line and byte of what is none; with `keep_bytes`
+    such bytes are lone surrogates, for `repaired`."""
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{path} is UTF-16: save it as UTF-8")
     try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
+        return utf8(raw, keep_bytes=keep_bytes)
+    except NotUtf8 as error:
+        line = raw[: error.at].count(b"\n") + 1
         raise UserError(
-            f"{path}, line {line}: {_not_utf8(raw, error.start)}: save it as UTF-8, as with "
-            f"iconv -f {_encoding(raw)[0]} -t utf-8"
+            f"{path}, line {line}: {error}: save it as UTF-8, as with iconv -f {_encoding(raw)[0]} -t utf-8"
         ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+class NotUtf8(ValueError):
+    """Bytes that are no text in UTF-8, from the byte `at` on."""
+
+    def __init__(self, raw: bytes, at: int):
+        super().__init__(_not_utf8(raw, at))
+        self.at = at
+
+
+def utf8(raw: bytes, *, keep_bytes: bool = False) -> str:
+    """Returns the text of bytes in UTF-8, without the mark that some begin with; `keep_bytes` as of `text_of`. Raises
+    ValueError for UTF-16, NotUtf8 for anything else."""
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError("it is UTF-16: save it as UTF-8")
+    try:
+        return raw.decode("utf-8-sig", "surrogateescape" if keep_bytes else "strict")
+    except UnicodeDecodeError as error:
+        raise NotUtf8(raw, len(raw) - len(error.object) + error.start) from None  # `object` is without the mark
+
+
+def repaired(text: str) -> str:
+    """Returns a text as Windows-1252 if it holds bytes that are not UTF-8, as in old copies of corpora."""
+    if any("\udc80" <= c <= "\udcff" for c in text):
+        return text.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
+    return text
 
 
 def check_utf8(path: Path) -> None:
@@ -50,9 +79,11 @@ def check_utf8(path: Path) -> None:
 def decoded(where: str, raw: bytes) -> str:
     """Returns the text of bytes that a field of a file holds. Raises UserError naming what is not UTF-8."""
     try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: {_not_utf8(raw, error.start)}: write it as UTF-8") from None
+        return utf8(raw)
+    except NotUtf8 as error:
+        raise UserError(f"{where}: {error}: write it as UTF-8") from None
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _encoding(raw: bytes) -> tuple[str, str]:
@@ -69,10 +100,10 @@ def _not_utf8(raw: bytes, at: int) -> str:
     return f"the byte {raw[at]:#04x} is not UTF-8, at byte {at}; it reads {around!r} in {name}"
 
 
-def csv_records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def csv_records(path: Path, *, keep_bytes: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields the header, as (0, {column: column}), and every (line, {column: value}); a line with another number of
-    fields has None among its keys or values. Raises UserError naming the line."""
-    table = csv.DictReader(io.StringIO(text_of(path), newline=""), strict=True)
+    fields has None among its keys or values. `keep_bytes` as of `text_of`. Raises UserError naming the line."""
+    table = csv.DictReader(io.StringIO(text_of(path, keep_bytes=keep_bytes), newline=""), strict=True)
     try:
         yield 0, {name: name for name in table.fieldnames or ()}
         for record in table:
@@ -91,25 +122,46 @@ def whole_line(where: str, record: dict[Any, Any]) -> dict[str, str]:
     return record
 
 
+def plain(where: str, field: str, value: Any) -> Any:
+    """Returns the one number or word in an array or list of any shape as that number or word, bytes as their text;
+    everything else as it is."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    while isinstance(value, list | tuple) and len(value) == 1:
+        value = plain(where, field, value[0])
+    if isinstance(value, np.timedelta64):
+        return value.astype("timedelta64[us]").item()
+    if isinstance(value, np.generic):
+        value = value.item()
+    return decoded(f"{where}: {field}", value) if isinstance(value, bytes) else value
+
+
 def seconds(where: str, field: str, value: Any) -> float | None:
-    """Returns a time in seconds: of a number, of its text, of HH:MM:SS, with .mmm or ,mmm, or of MM:SS. Blanks, None
-    and NaN are no time, None. Raises UserError naming the field for anything else."""
+    """Returns a time in seconds: of a number, of its text, of HH:MM:SS, with .mmm or ,mmm, or of MM:SS; also of one
+    alone in an array or list. Blanks, None and NaN are no time, None. Raises UserError naming the field for anything
+    else."""
+    value = plain(where, field, value)
     if value is None or (isinstance(value, str) and value.strip().casefold() in NO_TIME):
         return None
-    if isinstance(value, datetime.timedelta):
-        found = value.total_seconds()
-    elif isinstance(value, datetime.time):
-        found = 3600 * value.hour + 60 * value.minute + value.second + value.microsecond / 1e6
-    elif isinstance(value, str) and (clock := CLOCK.fullmatch(value.strip())):
-        hours, minutes, rest = clock.groups()
-        found = 3600 * int(hours or 0) + 60 * int(minutes) + float(rest.replace(",", "."))
-    else:
-        try:
-            found = float(value)
-        except (TypeError, ValueError):
-            raise UserError(f"{where}: {field} is {value!r:.60}, not a number of seconds or HH:MM:SS.mmm") from None
+    try:
+        found = _seconds(value)
+    except OverflowError:
+        found = math.inf
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: {field} is {brief(value)}, not a number of seconds or HH:MM:SS.mmm") from None
     if math.isnan(found):
         return None
     if not 0 <= found < LATEST:
-        raise UserError(f"{where}: {field} is {value!s:.60}, which cannot be")
+        raise UserError(f"{where}: {field} is {brief(value)}, which cannot be")
     return found
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, datetime.time):
+        return 3600 * value.hour + 60 * value.minute + value.second + value.microsecond / 1e6
+    if isinstance(value, str) and (clock := CLOCK.fullmatch(value.strip())):
+        hours, minutes, rest = clock.groups()
+        return 3600 * int(hours or 0) + 60 * int(minutes) + float(rest.replace(",", "."))
+    return float(value)

@@ -66,7 +66,7 @@ def drop_damaged(folder: str) -> None:
 # ---- corpora and runs ----
 
 
-OF_CORPUS = ("files", "errors", "interrupts", "plain", "schema")
+OF_CORPUS = ("files", "text_files", "errors", "interrupts", "plain", "schema")
 CORPUS = ("mer_jax/data", *(f"mer_jax/{name}.py" for name in OF_CORPUS))  # what writes a demo corpus
 RUN = ("mer_jax", "configs")
 ALL = (*RUN, "data_prep", "tests")

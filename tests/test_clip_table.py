@@ -18,7 +18,7 @@ from mer_jax.errors import UserError
         ([row(), row(file="b.wav", label="")], "line 3: label is empty"),
         ([row(split="tset")], "line 2: split is 'tset'"),
         ([row(turn="second")], "line 2: the turn is 'second', not a whole number"),
-        ([row(start="inf")], "line 2: start is inf, which cannot be"),
+        ([row(start="inf")], "line 2: start is 'inf', which cannot be"),
         ([row(votes="anna:joy; ben")], "line 2: votes has 'ben', not RATER:LABEL"),
         ([row(votes=":joy")], "line 2: votes has ':joy'"),
         ([row(start="3")], "line 2: it starts at 3 s and ends at 2 s"),

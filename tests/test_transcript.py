@@ -65,7 +65,7 @@ def test_plain_text(tmp_path):
             "one\ntwo caf\xe9\n".encode("latin-1"),
             r"a\.txt, line 2: the byte 0xe9 is not UTF-8, .*Latin-1: save it as UTF-8",
         ),
-        ("a.srt", SRT.encode("utf-16"), r"a\.srt is UTF-16: save it as UTF-8"),
+        ("a.srt", SRT.encode("utf-16"), r"a\.srt: it is UTF-16: save it as UTF-8"),
         (
             "a.srt",
             "1\n00:00:01,000 -> 00:00:02,000\nHi\n",

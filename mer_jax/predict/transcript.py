@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mer_jax.errors import UserError
-from mer_jax.text_files import text_of
+from mer_jax.plain import brief
+from mer_jax.text_files import seconds, text_of
 
 SUFFIXES = (".txt", ".srt", ".vtt")
-STAMP = r"(?:(\d+):)?([0-5]?\d):([0-5]?\d)[.,](\d{1,3})"
+STAMP = r"((?:\d{1,9}:)?[0-5]?\d:[0-5]?\d[.,]\d{1,3})"
 TIMES = re.compile(rf"{STAMP}[ \t]*-->[ \t]*{STAMP}(?:[ \t].*)?")  # settings of where it is shown may follow
 TAG = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}")  # <i>, <v Anna>, <00:01.500>, {\an8}
 ASIDES = ("NOTE", "STYLE", "REGION")  # blocks of a .vtt that are no captions
@@ -68,11 +69,14 @@ def _caption(path: Path, number: int, block: list[str], kind: str) -> Line | Non
         wrong = min(at, len(block) - 1)
         raise UserError(
             f"{path}, line {number + wrong}: a caption's times are wanted, as 00:00:01,000 --> 00:00:02,500, not "
-            f"{block[wrong]!r}"
+            f"{brief(block[wrong])}"
         )
-    start, end = _seconds(*found.groups()[:4]), _seconds(*found.groups()[4:])
+    where = f"{path}, line {number + at}"
+    start, end = (
+        seconds(where, field, stamp) or 0.0 for field, stamp in zip(("start", "end"), found.groups(), strict=True)
+    )
     if end < start:
-        raise UserError(f"{path}, line {number + at}: the caption ends at {end:g} s, before it starts at {start:g} s")
+        raise UserError(f"{where}: the caption ends at {end:g} s, before it starts at {start:g} s")
     _refuse_times(path, number + at + 1, block[at + 1 :])
     text = TAG.sub("", " ".join(block[at + 1 :]))
     words = " ".join((html.unescape(text) if kind == ".vtt" else text).split())
@@ -84,10 +88,6 @@ def _refuse_times(path: Path, number: int, rows: Sequence[str]) -> None:
     for i, row in enumerate(rows):
         if "-->" in row:
             raise UserError(f"{path}, line {number + i}: an empty line is missing before this caption")
-
-
-def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
-    return 3600 * int(hours or 0) + 60 * int(minutes) + int(seconds) + float(f"0.{fraction}")
 
 
 def spoken(lines: Sequence[Line], start: float = 0.0, end: float | None = None, window: float | None = None) -> str:
