@@ -8,27 +8,30 @@ hap sad neu ang exc fru), label_names, split (train val test), sentence, and the
 """
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep import typed_columns
 from data_prep.encoders.flags import text_encoder
 from data_prep.importer import Importer, Source, checksums, print_note
-from data_prep.packs import class_counts
+from data_prep.packs import class_counts, values
 from data_prep.packs.class_counts import SIX as WORDS
 from data_prep.packs.tables import read_npz
 from data_prep.sentences import normalise
 from mer_jax.data.corpus import Utterance
 from mer_jax.errors import UserError
+from mer_jax.plain import brief
 from mer_jax.text_files import text_of
 
 CLASSES = {  # by their number: the label that becomes of each of the table's
     6: {name: name for name in WORDS},
     4: {"hap": "hap", "exc": "hap", "sad": "sad", "neu": "neu", "ang": "ang"},
 }
-SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
+TURN_ID = re.compile(r".{5}\w*_\w+")  # session and speaker are told by it
 LICENCE = "IEMOCAP is licensed by USC SAIL for research on request; do not redistribute features made from it"
 COLUMNS = ("utt_id", "dialogue", "start_time", "end_time", "label", "split", "sentence")
 # How many utterances the known sets have, by (classes, with the extra happy): another number is worth a word.
@@ -47,19 +50,43 @@ def read_table(path: Path, audio: str) -> dict[str, np.ndarray]:
         if name not in table:
             have = ", ".join(arrays_of_audio) if name == audio else ", ".join(table)
             raise UserError(f"{path}: column {name!r} is missing; the table has {have}")
+    typed_columns.refuse_single(path, {name: table[name] for name in (*COLUMNS, "label_names", audio)})
     rows = len(table["utt_id"])
     for name in (*COLUMNS, audio):
         if len(table[name]) != rows:
             raise UserError(f"{path}: column {name!r} has {len(table[name])} rows, utt_id has {rows}")
-    names = table["label_names"].tolist()
+    names = typed_columns.read(path, "label_names", table["label_names"], typed_columns.name).tolist()
     if unknown := sorted(set(names) - WORDS.keys()):
         raise UserError(f"{path}: label_names holds {', '.join(unknown)}; known are {', '.join(WORDS)}")
-    if not ((table["label"] >= 0) & (table["label"] < len(names))).all():
-        raise UserError(f"{path}: a label is not a position in label_names ({len(names)} names)")
-    if unknown := sorted(set(table["split"].tolist()) - SPLITS.keys()):
-        raise UserError(f"{path}: split {unknown[0]!r} is not one of {', '.join(SPLITS)}")
-    table["name"] = np.array(names)[table["label"]]
-    return table
+    typed = {name: typed_columns.read(path, name, table[name], reader) for name, reader in READERS.items()}
+    labels = typed_columns.read(
+        path,
+        "label",
+        table["label"],
+        lambda where, field, value: names[typed_columns.position(where, field, value, names)],
+    )
+    return table | typed | {"name": labels, audio: typed_columns.vectors(path, audio, table[audio])}
+
+
+def _turn_id(where: str, field: str, value: Any) -> str:
+    found = typed_columns.name(where, field, value)
+    if not TURN_ID.fullmatch(found):
+        raise UserError(f"{where}: {field} is {brief(found)}, not the id of a turn, as Ses01F_impro01_F000")
+    return found
+
+
+def _part(where: str, field: str, value: Any) -> str:
+    return values.part(f"{where}, {field}", values.plain(where, field, value))
+
+
+READERS: dict[str, typed_columns.Reader] = {
+    "utt_id": _turn_id,
+    "dialogue": typed_columns.name,
+    "start_time": typed_columns.time,
+    "end_time": typed_columns.seconds,
+    "split": _part,
+    "sentence": values.word,
+}
 
 
 def extra_happy(path: Path, table: dict[str, np.ndarray]) -> set[str]:
@@ -89,7 +116,7 @@ def utterances(
         name = str(table["utt_id"][row])
         yield Utterance(
             id=name,
-            split=SPLITS[str(table["split"][row])],
+            split=str(table["split"][row]),
             dialogue=str(table["dialogue"][row]),
             turn=turns[row],
             speaker=name[:5] + name.rsplit("_", 1)[1][0],  # the letter of the TURN, not of the dialogue
@@ -97,7 +124,7 @@ def utterances(
             label=labels[str(table["name"][row])],
             sentence=str(table["sentence"][row]),
             start=float(table["start_time"][row]),
-            end=float(table["end_time"][row]),
+            end=None if np.isnan(table["end_time"][row]) else float(table["end_time"][row]),
             features={"text": states, "audio": table[audio][row][None].astype(np.float32)},
         )
 

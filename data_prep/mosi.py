@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import typed_columns
 from data_prep.encoders.flags import text_encoder
 from data_prep.importer import Importer, Source, checksums, print_note
+from data_prep.packs import values
 from data_prep.packs.tables import read_npz
 from mer_jax.data.corpus import Utterance
 from mer_jax.errors import UserError
@@ -31,20 +33,30 @@ TOTALS = {"train": 1447, "test": 752}
 VALID_EVERY = 6
 
 
+READERS: dict[str, typed_columns.Reader] = {
+    "label": lambda where, field, value: typed_columns.position(where, field, value, LABELS),
+    "id": typed_columns.name,
+    "sent": values.word,
+    "vid": typed_columns.name,
+    "uttidx": values.whole_number,
+}
+
+
 def read_table(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Returns {part: {column: array}}. Raises UserError naming file and column."""
+    """Returns {part: {column: array}}. Raises UserError naming file, column and row."""
     whole, table = read_npz(path), {}
     for part in ("train", "test"):
         missing = [f"{c}_{part}" for c in COLUMNS if f"{c}_{part}" not in whole]
         if missing:
             raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(whole)}")
-        table[part] = {c: whole[f"{c}_{part}"] for c in COLUMNS}
-        lengths = {c: len(v) for c, v in table[part].items()}
+        typed_columns.refuse_single(path, {f"{c}_{part}": whole[f"{c}_{part}"] for c in COLUMNS})
+        lengths = {c: len(whole[f"{c}_{part}"]) for c in COLUMNS}
         if len(set(lengths.values())) > 1:
             raise UserError(f"{path}: the columns of {part!r} differ in length: {lengths}")
-        bad = np.flatnonzero(~np.isin(table[part]["label"], (0, 1)))
-        if len(bad):
-            raise UserError(f"{path}: label_{part}[{bad[0]}] is {table[part]['label'][bad[0]]}, not 0 or 1")
+        table[part] = {c: typed_columns.vectors(path, f"{c}_{part}", whole[f"{c}_{part}"]) for c in MODALITIES.values()}
+        table[part] |= {
+            c: typed_columns.read(path, f"{c}_{part}", whole[f"{c}_{part}"], reader) for c, reader in READERS.items()
+        }
     shared = set(table["train"]["vid"].tolist()) & set(table["test"]["vid"].tolist())
     if shared:
         raise UserError(f"{path}: video {min(shared)!r} is in train and in test")

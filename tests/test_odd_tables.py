@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from test_prep import mosi_table, small_table
 
+from data_prep import iemocap, mosi
 from mer_jax import text_files
 from mer_jax.errors import UserError
 from mer_jax.files import load_json
@@ -40,3 +42,94 @@ def test_json_is_decoded_as_every_file_is():
         load_json('{"a": "schön"}'.encode("latin1")[:20])
     with pytest.raises(ValueError, match="it is UTF-16"):
         load_json("{}".encode("utf-16"))
+
+
+COUNT = 24
+ROWS = np.arange(COUNT)
+ODD = {  # of IEMOCAP's table: what is in it, and what is told, nothing where it can be read
+    "label of floats": ({"label": ROWS % 6 * 1.0}, ""),
+    "label of half numbers": ({"label": ROWS % 6 + 0.5}, "row 0: the label is 0.5, not a whole number"),
+    "label of text": ({"label": (ROWS % 6).astype(str)}, ""),
+    "label of names": ({"label": np.array(["hap", "sad"] * 12)}, ""),
+    "label NaN": ({"label": np.full(COUNT, np.nan)}, "row 0: there is no label"),
+    "label [N,1]": ({"label": ROWS[:, None] % 6}, ""),
+    "label [N,2]": ({"label": np.ones((COUNT, 2))}, "row 0: the label is an array .2. of float64: several"),
+    "label below 0": ({"label": ROWS % 6 - 1}, "row 0: the label is -1, not a whole number"),
+    "label 0-d": ({"label": np.array(1)}, "column 'label' is one value"),
+    "id 0-d": ({"utt_id": np.array("a")}, "column 'utt_id' is one value"),
+    "names 0-d": ({"label_names": np.array("hap")}, "column 'label_names' is one value"),
+    "names of ints": ({"label_names": np.arange(6)}, "label_names holds 0, 1"),
+    "audio 0-d": ({"audio_gemaps47": np.array(1.0)}, "column 'audio_gemaps47' is one value"),
+    "audio of text": ({"audio_gemaps47": np.full((COUNT, 2), "a")}, "column 'audio_gemaps47' is an array .24, 2. of <U1"),
+    "audio 1-d": ({"audio_gemaps47": ROWS * 1.0}, "column 'audio_gemaps47' is an array .24. of float64"),
+    "start empty": ({"start_time": np.full(COUNT, "")}, "row 0: start_time is empty"),
+    "start HH:MM:SS": ({"start_time": np.full(COUNT, "00:00:01")}, ""),
+    "start of words": ({"start_time": np.full(COUNT, "soon")}, "row 0: start_time is 'soon', not a number of seconds"),
+    "start [N,1]": ({"start_time": ROWS[:, None] * 1.0}, ""),
+    "end empty": ({"end_time": np.full(COUNT, "")}, ""),
+    "sentence of bytes": ({"sentence": np.full(COUNT, "schön".encode())}, ""),
+    "sentence in Latin-1": ({"sentence": np.full(COUNT, b"sch\xf6n")}, "row 0: sentence: the byte 0xf6 is not UTF-8"),
+    "sentence of numbers": ({"sentence": ROWS * 1.0}, "row 0: the sentence is 0.0, not a text"),
+    "ids without _": ({"utt_id": ROWS.astype(str)}, "row 0: utt_id is '0', not the id of a turn"),
+    "ids of bytes": ({"utt_id": np.array([f"Ses01F_a_F{i}".encode() for i in ROWS])}, ""),
+    "dialogue of numbers": ({"dialogue": ROWS // 12 * 1.0}, ""),
+    "dialogue empty": ({"dialogue": np.full(COUNT, "nan")}, "row 0: dialogue is empty"),
+    "split of numbers": ({"split": ROWS}, "row 0, split: part 0 is not one of train"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_table_of_iemocap_is_read_or_told(tmp_path, name):
+    changes, words = ODD[name]
+    path = small_table(tmp_path / "t.npz", **changes)
+    if words:
+        with pytest.raises(UserError, match=rf"t\.npz(, |: ){words}"):
+            iemocap.read_table(path, "audio_gemaps47")
+        return
+    table = iemocap.read_table(path, "audio_gemaps47")
+    rows, states = np.arange(COUNT), [np.zeros((1, 2), np.float16)] * COUNT
+    found = list(iemocap.utterances(table, rows, states, iemocap.CLASSES[6], "audio_gemaps47"))
+    assert len(found) == COUNT
+    for u in found:
+        assert u.label in iemocap.WORDS
+        assert "b'" not in u.sentence + u.id
+        assert u.dialogue in ("0", "1") or u.dialogue.startswith("Ses")
+    if name == "end empty":
+        assert found[0].end is None
+
+
+VIDEOS = np.array([f"v{i // 3:02d}" for i in range(39)])
+ODD_MOSI = {
+    "label [N,1]": ({"label_train": np.ones((39, 1))}, ""),
+    "label of text": ({"label_train": np.full(39, "1")}, ""),
+    "label true": ({"label_train": np.full(39, True)}, ""),
+    "label NaN": ({"label_train": np.full(39, np.nan)}, "row 0: there is no label"),
+    "label 0-d": ({"label_train": np.array(1)}, "column 'label_train' is one value"),
+    "place NaN": ({"uttidx_train": np.full(39, np.nan)}, "row 0: the uttidx_train is nan, not a whole number"),
+    "place of text": ({"uttidx_train": np.full(39, "1")}, ""),
+    "place of words": ({"uttidx_train": np.full(39, "first")}, "row 0: the uttidx_train is 'first', not a whole"),
+    "place [N,2]": ({"uttidx_train": np.ones((39, 2))}, "row 0: the uttidx_train is an array"),
+    "video of numbers": ({"vid_train": np.arange(39) // 3}, ""),
+    "video of bytes": ({"vid_train": VIDEOS.astype("S")}, ""),
+    "video [N,2]": ({"vid_train": np.stack([VIDEOS, VIDEOS], 1)}, "row 0: the vid_train is an array .2. of <U3"),
+    "video empty": ({"vid_train": np.full(39, "")}, "row 0: vid_train is empty"),
+    "text of strings": ({"text_train": np.full((39, 5), "a")}, "column 'text_train' is an array .39, 5. of <U1"),
+    "text 1-d": ({"text_train": np.zeros(39)}, "column 'text_train' is an array .39. of float64"),
+    "sentence of bytes": ({"sent_train": np.full(39, "schön".encode())}, ""),
+    "id of bytes": ({"id_train": np.array([f"i{i}".encode() for i in range(39)])}, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_MOSI)
+def test_an_odd_table_of_mosi_is_read_or_told(tmp_path, name):
+    changes, words = ODD_MOSI[name]
+    path = mosi_table(tmp_path / "t.npz", **changes)
+    if words:
+        with pytest.raises(UserError, match=rf"t\.npz(, |: ){words}"):
+            mosi.read_table(path)
+        return
+    table = mosi.read_table(path)
+    found = list(mosi.utterances(table, mosi.validation_videos(set(table["train"]["vid"].tolist()))))
+    assert len(found) == 51
+    assert not any("b'" in u.sentence + u.id + u.dialogue for u in found)
+    assert {u.sentence for u in found[:39]} == {"schön" if "sentence" in name else "WELL"}

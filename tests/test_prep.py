@@ -53,9 +53,9 @@ def test_text_is_normalised():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"label": np.full(24, 9)}, "not a position in label_names"),
+        ({"label": np.full(24, 9)}, "row 0: label is 9, which is no position in hap, sad"),
         ({"label_names": np.array(["hap", "sad", "neu", "ang", "exc", "bored"])}, "label_names holds bored"),
-        ({"split": np.array(["dev"] * 24)}, "split 'dev'"),
+        ({"split": np.array(["fold3"] * 24)}, "row 0, split: part 'fold3' is not one of"),
         ({"sentence": np.array(["x"] * 3)}, "'sentence' has 3 rows, utt_id has 24"),
     ],
 )
@@ -272,7 +272,7 @@ def test_validation_videos_are_taken_whole_from_train(tmp_path):
     ("changes", "words"),
     [
         ({"audio_test": None}, "column 'audio_test' is missing"),
-        ({"label_train": np.full(39, 2)}, r"label_train\[0\] is 2, not 0 or 1"),
+        ({"label_train": np.full(39, 2)}, "row 0: label_train is 2, which is no position in negative, positive"),
         ({"vid_test": np.array(["tr00"] * 12)}, "video 'tr00' is in train and in test"),
         ({"sent_test": np.array(["WELL"])}, "differ in length"),
     ],
