@@ -1,6 +1,5 @@
 """MELD's three official tables are read into rows, and these into utterances."""
 
-import csv
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -8,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.packs import class_counts
+from data_prep.packs import class_counts, values
 from data_prep.sentences import normalise
 from mer_jax.data.corpus import Utterance
 from mer_jax.errors import UserError
+from mer_jax.plain import brief
+from mer_jax.text_files import csv_records, repaired, seconds, whole_line
 
 FILES = {"train": "train_sent_emo.csv", "valid": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 TOTALS = {split: sum(class_counts.MELD.sets[name]) for split, name in class_counts.SETS_OF_MELD.items()}
@@ -45,59 +46,47 @@ class MeldRow:
     written: str  # the sentence as the table has it; bytes that are no UTF-8 as lone surrogates
 
 
-def seconds(stamp: str) -> float:
-    """Makes 976.059 of `00:16:16,059`."""
-    hours, minutes, rest = stamp.split(":")
-    return 3600 * int(hours) + 60 * int(minutes) + float(rest.replace(",", "."))
-
-
 def read_rows(path: Path, split: str) -> list[MeldRow]:
     """Returns the table's rows in order of dialogue and utterance. Raises UserError naming file, line and field."""
     if not path.is_file():
         raise UserError(f"{path} is missing; the folder must hold {', '.join(FILES.values())}")
     rows, seen = [], set()
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        table = csv.DictReader(file)
-        if missing := [c for c in COLUMNS if c not in (table.fieldnames or ())]:
-            raise UserError(
-                f"{path}: column {missing[0]!r} is missing; it has {', '.join(table.fieldnames or ['nothing'])}"
-            )
-        for record in table:
-            where = f"{path}, line {table.line_num}"
-            if record["Emotion"] not in LABELS:
-                raise UserError(f"{where}: Emotion is {record['Emotion']!r}, not one of {', '.join(LABELS)}")
-            try:
-                row = _row(record, split)
-            except ValueError as error:
-                raise UserError(f"{where}: a number or time stamp cannot be read ({error})") from None
-            if (row.dialogue, row.utterance) in seen:
-                raise UserError(f"{where}: dialogue {row.dialogue}, utterance {row.utterance} occurs twice")
-            seen.add((row.dialogue, row.utterance))
-            rows.append(row)
+    records = csv_records(path, keep_bytes=True)
+    columns = list(next(records)[1])
+    if missing := [c for c in COLUMNS if c not in columns]:
+        raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(columns) or 'nothing'}")
+    for line, record in records:
+        where = f"{path}, line {line}"
+        row = _row(where, whole_line(where, record), split)
+        if (row.dialogue, row.utterance) in seen:
+            raise UserError(f"{where}: dialogue {row.dialogue}, utterance {row.utterance} occurs twice")
+        seen.add((row.dialogue, row.utterance))
+        rows.append(row)
     return sorted(rows, key=lambda r: (r.dialogue, r.utterance))
 
 
-def _row(record: Mapping[str, str | None], split: str) -> MeldRow:
-    text = {name: _decoded(value or "") for name, value in record.items() if name}
+def _row(where: str, record: Mapping[str, str], split: str) -> MeldRow:
+    if record["Emotion"] not in LABELS:
+        raise UserError(f"{where}: Emotion is {brief(record['Emotion'])}, not one of {', '.join(LABELS)}")
+    numbers = {
+        c: values.whole_number(where, c, record[c]) for c in ("Dialogue_ID", "Utterance_ID", "Season", "Episode")
+    }
+    times = {c: seconds(where, c, record[c]) for c in ("StartTime", "EndTime")}
+    if empty := [c for c, time in times.items() if time is None]:
+        raise UserError(f"{where}: {empty[0]} is empty")
+    speaker, sentence = (values.word(where, c, repaired(record[c])) for c in ("Speaker", "Utterance"))
     return MeldRow(
         split=split,
-        dialogue=int(text["Dialogue_ID"]),
-        utterance=int(text["Utterance_ID"]),
-        speaker=normalise(text["Speaker"]),
-        label=text["Emotion"],
-        sentence=normalise(text["Utterance"]),
-        episode=f"s{int(text['Season']):02d}e{int(text['Episode']):02d}",
-        start=seconds(text["StartTime"]),
-        end=seconds(text["EndTime"]),
-        written=record["Utterance"] or "",
+        dialogue=numbers["Dialogue_ID"],
+        utterance=numbers["Utterance_ID"],
+        speaker=normalise(speaker),
+        label=record["Emotion"],
+        sentence=normalise(sentence),
+        episode=f"s{numbers['Season']:02d}e{numbers['Episode']:02d}",
+        start=times["StartTime"] or 0.0,
+        end=times["EndTime"] or 0.0,
+        written=record["Utterance"],
     )
-
-
-def _decoded(value: str) -> str:
-    """Returns the value as Windows-1252 where its bytes are not UTF-8, as in some copies of the tables."""
-    if any("\udc80" <= c <= "\udcff" for c in value):
-        return value.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
-    return value
 
 
 def utterances(rows: list[MeldRow], texts: list[np.ndarray]) -> Iterator[Utterance]:

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from test_prep import mosi_table, small_table
+from test_prep import meld_folder, mosi_table, small_table
 
-from data_prep import iemocap, mosi
+from data_prep import iemocap, meld_table, mosi
+from data_prep.raw import iemocap as raw_iemocap
 from mer_jax import text_files
 from mer_jax.errors import UserError
 from mer_jax.files import load_json
@@ -133,3 +134,29 @@ def test_an_odd_table_of_mosi_is_read_or_told(tmp_path, name):
     assert len(found) == 51
     assert not any("b'" in u.sentence + u.id + u.dialogue for u in found)
     assert {u.sentence for u in found[:39]} == {"schön" if "sentence" in name else "WELL"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("00:16:10,059", "9" * 400 + ":00:00", "line 2: StartTime is '9999.*00', not a number of seconds"),
+        ("00:16:10,059", "", "line 2: StartTime is empty"),
+        ("It’s, well, 00", "a" * 200_000, "line 2: field larger than field limit"),
+        ("It’s, well, 00", "a\0b", "line 2: the Utterance 'a.x00b' holds"),
+        ("0,0,8,21", "first,0,8,21", "line 2: the Dialogue_ID is 'first', not a whole number"),
+        ("0,0,8,21", "9" * 5000 + ",0,8,21", "line 2: the Dialogue_ID is inf, not a whole"),
+        (",neutral,neutral", ",neutral", "line 2: it has another number of fields"),
+        ("neutral,neutral", "bored" * 99 + ",neutral", r"line 2: Emotion is 'bored.*\.\.\..*bored', not one of"),
+    ],
+)
+def test_an_odd_line_of_meld_is_told(tmp_path, old, new, words):
+    folder = meld_folder(tmp_path / "m", lambda lines: [lines[0], lines[1].replace(old, new, 1), *lines[2:]])
+    with pytest.raises(UserError, match=rf"train_sent_emo\.csv, {words}") as caught:
+        meld_table.read_rows(folder / "train_sent_emo.csv", "train")
+    assert len(str(caught.value)) < 400
+
+
+def test_a_list_of_dialogues_is_decoded_as_every_file_is(tmp_path):
+    (tmp_path / "valid.txt").write_bytes(b"Ses01F_impro01\nSes\xf6\n")
+    with pytest.raises(UserError, match=r"valid\.txt, line 2: the byte 0xf6 is not UTF-8"):
+        raw_iemocap.listed_dialogues(tmp_path / "valid.txt", [])

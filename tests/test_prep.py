@@ -107,7 +107,10 @@ def test_meld_rows(tmp_path):
         (lambda t: [t[0].replace("Emotion", "Mood"), *t[1:]], "column 'Emotion' is missing"),
         (lambda t: [t[0], t[1].replace("neutral", "bored"), *t[2:]], "line 2: Emotion is 'bored'"),
         (lambda t: [*t, t[1]], "line 16: dialogue 0, utterance 0 occurs twice"),
-        (lambda t: [t[0], t[1].replace("00:16:10,059", "soon"), *t[2:]], "line 2: a number or time stamp"),
+        (
+            lambda t: [t[0], t[1].replace("00:16:10,059", "soon"), *t[2:]],
+            "line 2: StartTime is 'soon', not a number of seconds",
+        ),
     ],
 )
 def test_a_wrong_meld_table_is_named(tmp_path, change, words):

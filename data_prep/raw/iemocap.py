@@ -29,6 +29,7 @@ from data_prep.raw.turns import KnownIssues, Turn
 from mer_jax.data.corpus import Utterance
 from mer_jax.data.leakage import normalised_sentence
 from mer_jax.errors import UserError
+from mer_jax.text_files import text_of
 
 OTHERS = ("oth", "fea", "sur", "dis")
 PER_SESSION = (1085, 1023, 1151, 1031, 1241)  # the four classes, official labels
@@ -118,7 +119,7 @@ def listed_dialogues(path: Path | None, turns: list[Turn]) -> set[str]:
         return set()
     if not path.is_file():
         raise UserError(f"--valid={path} does not exist; it must list dialogues of train, one a line")
-    listed = set(path.read_text(encoding="utf-8", errors="replace").split())
+    listed = set(text_of(path).split())
     if unknown := sorted(listed - {turn.dialogue for turn in turns if turn.split == "train"}):
         raise UserError(f"--valid={path}: {unknown[0]} is no dialogue of train, as Ses01F_impro01 is")
     return listed

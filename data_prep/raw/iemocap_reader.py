@@ -8,6 +8,7 @@ from data_prep.packs.class_counts import SIX
 from data_prep.raw.turns import CLIP_ISSUES, KnownIssues, RawCorpus, Turn, is_hidden, text_of
 from data_prep.sentences import normalise
 from mer_jax.errors import UserError
+from mer_jax.text_files import seconds
 
 SESSIONS = ("1", "2", "3", "4", "5")
 HEADER = re.compile(r"\[\s*(\d+\.?\d*)\s*-\s*(\d+\.?\d*)\s*\]\s+(\S+)\s+(\w+)\s+\[.*\]\s*")
@@ -173,7 +174,7 @@ def _header(line: str, where: str, dialogue: str, session: str, issues: KnownIss
         raise UserError(
             f"{where}: {name!r} is no turn of dialogue {dialogue} in session {session}, as {dialogue}_F000 would be"
         )
-    start, end = float(header[1]), float(header[2])
+    start, end = (seconds(where, field, header[i]) or 0.0 for i, field in ((1, "start"), (2, "end")))
     if start >= end:
         issues.add("times", name)
     if parts[2] != parts[3]:

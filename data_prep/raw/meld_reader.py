@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.meld_table import FILES, MeldRow, read_rows, utterances
-from data_prep.raw.turns import CLIP_ISSUES, KnownIssues, RawCorpus, Turn, is_hidden
+from data_prep.raw.turns import CLIP_ISSUES, WINDOWS_1252, KnownIssues, RawCorpus, Turn, is_hidden
 from data_prep.sentences import QUOTES
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
@@ -21,7 +21,6 @@ FOLDERS = {
 ARCHIVES = {"train": "train.tar.gz", "valid": "dev.tar.gz", "test": "test.tar.gz"}
 CLIP = re.compile(r"dia(\d+)_utt(\d+)\.mp4")
 TYPOGRAPHIC = re.compile("[" + "".join(map(chr, QUOTES)) + "]")
-WINDOWS_1252 = re.compile("[\udc80-\udcff\x80-\x9f]")
 ISSUES = {
     "counts": "differ from the published ones; say so beside every figure",
     "ids-restart": "dialogue numbers that occur in several parts; ids hold the part",

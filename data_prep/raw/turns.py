@@ -1,15 +1,18 @@
 """A raw corpus is read into its turns and the known issues that were found in it, by name."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mer_jax import text_files
 from mer_jax.errors import UserError
 
 MAX_PRINTED = 3  # ids of an issue
 MAX_WRITTEN = 20  # ids of an issue in the manifest
 SHORT = 0.5  # seconds
+WINDOWS_1252 = re.compile("[\udc80-\udcff\x80-\x9f]")  # bytes that are no UTF-8, or were once read as Latin-1
 CLIP_ISSUES = {
     "clip-missing": "no recording; refused or left out where sound or frames are asked for",
     "clip-unreadable": "cannot be decoded; refused or left out where sound or frames are asked for",
@@ -76,12 +79,8 @@ def text_of(path: Path) -> tuple[str, bool]:
     Latin-1."""
     if not path.is_file():
         raise UserError(f"{path} is missing; give the whole folder as it was distributed")
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", "replace"), True
-    return text, any("\x80" <= c <= "\x9f" for c in text)
+    text = text_files.text_of(path, keep_bytes=True)
+    return text_files.repaired(text), bool(WINDOWS_1252.search(text))
 
 
 def is_hidden(path: Path) -> bool:
