@@ -8,11 +8,13 @@ from pathlib import Path
 from data_prep.encoders.extract import UtteranceClip
 from data_prep.encoders.media import Clip
 from data_prep.packs import values
+from data_prep.packs.labels import JOINED
 from data_prep.packs.rows import restart_in_words, restarting
 from data_prep.packs.values import PARTS
 from data_prep.sentences import normalise
 from mer_jax.data.corpus import Utterance
 from mer_jax.errors import UserError
+from mer_jax.plain import brief
 from mer_jax.text_files import csv_records, seconds, whole_line
 
 NEEDED = ("file", "label")
@@ -37,6 +39,7 @@ def read_table(path: Path, folder: Path, cut: bool = False) -> list[UtteranceCli
     if not rows:
         raise UserError(f"{path} holds no utterance")
     _refuse_repeats(rows, cut)
+    _refuse_joined(rows)
     return _separate_parts(rows)
 
 
@@ -59,9 +62,13 @@ def _check_columns(path: Path, columns: list[str], cut: bool) -> None:
 
 
 def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Counter[str]) -> UtteranceClip:
+    names = {c: values.name(where, c, record[c]) for c in ("id", "dialogue", "speaker", "session") if c in record}
     for column in (*NEEDED, *(c for c in ("id", "split", "dialogue", "turn") if c in record)):
-        if not record[column]:
-            raise UserError(f"{where}: {column} is empty")
+        if not names.get(column, record[column]):
+            what = f"{brief(record[column])}, which names none" if record[column] else "empty"
+            raise UserError(f"{where}: {column} is {what}")
+    if not Path(values.readable(where, "file", record["file"])).name:
+        raise UserError(f"{where}: file is {brief(record['file'])}, which is a folder")
     if why := values.label(where, record["label"])["unlabelled"]:
         raise UserError(why)
     if record.get("split", "train").casefold() not in PARTS:
@@ -73,17 +80,17 @@ def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Cou
     if start is not None and end is not None and start >= end:
         raise UserError(f"{where}: it starts at {start:g} s and ends at {end:g} s")
     suffix = f"_{start:.2f}_{end:.2f}" if cut else ""
-    name = record.get("id") or Path(record["file"]).with_suffix("").as_posix() + suffix
-    dialogue = record.get("dialogue") or name
+    name = names.get("id") or Path(record["file"]).with_suffix("").as_posix() + suffix
+    dialogue = names.get("dialogue") or name
     utterance = Utterance(
         id=name,
         split=PARTS[record.get("split", "train").casefold()],
         dialogue=dialogue,
         turn=turns[dialogue] if turn is None else turn,
-        speaker=record.get("speaker", ""),
-        session=record.get("session", ""),
+        speaker=names.get("speaker", ""),
+        session=names.get("session", ""),
         label=record["label"],
-        sentence=normalise(record.get("sentence", "")),
+        sentence=normalise(values.word(where, "sentence", record.get("sentence"))),
         start=start,
         end=end,
         votes=tuple(_vote(text, where) for text in record.get("votes", "").split(";") if text.strip()),
@@ -96,7 +103,7 @@ def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Cou
 
 
 def _vote(text: str, where: str) -> tuple[str, str]:
-    rater, colon, label = (part.strip() for part in text.partition(":"))
+    rater, colon, label = (part.strip() for part in values.readable(where, "votes", text).partition(":"))
     if not (rater and colon and label):
         raise UserError(f"{where}: votes has {text.strip()!r}, not RATER:LABEL, as in anna:happy; ben:sad")
     return rater, label
@@ -114,3 +121,12 @@ def _refuse_repeats(rows: Sequence[UtteranceClip], cut: bool) -> None:
         if row.utterance.id in ids:
             raise UserError(f"{row.where}: id {row.utterance.id!r} is that of {ids[row.utterance.id]} too")
         ids[row.utterance.id] = files[row.clip.name] = row.where
+
+
+def _refuse_joined(rows: Sequence[UtteranceClip]) -> None:
+    """Raises UserError for happy/sad where happy and sad are labels, too, as the readers of packs do."""
+    known = {row.utterance.label for row in rows}
+    for row in rows:
+        pieces = JOINED.split(row.utterance.label)
+        if len(pieces) > 1 and known.issuperset(pieces):
+            raise UserError(f"{row.where}: the label is {brief(row.utterance.label)}, which is several")

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from recordings import row, write_table
 from test_prep import meld_folder, mosi_table, small_table
 
 from data_prep import iemocap, meld_table, mosi
+from data_prep.clip_table import read_table
 from data_prep.raw import iemocap as raw_iemocap
 from mer_jax import text_files
 from mer_jax.errors import UserError
@@ -160,3 +162,31 @@ def test_a_list_of_dialogues_is_decoded_as_every_file_is(tmp_path):
     (tmp_path / "valid.txt").write_bytes(b"Ses01F_impro01\nSes\xf6\n")
     with pytest.raises(UserError, match=r"valid\.txt, line 2: the byte 0xf6 is not UTF-8"):
         raw_iemocap.listed_dialogues(tmp_path / "valid.txt", [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (
+            [row(file=f"{i}.wav", label=label) for i, label in enumerate(("happy", "sad", "happy/sad"))],
+            "line 4: the label is 'happy/sad', which is several",
+        ),
+        ([row() | {"dialogue": "nan"}], "line 2: dialogue is 'nan', which names none"),
+        ([row() | {"id": "None"}], "line 2: id is 'None', which names none"),
+        ([row() | {"id": "a\0b"}], r"line 2: the id 'a.x00b' holds"),
+        ([row() | {"session": "a\0b"}], r"line 2: the session 'a.x00b' holds"),
+        ([row(file="a\0b.wav")], r"line 2: the file 'a.x00b.wav' holds"),
+        ([row(file=".")], "line 2: file is '.', which is a folder"),
+        ([row(votes="anna:jo\0y")], "line 2: the votes 'anna:jo.x00y' holds"),
+        ([row(start="9" * 400 + ":00:00")], "line 2: start is '999"),
+    ],
+)
+def test_an_odd_line_of_a_clip_table_is_told(tmp_path, rows, words):
+    with pytest.raises(UserError, match=rf"t\.csv, {words}"):
+        read_table(write_table(tmp_path / "t.csv", rows), tmp_path)
+
+
+def test_a_speaker_who_is_none_is_no_speaker(tmp_path):
+    rows = [row(file=f"{i}.wav") | {"speaker": name} for i, name in enumerate(("None", "nan", "Anna", "5"))]
+    found = read_table(write_table(tmp_path / "t.csv", rows), tmp_path)
+    assert [r.utterance.speaker for r in found] == ["", "", "Anna", "5"]
