@@ -62,9 +62,11 @@ def _check_columns(path: Path, columns: list[str], cut: bool) -> None:
 
 
 def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Counter[str]) -> UtteranceClip:
-    names = {c: values.name(where, c, record[c]) for c in ("id", "dialogue", "speaker", "session") if c in record}
+    names: dict[str, str] = {
+        c: values.name(where, c, record[c]) for c in ("id", "dialogue", "speaker", "session") if c in record
+    }
     for column in (*NEEDED, *(c for c in ("id", "split", "dialogue", "turn") if c in record)):
-        if not names.get(column, record[column]):
+        if not (names if column in names else record)[column]:
             what = f"{brief(record[column])}, which names none" if record[column] else "empty"
             raise UserError(f"{where}: {column} is {what}")
     if not Path(values.readable(where, "file", record["file"])).name:

@@ -1,4 +1,5 @@
-"""Columns of an npz are read value by value, whatever NumPy made of them: what is wrong is told by file, column, row."""
+"""Columns of an npz are read value by value, whatever NumPy made of them: what is wrong is told by file, column
+and row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

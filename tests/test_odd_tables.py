@@ -1,8 +1,11 @@
 """Tables, times and bytes as nobody means them: whatever a field holds, it is read or told by file, column and row."""
 
 import json
+import re
+import types
 
 import numpy as np
+import packs
 import pytest
 from recordings import row, write_table
 from test_prep import meld_folder, mosi_table, small_table
@@ -13,7 +16,8 @@ from data_prep.raw import iemocap as raw_iemocap
 from mer_jax import text_files
 from mer_jax.errors import UserError
 from mer_jax.files import load_json
-from mer_jax.predict import transcript
+from mer_jax.predict import inputs, transcript
+from mer_jax.predict.item import InputOptions
 
 HUGE = (10**400, -(10**400), 10**5000, "9" * 400, "9" * 5000, "9" * 400 + ":00:00", "9" * 9 + ":00:00", "1e400")
 
@@ -190,3 +194,75 @@ def test_a_speaker_who_is_none_is_no_speaker(tmp_path):
     rows = [row(file=f"{i}.wav") | {"speaker": name} for i, name in enumerate(("None", "nan", "Anna", "5"))]
     found = read_table(write_table(tmp_path / "t.csv", rows), tmp_path)
     assert [r.utterance.speaker for r in found] == ["", "", "Anna", "5"]
+
+
+class Stubborn:
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("no array")
+
+
+NO_MODEL = types.SimpleNamespace(manifest=None, modalities={})
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"label": ["sad"]}, {"label": "sad"}),
+        ({"label": np.array(["sad"]), "sentence": b"sch\xc3\xb6n"}, {"label": "sad", "sentence": "schön"}),
+        ({"label": b"sad", "sentence": np.array("Oh.")}, {"label": "sad", "sentence": "Oh."}),
+        ({"label": np.int64(3)}, {"label": "3"}),
+        ({"label": np.nan, "sentence": None}, {"label": "", "sentence": ""}),
+        ({"start": [1.5], "end": np.array(["00:00:02,5"])}, {"start": 1.5, "end": 2.5}),
+        ({"id": np.array(["a"])}, {"id": "a"}),
+        ({"id": 7.0}, {"id": "7"}),
+    ],
+)
+def test_one_value_alone_in_a_list_is_that_value(given, wanted):
+    (item,) = inputs.items_of(given, NO_MODEL)
+    assert item.error == ""
+    assert {name: getattr(item, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"label": ["sad", "joy"]}, r"the label is \['sad', 'joy'\], not a name or number"),
+        ({"sentence": 5}, "the sentence is 5, not a text"),
+        ({"sentence": b"sch\xf6n"}, "sentence: the byte 0xf6 is not UTF-8"),
+        ({"audio": Stubborn()}, "audio.*RuntimeError: no array"),
+        ({"id": 10**5000}, "the id is 0x"),
+        ({"id": ["a", "b"]}, r"the id is \['a', 'b'\], not a name or number"),
+        ({"start": 10**400}, "start is 1000.*, which cannot be"),
+        ([3], r"input 1 is \[3\], not a path, a dict of arrays or an Item"),
+        (5, "input 1 is 5, not a path"),
+        (b"a.wav", "input 1 is b'a.wav', not a path"),
+        (None, "input 1 is None, not a path"),
+    ],
+)
+def test_one_bad_item_costs_itself(bad, words):
+    good = {"id": "g", "audio": [1.0]}
+    before, found, after = inputs.items_of([good, bad, good], NO_MODEL)
+    assert (before.error, after.error) == ("", "")
+    assert re.search(words, found.error)
+    assert len(found.error) < 300
+    if not isinstance(bad, dict):
+        with pytest.raises(UserError, match=r"input 0 is .*, not a path"):
+            list(inputs.items_of([bad], NO_MODEL))
+
+
+@pytest.mark.parametrize("given", [5, None, b"a.wav"])
+def test_what_is_no_input_is_told(given):
+    with pytest.raises(UserError, match=r"the input is .*, not a path"):
+        list(inputs.items_of(given, NO_MODEL))
+
+
+def test_a_folder_of_pickles_is_a_pack(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "pack_encoder_flags", lambda *_: [])
+    packs.write_deepmsi(tmp_path / "m", count=4)
+    assert inputs.kind_of(tmp_path / "m") == "pack"
+    spec = {name: {"extractor": "x"} for name in ("text", "audio", "visual")}
+    model = types.SimpleNamespace(manifest=None, modalities=spec)
+    found = list(inputs.items_of(tmp_path / "m", model, InputOptions(any_extractor=True)))
+    assert len(found) == 12
+    assert not any(item.error for item in found)
+    assert found[0].features["visual"].shape == (15, 32)

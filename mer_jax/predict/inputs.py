@@ -7,11 +7,12 @@ no PyTorch here.
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,17 @@ from mer_jax.data import records
 from mer_jax.data.corpus import Corpus, Manifest, encoder_of, hub_name
 from mer_jax.data.frames import EncodedFrames
 from mer_jax.errors import UserError
+from mer_jax.plain import brief, cause
 from mer_jax.predict.encoder_client import EncoderClient, EncoderLocations, EncodersUnavailable, ModelSpec, item_of
 from mer_jax.predict.item import InputOptions, Item
 from mer_jax.predict.requests import MEDIA, requests_of
-from mer_jax.text_files import seconds
+from mer_jax.text_files import plain, seconds
 
 PACKS = (".pkl", ".pickle", ".p", ".pk", ".pt", ".pth", ".npz", ".npy", ".h5", ".hdf5", ".parquet", ".tsv")
-# A folder is a "corpus", if it has a manifest.json, or a "folder" of clips.
+PICKLES = "*/*/*.pkl"  # of DeepMSI-MER's folders
+# A folder is a "corpus", if it has a manifest.json, a "pack", if it has such pickles, or a "folder" of clips.
 KINDS = {"clip": MEDIA, "pack": PACKS, "table": (".csv",), "list of sentences": (".txt",), "shard": (".tfrecord",)}
+LARGEST = 1e300  # of a number that is an id
 NO_OPTIONS = InputOptions()
 
 
@@ -39,7 +43,9 @@ def kind_of(path: Path, options: InputOptions = NO_OPTIONS) -> str:
         raise UserError(f"{path} does not exist")
     suffix = path.suffix.lower()
     if path.is_dir():
-        return "corpus" if (path / "manifest.json").exists() else "folder"
+        if (path / "manifest.json").exists():
+            return "corpus"
+        return "pack" if next(path.glob(PICKLES), None) else "folder"
     if suffix == ".csv" and any(flag.startswith("--mapping") for flag in options.pack):
         return "pack"
     found = next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), None)
@@ -92,16 +98,23 @@ def items_of(
         return
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
-    known = isinstance(inputs, Sequence)  # what comes one after the other is not known yet
-    if known:
+    if isinstance(inputs, bytes) or not isinstance(inputs, Iterable):
+        raise UserError(f"the input is {brief(inputs)}, not a path, a dict of arrays, or several of these")
+    alone = False
+    if isinstance(inputs, Sequence):  # what comes one after the other is not known yet
         check_flags_apply(inputs, options)
-    alone = known and len(inputs) == 1
+        alone = len(inputs) == 1
     with contextlib.nullcontext(encoders) if encoders else EncoderClient(model) as client:
         for i, one in enumerate(inputs):
             if isinstance(one, Item):
                 yield one
             elif isinstance(one, Mapping):
                 yield _of_arrays(i, one)
+            elif not isinstance(one, str | os.PathLike):
+                wrong = f"input {i} is {brief(one)}, not a path, a dict of arrays or an Item"
+                if alone:
+                    raise UserError(wrong)
+                yield Item(str(i), error=wrong)
             else:
                 try:
                     yield from _of_path(Path(one), model, options, client)
@@ -116,23 +129,39 @@ def items_of(
 def _of_arrays(position: int, given: Mapping[str, Any], sentence: str = "") -> Item:
     """An utterance as a dict: features by modality, [time, width] or one vector, and what is said of it by the names of
     `Item`. Any other field is left alone; what cannot be read is its error."""
-    name = str(position if given.get("id") is None else given["id"])
+    name, field = str(position), "id"
     features: dict[str, Any] = {}
     said: dict[str, Any] = {"sentence": sentence}
     try:
-        for m, x in given.items():
-            if m in ("start", "end"):
-                said[m] = seconds(f"utterance {name}", m, x)
-            elif m in ("sentence", "label"):
-                said[m] = x if isinstance(x, str) else ""
+        name = _text("an utterance", "id", given.get("id"), numbers=True) or name
+        for field, x in given.items():
+            if field in ("start", "end"):
+                said[field] = seconds(f"utterance {brief(name)}", field, x)
+            elif field in ("sentence", "label"):
+                said[field] = _text(f"utterance {brief(name)}", field, x, numbers=field == "label")
             elif isinstance(x, EncodedFrames):
-                features[m] = x
-            elif m != "id" and x is not None:
+                features[field] = x
+            elif field != "id" and x is not None:
                 value = np.asarray(x)
-                features[m] = value[None] if value.ndim == 1 else value
-    except (ValueError, TypeError) as error:
-        return Item(name, error=f"{m}: {error}" if not isinstance(error, UserError) else str(error))
+                features[field] = value[None] if value.ndim == 1 else value
+    except UserError as error:
+        return Item(name, error=str(error))
+    except Exception as error:  # of whatever class the value has: it must not cost the others
+        return Item(name, error=f"{brief(field)}: {cause(error)}")
     return Item(name, features, **said)
+
+
+def _text(where: str, field: str, value: Any, *, numbers: bool = False) -> str:
+    """The text that a value is, alone in an array or as bytes, too; "" for None and NaN. Raises UserError for anything
+    else."""
+    value = plain(where, field, value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str):
+        return str(value)
+    if numbers and isinstance(value, int | float) and abs(value) < LARGEST:
+        return str(int(value) if value == int(value) else value)
+    raise UserError(f"{where}: the {field} is {brief(value)}, not a {'name or number' if numbers else 'text'}")
 
 
 def _of_path(path: Path, model: ModelSpec, options: InputOptions, encoders: EncoderClient) -> Iterator[Item]:

@@ -218,6 +218,8 @@ class Predictor:
             if value.ndim != 2 or value.shape[1] != spec["width"]:
                 wanted = f"[time, {spec['width']}], made by {spec['extractor']}"
                 raise ValueError(f"{modality} is {list(value.shape)}; the model reads {wanted}")
+            if value.dtype.kind not in "fiub":
+                raise ValueError(f"{modality} is an array of {value.dtype}, not of numbers")
         if len(value) > limit:
             rate = steps_per_second(self.manifest.manifest, modality)
             whole, read = as_time(len(value), rate), as_time(limit, rate)
