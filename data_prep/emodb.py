@@ -12,7 +12,9 @@ import argparse
 import re
 import tarfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from data_prep import limits
 from data_prep.encoders import flags
@@ -26,7 +28,8 @@ from data_prep.encoders.extract import (
     refuse_broken,
     utterances,
 )
-from data_prep.encoders.media import Clip
+from data_prep.encoders.hearing import listen, told
+from data_prep.encoders.media import Checked, Clip
 from data_prep.importer import Importer, Source, checksums, print_note
 from mer_jax.data.corpus import Utterance
 from mer_jax.errors import UserError
@@ -111,6 +114,17 @@ def _members(path: Path) -> dict[str, bytes]:
     return found
 
 
+def heard_in(rows: list[UtteranceClip], checked: Mapping[str, Checked], cache: Path) -> dict[str, Any]:
+    """Listens to the recordings and prints what is odd; returns it for the manifest. Raises UserError for those whose
+    sound cannot be read."""
+    sounds, deaf = listen(rows, checked, cache)
+    refuse_broken(deaf)
+    notes, found = told(sounds, rows)
+    for note in notes:
+        print_note(note)
+    return found
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tar", type=Path, metavar="emodb_wav.tar")
     flags.add_audio(parser, default=EGEMAPS)
@@ -123,6 +137,7 @@ def read(arguments: argparse.Namespace) -> Source:
     words, audio = flags.text_encoder(arguments), flags.audio_encoder(arguments)
     checked, broken = check_clips(rows, ("audio",))
     refuse_broken(broken)
+    heard = heard_in(rows, checked, arguments.cache)
     over_longest = print_lengths(rows, checked, arguments.longest)
     rows, features, _ = features_of(rows, checked, {"audio": audio}, arguments.cache, skip_broken=False)
     return Source(
@@ -139,6 +154,7 @@ def read(arguments: argparse.Namespace) -> Source:
         provenance={
             "sources": checksums(arguments.tar),
             **over_longest,
+            **heard,
             "label_word_encoder": words.identity,
             "audio_encoder": audio.identity,
         },

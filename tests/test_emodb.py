@@ -16,6 +16,7 @@ from recordings import (
 )
 
 from data_prep import emodb
+from data_prep.encoders.extract import check_clips
 from mer_jax.data import protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
@@ -23,11 +24,11 @@ from mer_jax.errors import UserError
 needs_emodb = pytest.mark.skipif(not EMODB.is_file(), reason="needs EmoDB's tar in ../shared/data")
 
 
-def small_tar(path, names, folder="wav/"):
+def small_tar(path, names, folder="wav/", sounds=()):
     with tarfile.open(path, "w") as tar:
         for i, name in enumerate(names):
             sound = io.BytesIO()
-            write_wav_to(sound, tone(0.3, 150.0 + 10 * i))
+            write_wav_to(sound, sounds[i] if sounds else tone(0.3, 150.0 + 10 * i))
             member = tarfile.TarInfo(folder + name)
             member.size = len(sound.getvalue())
             tar.addfile(member, io.BytesIO(sound.getvalue()))
@@ -73,6 +74,21 @@ def test_a_truncated_tar_is_named(tmp_path):
         emodb.read_tar(path)
 
 
+@needs_prep
+def test_silence_and_the_same_sound_in_two_parts_are_told(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    spoken, other = (0.3 * rng.standard_normal(2 * RATE).clip(-3, 3) for _ in range(2))
+    names = ["03a01Fa.wav", "03a01Na.wav", "08a01Na.wav", "15a01Na.wav"]
+    tar = small_tar(tmp_path / "e.tar", names, sounds=[0 * spoken, spoken, other, spoken])
+    rows = emodb.read_tar(tar)
+    checked, _ = check_clips(rows, ("audio",))
+    found = emodb.heard_in(rows, checked, tmp_path / "cache")
+    assert found == {"silent": ["03a01Fa"], "same_sound": [["03a01Na", "15a01Na"]]}
+    said = capsys.readouterr()
+    assert "1 clips are silent" in said.out + said.err
+    assert "03a01Na.wav (train) and 15a01Na.wav (test)" in said.out + said.err
+
+
 @needs_emodb
 def test_the_real_emodb():
     found = [r.utterance for r in emodb.read_tar(EMODB)]
@@ -89,7 +105,7 @@ def test_the_real_emodb():
 def test_emodb_leaves_one_speaker_out(models, tmp_path, run_cli):
     names = [f"{s}{t}{e}a.wav" for s in ("03", "08", "12", "15") for t in ("a01", "b02") for e in "WFN"]
     arguments = [
-        small_tar(tmp_path / "e.tar", names),
+        small_tar(tmp_path / "e.tar", names, sounds=[tone(0.3, 150.0 + 10 * i) * (i > 0) for i in range(len(names))]),
         "--out",
         tmp_path / "out",
         "--cache",
@@ -111,4 +127,5 @@ def test_emodb_leaves_one_speaker_out(models, tmp_path, run_cli):
             }
             assert of["test"] == {fold.name}
             assert sum(map(len, of.values())) == len(set.union(*of.values())) == 4
+    assert len(corpus.manifest["provenance"]["silent"]) == 1
     assert json.dumps(corpus.manifest).count(str(tmp_path)) == 0
