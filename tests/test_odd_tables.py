@@ -3,10 +3,12 @@
 import json
 import re
 import types
+import zipfile
 
 import numpy as np
 import packs
 import pytest
+from conftest import small_description, small_utterances
 from recordings import row, write_table
 from test_prep import meld_folder, mosi_table, small_table
 
@@ -14,8 +16,10 @@ from data_prep import iemocap, meld_table, mosi
 from data_prep.clip_table import read_table
 from data_prep.raw import iemocap as raw_iemocap
 from mer_jax import text_files
+from mer_jax.data.corpus import Corpus
+from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
-from mer_jax.files import load_json
+from mer_jax.files import load_json, sha256_of, write_json
 from mer_jax.predict import inputs, transcript
 from mer_jax.predict.item import InputOptions
 
@@ -266,3 +270,26 @@ def test_a_folder_of_pickles_is_a_pack(tmp_path, monkeypatch):
     assert len(found) == 12
     assert not any(item.error for item in found)
     assert found[0].features["visual"].shape == (15, 32)
+
+
+def test_an_index_that_numpy_2_0_wrote_is_read(tmp_path):
+    """It wrote its own argument, allow_pickle, among the columns."""
+    write_corpus(tmp_path / "c", small_utterances(12), small_description())
+    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
+    wanted = Corpus(tmp_path / "c")
+    for i, shard in enumerate(manifest["shards"]):
+        path = tmp_path / "c" / shard["index"]
+        with np.load(path) as found:
+            columns = dict(found)
+        with zipfile.ZipFile(path, "w") as file:
+            for name, column in (columns | {"allow_pickle": np.array(False)} if i % 2 == 0 else columns).items():
+                with file.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, np.asanyarray(column))
+        shard["index_sha256"] = sha256_of(path)
+    assert len(manifest["shards"]) > 1
+    write_json(tmp_path / "c" / "manifest.json", manifest)
+    corpus = Corpus(tmp_path / "c")
+    assert corpus.index.keys() == wanted.index.keys()
+    for name, column in wanted.index.items():
+        np.testing.assert_array_equal(corpus.index[name], column)
+    assert corpus[3].id == wanted[3].id
