@@ -110,7 +110,7 @@ def parse_json(content: str | bytes, where: str, holds: Any, advice: str = "Rest
 def load_json(content: str | bytes) -> Any:
     """Raises ValueError for what is no JSON in UTF-8, or too deep."""
     try:
-        return json.loads(content if isinstance(content, str) else utf8(content))
+        return json.loads(content.removeprefix("\ufeff") if isinstance(content, str) else utf8(content))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

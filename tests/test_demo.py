@@ -94,6 +94,53 @@ def test_what_cannot_be_used_is_told(given, words):
         answers.check_input(*given)
 
 
+class Heard(encoder_client.EncoderClient):
+    """Stands for model and encoders: every clip can be read, and the second one cannot be predicted."""
+
+    def __init__(self):
+        pass
+
+    task = Classification(["joy", "anger"])
+    modalities = ("audio",)
+
+    def seconds(self, file):
+        assert file.exists()
+        return 1.0
+
+    def items(self, requests):
+        return requests
+
+    def select_replicas(self, replica):
+        return [0]
+
+    def predict(self, items, **_):
+        return [prediction(error="it is noise" if "b.wav" in str(items) else "", attribution=None)]
+
+
+def test_a_clip_is_deleted_once_it_is_answered(tmp_path):
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
+    own, *clips = (tmp_path / "own.wav", *(uploads / name for name in ("a.wav", "b.wav", "c.wav", "d.wav")))
+    for clip in (own, *clips):
+        clip.write_bytes(b"RIFF")
+    a, b, c, d = map(str, clips)
+    ask = answers.Answers(Heard(), Heard(), uploads=uploads)
+    first = ask("", a, None, True, 1.0)
+    assert "75.0 %" in next(first)
+    assert clips[0].exists(), "its timeline is wanted, too"
+    assert len(list(first)) == 1
+    assert not clips[0].exists()
+    assert "it is noise" in "".join(ask("", b, None, False, 1.0))
+    assert "take one of them away" in "".join(ask("", c, d, False, 1.0))
+    list(ask("", str(own), None, False, 1.0))
+    assert [path.exists() for path in (own, *clips)] == [True, False, False, False, False]
+    clips[0].write_bytes(b"RIFF")
+    left = ask("", a, None, True, 1.0)
+    next(left)
+    left.close()
+    assert not clips[0].exists(), "nobody waits for its timeline"
+
+
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it(name):
     before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
@@ -276,6 +323,7 @@ class TestServer:
     def test_in_a_browser(self, served, tmp_path):
         from playwright.sync_api import sync_playwright
 
+        self.uploads = tmp_path / "tmp"
         broken = tmp_path / "broken.wav"
         broken.write_bytes(b"no clip at all" * 99)
         silent = write_wav(tmp_path / "silent.wav", 0 * tone(0.6))
@@ -298,7 +346,8 @@ class TestServer:
                         self.upload(page, file)
                         page.wait_for_selector(f"#answer [role=alert]:has-text('{words}')", timeout=60_000)
                         assert str(tmp_path) not in page.inner_text("#answer")
-                        assert list((tmp_path / "tmp").rglob(file.name)), "uploads are where the test looks for them"
+                        page.get_by_label(file.name, exact=True).wait_for(state="detached")
+                        assert not list((tmp_path / "tmp").rglob(file.name)), "it has been answered"
                     self.a_clip(page, clip)
                 assert page.evaluate("document.documentElement.scrollWidth") == width
                 assert "Traceback" not in page.content()
@@ -327,6 +376,7 @@ class TestServer:
             page.get_by_label("Clear").last.click()
         page.set_input_files("input[type=file]", file)
         page.get_by_label(file.name, exact=True).wait_for()  # its row, which is there once the upload is over
+        assert list(self.uploads.rglob(file.name)), "uploads are where the test looks for them"
         page.get_by_role("button", name="What is it?").click()
 
     def a_clip(self, page, clip):

@@ -65,7 +65,14 @@ def test_another_name_is_let_in_by_a_flag(tmp_path):
 @pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/upload"])
 @pytest.mark.parametrize(
     ("origin", "status"),
-    [("http://localhost:7860", 200), ("http://localhost:7861", 403), ("http://evil.example", 403), ("null", 403)],
+    [
+        ("http://localhost:7860", 200),
+        ("http://localhost:7861", 403),
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+        ("http://[::1", 403),
+    ],
 )
 def test_what_changes_anything_comes_from_the_page(path, origin, status, tmp_path):
     assert asked(tmp_path, "POST", path, host="localhost:7860", origin=origin, content_length="9") == status
@@ -81,6 +88,16 @@ def test_uploads_are_bounded_together(tmp_path, monkeypatch):
     assert ask(content_length="401") == 413
     assert ask() == 411
     assert ask(content_length="-5") == 411
+    assert ask(content_length="9" * 5000) == 411
+    assert ask(content_length="9" * 15) == 413
+    assert ask(content_length="\u0663") == 411
+
+
+def test_an_upload_that_goes_meanwhile_is_not_counted(tmp_path, monkeypatch):
+    gone = tmp_path / "gone.wav"
+    monkeypatch.setattr(type(tmp_path), "rglob", lambda *_: [gone])
+    monkeypatch.setattr(type(tmp_path), "is_file", lambda _: True)
+    assert asked(tmp_path, "POST", "/upload", host="a", origin="http://a", content_length="1", hosts=("a",)) == 200
 
 
 @pytest.mark.slow

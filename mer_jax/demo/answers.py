@@ -1,5 +1,6 @@
 """What the page answers to a sentence, a recording or a clip. No Gradio, and no JAX of its own."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,13 @@ MAX_WINDOWS = 600
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Answers as HTML. model: a `Predictor`. Not for several threads at a time."""
+    """Answers as HTML. model: a `Predictor`. uploads: a folder; what lies in it is deleted once it has been answered.
+    Not for several threads at a time."""
 
     model: Any
     encoders: EncoderClient
     replica: str | None = None
+    uploads: Path | None = None
 
     def predict(self, sentence: str, file: str | None) -> Any:
         """A `Prediction`, with reasons if it is of one replica. Raises UserError."""
@@ -34,7 +37,21 @@ class Answers:
         self, sentence: str, recorded: str | None, uploaded: str | None, over_time: bool, window: float
     ) -> Iterator[str]:
         """First the answer on the whole, then with the timeline if one is wanted. What is wrong with the input is said
-        on the page."""
+        on the page. Clips are deleted at the end, and when nobody waits for it any more."""
+        try:
+            yield from self._answers(sentence, recorded, uploaded, over_time, window)
+        finally:
+            for clip in filter(None, (recorded, uploaded)):
+                self._delete(Path(clip))
+
+    def _delete(self, clip: Path) -> None:
+        if self.uploads is not None and clip.resolve().is_relative_to(self.uploads.resolve()):
+            with contextlib.suppress(OSError):  # another answer has deleted it
+                clip.unlink()
+
+    def _answers(
+        self, sentence: str, recorded: str | None, uploaded: str | None, over_time: bool, window: float
+    ) -> Iterator[str]:
         file = recorded or uploaded
         try:
             check_input(sentence, recorded, uploaded)

@@ -7,7 +7,7 @@ The page shows the probability of every class, what each modality, word and time
 clip how it goes on over time. It needs `pip install -e ".[demo,prep]"` and a run whose corpus was made of clips or
 sentences by this project's own encoders (`python -m data_prep.clips`, …): they encode what is given as they did the
 corpus. Nothing leaves the machine; nobody else reaches the page, unless --host lets them, by the names of --allow-host;
-what was uploaded is deleted after ten minutes and at the end.
+what was uploaded is deleted when it has been answered, or after ten minutes, and at the end.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def serve(arguments: argparse.Namespace) -> None:
     model = mer_jax.load(arguments.run)
     with EncoderClient(model, locations_of(arguments)) as encoders, tempfile.TemporaryDirectory() as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        answers = Answers(model, encoders, arguments.replica)
+        answers = Answers(model, encoders, arguments.replica, Path(uploads))
         answers.predict(EXAMPLE, None)  # starts the encoders, and compiles
         stop = stop_on_signals()
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host

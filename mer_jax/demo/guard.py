@@ -4,6 +4,7 @@ A request must name a host that the page is at, or another site could have its o
 changes anything must come from the page itself. Uploads are bounded together.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_UPLOADS = 2 * 2**30  # bytes of all clips that are there at a time
+LENGTH = re.compile(r"[0-9]{1,15}")  # of an upload in bytes
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -45,21 +47,39 @@ class Guard:
         if _name(host) not in self.hosts:
             return 403, f"This page is at {', '.join(sorted(self.hosts))}; --allow-host=NAME lets in another name."
         reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")
-        if not reads and (urlsplit(headers.get("origin", "")).netloc or None) != host:
+        if not reads and _place(headers.get("origin", "")) != host:
             return 403, "Only the page itself may ask this."
         if not _is_upload(scope):
             return None
         length = headers.get("content-length", "")
-        if not (length.isascii() and length.isdecimal()):
+        if not LENGTH.fullmatch(length):
             return 411, "An upload must say how long it is."
-        there = sum(file.stat().st_size for file in self.uploads.rglob("*") if file.is_file())
+        there = sum(map(_size, self.uploads.rglob("*")))
         if there + self._coming + int(length) > MAX_UPLOADS:
-            return 413, "There are too many clips already; they are deleted ten minutes after their upload."
+            return (
+                413,
+                "There are too many clips already; they are deleted when they are answered, or after ten minutes.",
+            )
         return None
 
 
 def _is_upload(scope: Scope) -> bool:
     return scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload")
+
+
+def _place(origin: str) -> str | None:
+    """The host and port in an Origin header, None if there is none."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # it has just been deleted
+        return 0
 
 
 def _name(host: str) -> str:

@@ -10,7 +10,7 @@ from mer_jax.demo.answers import MAX_LETTERS, Answers
 from mer_jax.predict.requests import MEDIA
 
 MAX_UPLOAD = "500mb"
-DELETED = (60, 600)  # so many seconds apart uploads are deleted that are so old
+DELETED = (60, 600)  # so many seconds apart uploads are deleted that are so old, as nobody asked about them
 
 
 def build_page(gr: Any, answers: Answers, *, hears_words: bool) -> Any:
@@ -29,7 +29,9 @@ def build_page(gr: Any, answers: Answers, *, hears_words: bool) -> Any:
         alone = {"api_visibility": "private", "concurrency_limit": 1}
         sentence, over_time, seconds = inputs[0], inputs[3], inputs[4]
         over_time.change(lambda on: gr.Slider(visible=on), over_time, seconds, show_progress="hidden", **alone)
-        gr.on([button.click, sentence.submit], answers.__call__, inputs, answer, **alone)
+        answered = gr.on([button.click, sentence.submit], answers.__call__, inputs, answer, **alone)
+        clips = inputs[1:3]  # which are deleted by now
+        answered.then(lambda: [None] * len(clips), None, clips, show_progress="hidden", **alone)
     return built.queue(max_size=20)
 
 

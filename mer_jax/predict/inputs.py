@@ -147,7 +147,8 @@ def _of_arrays(position: int, given: Mapping[str, Any], sentence: str = "") -> I
     except UserError as error:
         return Item(name, error=str(error))
     except Exception as error:  # of whatever class the value has: it must not cost the others
-        return Item(name, error=f"{brief(field)}: {cause(error)}")
+        what = field[:60] if isinstance(field, str) else brief(field)
+        return Item(name, error=f"{what}: {cause(error)}")
     return Item(name, features, **said)
 
 
