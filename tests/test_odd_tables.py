@@ -235,7 +235,6 @@ def test_one_value_alone_in_a_list_is_that_value(given, wanted):
         ({"sentence": 5}, "the sentence is 5, not a text"),
         ({"sentence": b"sch\xf6n"}, "sentence: the byte 0xf6 is not UTF-8"),
         ({"audio": Stubborn()}, "^audio: RuntimeError: no array"),
-        ({10**5000: Stubborn()}, "^0x.*: RuntimeError: no array"),
         ({"id": 10**5000}, "the id is 0x"),
         ({"id": ["a", "b"]}, r"the id is \['a', 'b'\], not a name or number"),
         ({"start": 10**400}, "start is 1000.*, which cannot be"),
