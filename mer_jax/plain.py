@@ -18,7 +18,14 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes what begins
 
 END = 800  # characters that stay at either end of a long line
 
-_brief = reprlib.Repr()
+
+class _Repr(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write numbers of thousands of digits.
+        return super().repr_int(x, level) if x.bit_length() < 10**4 else f"<a number of {x.bit_length()} bits>"
+
+
+_brief = _Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 60
 _brief.maxlevel = 3
 
