@@ -50,7 +50,7 @@ def records(tables: Tables, mapping: Chosen, reading: Reading = DEFAULT) -> Iter
     every = (*columns.values(), *features.values())
     sizes = [len(_listed(found, None, None)) for found in every if not isinstance(found.column, Mapping)]
     count = len(listed) if listed is not None else sizes[0] if sizes else 0
-    reading.budget.spend(ROW * count)
+    reading.budget.require(ROW * count)
     ids = None
     if id_column is not None and listed is not None:
         ids = [_name_or_none(id_column, x) for x in listed]

@@ -146,7 +146,7 @@ def _named(where: str, rows: Sequence[PackRow], order: tuple[str, ...]) -> Named
     counts = Counter(str(row.label) for row in rows)
     if order and (unknown := sorted(counts.keys() - set(order))):
         raise UserError(
-            f"{where}: label {brief(unknown[0])} is not among --labels={','.join(order)}; the labels are names already: "
+            f"{where}: label {brief(unknown[0])} is not among --labels={','.join(order)}; the labels are names: "
             f'[values.label] in a --mapping renames them, as in "{unknown[0]}" = "{order[0]}"'
         )
     if not order:

@@ -16,9 +16,8 @@ from data_prep.packs.field_names import FIELDS, is_telling, our_name
 from data_prep.sentences import normalise
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
-from mer_jax.text_files import seconds
 
-ROW = 1000  # bytes, about, that a row takes besides its features
+ROW = 1000  # bytes, about, that a record and its row take besides the features
 
 
 @dataclasses.dataclass
@@ -96,14 +95,14 @@ def row_of(
         speaker=values.speaker(where, found["speaker"]),
         session=values.name(where, "session", found["session"]),
         sentence=normalise(values.word(where, "sentence", found["sentence"])),
-        start=seconds(where, "start", found["start"]),
-        end=seconds(where, "end", found["end"]),
+        start=values.time(where, "start", found["start"]),
+        end=values.time(where, "end", found["end"]),
     )
 
 
 def row_or_error(key: Any, part: str, make: Callable[[], PackRow], reading: Reading) -> PackRow:
     """Returns what `make` returns. To predict, a UserError becomes the row's error; else it is raised."""
-    reading.budget.spend(ROW)
+    reading.budget.spend(ROW // 2)
     try:
         return make()
     except UserError as error:
@@ -155,7 +154,7 @@ def rows_of(where: str, records: Iterable[Mapping[str, Any]], reading: Reading =
 def _named(where: str, records: Iterable[Mapping[str, Any]], reading: Reading) -> Iterator[dict[str, Any]]:
     """Yields the records by our names. Raises UserError where two fields have the same."""
     for i, record in enumerate(records):
-        reading.budget.spend(ROW)
+        reading.budget.spend(ROW // 2)
         found: dict[str, Any] = {}
         for field, value in record.items():
             ours = our_name(field)

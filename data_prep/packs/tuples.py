@@ -47,16 +47,12 @@ FEATURES = ("text", *LAYERS.split(), "audio", "visual")
 FINE_TUNED = tuple(name for name, fields in TUPLES.items() if LAYERS in fields)  # roberta, trained on train's labels
 
 
-# What labels may be, too, where they are not needed.
-ANY_LABELS = ("words", "an empty dict", "NoneType", "dict of NoneType", "dict of lists of NoneType")
-
-
 def misfit(fields: Sequence[str], found: Sequence[Any], *, to_predict: bool = False) -> str:
     """Says what does not fit, "" if all does. To predict, labels may be missing, and single values may be anything."""
     for place, (field, value) in enumerate(zip(fields, found, strict=True)):
         wanted = KINDS.get(field, ("vectors",) if field in FEATURES else ())
         kind = _kind(value, mostly=to_predict)
-        if field == "_" or kind in wanted or (to_predict and field in UNNEEDED and kind in ANY_LABELS):
+        if field == "_" or kind in wanted or (to_predict and field in UNNEEDED and kind not in ("vectors", "names")):
             continue
         return f"place {place} must be {field}: {' or '.join(wanted)}, and is {kind}"
     return ""

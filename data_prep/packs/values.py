@@ -11,7 +11,7 @@ import numpy as np
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
-from mer_jax.text_files import decoded
+from mer_jax.text_files import decoded, seconds
 
 PARTS = {name: name for name in SPLITS} | {
     "training": "train",
@@ -107,6 +107,14 @@ def whole_number(where: str, field: str, value: Any) -> int:
     if not fits or int(value) != value:
         raise UserError(f"{where}: the {field} is {_in_words(value)}, not a whole number from 0")
     return int(value)
+
+
+def time(where: str, field: str, value: Any) -> float | None:
+    """Returns a time in seconds, None if there is none."""
+    value = plain(where, field, value)
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        raise UserError(f"{where}: {field} is {_in_words(value)}, not a number of seconds or HH:MM:SS.mmm")
+    return seconds(where, field, value)
 
 
 def part(where: Any, value: Any) -> str:
