@@ -159,6 +159,7 @@ def test_a_cell_that_is_no_number_is_told_by_file_row_and_column(cell, run, tmp_
     corpus, said = run(tmp_path / "a.csv", flag)
     assert corpus is None
     assert f"a.csv, row 7: column 'f1' is {repr(cell) if cell else 'blank'}, not a number" in said
+    assert said.count("a.csv") == 1
     errors = predicted(tmp_path, tmp_path / "a.csv", flag)
     assert [i for i, error in enumerate(errors) if error] == [7, 11]
     (tmp_path / "a.csv").write_text(lines[0] + "\n")

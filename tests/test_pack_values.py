@@ -98,6 +98,18 @@ def test_what_is_one_hot_everywhere_is_no_feature(run, tmp_path):
     assert 'as in vec = "vec"' in said
 
 
+def test_a_mapping_of_features_alone_keeps_the_label_whatever_it_is_called(run, tmp_path):
+    rows = utterances(emotion=lambda i: ("happy", "sad")[i // 3 % 2], openface_emo=lambda i: np.float32([i, 1]))
+    for row in rows:
+        del row["label"]
+    corpus, said = run(pickled(tmp_path / "p.pkl", rows))
+    assert set(corpus.modalities) == {"audio"}
+    assert 'as in openface_emo = "openface_emo"' in said
+    text = '[features]\naudio = "audio"\nopenface_emo = "openface_emo"\n'
+    corpus, said = run(tmp_path / "p.pkl", mapping(tmp_path / "m.toml", text))
+    assert (corpus.labels, set(corpus.modalities)) == (("happy", "sad"), {"audio", "openface_emo"}), said
+
+
 def of_kind(kind, folder, label):
     """A pack of each layout with what `label` makes of the number of its calls."""
     calls = iter(range(10**6))

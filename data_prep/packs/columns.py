@@ -17,7 +17,11 @@ from mer_jax.errors import UserError
 from mer_jax.plain import brief
 
 Tables = Mapping[str, Mapping[str, Column]]  # columns by file
-ALWAYS = ("id", "split", "label")  # what is read of a table under its own name, whatever a mapping names
+ALWAYS = (
+    "id",
+    "split",
+    "label",
+)  # what is read under its own name, or the only one that means it, whatever a mapping names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +80,11 @@ def _chosen(tables: Tables, mapping: Chosen) -> tuple[dict[str, Found], dict[str
     if features_of(mapping) is None:
         columns = {name: found for name, found in every.items() if our_name(name) in FIELDS}
         return columns, {n: x for n, x in every.items() if n not in columns and _holds_vectors(x.column)}
-    own = {name: every[name] for name in ALWAYS if name in every}
+    own: dict[str, Found] = {}
+    for field in ALWAYS:
+        alike = [name for name in every if our_name(name) == field]
+        if field in every or len(alike) == 1:
+            own[field] = every[field if field in every else alike[0]]
     columns = own | {field: _find(tables, name) for field, name in mapping.get("columns", {}).items()}
     said = {place: field for field, found in columns.items() for place in found.places}
     features = {}

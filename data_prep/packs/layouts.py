@@ -57,7 +57,7 @@ def read(
 def _refuse_fields(path: Path, layout: str, names_fields: bool) -> None:
     if names_fields:
         raise UserError(
-            f"--mapping: {path} is of the layout {layout}, whose fields are known: only [values.label] and the like help"
+            f"--mapping: {path} is of the layout {layout}, whose fields are known: only [values.label] and such help"
         )
 
 

@@ -33,7 +33,7 @@ UNREADABLE = re.compile("[\x00\ud800-\udfff]")
 
 @dataclasses.dataclass(frozen=True)
 class Unread:
-    """Stands where a file holds a value that cannot be read, and says why."""
+    """Stands where a file holds a value that cannot be read, and says where and why."""
 
     why: str
 
@@ -50,7 +50,7 @@ def plain(where: str, field: str, value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Unread):
-        raise UserError(f"{where}: {field}: {value.why}")
+        raise UserError(value.why)
     if isinstance(value, int) and value.bit_length() > BITS:
         raise UserError(f"{where}: the {field} is a number of over {BITS} bits, which cannot be")
     return decoded(f"{where}: {field}", value) if isinstance(value, bytes) else value
@@ -132,7 +132,7 @@ def speaker(where: str, value: Any) -> str:
     if is_blank(value):
         return ""
     if isinstance(value, str):
-        return readable(where, "speaker", value)
+        return readable(where, "speaker", str(value))
     if isinstance(value, int | float):
         return f"speaker{whole_number(where, 'speaker', value)}"
     if (hot := one_hot(value)) is None:
@@ -181,7 +181,7 @@ def label(where: str, value: Any) -> dict[str, Any]:
 def vector(where: str, field: str, value: Any) -> np.ndarray:
     """Returns [time, width] of a vector or a sequence of vectors, in the pack's own numbers; empty if there is none."""
     if isinstance(value, Unread):
-        raise UserError(f"{where}: {value.why}")
+        raise UserError(value.why)
     if isinstance(value, list | tuple):
         flat = all(isinstance(x, int | float | np.number) for x in value)
         rows = not flat and all((isinstance(x, np.ndarray) and x.ndim == 1) or _is_flat(x) for x in value)
