@@ -20,11 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from data_prep import limits
 from data_prep.encoders.flags import text_encoder
 from data_prep.encoders.text import TextEncoder
 from data_prep.importer import Importer, Source, print_note
 from data_prep.packs import layouts, tables, values
+from data_prep.packs.columns import records
 from data_prep.packs.labels import labelled, name_labels
+from data_prep.packs.mapping import as_text, features_of, read_mapping
 from data_prep.packs.rows import Reading, separate_parts
 from mer_jax.data.corpus import DTYPES, SPLITS, Utterance
 from mer_jax.errors import UserError
@@ -116,8 +119,10 @@ def read(arguments: argparse.Namespace) -> Source:
 def read_pack(arguments: argparse.Namespace, *, to_predict: bool = False) -> layouts.Pack:
     """Returns what the files hold. Where each file's name ends in a part, as in meld_train.csv, each is that part."""
     files, valid = arguments.files, validation(arguments.valid)
-    mapping = tables.read_mapping(arguments.mapping) if arguments.mapping else {}
-    reading = Reading(files[0].stem, features=tables.features_of(mapping), to_predict=to_predict)
+    mapping = read_mapping(arguments.mapping) if arguments.mapping else {}
+    reading = Reading(
+        files[0].stem, features=features_of(mapping), to_predict=to_predict, renames=mapping.get("values", {})
+    )
     parts = {file: ending[1].casefold() for file in files if (ending := OF_PART.search(file.stem))}
     if len(parts) < len(files):
         return _read_together(arguments, files, mapping, reading, valid)
@@ -137,16 +142,30 @@ def _read_together(
     reading: Reading,
     valid: layouts.Validation,
 ) -> layouts.Pack:
-    if all(file.suffix.lower() in tables.ENDINGS for file in files):
-        columns = {file.name: tables.read_table(file, tables.as_text(mapping)) for file in files}
-        pack = layouts.rows_of(files[0].name, tables.records(columns, mapping), reading)
-        return dataclasses.replace(pack, layout="table")
-    if len(files) > 1:
+    """Reads the files and makes their rows, all within one budget."""
+    of_tables = all(file.suffix.lower() in tables.ENDINGS for file in files)
+    if len(files) > 1 and not of_tables:
         raise UserError(
             f"several files are read if they are tables ({', '.join(tables.ENDINGS)}), or if the name of each ends in "
             "its part, as in x_train.pkl and x_test.pkl"
         )
-    return layouts.read(files[0], arguments.layout, valid, reading, mapping)
+    where = files[0].name if of_tables else files[0]
+    with limits.bounded(where, _budget(files)) as budget:
+        reading = dataclasses.replace(reading, budget=budget)
+        if not of_tables:
+            return layouts.read(files[0], arguments.layout, valid, reading, mapping)
+        columns = {file.name: tables.read_table(file, as_text(mapping)) for file in files}
+        pack = layouts.rows_of(str(where), records(columns, mapping, reading), reading)
+        return dataclasses.replace(pack, layout="table")
+
+
+def _budget(files: Sequence[Path]) -> int:
+    """Returns the budget of all files together; that of a folder is of all that is in it."""
+    sizes = [[p.stat().st_size for p in sources(file) if p.is_file()] for file in files]
+    return sum(
+        max(limits.budget_of(sum(of)), limits.TIMES * sum(of) * file.is_dir())
+        for file, of in zip(files, sizes, strict=True)
+    )
 
 
 def refuse_nothing(where: str, rows: Sequence[layouts.PackRow]) -> None:

@@ -72,7 +72,11 @@ class Budget:
     def spend(self, count: int) -> None:
         """Raises TooMuch if there is not that much left."""
         self.left -= count
-        if self.left < 0:
+        self.require(0)
+
+    def require(self, count: int) -> None:
+        """Raises TooMuch if there is not that much left, and takes nothing."""
+        if self.left < count:
             raise TooMuch
 
 

@@ -17,16 +17,16 @@ OBEYED = re.compile(
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes what begins so
 
 OUTPUT = "standard output"
-LONGEST_NUMBER = 10**4000  # Python writes no number of more than 4,300 digits
 END = 800  # characters that stay at either end of a long line
 
 
-class _Brief(reprlib.Repr):
+class _Repr(reprlib.Repr):
     def repr_int(self, x: int, level: int) -> str:
-        return super().repr_int(x, level) if abs(x) < LONGEST_NUMBER else f"{'-' * (x < 0)}{hex(abs(x))[:20]}…"
+        # Python refuses to write numbers of thousands of digits.
+        return super().repr_int(x, level) if x.bit_length() < 10**4 else f"<a number of {x.bit_length()} bits>"
 
 
-_brief = _Brief()
+_brief = _Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 60
 _brief.maxlevel = 3
 

@@ -107,3 +107,53 @@ def parquet(path):
 
 
 TABLES = {"npz": npz, "h5": h5, "parquet": parquet}
+
+
+def _hollow_array(shape, descr):
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00v\x00" + text
+
+
+def hollow_npy(shape, descr):
+    return lambda path: path.write_bytes(_hollow_array(shape, descr))
+
+
+def hollow_npz(shape, descr):
+    def write(path):
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("x.npy", _hollow_array(shape, descr))
+
+    return write
+
+
+def hollow_h5(path):
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", (10**7, 0), "f4")
+
+
+HOLLOW = {  # rows without end that hold nothing, in a few bytes
+    "10^18 rows npy": hollow_npy((10**18, 0), "<f4"),
+    "10^7 rows npy": hollow_npy((10**7, 0), "<f4"),
+    "10^7 rows npz": hollow_npz((10**7, 0), "<f4"),
+    "10^18 rows npz": hollow_npz((10**18, 0), "<f4"),
+    "texts of no length npz": hollow_npz((10**7,), "<U0"),
+    "bytes of no length npz": hollow_npz((10**7,), "|S0"),
+    "10^7 rows h5": hollow_h5,
+}
+
+
+def zeros(path, count=10**6):
+    """Rows of zeros, of which a file of kilobytes holds any number."""
+    labels = np.zeros(count, np.uint8)
+    np.savez_compressed(path, label=labels, audio=np.zeros((count, 2), np.uint8))
+
+
+def hollow_list(path):
+    """The same record in a million rows."""
+    record = {"label": 0, "audio": np.zeros(2)}
+    path.write_bytes(pickle.dumps([record] * 10**6))
+
+
+ROWS = {"npz": zeros, "pkl": hollow_list}  # which begin to grow when rows are made of them

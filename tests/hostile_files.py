@@ -93,9 +93,9 @@ def packs_of(folder, count, rng):
             path = folder / f"{i}.pkl"
             path.write_bytes(rng.choice(list(bombs.PICKLES.values()))())
         elif kind < 0.25:
-            ending = rng.choice(list(bombs.TABLES))
-            path = folder / f"{i}.{ending}"
-            bombs.TABLES[ending](path)
+            name, write = rng.choice([*bombs.TABLES.items(), *bombs.HOLLOW.items(), *bombs.ROWS.items()])
+            path = folder / f"{i}.{name.split()[-1]}"
+            write(path)
         else:
             original = rng.choice(originals)
             ending = (

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from recordings import needs_prep, write_table
 
-from data_prep import limits
+from data_prep import import_pack, limits
 from data_prep.packs import safe_pickle, tables
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
@@ -52,6 +52,17 @@ def test_a_table_that_grows(ending, tmp_path):
     assert path.stat().st_size < 2 * 10**6
     with pytest.raises(UserError, match=rf"t\.{ending} wants more than 0.05 GiB of memory .* --memory-limit=0.1"):
         tables.read_table(path)
+
+
+@pytest.mark.usefixtures("little")
+@pytest.mark.parametrize("ending", bombs.ROWS)
+def test_rows_that_grow(ending, tmp_path):
+    """The budget holds until all rows are made."""
+    path = tmp_path / f"t.{ending}"
+    bombs.ROWS[ending](path)
+    arguments = import_pack.IMPORTER.parser().parse_args([str(path), "--labels=a,b", f"--out={tmp_path / 'out'}"])
+    with pytest.raises(UserError, match=rf"t\.{ending} wants more than 0.05 GiB of memory"):
+        import_pack.read_pack(arguments)
 
 
 def told_plainly(line):

@@ -8,18 +8,17 @@ import tomllib
 import numpy as np
 import packs as fake
 import pytest
+from strangers import MAP, as_csv, as_table, import_or_refuse, mapping, pickled, utterances
 
 from data_prep import import_pack
 from data_prep.packs import class_counts, layouts
 from data_prep.packs.labels import name_labels
 from data_prep.packs.rows import PackRow
-from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("calls_unchecked")
 NEEDS_ARROW = "needs the extra prep"
 SEVEN = tuple(class_counts.SEVEN)
-MAP = '[columns]\nid = "id"\nsplit = "split"\nlabel = "label"\n{more}[features]\naudio = "f*"\n'
 
 
 @pytest.fixture(autouse=True)
@@ -29,59 +28,10 @@ def no_weights(monkeypatch):
 
 @pytest.fixture
 def run(tmp_path, capsys):
-    """Imports files, and returns the corpus, or None where it is refused, and what was said."""
-
     def import_(*arguments):
-        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-        try:
-            import_pack.main([*map(str, arguments), f"--out={out}"])
-        except SystemExit as stop:
-            assert stop.code == 2  # noqa: PT017
-            assert not out.exists(), "nothing is written where nothing can be read"
-        printed = capsys.readouterr()
-        said = " ".join((printed.out + printed.err).split())
-        return (Corpus(out) if out.exists() else None), said
+        return import_or_refuse(tmp_path / f"out{len(list(tmp_path.iterdir()))}", capsys, *arguments)
 
     return import_
-
-
-def utterances(count=36, **changes):
-    """A list of dicts, each with what `changes` make of its position."""
-    rows = [
-        {
-            "id": f"u{i:02d}",
-            "split": ("train", "val", "test")[i % 3],
-            "label": ("happy", "sad")[i // 3 % 2],
-            "audio": np.arange(4, dtype=np.float32) + i,
-        }
-        for i in range(count)
-    ]
-    for i, row in enumerate(rows):
-        row.update({name: make(i) for name, make in changes.items()})
-    return rows
-
-
-def pickled(path, found):
-    path.write_bytes(pickle.dumps(found))
-    return path
-
-
-def as_table(path, rows):
-    np.savez(path, **{name: np.array([row[name] for row in rows]) for name in rows[0]})
-    return path
-
-
-def as_csv(path, rows, encoding="utf-8"):
-    fields = [name for name in rows[0] if name != "audio"]
-    lines = [",".join([*fields, "f0", "f1"])]
-    lines += [",".join([*(str(row[name]) for name in fields), *map(str, row["audio"][:2])]) for row in rows]
-    path.write_bytes("\n".join(lines).encode(encoding))
-    return path
-
-
-def mapping(path, text):
-    path.write_text(text)
-    return f"--mapping={path}"
 
 
 SAID = {  # what says who, when and what, as an array
@@ -263,7 +213,7 @@ def test_text_that_is_not_utf8_is_named(reader, byte, encoding, run, tmp_path):
     elif reader == "npz":
         labels = [b"sad", b"tr" + byte + b"s"]
         path = as_table(tmp_path / "b.npz", utterances(label=lambda i: labels[i % 2]))
-        place = "row 1: label"
+        place = "b.npz, record 1: label"
     else:
         (tmp_path / "list").write_bytes(b"# one\n# two " + byte + b"\n")
         more = [f"--{reader}={tmp_path / 'list'}"]

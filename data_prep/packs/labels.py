@@ -5,13 +5,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from data_prep.packs import class_counts
+from data_prep.packs import class_counts, values
 from data_prep.packs.rows import PackRow
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
+from mer_jax.plain import brief
 
-CODED = re.compile(r"(\D*?)(\d+)(?:\.0*)?")  # e0, class_3, 2, 2.0
-JOINED = re.compile(r"\s*[/+&]\s*")
+CODED = re.compile(r"(\D*?)(\d{1,30})(?:\.0*)?")  # e0, class_3, 2, 2.0
+JOINED = re.compile(r"\s*[/+&]\s*|\s+and\s+", re.IGNORECASE)
 HIGHEST = 999
 LISTED = 3
 Named = tuple[tuple[str, ...], tuple[str, ...], str, list[str]]
@@ -24,7 +25,7 @@ def labelled(where: str, rows: Sequence[PackRow], *, skip: bool) -> tuple[list[P
     for row in rows:
         pieces = JOINED.split(row.label) if isinstance(row.label, str) else []
         if len(pieces) > 1 and known.issuperset(pieces):
-            row.unlabelled = f"{where}, utterance {row.id}: the label is {row.label!r}, which is several"
+            row.unlabelled = f"{where}, utterance {row.id}: the label is {brief(row.label)}, which is several"
     wrong = [row.unlabelled for row in rows if row.unlabelled]
     if not wrong:
         return list(rows), []
@@ -42,6 +43,8 @@ def name_labels(where: str, rows: Sequence[PackRow], declared: str | None) -> Na
     """Returns (labels, words, the known corpus and set that the counts are of, notes); the rows' numbers become names.
     Raises UserError if the order is neither declared nor told by the counts, or contradicts them."""
     order = tuple(name.strip() for name in declared.split(",")) if declared else ()
+    if blank := [name for name in order if values.is_blank(name)]:
+        raise UserError(f"--labels={declared}: {blank[0]!r} is no name of a class")
     if len(set(order)) < len(order):
         raise UserError(f"--labels={declared}: a class occurs twice")
     if (numbered := _numbers(rows, order)) is None:
@@ -143,9 +146,11 @@ def _named(where: str, rows: Sequence[PackRow], order: tuple[str, ...]) -> Named
     counts = Counter(str(row.label) for row in rows)
     if order and (unknown := sorted(counts.keys() - set(order))):
         raise UserError(
-            f"{where}: label {unknown[0]!r} is not among --labels={','.join(order)}; the labels are names already: "
+            f"{where}: label {brief(unknown[0])} is not among --labels={','.join(order)}; the labels are names: "
             f'[values.label] in a --mapping renames them, as in "{unknown[0]}" = "{order[0]}"'
         )
+    if not order:
+        _refuse_mixture(where, counts)
     for row in rows:
         row.label = str(row.label)
     if not order:
@@ -156,6 +161,18 @@ def _named(where: str, rows: Sequence[PackRow], order: tuple[str, ...]) -> Named
     if judged is None or not judged.contradicted:
         return order, _words(order), judged.name if judged else "", []
     return order, _words(order), "", [swapped_names(judged, order)]
+
+
+def _refuse_mixture(where: str, counts: Counter[str]) -> None:
+    """Raises UserError for names beside numbers, of which each would be a class of its own."""
+    numbers = sorted(label for label in counts if (match := CODED.fullmatch(label.strip())) and not match[1].strip())
+    names = sorted(counts.keys() - set(numbers))
+    if numbers and names:
+        raise UserError(
+            f"{where}: some labels are numbers ({', '.join(numbers[:LISTED])}) and some are names "
+            f"({', '.join(map(brief, names[:LISTED]))}): say which number is which name with [values.label] in a "
+            "--mapping, or list them all with --labels if the numbers are names, too"
+        )
 
 
 def swapped_names(judged: class_counts.Judgement, order: Sequence[str]) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.packs import safe_pickle, tables, values
+from data_prep.packs import columns, safe_pickle, tables, values
 from data_prep.packs.deepmsi import read_folder
+from data_prep.packs.mapping import Chosen, features_of
 from data_prep.packs.mmsa import is_mmsa, read_mmsa
 from data_prep.packs.rows import DEFAULT, Pack, PackRow, Reading, rows_of, shape_in_words
 from data_prep.packs.tuples import TUPLES, Validation, misfit, read_tuple
@@ -20,42 +21,44 @@ BEGINNINGS = (b"\x80", b"PK")  # of pickles and torch files, whatever they are c
 
 
 def read(
-    path: Path,
-    layout: str | None,
-    valid: Validation,
-    reading: Reading = DEFAULT,
-    mapping: Mapping[str, dict[str, Any]] | None = None,
+    path: Path, layout: str | None, valid: Validation, reading: Reading = DEFAULT, mapping: Chosen | None = None
 ) -> Pack:
     """Returns the pack in a pickle or folder. A mapping renames the fields of a list of dicts. Raises UserError naming
     file, dialogue and field."""
+    names_fields = bool(mapping and (mapping.get("columns") or mapping.get("features")))
     if path.is_dir():
         if layout not in (None, "deepmsi"):
             raise UserError(f"--layout={layout}: {path} is a folder, which only deepmsi is")
-        return read_folder(path)
+        _refuse_fields(path, "deepmsi", names_fields)
+        return read_folder(path, reading)
     found = _load(path)
-    layout = layout or recognise(path, found)
+    layout = layout or recognise(path, found, to_predict=reading.to_predict)
     if layout == "list":
         records = _records(path, found)
-        if mapping and (mapping.get("columns") or mapping.get("features") or mapping.get("values")):
-            reading = dataclasses.replace(reading, features=tables.features_of(mapping))
-            records = list(tables.renamed(path.name, records, mapping))
+        if mapping and names_fields:
+            reading = dataclasses.replace(reading, features=features_of(mapping))
+            records = list(columns.renamed(path.name, records, mapping, reading))
         return rows_of(str(path), records, reading)
-    if mapping and (mapping.get("columns") or mapping.get("features")):
-        raise UserError(
-            f"--mapping: {path} is of the layout {layout}, whose fields are known: only [values.label] helps"
-        )
+    _refuse_fields(path, layout, names_fields)
     if layout == "mmsa":
         if not is_mmsa(found):
             raise UserError(f"{path}: {shape_in_words(found)} is not of the layout mmsa: a dict of parts, each a dict")
-        return read_mmsa(path, found, to_predict=reading.to_predict)
+        return read_mmsa(path, found, reading)
     if layout not in TUPLES:
         raise UserError(f"--layout={layout}: {path} is a file; deepmsi is a folder of pickles")
     fields = TUPLES[layout].split()
     if not isinstance(found, tuple | list) or len(found) != len(fields):
         raise UserError(f"{path}: {shape_in_words(found)} is not of the layout {layout}: {TUPLES[layout]}")
-    if wrong := misfit(fields, found):
+    if wrong := misfit(fields, found, to_predict=reading.to_predict):
         raise UserError(f"{path} is not of the layout {layout}: {wrong}")
-    return read_tuple(path, layout, dict(zip(fields, found, strict=True)), valid)
+    return read_tuple(path, layout, dict(zip(fields, found, strict=True)), valid, reading)
+
+
+def _refuse_fields(path: Path, layout: str, names_fields: bool) -> None:
+    if names_fields:
+        raise UserError(
+            f"--mapping: {path} is of the layout {layout}, whose fields are known: only [values.label] and such help"
+        )
 
 
 def _load(path: Path) -> Any:
@@ -89,7 +92,7 @@ def _is_list(found: Any) -> bool:
     return isinstance(found, list | tuple) and bool(found) and all(isinstance(x, Mapping) for x in found)
 
 
-def recognise(path: Path, found: Any) -> str:
+def recognise(path: Path, found: Any, *, to_predict: bool = False) -> str:
     """Returns the name of the one layout that fits. Raises UserError if none or several do."""
     if is_mmsa(found):
         return "mmsa"
@@ -106,7 +109,7 @@ def recognise(path: Path, found: Any) -> str:
     if not isinstance(found, tuple | list):
         raise UserError(f"{path}: {shape_in_words(found)} is of no known layout ({', '.join(LAYOUTS)})")
     of_length = {name: fields.split() for name, fields in TUPLES.items() if len(fields.split()) == len(found)}
-    why = {name: misfit(fields, found) for name, fields in of_length.items()}
+    why = {name: misfit(fields, found, to_predict=to_predict) for name, fields in of_length.items()}
     fits = [name for name, misfit in why.items() if not misfit]
     if len(fits) == 1:
         return fits[0]

@@ -1,6 +1,7 @@
 """MMSA's dictionaries: {part: {id, raw_text, text, audio, vision, *_lengths, annotations or classification_labels}},
 each an array over the utterances."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from data_prep.packs import values
-from data_prep.packs.rows import ALIASES, Pack, PackRow
-from data_prep.sentences import normalise
+from data_prep.packs.field_names import ALIASES
+from data_prep.packs.rows import DEFAULT, Pack, PackRow, Reading, row_of, row_or_error, shape_in_words
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
+from mer_jax.plain import brief
 
 FEATURES = ("text", "audio", "vision")
+LABELS = ("annotations", "classification_labels")  # the first of these that is there
+READ = ("id", "raw_text", *FEATURES, *(f"{field}_lengths" for field in FEATURES), "text_bert", *LABELS)
 
 
 def is_mmsa(found: Any) -> bool:
@@ -22,50 +26,66 @@ def is_mmsa(found: Any) -> bool:
     )  # fmt: skip
 
 
-def read_mmsa(path: Path, found: Any, *, to_predict: bool = False) -> Pack:
+def read_mmsa(path: Path, found: Any, reading: Reading = DEFAULT) -> Pack:
     rows: list[PackRow] = []
     notes: list[str] = []
     for name in sorted(found, key=lambda n: SPLITS.index(values.part(path, n))):
-        part, fields = values.part(path, name), found[name]
-        where = f"{path}, {name}"
-        label = next((f for f in ("annotations", "classification_labels") if f in fields), None)
-        if "id" not in fields or (label is None and not to_predict):
-            has = ", ".join(map(str, fields))
-            raise UserError(f"{where}: it needs id, and annotations or classification_labels; it has {has}")
-        counts = {f: len(fields[f]) for f in fields if hasattr(fields[f], "__len__")}
-        if len(set(counts.values())) > 1:
-            raise UserError(f"{where}: the fields differ in length: {', '.join(f'{f} {n}' for f, n in counts.items())}")
+        part, where = values.part(path, name), f"{path}, {name}"
+        fields, label = _fields(where, found[name], reading)
         for i, key in enumerate(fields["id"]):
-            try:
-                rows.append(_row(where, part, i, fields, label))
-            except UserError as error:
-                if not to_predict:
-                    raise
-                rows.append(PackRow(str(key), part, error=str(error)))
+            rows.append(
+                row_or_error(key, part, functools.partial(_row, where, part, i, fields, label, reading), reading)
+            )
         notes += [
             f"{name} has no {field}_lengths: steps of zeros before and behind the {ALIASES.get(field, field)} are "
             "taken for padding and left out"
             for field in FEATURES
-            if field in fields and _length(where, fields, field, 0) is None
+            if field in fields and f"{field}_lengths" not in fields and (field != "text" or "text_bert" not in fields)
         ]
     if any("speaker" in part for part in found.values()):
         notes.append("the field speaker is not read")
     return Pack("mmsa", rows, notes, {})
 
 
-def _row(where: str, part: str, i: int, fields: Mapping[str, Any], label: str | None) -> PackRow:
+def _fields(where: str, given: Mapping[str, Any], reading: Reading) -> tuple[dict[str, Any], str | None]:
+    """Returns the fields that are read, each of them a value an utterance, and the name of that of the labels. One that
+    is None is not there. Raises UserError naming what is missing or something else."""
+    fields = {field: given[field] for field in READ if given.get(field) is not None}
+    if reading.to_predict:  # labels that do not fit are not looked at
+        count = len(fields["id"]) if _is_listed(fields.get("id")) else None
+        unfit = [f for f in LABELS if f in fields and not (_is_listed(fields[f]) and len(fields[f]) == count)]
+        fields = {field: value for field, value in fields.items() if field not in unfit}
+    label = next((field for field in LABELS if field in fields), None)
+    if "id" not in fields or (label is None and not reading.to_predict):
+        has = ", ".join(map(str, given))
+        raise UserError(f"{where}: it needs id, and annotations or classification_labels; it has {has}")
+    for field, value in fields.items():
+        if not _is_listed(value):
+            raise UserError(f"{where}: {field} is {shape_in_words(value)}, not a value an utterance")
+    beside = {} if reading.to_predict else {field: value for field, value in given.items() if _is_listed(value)}
+    counts = {field: len(value) for field, value in {**beside, **fields}.items()}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"{where}: the fields differ in length: {', '.join(f'{f} {n}' for f, n in counts.items())}")
+    return fields, label
+
+
+def _is_listed(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def _row(where: str, part: str, i: int, fields: Mapping[str, Any], label: str | None, reading: Reading) -> PackRow:
     key = _mmsa_id(where, fields["id"][i])
     dialogue, _, clip = key.rpartition("$_$")
-    here = f"{where}, utterance {i} ({key})"
-    return PackRow(
-        id=key,
-        split=part,
-        **({} if label is None else values.label(here, fields[label][i])),
-        dialogue=dialogue or key,
-        turn=values.whole_number(here, "clip", clip) if clip.isdecimal() else i,
-        features=_mmsa_features(here, fields, i),
-        sentence=normalise(values.word(here, "raw_text", fields["raw_text"][i])) if "raw_text" in fields else "",
-    )
+    here = f"{where}, utterance {i} ({brief(key)})"
+    said = {
+        "id": key,
+        "split": part,
+        "label": None if label is None else fields[label][i],
+        "dialogue": dialogue or key,
+        "turn": clip if clip.isdecimal() else i,
+        "sentence": fields["raw_text"][i] if "raw_text" in fields else "",
+    }
+    return row_of(here, said, _mmsa_features(here, fields, i), reading)
 
 
 def _mmsa_id(where: str, key: Any) -> str:
@@ -97,10 +117,21 @@ def _length(where: str, fields: Mapping[str, Any], field: str, i: int) -> int | 
     """Returns how many steps are no padding, None where the pack does not say."""
     lengths = f"{field}_lengths"
     if lengths in fields:
-        return values.whole_number(where, lengths, np.asarray(fields[lengths]).reshape(-1)[i])
+        return values.whole_number(where, lengths, fields[lengths][i])
     if field == "text" and "text_bert" in fields:
-        return int(np.asarray(fields["text_bert"][i])[1].sum())  # the tokeniser's mask
+        return _tokens(where, fields["text_bert"][i])
     return None
+
+
+def _tokens(where: str, value: Any) -> int:
+    """Returns how many tokens the tokeniser's mask counts, the second of three rows."""
+    try:
+        found = np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        found = np.zeros(0)
+    if found.ndim != 2 or len(found) < 2 or not np.isin(found[1], (0, 1)).all():
+        raise UserError(f"{where}: text_bert is {shape_in_words(value)}, not ids, a mask of 0 and 1, and segments")
+    return int(found[1].sum())
 
 
 def without_padding(value: np.ndarray) -> np.ndarray:

@@ -2,54 +2,22 @@
 its features."""
 
 import dataclasses
-import re
+import functools
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from data_prep.limits import Budget
 from data_prep.packs import values
+from data_prep.packs.field_names import FIELDS, is_telling, our_name
 from data_prep.sentences import normalise
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
-from mer_jax.text_files import seconds
 
-# What is said of an utterance. None of it is ever a feature.
-FIELDS = ("id", "split", "label", "dialogue", "turn", "speaker", "session", "sentence", "start", "end")
-# Names in packs, in whatever case -> ours.
-ALIASES = {
-    "vision": "visual",
-    "video": "visual",
-    "utt_id": "id",
-    "ids": "id",
-    "raw_text": "sentence",
-    "utterance": "sentence",
-    "annotation": "label",
-    "emotion": "label",
-    "labels": "label",
-    "dialog": "dialogue",
-    "dialogue_id": "dialogue",
-    "dialog_id": "dialogue",
-    "speaker_id": "speaker",
-    "session_id": "session",
-}
-# A field whose name ends in one of these says what an utterance is, whatever comes before it: label_onehot, speaker_id.
-TELLING = frozenset(FIELDS) | {
-    *("ids", "uid", "idx", "index", "part", "labels", "class", "classes", "target", "targets", "y", "onehot", "dialog"),
-    *(
-        "conversation",
-        "turns",
-        "speakers",
-        "emotion",
-        "emotions",
-        "sentiment",
-        "sentiments",
-        "annotation",
-        "annotations",
-    ),
-    *("votes", "gender", "valence", "arousal", "dominance", "vad"),
-}
+ROW = 1000  # bytes, about, that a record and its row take besides the features
 
 
 @dataclasses.dataclass
@@ -85,35 +53,88 @@ class Pack:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How records are read. `stem` begins the ids of records that have none; `part` is the split of all of them, where
-    the file's name says it; `features` are the fields that a mapping names as features; `to_predict`: neither split nor
-    label is needed, and what is wrong with a row costs that row alone."""
+    """How packs are read. `stem` begins the ids of records that have none; `part` is the split of all of them, where
+    the file's name says it; `features` are the fields that a mapping names as features, and `renames[field]` its
+    [values]; `to_predict`: neither split nor label is needed, and what is wrong with a row costs that row alone. Rows
+    are paid from `budget`."""
 
     stem: str = "row"
     part: str = ""
     features: frozenset[str] | None = None
     to_predict: bool = False
+    renames: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    budget: Budget = dataclasses.field(default_factory=lambda: Budget(sys.maxsize))
+
+    def value(self, where: str, field: str, given: Any) -> Any:
+        """Returns the plain value of a field, as [values] of the mapping renames it."""
+        value = values.plain(where, field, given)
+        if (table := self.renames.get(field)) and isinstance(value, str | int | float | None):
+            return table.get(values.written(value), value)
+        return value
 
 
 DEFAULT = Reading()
 
 
-def our_name(field: Any) -> str:
-    """Returns what we call a field, or its own name if it is none of ours."""
-    plain = str(field).strip().casefold()
-    plain = ALIASES.get(plain, plain)
-    return plain if plain in FIELDS or plain in ALIASES.values() else str(field)
+def row_of(
+    where: str, given: Mapping[str, Any], features: Mapping[str, np.ndarray], reading: Reading = DEFAULT
+) -> PackRow:
+    """Returns the row of an utterance of any layout: `given` holds what is said of it, by our names and as the pack has
+    it. Raises UserError for what cannot be used."""
+    found = {field: given.get(field) for field in FIELDS if field not in ("split", "label")}
+    found = {field: reading.value(where, field, value) for field, value in found.items()}
+    if not (key := values.name(where, "id", found["id"])):
+        raise UserError(f"{where}: the id is empty")
+    return PackRow(
+        id=key,
+        split=_split(where, given, reading),
+        **_label(where, given, reading),
+        dialogue=values.name(where, "dialogue", found["dialogue"]) or key,
+        turn=values.whole_number(where, "turn", found["turn"]),
+        features={m: x for m, x in sorted(features.items()) if x.size},
+        speaker=values.speaker(where, found["speaker"]),
+        session=values.name(where, "session", found["session"]),
+        sentence=normalise(values.word(where, "sentence", found["sentence"])),
+        start=values.time(where, "start", found["start"]),
+        end=values.time(where, "end", found["end"]),
+    )
 
 
-def is_telling(field: str) -> bool:
-    """Says whether a field's name says what an utterance is, so that it is no feature of it."""
-    words = re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", field).casefold())
-    return our_name(field) in FIELDS or (bool(words) and (words[-1] in TELLING or words[-2:] == ["one", "hot"]))
+def row_or_error(key: Any, part: str, make: Callable[[], PackRow], reading: Reading) -> PackRow:
+    """Returns what `make` returns. To predict, a UserError becomes the row's error; else it is raised."""
+    reading.budget.spend(ROW // 2)
+    try:
+        return make()
+    except UserError as error:
+        if not reading.to_predict:
+            raise
+        return PackRow(key if isinstance(key, str) else brief(key), part, error=str(error))
+
+
+def _label(where: str, given: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+    """Returns `label` and `unlabelled`. What cannot be read as one is none, so that it can be left out."""
+    if reading.to_predict and given.get("label") is None:
+        return {}
+    try:
+        return values.label(where, reading.value(where, "label", given.get("label")))
+    except UserError as error:
+        return {"unlabelled": str(error)}
+
+
+def _split(where: str, given: Mapping[str, Any], reading: Reading) -> str:
+    if "split" not in given:
+        return reading.part or "test"
+    try:
+        return values.part(where, reading.value(where, "split", given["split"]))
+    except UserError:
+        if not reading.to_predict:
+            raise
+        return reading.part or "test"
 
 
 def rows_of(where: str, records: Iterable[Mapping[str, Any]], reading: Reading = DEFAULT) -> Pack:
     """Returns the rows of records that name their fields as ours are named, or as ALIASES says."""
-    named = list(_named(where, records))
+    named = list(_named(where, records, reading))
     features, notes = _features_among(named, reading)
     if named and not any("id" in record for record in named):
         notes.append(f"the records have no id: they are called by their position, {reading.stem}_00000 and on")
@@ -121,26 +142,27 @@ def rows_of(where: str, records: Iterable[Mapping[str, Any]], reading: Reading =
     if not (reading.part or reading.to_predict) and named and not any("split" in record for record in named):
         notes.append("the records have no split: all are train; a --mapping can name its column")
         reading = dataclasses.replace(reading, part="train")
+    _refuse_missing(where, named, reading)
     rows = []
     for i, record in enumerate(named):
-        try:
-            rows.append(_row(f"{where}, record {i}", i, record, features, reading))
-        except UserError as error:
-            if not reading.to_predict:
-                raise
-            rows.append(PackRow(str(record.get("id", f"{reading.stem}_{i:05d}")), "test", error=str(error)))
+        key = record.get("id", f"{reading.stem}_{i:05d}")
+        make = functools.partial(_row, f"{where}, record {i}", i, record, features, reading)
+        rows.append(row_or_error(key, "test", make, reading))
     return Pack("list", rows, notes, {})
 
 
-def _named(where: str, records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _named(where: str, records: Iterable[Mapping[str, Any]], reading: Reading) -> Iterator[dict[str, Any]]:
     """Yields the records by our names. Raises UserError where two fields have the same."""
     for i, record in enumerate(records):
+        reading.budget.spend(ROW // 2)
         found: dict[str, Any] = {}
         for field, value in record.items():
             ours = our_name(field)
             if ours in found and field != ours:
                 if ours in record:
                     continue  # it is there under its own name, too
+                if reading.to_predict and ours in ("split", "label"):
+                    continue
                 others = ", ".join(str(other) for other in record if our_name(other) == ours)
                 raise UserError(f"{where}, record {i}: {others} all are a {ours}; a --mapping can name the one to take")
             found[ours] = value
@@ -149,7 +171,7 @@ def _named(where: str, records: Iterable[Mapping[str, Any]]) -> Iterator[dict[st
 
 def _features_among(records: Sequence[Mapping[str, Any]], reading: Reading) -> tuple[set[str], list[str]]:
     """Returns the fields that are features, and notes on those that look like some and are not. One number an utterance
-    is no feature, unless a mapping says so."""
+    is no feature, nor is what stands for one of a few things in every utterance, unless a mapping says so."""
     if reading.features is not None:
         return {our_name(field) for field in reading.features}, []
     found: dict[str, bool] = {}  # field -> whether it ever holds more than one number
@@ -160,53 +182,56 @@ def _features_among(records: Sequence[Mapping[str, Any]], reading: Reading) -> t
                 found[field] = found.get(field, False) or many
     telling = sorted(field for field in found if is_telling(field))
     single = sorted(field for field, many in found.items() if not many and field not in telling)
-    how = "[features] in a --mapping takes them"
-    notes = [f"{', '.join(telling)}: not read as features, by what their names say; {how}"] if telling else []
-    notes += [f"{', '.join(single)}: not read as features, as they are one number an utterance; {how}"] * bool(single)
-    return set(found) - {*telling, *single}, notes
+    left = set(found) - {*telling, *single}
+    hot = sorted(field for field in left if len(records) > 1 and _one_hot_everywhere(records, field))
+    notes = []
+    for fields, why in (
+        (telling, "by what their names say"),
+        (single, "as they are one number an utterance"),
+        (hot, "as they are one-hot in every utterance, as labels and speakers are"),
+    ):
+        if fields:
+            lines = ", ".join(f'{field} = "{field}"' for field in fields)
+            notes.append(
+                f"{', '.join(fields)}: not read as features, {why}; [features] in a --mapping, which then lists all of "
+                f"them, takes them, as in {lines}"
+            )
+    return left - set(hot), notes
+
+
+def _one_hot_everywhere(records: Sequence[Mapping[str, Any]], field: str) -> bool:
+    there = [record[field] for record in records if record.get(field) is not None]
+    return len(there) > 1 and all(values.one_hot(value) is not None for value in there)
 
 
 def _nested(value: Sequence[Any]) -> bool:
     return any(isinstance(x, np.ndarray | list | tuple) and len(np.shape(x)) and len(x) > 1 for x in value)
 
 
+def _refuse_missing(where: str, named: Sequence[Mapping[str, Any]], reading: Reading) -> None:
+    """Raises UserError for a record without an id or split, or if none of the records has a label."""
+    for field in ("id", "split", "label"):
+        if field != "id" and (reading.to_predict or (field == "split" and reading.part)):
+            continue
+        lacking = [i for i, record in enumerate(named) if field not in record]
+        if not lacking or (field == "label" and len(lacking) < len(named)):
+            continue  # a record without a label among others that have one is unlabelled
+        if field == "id" and reading.to_predict:
+            continue  # costs itself
+        raise UserError(
+            f"{where}, record {lacking[0]}: {field!r} is missing; it has {brief(', '.join(map(str, named[lacking[0]])))}. "
+            "--mapping can name its column"
+        )
+
+
 def _row(where: str, i: int, record: Mapping[str, Any], features: set[str], reading: Reading) -> PackRow:
-    lacks = [] if reading.to_predict else [f for f in ("split", "label") if f not in record]
-    for field in ("id", *lacks):
-        if field not in record and not (field == "split" and reading.part):
-            raise UserError(
-                f"{where}: {field!r} is missing; it has {', '.join(map(str, record))}. --mapping can name its column"
-            )
-    key = values.name(where, "id", record["id"])
-    if not key:
-        raise UserError(f"{where}: the id is empty")
     vectors = {m: values.vector(where, m, _stepwise(record[m])) for m in features if record.get(m) is not None}
-    return PackRow(
-        id=key,
-        split=_split(where, record, reading),
-        **({} if reading.to_predict and "label" not in record else values.label(where, record["label"])),
-        dialogue=values.name(where, "dialogue", record.get("dialogue")) or key,
-        turn=values.whole_number(where, "turn", record["turn"]) if "turn" in record else i,
-        features={m: x for m, x in sorted(vectors.items()) if x.size},
-        speaker=values.speaker(where, record.get("speaker")),
-        session=values.name(where, "session", record.get("session")),
-        sentence=normalise(values.word(where, "sentence", record.get("sentence"))),
-        start=seconds(where, "start", values.plain(where, "start", record.get("start"))),
-        end=seconds(where, "end", values.plain(where, "end", record.get("end"))),
-    )
+    return row_of(where, {"turn": i, **record}, vectors, reading)
 
 
 def _stepwise(value: Any) -> Any:
     """Returns the value, or a vector of one number where a feature is a single number."""
     return np.asarray([value]) if isinstance(value, int | float | np.number) else value
-
-
-def _split(where: str, record: Mapping[str, Any], reading: Reading) -> str:
-    if "split" in record and not (
-        reading.to_predict and values.is_blank(values.plain(where, "split", record["split"]))
-    ):
-        return values.part(where, record["split"])
-    return reading.part or "test"
 
 
 def restarting(utterances: Sequence[Any]) -> set[str]:

@@ -23,6 +23,7 @@ import ml_dtypes
 import numpy as np
 
 from data_prep import limits
+from data_prep.packs import python2
 from data_prep.packs.repeats import Keys, Refused, check_expanded
 from mer_jax.errors import UserError
 from mer_jax.plain import brief, cause
@@ -96,6 +97,10 @@ class _Reader(_Unpickler):
         self.budget, self.keys = budget, Keys(budget)
         self._storages = storages
 
+    def _decode_string(self, raw: bytes) -> str:
+        self.budget.spend(2 * len(raw))
+        return python2.decoded(raw)
+
     def find_class(self, module: str, name: str) -> Any:
         module = re.sub(r"^numpy\.core\b", "numpy._core", module).replace("__builtin__", "builtins")
         if (module, name) in NAMES:
@@ -114,7 +119,8 @@ class _Reader(_Unpickler):
         if not isinstance(self.stack[-1], _Array | _Dtype):
             raise Refused(f"it sets the state of a {type(self.stack[-1]).__name__}")
         if isinstance(self.stack[-1], _Array):
-            self.budget.spend(8 * len(state[-1]))
+            of_each = 1 if isinstance(state[-1], bytes | str) else 8
+            self.budget.spend(of_each * len(state[-1]))
         self.stack[-1].__setstate__(state)
 
     def load_bytearray8(self) -> None:
@@ -185,7 +191,7 @@ class _Array(np.ndarray):
 
     def __setstate__(self, state: Any) -> None:
         shape, kind, fortran, raw = state[-4:]
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # bytes of Python 2
+        raw = python2.bytes_of(raw) if isinstance(raw, str) else raw  # bytes of Python 2
         _check_size(shape, kind.dtype, raw)
         super().__setstate__((1, tuple(shape), kind.dtype, bool(fortran), raw))  # type: ignore[arg-type]
 
@@ -207,7 +213,7 @@ def _reconstruct(reader: _Reader, kind: Any, shape: Any, code: Any) -> np.ndarra
 
 def _scalar(reader: _Reader, kind: _Dtype, raw: Any) -> Any:
     reader.budget.spend(len(raw))
-    raw = raw.encode("latin1") if isinstance(raw, str) else raw
+    raw = python2.bytes_of(raw) if isinstance(raw, str) else raw
     if kind.dtype.hasobject:
         raise Refused("a number of type object")
     _check_size((), kind.dtype, raw)
@@ -240,7 +246,7 @@ def _bytes(reader: _Reader, *given: Any) -> bytes:
     """Stands for _codecs.encode(text, "latin1") and bytearray(bytes), with which older protocols write bytes."""
     reader.budget.spend(len(given[0]) if given and isinstance(given[0], str | bytes) else 0)
     if len(given) == 2 and isinstance(given[0], str) and given[1] in ("latin1", "latin-1"):
-        return given[0].encode("latin1")
+        return python2.bytes_of(given[0])
     if not given or (len(given) == 1 and isinstance(given[0], bytes)):
         return b"".join(given)
     raise Refused("bytes that are made of something else")

@@ -2,8 +2,10 @@
 dialogues of each part. Which layout a tuple has is told by what its fields hold."""
 
 import dataclasses
+import functools
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from data_prep.packs import values
-from data_prep.packs.rows import Pack, PackRow
+from data_prep.packs.rows import DEFAULT, Pack, PackRow, Reading, row_of, row_or_error
 from data_prep.packs.values import vector
-from data_prep.sentences import normalise
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
+from mer_jax.plain import brief
 
 # Fields of every tuple layout, in order; `_` is not read. The order of the features is text, AUDIO, VISUAL.
 LAYERS = "text1 text2 text3 text4"
@@ -39,36 +41,54 @@ KINDS = {
     "sentences": ("words",),
     **{part: ("names",) for part in SPLITS},
 }
+UNNEEDED = ("labels", "sentiments")  # to predict
+SAMPLE = 9  # utterances of a dialogue that tell what its field holds
 FEATURES = ("text", *LAYERS.split(), "audio", "visual")
 FINE_TUNED = tuple(name for name, fields in TUPLES.items() if LAYERS in fields)  # roberta, trained on train's labels
 
 
-def misfit(fields: Sequence[str], found: Sequence[Any]) -> str:
+def misfit(fields: Sequence[str], found: Sequence[Any], *, to_predict: bool = False) -> str:
+    """Says what does not fit, "" if all does. To predict, labels may be missing, and single values may be anything."""
     for place, (field, value) in enumerate(zip(fields, found, strict=True)):
         wanted = KINDS.get(field, ("vectors",) if field in FEATURES else ())
-        if field != "_" and _kind(value) not in wanted:
-            return f"place {place} must be {field}: {' or '.join(wanted)}, and is {_kind(value)}"
+        kind = _kind(value, mostly=to_predict)
+        if field == "_" or kind in wanted or (to_predict and field in UNNEEDED and kind not in ("vectors", "names")):
+            continue
+        return f"place {place} must be {field}: {' or '.join(wanted)}, and is {kind}"
     return ""
 
 
-def _kind(value: Any) -> str:
-    """Returns words, numbers or vectors for a dict of lists of them, names for a collection of dialogues."""
+def _kind(value: Any, *, mostly: bool = False) -> str:
+    """Returns words, numbers or vectors for a dict of lists of them, by the first value, or by what the first values of
+    the dialogues mostly are; names for a collection of dialogues."""
     if isinstance(value, set | frozenset | list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1):
         return "names" if all(isinstance(x, str | int | np.integer | np.str_) for x in value) else type(value).__name__
     if not isinstance(value, Mapping):
         return type(value).__name__
+    firsts: Counter[str] = Counter()
     for items in value.values():
-        if not isinstance(items, list | tuple | np.ndarray):
-            return f"dict of {type(items).__name__}"
-        if len(items):
-            first = items[0]
-            if isinstance(first, str):
-                return "words"
-            if isinstance(first, int | np.integer):
-                return "numbers"
-            is_vector = isinstance(first, np.ndarray | list | tuple)
-            return "vectors" if is_vector else f"dict of lists of {type(first).__name__}"
-    return "an empty dict"
+        if not _is_listed(items):
+            if not mostly:
+                return f"dict of {type(items).__name__}"
+            firsts[f"dict of {type(items).__name__}"] += 1
+        elif len(items):
+            for item in items[: SAMPLE if mostly else 1]:
+                firsts[_kind_of_items(item)] += 1
+            if not mostly:
+                break
+    return firsts.most_common(1)[0][0] if firsts else "an empty dict"
+
+
+def _kind_of_items(item: Any) -> str:
+    if isinstance(item, str):
+        return "words"
+    if isinstance(item, int | np.integer):
+        return "numbers"
+    return "vectors" if isinstance(item, np.ndarray | list | tuple) else f"dict of lists of {type(item).__name__}"
+
+
+def _is_listed(items: Any) -> bool:
+    return isinstance(items, list | tuple) or (isinstance(items, np.ndarray) and items.ndim > 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +115,13 @@ class Validation:
         )
 
 
-def read_tuple(path: Path, layout: str, fields: Mapping[str, Any], valid: Validation) -> Pack:
-    dialogues = sorted(fields["labels"], key=_in_order)
-    names = {d: d if isinstance(d, str) else f"dia{int(d)}" for d in dialogues}
+def read_tuple(
+    path: Path, layout: str, fields: Mapping[str, Any], valid: Validation, reading: Reading = DEFAULT
+) -> Pack:
+    spoken = fields["sentences" if reading.to_predict else "labels"]
+    named = {d: _name_of(path, d) for d in spoken}
+    dialogues = sorted(named, key=_in_order)
+    names = {d: named[d] for d in dialogues}
     if len(set(names.values())) < len(names):
         raise UserError(f"{path}: two dialogues have the same name")
     part_of = _parts(path, fields, names)
@@ -116,11 +140,19 @@ def read_tuple(path: Path, layout: str, fields: Mapping[str, Any], valid: Valida
     rows: list[PackRow] = []
     for d in dialogues:
         if names[d] in part_of:
-            rows += _dialogue(path, d, names[d], part_of[names[d]], fields)
+            rows += _dialogue(path, d, names[d], part_of[names[d]], fields, reading)
     _make_unique(rows)
     # The validation part that we draw was train to whoever made the pack.
     seen = ("train",) if "valid" in fields else ("train", "valid")
     return Pack(layout, rows, notes, {"text": seen} if layout in FINE_TUNED else {})
+
+
+def _name_of(path: Path, dialogue: Any) -> str:
+    if isinstance(dialogue, str):
+        return values.readable(str(path), "name of a dialogue", str(dialogue))
+    if isinstance(dialogue, int | np.integer) or (isinstance(dialogue, float) and dialogue.is_integer()):
+        return f"dia{int(dialogue)}"
+    raise UserError(f"{path}: the name of a dialogue is {brief(dialogue)}, neither a text nor a whole number")
 
 
 def _in_order(dialogue: Any) -> tuple[bool, Any]:
@@ -132,40 +164,77 @@ def _parts(path: Path, fields: Mapping[str, Any], names: Mapping[Any, str]) -> d
     for part in SPLITS:
         for d in sorted(set(fields.get(part, ())), key=_in_order):  # a set has another order in every run
             if d not in names:
-                raise UserError(f"{path}: dialogue {d!r} of {part} has no utterances")
+                raise UserError(f"{path}: dialogue {brief(d)} of {part} has no utterances")
             if names[d] in found:
-                raise UserError(f"{path}: dialogue {d!r} is in {found[names[d]]} and in {part}")
+                raise UserError(f"{path}: dialogue {brief(d)} is in {found[names[d]]} and in {part}")
             found[names[d]] = part
     return found
 
 
-def _dialogue(path: Path, key: Any, name: str, part: str, fields: Mapping[str, Any]) -> Iterator[PackRow]:
-    count = len(fields["labels"][key])
+def _dialogue(
+    path: Path, key: Any, name: str, part: str, fields: Mapping[str, Any], reading: Reading
+) -> Iterator[PackRow]:
+    base = "sentences" if reading.to_predict else "labels"
+    if not _is_listed(fields[base][key]):
+        raise UserError(f"{path}, dialogue {brief(key)}: its {base} are no list")
+    count = len(fields[base][key])
     for field, value in fields.items():
-        if field == "_" or field in SPLITS:
+        if field == "_" or field in SPLITS or reading.to_predict:
             continue
         if key not in value:
-            raise UserError(f"{path}: dialogue {key!r} has labels but no {field}")
-        if len(value[key]) != count:
-            raise UserError(f"{path}, dialogue {key!r}: {len(value[key])} {field} for {count} labels")
-    text = [f for f in LAYERS.split() if f in fields]
-    session = name[:5] if re.fullmatch(r"Ses\d\d[FM]_\w+", name) else ""  # as IEMOCAP names its dialogues
+            raise UserError(f"{path}: dialogue {brief(key)} has {base} but no {field}")
+        found = len(value[key]) if _is_listed(value[key]) else 0
+        if found != count:
+            raise UserError(f"{path}, dialogue {brief(key)}: {found} {field} for {count} {base}")
     for turn in range(count):
-        where = f"{path}, dialogue {key!r}, utterance {turn}"
-        features = {m: vector(where, m, fields[m][key][turn]) for m in ("text", "audio", "visual") if m in fields}
-        if text:  # four layers of one encoder, side by side
-            features["text"] = np.concatenate([vector(where, f, fields[f][key][turn]) for f in text], axis=1)
-        yield PackRow(
-            id=values.name(where, "id", fields["ids"][key][turn]) if "ids" in fields else str(turn),
-            split=part,
-            **values.label(where, fields["labels"][key][turn]),
-            dialogue=name,
-            turn=turn,
-            features={m: x for m, x in features.items() if x.size},
-            speaker=session + values.speaker(where, fields["speakers"][key][turn]),
-            session=session,
-            sentence=normalise(values.word(where, "sentence", fields["sentences"][key][turn])),
-        )
+        where = f"{path}, dialogue {brief(key)}, utterance {turn}"
+        make = functools.partial(_row, where, _Place(key, turn, name, part), fields, reading)
+        yield row_or_error(str(turn), part, make, reading)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """An utterance: the key of its dialogue, its turn, and the dialogue's name and part."""
+
+    key: Any
+    turn: int
+    dialogue: str
+    part: str
+
+    def of(self, where: str, field: str, fields: Mapping[str, Any]) -> Any:
+        """Returns the value of a field. Raises UserError if there is none; None where it is not needed."""
+        try:
+            return fields[field][self.key][self.turn]
+        except (KeyError, IndexError, TypeError):
+            if field in UNNEEDED:
+                return None
+            raise UserError(f"{where}: there is no {field}") from None
+
+
+def _row(where: str, place: _Place, fields: Mapping[str, Any], reading: Reading) -> PackRow:
+    def of(field: str) -> Any:
+        return place.of(where, field, fields)
+
+    name = place.dialogue
+    session = name[:5] if re.fullmatch(r"Ses\d\d[FM]_\w+", name) else ""  # as IEMOCAP names its dialogues
+    features = {m: vector(where, m, of(m)) for m in ("text", "audio", "visual") if m in fields}
+    if layers := [vector(where, field, of(field)) for field in LAYERS.split() if field in fields]:
+        if len({len(x) for x in layers}) > 1:
+            raise UserError(f"{where}: the four layers of text differ in length")
+        features["text"] = np.concatenate(layers, axis=1)  # of one encoder, side by side
+    said = {
+        "id": of("ids") if "ids" in fields else str(place.turn),
+        "split": place.part,
+        "label": of("labels"),
+        "dialogue": name,
+        "turn": place.turn,
+        "speaker": of("speakers"),
+        "session": session,
+        "sentence": of("sentences"),
+    }
+    row = row_of(where, said, features, reading)
+    row.speaker = session + row.speaker
+    return row
 
 
 def _make_unique(rows: Sequence[PackRow]) -> None:

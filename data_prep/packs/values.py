@@ -1,6 +1,7 @@
 """Values of a record are read by one function for each kind, whatever layout they come from; what is wrong with one is
 told by record and field."""
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
-from mer_jax.text_files import decoded
+from mer_jax.plain import brief
+from mer_jax.text_files import decoded, seconds
 
 PARTS = {name: name for name in SPLITS} | {
     "training": "train",
@@ -22,9 +24,18 @@ PARTS = {name: name for name in SPLITS} | {
 # Names and ids that stand for nothing.
 BLANK = ("", "nan", "none", "null", "nat", "n/a", "na", "#n/a", "<na>", "?", "-")
 TIES = ("tie", "ties", "xxx", "no agreement", "no majority", "undecided", "disagreement")  # IEMOCAP writes xxx
-SEVERAL = re.compile(r"[;|,]")
+NO_CLASS = ("unknown", "unlabelled", "unlabeled", "undefined", "no label", "no emotion label")
+SEVERAL = re.compile(r"[;|,\n\r\t]")
 LARGEST = 2**31 - 1  # an index holds turns as int32
+BITS = 64  # of a number; Python's can be of any length
 UNREADABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Unread:
+    """Stands where a file holds a value that cannot be read, and says where and why."""
+
+    why: str
 
 
 def plain(where: str, field: str, value: Any) -> Any:
@@ -38,7 +49,18 @@ def plain(where: str, field: str, value: Any) -> Any:
         return value.astype("timedelta64[us]").item()
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, Unread):
+        raise UserError(value.why)
+    if isinstance(value, int) and value.bit_length() > BITS:
+        raise UserError(f"{where}: the {field} is a number of over {BITS} bits, which cannot be")
     return decoded(f"{where}: {field}", value) if isinstance(value, bytes) else value
+
+
+def written(value: Any) -> str:
+    """Returns a plain value as [values] of a mapping writes it."""
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def is_blank(value: Any) -> bool:
@@ -72,7 +94,7 @@ def word(where: str, field: str, value: Any) -> str:
 def readable(where: str, field: str, text: str) -> str:
     if found := UNREADABLE.search(text):
         raise UserError(
-            f"{where}: the {field} {text[:60]!r} holds {found[0]!r}, which is no character that can be written"
+            f"{where}: the {field} {brief(text)} holds {found[0]!r}, which is no character that can be written"
         )
     return text
 
@@ -87,11 +109,20 @@ def whole_number(where: str, field: str, value: Any) -> int:
     return int(value)
 
 
+def time(where: str, field: str, value: Any) -> float | None:
+    """Returns a time in seconds, None if there is none."""
+    value = plain(where, field, value)
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        raise UserError(f"{where}: {field} is {_in_words(value)}, not a number of seconds or HH:MM:SS.mmm")
+    return seconds(where, field, value)
+
+
 def part(where: Any, value: Any) -> str:
     """Returns the split that a part of a corpus is, whatever its case."""
-    split = PARTS.get(str(plain(str(where), "split", value)).strip().casefold())
+    value = plain(str(where), "split", value)
+    split = PARTS.get(value.strip().casefold()) if isinstance(value, str) else None
     if split is None:
-        raise UserError(f"{where}: part {value!r} is not one of {', '.join(PARTS)}")
+        raise UserError(f"{where}: part {_in_words(value)} is not one of {', '.join(PARTS)}")
     return split
 
 
@@ -101,7 +132,7 @@ def speaker(where: str, value: Any) -> str:
     if is_blank(value):
         return ""
     if isinstance(value, str):
-        return readable(where, "speaker", value)
+        return readable(where, "speaker", str(value))
     if isinstance(value, int | float):
         return f"speaker{whole_number(where, 'speaker', value)}"
     if (hot := one_hot(value)) is None:
@@ -113,39 +144,44 @@ def one_hot(value: Any) -> int | None:
     """Returns the place of the one in a vector of zeros, None for anything else."""
     try:
         found = np.asarray(value, np.float64).reshape(-1)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     ones = np.flatnonzero(found)
     return int(ones[0]) if len(ones) == 1 and found[ones[0]] == 1 else None
 
 
 def label(where: str, value: Any) -> dict[str, Any]:
-    """Returns the fields `label`, a name or a number, and `unlabelled`, which says why there is none. Raises UserError
-    for what cannot be a label."""
+    """Returns the fields `label`, a name or a number, and `unlabelled`, which says why there is none, or not one."""
     value = plain(where, "label", value)
     why = ""
     if isinstance(value, str):
         text = readable(where, "label", str(value))
-        if is_blank(text):
-            why = f"the label is {text!r}, which is none" if text.strip() else "the label is empty"
-        elif text.strip().casefold() in TIES:
-            why = f"the label is {text!r}: the raters did not agree"
-        elif SEVERAL.search(text):
-            why = f"the label is {text!r}, which is several"
+        plainly = text.strip().casefold()
+        if is_blank(text) or plainly in NO_CLASS:
+            why = f"the label is {brief(text)}, which is none" if plainly else "the label is empty"
+        elif plainly in TIES:
+            why = f"the label is {brief(text)}: the raters did not agree"
+        elif SEVERAL.search(text.strip()):
+            why = f"the label is {brief(text)}, which is several"
         return {"label": text, "unlabelled": why and f"{where}: {why}"}
-    if is_blank(value) or (isinstance(value, list | tuple | np.ndarray) and not len(value)):
+    if is_blank(value) or (isinstance(value, list | tuple | np.ndarray) and not np.size(np.asarray(value, object))):
         return {"label": "", "unlabelled": f"{where}: there is no label ({_in_words(value)})"}
     if isinstance(value, int | float):
-        return {"label": whole_number(where, "label", value), "unlabelled": ""}
+        if not isinstance(value, bool) and 0 <= value <= LARGEST and int(value) == value:
+            return {"label": int(value), "unlabelled": ""}
+        why = "stands for none" if value < 0 else "is no whole number from 0"
+        return {"label": "", "unlabelled": f"{where}: the label is {_in_words(value)}, which {why}"}
+    if not isinstance(value, list | tuple | np.ndarray):
+        return {"label": "", "unlabelled": f"{where}: the label is {_in_words(value)}, not a name or number"}
     if (hot := one_hot(value)) is not None:
         return {"label": hot, "unlabelled": ""}
-    if isinstance(value, list | tuple | np.ndarray):
-        return {"label": "", "unlabelled": f"{where}: the label is {_in_words(value)}: several, or none"}
-    raise UserError(f"{where}: the label is {_in_words(value)}, not a name or number")
+    return {"label": "", "unlabelled": f"{where}: the label is {_in_words(value)}: several, or none"}
 
 
 def vector(where: str, field: str, value: Any) -> np.ndarray:
     """Returns [time, width] of a vector or a sequence of vectors, in the pack's own numbers; empty if there is none."""
+    if isinstance(value, Unread):
+        raise UserError(value.why)
     if isinstance(value, list | tuple):
         flat = all(isinstance(x, int | float | np.number) for x in value)
         rows = not flat and all((isinstance(x, np.ndarray) and x.ndim == 1) or _is_flat(x) for x in value)
@@ -164,7 +200,7 @@ def _in_words(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array {list(value.shape)} of {value.dtype}"
     if isinstance(value, str | int | float | None):
-        return f"{value!r:.60}"
+        return brief(value)
     if isinstance(value, list | tuple) and len(value) < 9 and all(isinstance(x, str | int | float) for x in value):
-        return f"{value!r:.60}"
+        return f"{brief(value)}"
     return f"{type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")
