@@ -219,7 +219,7 @@ def _refuse_missing(where: str, named: Sequence[Mapping[str, Any]], reading: Rea
         if field == "id" and reading.to_predict:
             continue  # costs itself
         raise UserError(
-            f"{where}, record {lacking[0]}: {field!r} is missing; it has {brief(', '.join(map(str, named[lacking[0]])))}. "
+            f"{where}, record {lacking[0]}: {field!r} is missing; it has {', '.join(map(brief, named[lacking[0]]))}. "
             "--mapping can name its column"
         )
 

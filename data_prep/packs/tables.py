@@ -1,5 +1,5 @@
-"""Tables of a corpus: npz, npy, csv, parquet and h5 files become named columns; whatever is wrong with a file is told by
-name."""
+"""Tables of a corpus: npz, npy, csv, parquet and h5 files become named columns; what is wrong with a file is told
+by name."""
 
 import contextlib
 import math
