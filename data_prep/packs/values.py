@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from mer_jax import text_files
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
-from mer_jax.text_files import decoded, seconds
+from mer_jax.text_files import seconds
 
 PARTS = {name: name for name in SPLITS} | {
     "training": "train",
@@ -39,21 +40,14 @@ class Unread:
 
 
 def plain(where: str, field: str, value: Any) -> Any:
-    """Returns the one number or word in an array or list of any shape as that number or word, bytes as their text;
-    everything else as it is."""
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.reshape(-1)[0]
-    while isinstance(value, list | tuple) and len(value) == 1:
-        value = plain(where, field, value[0])
-    if isinstance(value, np.timedelta64):
-        return value.astype("timedelta64[us]").item()
-    if isinstance(value, np.generic):
-        value = value.item()
+    """Returns `text_files.plain`. Raises UserError for what cannot be read and for numbers longer than any that is
+    meant."""
+    value = text_files.plain(where, field, value)
     if isinstance(value, Unread):
         raise UserError(value.why)
     if isinstance(value, int) and value.bit_length() > BITS:
         raise UserError(f"{where}: the {field} is a number of over {BITS} bits, which cannot be")
-    return decoded(f"{where}: {field}", value) if isinstance(value, bytes) else value
+    return value
 
 
 def written(value: Any) -> str:

@@ -168,6 +168,8 @@ class Corpus(Manifest):
         self.path = Path(path)
         super().__init__(_read_manifest(self.path), str(self.path / "manifest.json"))
         self._files: dict[int, int] = {}
+        if not self.manifest["shards"]:
+            raise UserError(f"{self.path / 'manifest.json'}: field 'shards' names no shard. Restore the file.")
         indexes = [self._read_index(shard) for shard in self.manifest["shards"]]
         self.index: dict[str, np.ndarray] = {
             name: np.concatenate([index[name] for index in indexes]) for name in indexes[0]

@@ -63,7 +63,6 @@ class Predictor:
         self.replicas = [replica["name"] for replica in metrics["replicas"]]
         self.family, model = model_of(config, manifest, self.task)
         self._apply = model.apply
-        refuse_other_models(epath.Path(workdir), config, model, best_models)
         self._best_models = best_models
         self._max_lengths = config_lib.max_lengths(config.data, manifest.manifest)
         frames = config.frame_augmentation()
@@ -325,6 +324,7 @@ def load(run: epath.PathLike) -> Predictor:
         )
     best = {replica["name"]: replica["step"] for replica in info["replicas"]}
     refuse_other_results(run, config, metrics, digest, best)
+    refuse_other_models(run, config, model_of(config, manifest, task_of(manifest))[1], best_models)
     return Predictor(config, manifest, metrics, best_models, str(run))
 
 
