@@ -150,7 +150,8 @@ def _read_together(
             "its part, as in x_train.pkl and x_test.pkl"
         )
     where = files[0].name if of_tables else files[0]
-    with limits.bounded(where, _budget(files)) as budget:
+    # What a pickle holds is a budget of its own; text of several layers is joined beside it.
+    with limits.bounded(where, _budget(files) * (1 if of_tables else 2)) as budget:
         reading = dataclasses.replace(reading, budget=budget)
         if not of_tables:
             return layouts.read(files[0], arguments.layout, valid, reading, mapping)
