@@ -7,10 +7,12 @@ import os
 import shutil
 import stat
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from etils import epath
 
 from mer_jax import errors, schema
@@ -113,6 +115,16 @@ def load_json(content: str | bytes) -> Any:
         return json.loads(content.removeprefix("\ufeff") if isinstance(content, str) else utf8(content))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def open_npz(path: str | os.PathLike[str], most: int | None = None) -> Any:
+    """np.load of an .npz without objects. Raises ValueError if its arrays take more than `most` bytes in memory, by
+    default 4 times the file and 1 GiB at least; OSError or zipfile.BadZipFile if it is none."""
+    with zipfile.ZipFile(path) as file:
+        size = sum(member.file_size for member in file.infolist())
+    if size > (most := max(4 * os.path.getsize(path), 2**30) if most is None else most):
+        raise ValueError(f"it takes {size:,} bytes in memory, and may take {most:,}")
+    return np.load(path, allow_pickle=False)
 
 
 def sha256_of(path: Path) -> str:

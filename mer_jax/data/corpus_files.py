@@ -1,12 +1,12 @@
 """What manifest.json and the indexes of a corpus hold, as types of `schema.check`. No JAX."""
 
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
+from mer_jax.files import open_npz
 from mer_jax.schema import Above0, Count, Finite, Positive, Share, Text, Texts
 
 Split = Literal["train", "valid", "test"]
@@ -73,13 +73,8 @@ class ManifestFile(TypedDict):
 
 
 def open_index(path: Path, count: int) -> Any:
-    """The .npz of an index of so many records. Raises ValueError if it is none, or if it grows in memory beyond what
-    such an index can hold."""
-    with zipfile.ZipFile(path) as file:
-        size = sum(member.file_size for member in file.infolist())
-    if size > (most := INDEX_FEW + count * INDEX_MOST):
-        raise ValueError(f"it takes {size:,} bytes in memory, and an index of {count} records at most {most:,}")
-    return np.load(path, allow_pickle=False)
+    """`files.open_npz` of an index of so many records."""
+    return open_npz(path, INDEX_FEW + count * INDEX_MOST)
 
 
 def index_columns(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mer_jax.errors import UserError
-from mer_jax.files import atomic_file
+from mer_jax.files import atomic_file, open_npz
 
 ABOUT = "about"
 NEEDED = {"patch", "width", "depths", "heads", "window", "mlp", "norm_first", "pretrained"}
@@ -32,7 +32,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
             f"--config.backbone.weights={path} does not exist; `python -m data_prep.swin` makes such a file"
         )
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
+        with open_npz(path) as found:
             yield found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
