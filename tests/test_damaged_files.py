@@ -11,6 +11,7 @@ import pytest
 from conftest import small_description, small_utterances
 from experiments import FAMILIES
 from finished import write_run
+from recordings import needs_prep
 
 from data_prep.encoders import from_manifest
 from mer_jax import compare
@@ -163,6 +164,7 @@ ENCODERS = {
 }
 
 
+@needs_prep
 @pytest.mark.parametrize("modality", ENCODERS)
 def test_a_damaged_encoder_of_a_manifest(modality, tmp_path):
     """It is made as told, if that can be, or refused in the manifest's words."""

@@ -9,7 +9,7 @@ import numpy as np
 import packs
 import pytest
 from conftest import small_description, small_utterances
-from recordings import row, write_table
+from recordings import needs_prep, row, write_table
 from test_prep import meld_folder, mosi_table, small_table
 
 from data_prep import iemocap, meld_table, mosi
@@ -261,6 +261,7 @@ def test_what_is_no_input_is_told(given):
         list(inputs.items_of(given, NO_MODEL))
 
 
+@needs_prep
 def test_a_folder_of_pickles_is_a_pack(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "pack_encoder_flags", lambda *_: [])
     packs.write_deepmsi(tmp_path / "m", count=4)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 # Primitives whose params have the function that they call as `jaxpr`; others have it as `call_jaxpr`.
@@ -38,11 +39,10 @@ def _outputs(equation: core.JaxprEqn, arguments: list[Any]) -> Sequence[Any]:
     if inner is not None:
         return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), arguments)
     if name == "scan" and params["reverse"]:
-        fixed = params["num_consts"] + params["num_carry"]
-        arguments = [*arguments[:fixed], *(_reversed(x) for x in arguments[fixed:])]
+        body = params["jaxpr"]
+        arguments = _reversed_along(arguments, body.in_avals)
         found = equation.primitive.bind(*arguments, **params | {"reverse": False})
-        carried = params["num_carry"]
-        return [*found[:carried], *(_reversed(x) for x in found[carried:])]
+        return _reversed_along(found, body.out_avals)
     if name == "pad":
         return [_padded(arguments[0], arguments[1], params["padding_config"])]
     # A broadcast is larger than what it is of, and may be as long as an input.
@@ -53,8 +53,10 @@ def _outputs(equation: core.JaxprEqn, arguments: list[Any]) -> Sequence[Any]:
     return found if equation.primitive.multiple_results else [found]
 
 
-def _reversed(x: Any) -> Any:
-    return jax.lax.rev(x, (0,))
+def _reversed_along(values: Sequence[Any], of_a_step: Sequence[Any]) -> list[Any]:
+    """Those that the scan goes along, which have an axis more than in a step, from their ends to their beginnings."""
+    pairs = zip(values, of_a_step, strict=True)
+    return [jax.lax.rev(x, (0,)) if jnp.ndim(x) > aval.ndim else x for x, aval in pairs]
 
 
 def _padded(x: Any, fill: Any, config: Sequence[Any]) -> Any:
