@@ -1,17 +1,18 @@
 """Pages of other sites cannot use the page of this machine, and uploads are bounded together."""
 
 import asyncio
+import contextlib
 import functools
 import http.client
 import importlib.util
-import types
+import subprocess
+import sys
+import time
 
 import pytest
-from conftest import free_ports
+from conftest import ROOT, free_ports, user_env
 
-from mer_jax.demo import answers, command, guard, page
-from mer_jax.predict.encoder_client import EncoderClient
-from mer_jax.tasks.classification import Classification
+from mer_jax.demo import command, guard
 
 PORT = 7860
 MULTIPART = "multipart/form-data; boundary=x"
@@ -100,36 +101,51 @@ def test_an_upload_that_goes_meanwhile_is_not_counted(tmp_path, monkeypatch):
     assert asked(tmp_path, "POST", "/upload", host="a", origin="http://a", content_length="1", hosts=("a",)) == 200
 
 
+# In a process of its own: Gradio and its libraries leave loops and sockets open.
+SERVER = """
+import functools, sys, types
+from pathlib import Path
+from mer_jax.demo import answers, command, guard, page
+from mer_jax.predict.encoder_client import EncoderClient
+from mer_jax.tasks.classification import Classification
+page.DELETED = (1, 1)
+gradio, task = command.import_gradio(), Classification(["joy", "anger"])
+model = types.SimpleNamespace(workdir="run", task=task, modalities={"audio": {}}, manifest=None)
+built = page.build_page(gradio, answers.Answers(model, EncoderClient(model)), hears_words=False)
+before = functools.partial(guard.Guard, hosts=guard.LOOPBACK, uploads=Path(sys.argv[2]))
+with page.served(built, gradio.themes.Base, "127.0.0.1", int(sys.argv[1]), before):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Gradio leaves loops and sockets open, and so do its libraries
 @pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="needs pip install -e '.[demo]'")
-def test_the_real_server_is_behind_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    monkeypatch.setattr(page, "DELETED", (1, 1))
-    gradio, (port,) = command.import_gradio(), free_ports(1)
-    model = types.SimpleNamespace(
-        workdir="run", task=Classification(["joy", "anger"]), modalities={"audio": {}}, manifest=None
-    )
-    built = page.build_page(gradio, answers.Answers(model, EncoderClient(model)), hears_words=False)
+def test_the_real_server_is_behind_it(tmp_path, cache_home):
+    (port,) = free_ports(1)
+    line = [sys.executable, "-c", SERVER, str(port), str(tmp_path)]
+    env = user_env(cache_home) | {"GRADIO_TEMP_DIR": str(tmp_path)}
+    with subprocess.Popen(line, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert any(said == "ready\n" for said in server.stdout)
+        is_guarded(port, tmp_path)
+        server.stdin.close()
 
+
+def is_guarded(port, uploads):
     def status(method, path, body=None, **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-        return connection.getresponse().status
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            return connection.getresponse().status
 
-    ours = f"http://127.0.0.1:{port}"
-    before = functools.partial(guard.Guard, hosts=guard.LOOPBACK, uploads=tmp_path)
-    with page.served(built, gradio.themes.Base, "127.0.0.1", port, before):
-        assert status("GET", "/") == 200
-        assert status("GET", "/", Host="evil.example") == 403
-        path = "/gradio_api/upload"
-        assert status("POST", path, UPLOAD, content_type=MULTIPART) == 403
-        assert status("POST", path, UPLOAD, content_type=MULTIPART, Origin="http://evil.example") == 403
-        assert not list(tmp_path.rglob("*.wav"))
-        assert status("POST", path, UPLOAD, content_type=MULTIPART, Origin=ours) == 200
-        (found,) = tmp_path.rglob("*.wav")
-        for _ in range(100):
-            if not found.exists():
-                break
-            asyncio.run(asyncio.sleep(0.1))
-        assert not found.exists(), "it is deleted after a while"
+    assert status("GET", "/") == 200
+    assert status("GET", "/", Host="evil.example") == 403
+    path = "/gradio_api/upload"
+    assert status("POST", path, UPLOAD, content_type=MULTIPART) == 403
+    assert status("POST", path, UPLOAD, content_type=MULTIPART, Origin="http://evil.example") == 403
+    assert not list(uploads.rglob("*.wav"))
+    assert status("POST", path, UPLOAD, content_type=MULTIPART, Origin=f"http://127.0.0.1:{port}") == 200
+    (found,) = uploads.rglob("*.wav")
+    deadline = time.monotonic() + 20
+    while found.exists():
+        assert time.monotonic() < deadline, "it is deleted after a while"
+        time.sleep(0.1)
