@@ -193,15 +193,17 @@ def test_the_card_says_what_must_be_known_and_its_programs_run(made):
     text = (made.folder / "README.md").read_text()
     metrics = json.loads((made.run / "metrics.json").read_text())
     assert ("LEAKY" in text) == made.leaky
-    assert "fitted on the \nvalidation part. Calibration" in text
     mine = next(r for r in metrics["replicas"] if f": {r['name']}." in text)
+    scaling, temperature = mine["calibration"]["scaling"], f"{mine['calibration']['temperature']:.4f}"
+    used = f"divided by {temperature}, fitted on the \nvalidation part. Calibration"
+    told = f"since \n{scaling['reason']}. Calibration" if scaling["reason"] else used
+    assert told in text
     for said in (
         metrics["data"]["manifest_sha256"],
         metrics["protocol"]["title"],
         "article 5(1)(f)",
         "ran \\| dom",
         "not stated",
-        f"{mine['calibration']['temperature']:.4f}",
         f"{100 * mine['test']['weighted_f1']:.1f}",
         "`calm`, `glad`, `cross`",
     ):

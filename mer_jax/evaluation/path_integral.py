@@ -56,7 +56,7 @@ def integrate(
 
 def share_out(error: Float[Array, "pieces batch"], points: Any) -> Any:
     """How many of so many points every piece gets, Int[pieces, batch]: one, and of the others as its error is."""
-    shares = jnp.cumsum(error + jnp.finfo(error.dtype).eps, 0)
+    shares = jnp.cumsum(error + jnp.finfo(error.dtype).eps, axis=0)
     last = jnp.round(shares / shares[-1:] * (points - PIECES).astype(error.dtype)).astype(jnp.int32)
     return 1 + jnp.diff(last, axis=0, prepend=0)
 
@@ -76,7 +76,7 @@ class Path:
     def walk(self, counts: Any, points: Any) -> tuple[Features, Float[Array, "pieces batch"]]:
         """The integral, and what of it lies in every piece. counts: of the points in every piece, Int[pieces, batch],
         evenly spread in it; points: how many all pieces of a row have together."""
-        ends = jnp.cumsum(counts, 0, dtype=jnp.int32)
+        ends = jnp.cumsum(counts, axis=0, dtype=jnp.int32)
         pieces = jnp.arange(PIECES, dtype=jnp.int32)[:, None]
 
         def add(i: Any, carry: Any) -> Any:
