@@ -346,6 +346,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
+def differing_results(config: Experiment, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Of the `differences` between two trees of such a config those in fields that change a result."""
+    free = fields_without_result(config)
+    return [line for line in differences(old, new) if line.partition(":")[0] not in free]
+
+
 def default_workdir(config: Experiment) -> Path:
     """runs/<experiment>"""
     return Path("runs") / config.experiment

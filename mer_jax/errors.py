@@ -74,10 +74,10 @@ def _refusal(error: BaseException) -> int | None:
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
         return errno.ENOMEM
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or not OF_CPP.search(text):
         return None
     names = {number: rf"\b(?:{errno.errorcode[number]}|{re.escape(os.strerror(number))})\b" for number in REFUSALS}
-    found = (number for number, name in names.items() if OF_CPP.search(text) and re.search(name, text))
+    found = (number for number, name in names.items() if re.search(name, text))
     return next(found, None)
 
 

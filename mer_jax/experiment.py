@@ -116,7 +116,8 @@ def measure_robustness(
     config: Experiment, corpus: Corpus, workdir: epath.Path, beside: epath.PathLike | None
 ) -> dict[str, Any]:
     """See `robustness.measure`; with the report written anew."""
-    with held_alone(workdir, identity(with_old_defaults(config, workdir), corpus)):
+    config = with_old_defaults(config, workdir)
+    with held_alone(workdir, identity(config, corpus)):
         found = robustness.measure(config, corpus, workdir, beside)
         write_report(workdir)
     return found

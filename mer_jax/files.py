@@ -102,11 +102,16 @@ def parse_json(content: str | bytes, where: str, holds: Any, advice: str = "Rest
         value = load_json(content)
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON ({error}). {advice}") from None
+    check_json(value, where, holds, advice)
+    return value
+
+
+def check_json(value: Any, where: str, holds: Any, advice: str) -> None:
+    """Raises UserError as `read_json` does unless what the file `where` says is of the type `holds`."""
     try:
         schema.check(value, holds)
     except ValueError as error:
         raise UserError(f"{where} is not what this mer_jax writes: {error}. {advice}") from None
-    return value
 
 
 def load_json(content: str | bytes) -> Any:

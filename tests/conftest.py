@@ -172,6 +172,27 @@ def calls_unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Imports encode words by a rule instead of the text encoder."""
+    import packs
+
+    from data_prep import import_pack
+
+    monkeypatch.setattr(import_pack, "text_encoder", lambda arguments: packs.Words())
+
+
+@pytest.fixture
+def imported(tmp_path, capsys):
+    """A function that imports a stranger's pack: the corpus, or None where it is refused, and what was said."""
+    from strangers import import_or_refuse
+
+    def import_(*arguments):
+        return import_or_refuse(tmp_path / f"out{len(list(tmp_path.iterdir()))}", capsys, *arguments)
+
+    return import_
+
+
 @pytest.fixture(scope="session")
 def dialogue_folder(tmp_path_factory):
     """A corpus of several sessions, speakers and dialogues, for protocols."""

@@ -6,76 +6,62 @@ import zipfile
 
 import bombs
 import numpy as np
-import packs as fake
 import pytest
-from strangers import MAP, as_csv, as_table, import_or_refuse, mapping, pickled, predicted, utterances
+from strangers import MAP, as_csv, as_table, mapping, pickled, predicted, utterances
 
-from data_prep import import_pack, limits
+from data_prep import limits
 from data_prep.packs.rows import rows_of
 
-pytestmark = pytest.mark.usefixtures("calls_unchecked")
+pytestmark = pytest.mark.usefixtures("calls_unchecked", "no_weights")
 COLUMNS = '[columns]\nid = "id"\nsplit = "split"\nlabel = "label"\n'
-
-
-@pytest.fixture(autouse=True)
-def no_weights(monkeypatch):
-    monkeypatch.setattr(import_pack, "text_encoder", lambda arguments: fake.Words())
-
-
-@pytest.fixture
-def run(tmp_path, capsys):
-    def import_(*arguments):
-        return import_or_refuse(tmp_path / f"out{len(list(tmp_path.iterdir()))}", capsys, *arguments)
-
-    return import_
 
 
 @pytest.mark.parametrize("columns", [COLUMNS, ""])
 @pytest.mark.parametrize("of", ["label", "q.npz:label", "q.npz:split"])
-def test_no_way_to_name_the_label_makes_it_a_feature(columns, of, run, tmp_path):
+def test_no_way_to_name_the_label_makes_it_a_feature(columns, of, imported, tmp_path):
     rows = utterances(label=lambda i: i // 3 % 2, split=lambda i: i % 3)
     text = f'{columns}[features]\nx = "{of}"\naudio = "audio"\n'
-    corpus, said = run(as_table(tmp_path / "q.npz", rows), mapping(tmp_path / "m.toml", text), "--labels=a,b")
+    corpus, said = imported(as_table(tmp_path / "q.npz", rows), mapping(tmp_path / "m.toml", text), "--labels=a,b")
     assert corpus is None
     assert "so that it is no feature" in said
 
 
 @pytest.mark.parametrize("prefix", ["label_", "a.csv:label_", "emo", "y_"])
-def test_a_label_in_several_columns_is_no_feature(prefix, run, tmp_path):
+def test_a_label_in_several_columns_is_no_feature(prefix, imported, tmp_path):
     pytest.importorskip("pyarrow", reason="needs the extra prep")
     name = prefix.rpartition(":")[2]
     rows = utterances(**{f"{name}{k}": lambda i, k=k: int(i // 3 % 2 == k) for k in range(2)})
     text = f'{COLUMNS}[features]\nx = "{prefix}*"\naudio = "f*"\n'
-    corpus, said = run(as_csv(tmp_path / "a.csv", rows), mapping(tmp_path / "m.toml", text))
+    corpus, said = imported(as_csv(tmp_path / "a.csv", rows), mapping(tmp_path / "m.toml", text))
     assert corpus is None
     assert "so that it is no feature" in said
 
 
 @pytest.mark.parametrize("columns", ["", COLUMNS])
-def test_columns_that_are_chosen_are_no_features_of_a_list(columns, run, tmp_path):
+def test_columns_that_are_chosen_are_no_features_of_a_list(columns, imported, tmp_path):
     rows = utterances(vec=lambda i: np.eye(2)[i // 3 % 2])
     path = pickled(tmp_path / "p.pkl", [{k: v for k, v in row.items() if k != "label"} for row in rows])
     text = f'{columns or "[columns]"}\nlabel = "vec"\n'.replace('label = "label"\n', "")
-    corpus, said = run(path, mapping(tmp_path / "m.toml", f'{text}[features]\nx = "vec"\n'), "--labels=a,b")
+    corpus, said = imported(path, mapping(tmp_path / "m.toml", f'{text}[features]\nx = "vec"\n'), "--labels=a,b")
     assert corpus is None
     assert "features.x: p.pkl: 'vec' is the label, so that it is no feature" in said
 
 
 @pytest.mark.parametrize("name", bombs.HOLLOW)
-def test_rows_that_hold_nothing(name, run, tmp_path):
+def test_rows_that_hold_nothing(name, imported, tmp_path):
     if name.endswith("h5"):
         pytest.importorskip("h5py", reason="needs the extra prep")
     path = tmp_path / f"t.{name.split()[-1]}"
     bombs.HOLLOW[name](path)
-    corpus, said = run(path, mapping(tmp_path / "m.toml", '[features]\naudio = "x"\n'), "--memory-limit=0.1")
+    corpus, said = imported(path, mapping(tmp_path / "m.toml", '[features]\naudio = "x"\n'), "--memory-limit=0.1")
     assert corpus is None
     assert "has rows that hold nothing" in said, said
 
 
-def test_rows_of_a_small_file_are_paid(run, tmp_path, monkeypatch):
+def test_rows_of_a_small_file_are_paid(imported, tmp_path, monkeypatch):
     bombs.zeros(tmp_path / "z.npz")
     monkeypatch.setattr(limits._flags, "memory", None)
-    corpus, said = run(tmp_path / "z.npz", "--memory-limit=0.05")
+    corpus, said = imported(tmp_path / "z.npz", "--memory-limit=0.05")
     assert corpus is None
     assert "z.npz wants more than 0.05 GiB" in said
     budget = limits.Budget(10**6)
@@ -85,7 +71,7 @@ def test_rows_of_a_small_file_are_paid(run, tmp_path, monkeypatch):
         rows_of("p", ({"id": i, "label": 0} for i in range(10**6)), Reading(to_predict=True, budget=budget))
 
 
-def test_one_value_beside_many_ids(run, tmp_path):
+def test_one_value_beside_many_ids(imported, tmp_path):
     whole = {name: np.array([row[name] for row in utterances()]) for name in utterances()[0]}
     for field, value in (
         ("label", np.array("x")),
@@ -95,23 +81,23 @@ def test_one_value_beside_many_ids(run, tmp_path):
     ):
         np.savez(tmp_path / "p.npz", **(whole | {field: value}))
         text = COLUMNS + ('turn = "turn"\n' if field == "turn" else "") + '[features]\naudio = "audio"\n'
-        corpus, said = run(tmp_path / "p.npz", mapping(tmp_path / "m.toml", text))
+        corpus, said = imported(tmp_path / "p.npz", mapping(tmp_path / "m.toml", text))
         assert corpus is None
         assert f"p.npz: column '{field}' is one value, not one an utterance" in said
-        corpus, said = run(tmp_path / "p.npz")
+        corpus, said = imported(tmp_path / "p.npz")
         assert corpus is None, field
 
 
-def test_what_is_empty_in_h5(run, tmp_path):
+def test_what_is_empty_in_h5(imported, tmp_path):
     h5py = pytest.importorskip("h5py", reason="needs the extra prep")
     with h5py.File(tmp_path / "p.h5", "w") as file:
         for name in ("id", "split", "label"):
             file[name] = [str(row[name]).encode() for row in utterances()]
         file["audio"] = np.stack([row["audio"] for row in utterances()])
         file["turn"] = h5py.Empty("i8")
-    corpus, said = run(tmp_path / "p.h5")
+    corpus, said = imported(tmp_path / "p.h5")
     assert len(corpus) == 36, said
-    corpus, said = run(tmp_path / "p.h5", mapping(tmp_path / "m.toml", COLUMNS + 'turn = "turn"\n'))
+    corpus, said = imported(tmp_path / "p.h5", mapping(tmp_path / "m.toml", COLUMNS + 'turn = "turn"\n'))
     assert "column 'turn' is in 0 of the files" in said
 
 
@@ -127,14 +113,14 @@ MAPPINGS = {
 
 
 @pytest.mark.parametrize("text", MAPPINGS, ids=range(len(MAPPINGS)))
-def test_a_mapping_of_other_types_is_told(text, run, tmp_path):
-    corpus, said = run(as_table(tmp_path / "q.npz", utterances()), mapping(tmp_path / "m.toml", text))
+def test_a_mapping_of_other_types_is_told(text, imported, tmp_path):
+    corpus, said = imported(as_table(tmp_path / "q.npz", utterances()), mapping(tmp_path / "m.toml", text))
     assert corpus is None
     assert "m.toml: " in said
     assert MAPPINGS[text] in said
 
 
-def test_numbers_of_columns_are_short(run, tmp_path):
+def test_numbers_of_columns_are_short(imported, tmp_path):
     rows = utterances(**{f"f{'1' * 5000}": lambda i: i})
     path = tmp_path / "p.npz"
     np.savez(
@@ -144,31 +130,31 @@ def test_numbers_of_columns_are_short(run, tmp_path):
         text = b"{'descr': '<f4', 'fortran_order': False, 'shape': (36,), }".ljust(117) + b"\n"
         array = np.lib.format.magic(1, 0) + struct.pack("<H", len(text)) + text + bytes(4 * 36)
         file.writestr(f"f{'1' * 5000}.npy", array)
-    corpus, said = run(path, mapping(tmp_path / "m.toml", COLUMNS + '[features]\nx = "f*"\n'))
+    corpus, said = imported(path, mapping(tmp_path / "m.toml", COLUMNS + '[features]\nx = "f*"\n'))
     assert corpus.modalities["x"]["width"] == 1, said
 
 
 @pytest.mark.parametrize("cell", ["", "abc", "1,5"])
-def test_a_cell_that_is_no_number_is_told_by_file_row_and_column(cell, run, tmp_path, monkeypatch):
+def test_a_cell_that_is_no_number_is_told_by_file_row_and_column(cell, imported, tmp_path, monkeypatch):
     pytest.importorskip("pyarrow", reason="needs the extra prep")
     lines = as_csv(tmp_path / "a.csv", utterances()).read_text().split("\n")
     for i in (8, 12):
         lines[i] = lines[i].rpartition(",")[0] + f',"{cell}"'
     (tmp_path / "a.csv").write_text("\n".join(lines))
     flag = mapping(tmp_path / "m.toml", MAP.format(more=""))
-    corpus, said = run(tmp_path / "a.csv", flag)
+    corpus, said = imported(tmp_path / "a.csv", flag)
     assert corpus is None
     assert f"a.csv, row 7: column 'f1' is {repr(cell) if cell else 'blank'}, not a number" in said
     assert said.count("a.csv") == 1
     errors = predicted(tmp_path, tmp_path / "a.csv", flag)
     assert [i for i, error in enumerate(errors) if error] == [7, 11]
     (tmp_path / "a.csv").write_text(lines[0] + "\n")
-    corpus, said = run(tmp_path / "a.csv", flag)
+    corpus, said = imported(tmp_path / "a.csv", flag)
     assert "a.csv holds no utterance" in said
 
 
 @pytest.mark.parametrize("ending", ["npz", "h5", "parquet"])
-def test_text_that_is_not_utf8_is_told_by_file_and_row(ending, run, tmp_path):
+def test_text_that_is_not_utf8_is_told_by_file_and_row(ending, imported, tmp_path):
     ids = [f"u{i:02d}".encode() for i in range(36)]
     ids[5] = b"u\x92\xe9"
     path = tmp_path / f"t.{ending}"
@@ -191,7 +177,7 @@ def test_text_that_is_not_utf8_is_told_by_file_and_row(ending, run, tmp_path):
         }
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(audio.ravel()), 2)
         pyarrow.parquet.write_table(pa.table({**texts, "audio": vectors}), path)
-    corpus, said = run(path)
+    corpus, said = imported(path)
     assert corpus is None
     assert f"t.{ending}, record 5: id: the byte 0x92 is not UTF-8" in said
     assert [i for i, error in enumerate(predicted(tmp_path, path)) if error] == [5]

@@ -6,33 +6,19 @@ import pickle
 import numpy as np
 import packs as fake
 import pytest
-from strangers import import_or_refuse, mapping, pickled, predicted, utterances
+from strangers import mapping, pickled, predicted, utterances
 
-from data_prep import import_pack
 from data_prep.packs import layouts, safe_pickle
 from data_prep.packs.field_names import is_telling
 from data_prep.packs.labels import name_labels
 from data_prep.packs.rows import PackRow
 from mer_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("calls_unchecked")
+pytestmark = pytest.mark.usefixtures("calls_unchecked", "no_weights")
 HUGE = 10**5000
 SMALL = {"text": 3, "audio": 2, "visual": 2}
 COUNTS = (13, 17, 23, 19, 16, 29)
 LABELS = "--labels=hap,sad,neu,ang,exc,fru"
-
-
-@pytest.fixture(autouse=True)
-def no_weights(monkeypatch):
-    monkeypatch.setattr(import_pack, "text_encoder", lambda arguments: fake.Words())
-
-
-@pytest.fixture
-def run(tmp_path, capsys):
-    def import_(*arguments):
-        return import_or_refuse(tmp_path / f"out{len(list(tmp_path.iterdir()))}", capsys, *arguments)
-
-    return import_
 
 
 def a_tuple(path, change=lambda fields: None):
@@ -72,41 +58,41 @@ FEATURES = [
 
 
 @pytest.mark.parametrize("field", SAYS)
-def test_names_that_say_what_an_utterance_is(field, run, tmp_path):
+def test_names_that_say_what_an_utterance_is(field, imported, tmp_path):
     assert is_telling(field)
-    corpus, said = run(pickled(tmp_path / "p.pkl", utterances(**{field: lambda i: np.array([i, 0.5])})))
+    corpus, said = imported(pickled(tmp_path / "p.pkl", utterances(**{field: lambda i: np.array([i, 0.5])})))
     assert set(corpus.modalities) == {"audio"}, said
     text = f'[features]\nx = "{field}"\naudio = "audio"\n'
     assert f'as in {field} = "{field}"' in said or f"{field} all are" in said
-    corpus, said = run(tmp_path / "p.pkl", mapping(tmp_path / "m.toml", text))
+    corpus, said = imported(tmp_path / "p.pkl", mapping(tmp_path / "m.toml", text))
     assert set(corpus.modalities) == {"audio", "x"}, said
 
 
 @pytest.mark.parametrize("field", FEATURES)
-def test_names_of_features(field, run, tmp_path):
+def test_names_of_features(field, imported, tmp_path):
     assert not is_telling(field)
-    corpus, said = run(pickled(tmp_path / "p.pkl", utterances(**{field: lambda i: np.float32([i, 0.5, i])})))
+    corpus, said = imported(pickled(tmp_path / "p.pkl", utterances(**{field: lambda i: np.float32([i, 0.5, i])})))
     assert "not read as features" not in said
     assert len(corpus.modalities) == 1 + (field != "audio")
 
 
-def test_what_is_one_hot_everywhere_is_no_feature(run, tmp_path):
+def test_what_is_one_hot_everywhere_is_no_feature(imported, tmp_path):
     rows = utterances(vec=lambda i: np.eye(4)[i % 4], other=lambda i: np.eye(4)[i % 4] * (2 if i == 3 else 1))
-    corpus, said = run(pickled(tmp_path / "p.pkl", rows))
+    corpus, said = imported(pickled(tmp_path / "p.pkl", rows))
     assert set(corpus.modalities) == {"audio", "other"}
     assert "vec: not read as features, as they are one-hot in every utterance" in said
     assert 'as in vec = "vec"' in said
 
 
-def test_a_mapping_of_features_alone_keeps_the_label_whatever_it_is_called(run, tmp_path):
+def test_a_mapping_of_features_alone_keeps_the_label_whatever_it_is_called(imported, tmp_path):
     rows = utterances(emotion=lambda i: ("happy", "sad")[i // 3 % 2], openface_emo=lambda i: np.float32([i, 1]))
     for row in rows:
         del row["label"]
-    corpus, said = run(pickled(tmp_path / "p.pkl", rows))
+    corpus, said = imported(pickled(tmp_path / "p.pkl", rows))
     assert set(corpus.modalities) == {"audio"}
     assert 'as in openface_emo = "openface_emo"' in said
     text = '[features]\naudio = "audio"\nopenface_emo = "openface_emo"\n'
-    corpus, said = run(tmp_path / "p.pkl", mapping(tmp_path / "m.toml", text))
+    corpus, said = imported(tmp_path / "p.pkl", mapping(tmp_path / "m.toml", text))
     assert (corpus.labels, set(corpus.modalities)) == (("happy", "sad"), {"audio", "openface_emo"}), said
 
 
@@ -138,10 +124,10 @@ KINDS = ("tuple", "mmsa", "deepmsi", "list", "npz")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_values_of_a_mapping_rename_labels_of_every_layout(kind, run, tmp_path):
+def test_values_of_a_mapping_rename_labels_of_every_layout(kind, imported, tmp_path):
     path = of_kind(kind, tmp_path, lambda i: i % 2)
     text = '[values.label]\n0 = "calm"\n1 = "glad"\n[values.split]\nvalid = "dev"\n'
-    corpus, said = run(path, mapping(tmp_path / "m.toml", text))
+    corpus, said = imported(path, mapping(tmp_path / "m.toml", text))
     assert corpus.labels == ("calm", "glad"), said
 
 
@@ -149,55 +135,55 @@ def test_values_of_a_mapping_rename_labels_of_every_layout(kind, run, tmp_path):
     "wrong", [-1, 0.5, {"a": 1}, None, "unknown", "xxx", "a\nb", HUGE, b"\xff", [[]], "?"], ids=range(11)
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_label_is_left_out_of_every_layout(kind, wrong, run, tmp_path):
+def test_what_is_no_label_is_left_out_of_every_layout(kind, wrong, imported, tmp_path):
     if kind == "npz" and not isinstance(wrong, int | float):
         pytest.skip("an npz holds values of one type")
     if kind == "npz" and wrong == HUGE:
         pytest.skip("an npz holds no such number")
     path = of_kind(kind, tmp_path, lambda i: wrong if i == 7 else i % 2)
-    corpus, said = run(path, "--labels=calm,glad")
+    corpus, said = imported(path, "--labels=calm,glad")
     assert corpus is None
     assert "1 of " in said, said
     assert "have no label, or not one" in said
-    corpus, said = run(path, "--labels=calm,glad", "--skip-unlabelled")
+    corpus, said = imported(path, "--labels=calm,glad", "--skip-unlabelled")
     assert corpus.labels == ("calm", "glad"), said
     assert "are left out" in said
 
 
-def test_a_missing_label_of_a_folder_is_left_out(run, tmp_path):
+def test_a_missing_label_of_a_folder_is_left_out(imported, tmp_path):
     path = a_folder(tmp_path / "IEMOCAP")
     first = min(path.glob("train/text/*.pkl"))
     found = pickle.loads(first.read_bytes())
     del found["label"]
     pickled(first, found)
-    corpus, said = run(path, LABELS)
+    corpus, said = imported(path, LABELS)
     assert corpus is None
     assert f"{first.name}: there is no label" in said
-    corpus, said = run(path, LABELS, "--skip-unlabelled")
+    corpus, said = imported(path, LABELS, "--skip-unlabelled")
     assert len(corpus) == 59, said
 
 
-def test_several_names_in_words_and_blank_names(run, tmp_path):
+def test_several_names_in_words_and_blank_names(imported, tmp_path):
     names = ("happy", "sad", "happy and sad")
     path = pickled(tmp_path / "p.pkl", utterances(label=lambda i: names[2] if i == 7 else names[i // 3 % 2]))
-    corpus, said = run(path)
+    corpus, said = imported(path)
     assert corpus is None
     assert "'happy and sad', which is several" in said
     for order, words in (("a,", "'' is no name of a class"), ("a,nan", "'nan' is no name of a class")):
-        corpus, said = run(pickled(path, utterances(label=lambda i: i % 2)), f"--labels={order}")
+        corpus, said = imported(pickled(path, utterances(label=lambda i: i % 2)), f"--labels={order}")
         assert corpus is None
         assert words in said
 
 
 @pytest.mark.parametrize("labels", [(0, 1, "happy"), ("0", "1", "happy"), (2.0, "sad", "happy")])
-def test_numbers_beside_names_are_refused(labels, run, tmp_path):
+def test_numbers_beside_names_are_refused(labels, imported, tmp_path):
     path = pickled(tmp_path / "p.pkl", utterances(label=lambda i: labels[i // 3 % 3]))
-    corpus, said = run(path)
+    corpus, said = imported(path)
     assert corpus is None
     assert "some labels are numbers" in said
     assert "some are names ('happy'" in said
     order = ",".join(dict.fromkeys(str(int(x)) if isinstance(x, float) else str(x) for x in labels))
-    corpus, said = run(path, f"--labels={order}")
+    corpus, said = imported(path, f"--labels={order}")
     assert len(corpus.labels) == 3, said
 
 
@@ -205,8 +191,8 @@ def test_numbers_beside_names_are_refused(labels, run, tmp_path):
     "field", ["id", "turn", "start", "speaker", "session", "dialogue", "sentence", "audio", "split"]
 )
 @pytest.mark.parametrize("value", [HUGE, -HUGE, "7" * 5000, np.array([HUGE], object), [HUGE, 1]], ids=range(5))
-def test_numbers_of_any_length_are_told(field, value, run, tmp_path):
-    corpus, said = run(pickled(tmp_path / "p.pkl", utterances(**{field: lambda i: value if i == 5 else i % 3})))
+def test_numbers_of_any_length_are_told(field, value, imported, tmp_path):
+    corpus, said = imported(pickled(tmp_path / "p.pkl", utterances(**{field: lambda i: value if i == 5 else i % 3})))
     assert len(said) < 3000
     assert "Traceback" not in said
     assert corpus is None or isinstance(value, str) or field == "audio"
@@ -221,13 +207,13 @@ def test_labels_of_any_length_are_told():
 
 
 @pytest.mark.parametrize("key", [None, ("a", 1), b"a", float("nan"), 0.5, "a\0", 1.5])
-def test_dialogues_have_names(key, run, tmp_path):
+def test_dialogues_have_names(key, imported, tmp_path):
     def change(fields):
         for value in fields.values():
             if isinstance(value, dict):
                 value[key] = value.pop(next(iter(value)))
 
-    corpus, said = run(a_tuple(tmp_path / "p.pkl", change), LABELS)
+    corpus, said = imported(a_tuple(tmp_path / "p.pkl", change), LABELS)
     assert corpus is None
     assert "p.pkl: the name of a dialogue " in said
 
@@ -244,19 +230,19 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("field", SPOILT)
-def test_fields_of_mmsa_that_are_something_else(field, run, tmp_path):
+def test_fields_of_mmsa_that_are_something_else(field, imported, tmp_path):
     for value in (SPOILT[field], {"a": 1}, np.array(1.0), "abc", None, [{"a": 1}] * 30, [None] * 30):
-        corpus, said = run(an_mmsa(tmp_path / "p.pkl", lambda fields, value=value: fields.update({field: value})))
+        corpus, said = imported(an_mmsa(tmp_path / "p.pkl", lambda fields, value=value: fields.update({field: value})))
         assert corpus is not None or "p.pkl" in said, said
-    corpus, said = run(an_mmsa(tmp_path / "p.pkl", lambda fields: fields.update({field: SPOILT[field]})))
+    corpus, said = imported(an_mmsa(tmp_path / "p.pkl", lambda fields: fields.update({field: SPOILT[field]})))
     assert corpus is None
     assert field in said
 
 
-def test_fields_of_a_tuple_that_are_something_else(run, tmp_path):
+def test_fields_of_a_tuple_that_are_something_else(imported, tmp_path):
     for field in layouts.TUPLES["dialoguernn"].split():
         for value in (None, 3, "a", np.array(1), {}, [], [None]):
-            corpus, said = run(a_tuple(tmp_path / "p.pkl", lambda f, v=value, n=field: f.update({n: v})), LABELS)
+            corpus, said = imported(a_tuple(tmp_path / "p.pkl", lambda f, v=value, n=field: f.update({n: v})), LABELS)
             assert corpus is not None or "p.pkl" in said, (field, value, said)
             if isinstance(value, list) or field in ("train", "test"):
                 continue
@@ -264,7 +250,7 @@ def test_fields_of_a_tuple_that_are_something_else(run, tmp_path):
             def inside(fields, field=field, value=value):
                 fields[field][list(fields[field])[-1]] = value
 
-            corpus, said = run(a_tuple(tmp_path / "p.pkl", inside), LABELS)
+            corpus, said = imported(a_tuple(tmp_path / "p.pkl", inside), LABELS)
             assert corpus is None, (field, value)
             assert "p.pkl" in said
 

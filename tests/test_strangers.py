@@ -8,30 +8,16 @@ import tomllib
 import numpy as np
 import packs as fake
 import pytest
-from strangers import MAP, as_csv, as_table, import_or_refuse, mapping, pickled, utterances
+from strangers import MAP, as_csv, as_table, mapping, pickled, utterances
 
-from data_prep import import_pack
 from data_prep.packs import class_counts, layouts
 from data_prep.packs.labels import name_labels
 from data_prep.packs.rows import PackRow
 from mer_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("calls_unchecked")
+pytestmark = pytest.mark.usefixtures("calls_unchecked", "no_weights")
 NEEDS_ARROW = "needs the extra prep"
 SEVEN = tuple(class_counts.SEVEN)
-
-
-@pytest.fixture(autouse=True)
-def no_weights(monkeypatch):
-    monkeypatch.setattr(import_pack, "text_encoder", lambda arguments: fake.Words())
-
-
-@pytest.fixture
-def run(tmp_path, capsys):
-    def import_(*arguments):
-        return import_or_refuse(tmp_path / f"out{len(list(tmp_path.iterdir()))}", capsys, *arguments)
-
-    return import_
 
 
 SAID = {  # what says who, when and what, as an array
@@ -53,7 +39,7 @@ SAID = {  # what says who, when and what, as an array
 
 @pytest.mark.parametrize("layout", ["list", "npz", "parts", "by id"])
 @pytest.mark.parametrize("field", SAID)
-def test_what_says_who_and_what_is_never_a_feature(field, layout, run, tmp_path):
+def test_what_says_who_and_what_is_never_a_feature(field, layout, imported, tmp_path):
     rows = utterances(**{field: SAID[field]})
     if field == "labels":
         rows = [{name: value for name, value in row.items() if name != "label"} for row in rows]
@@ -66,19 +52,19 @@ def test_what_says_who_and_what_is_never_a_feature(field, layout, run, tmp_path)
     else:
         path = pickled(tmp_path / "pack.pkl", {row.pop("id"): row for row in rows})
     numbered = field in ("label", "labels")
-    corpus, said = run(path, *["--labels=happy,sad"] * numbered)
+    corpus, said = imported(path, *["--labels=happy,sad"] * numbered)
     assert set(corpus.modalities) == {"audio"}, said
     if numbered:
         assert [corpus[i].label for i in range(36)] == [("happy", "sad")[int(corpus[i].id[1:]) % 2] for i in range(36)]
 
 
-def test_a_mapping_takes_what_a_name_hides_but_no_label(run, tmp_path):
+def test_a_mapping_takes_what_a_name_hides_but_no_label(imported, tmp_path):
     path = as_table(tmp_path / "p.npz", utterances(loudness=lambda i: np.array([0.5 * i])))
     columns = '[columns]\nid = "id"\nsplit = "split"\nlabel = "label"\n'
-    corpus, _ = run(path, mapping(tmp_path / "a.toml", columns + '[features]\nlevel = "loudness"\n'))
+    corpus, _ = imported(path, mapping(tmp_path / "a.toml", columns + '[features]\nlevel = "loudness"\n'))
     assert corpus.modalities["level"]["width"] == 1
     for wrong, words in (('label = "audio"', "'label' is never a feature"), ('audio = "label"', "it is no feature")):
-        _, said = run(path, mapping(tmp_path / "b.toml", f"{columns}[features]\n{wrong}\n"))
+        _, said = imported(path, mapping(tmp_path / "b.toml", f"{columns}[features]\n{wrong}\n"))
         assert words in said
 
 
@@ -88,33 +74,33 @@ NO_LABELS = ["", " ", "nan", "None", "N/A", "tie", "xxx", "happy;sad", "happy|sa
 @pytest.mark.parametrize(
     "wrong", [*NO_LABELS, None, float("nan"), np.array([1.0, 1.0]), ["happy", "sad"], np.array([])]
 )
-def test_no_label_is_refused_or_left_out_and_counted(wrong, run, tmp_path):
+def test_no_label_is_refused_or_left_out_and_counted(wrong, imported, tmp_path):
     path = pickled(tmp_path / "p.pkl", utterances(label=lambda i: wrong if i == 7 else ("happy", "sad")[i // 3 % 2]))
-    corpus, said = run(path)
+    corpus, said = imported(path)
     assert corpus is None
     assert "1 of 36 utterances have no label, or not one" in said
     assert re.search("record 7: .*label|utterance u07: the label", said)
-    corpus, said = run(path, "--skip-unlabelled")
+    corpus, said = imported(path, "--skip-unlabelled")
     assert (len(corpus), corpus.labels) == (35, ("happy", "sad"))
     assert "1 of 36 utterances are left out" in said
 
 
-def test_no_label_of_a_table_is_told(run, tmp_path):
+def test_no_label_of_a_table_is_told(imported, tmp_path):
     pytest.importorskip("pyarrow", reason=NEEDS_ARROW)
     flag = mapping(tmp_path / "m.toml", MAP.format(more=""))
     for label in (lambda i: "" if i == 7 else i % 2, lambda i: "" if i == 7 else "ab"[i % 2]):
-        corpus, said = run(as_csv(tmp_path / "a.csv", utterances(label=label)), flag, "--labels=a,b")
+        corpus, said = imported(as_csv(tmp_path / "a.csv", utterances(label=label)), flag, "--labels=a,b")
         assert corpus is None
         assert "record 7: the label is empty" in said
     for label in (np.r_[np.nan, np.arange(35) % 2], np.arange(36) % 2 + 0.5):
-        corpus, said = run(as_table(tmp_path / "b.npz", utterances(label=lambda i, x=label: x[i])), "--labels=a,b")
+        corpus, said = imported(as_table(tmp_path / "b.npz", utterances(label=lambda i, x=label: x[i])), "--labels=a,b")
         assert corpus is None
         assert re.search(r"record 0: (there is no label|the label is 0\.5)", said)
 
 
-def test_names_that_look_the_same_and_rare_ones_are_told(run, tmp_path):
+def test_names_that_look_the_same_and_rare_ones_are_told(imported, tmp_path):
     names = ["happy", "Happy", "happy ", "h\u0430ppy", "sad", "SAD"]
-    corpus, said = run(pickled(tmp_path / "p.pkl", utterances(label=lambda i: names[i % 6] if i else "calm")))
+    corpus, said = imported(pickled(tmp_path / "p.pkl", utterances(label=lambda i: names[i % 6] if i else "calm")))
     assert len(corpus.labels) == 7, "they are told, not joined"
     assert said.count("note: the classes '") == 2
     assert "differ by case, spaces or look only" in said
@@ -123,7 +109,7 @@ def test_names_that_look_the_same_and_rare_ones_are_told(run, tmp_path):
     assert "calm (1)" in said
 
 
-def test_numbers_from_1_as_text_and_behind_a_prefix(run, tmp_path):
+def test_numbers_from_1_as_text_and_behind_a_prefix(imported, tmp_path):
     for code in (
         lambda n: n + 1,
         lambda n: str(n + 1),
@@ -132,10 +118,10 @@ def test_numbers_from_1_as_text_and_behind_a_prefix(run, tmp_path):
         lambda n: f"class_{n + 1}",
     ):
         path = pickled(tmp_path / "p.pkl", utterances(label=lambda i, code=code: code(i // 3 % 3)))
-        corpus, said = run(path, "--labels=x,y,z")
+        corpus, said = imported(path, "--labels=x,y,z")
         assert (corpus.labels, "empty class" in said and "has no utterance of" in said) == (("x", "y", "z"), False)
         assert all(corpus[i].label == "xyz"[int(corpus[i].id[1:]) // 3 % 3] for i in range(36))
-    corpus, _ = run(path)
+    corpus, _ = imported(path)
     assert corpus.labels == ("class_1", "class_2", "class_3"), "without names they are names like any others"
 
 
@@ -202,7 +188,7 @@ def test_exchanged_names_are_told_with_what_renames_them():
 
 @pytest.mark.parametrize("reader", ["csv", "mapping", "valid", "npz"])
 @pytest.mark.parametrize(("byte", "encoding"), [(b"\x92", "cp1252"), (b"\xe8", "Latin-1")])
-def test_text_that_is_not_utf8_is_named(reader, byte, encoding, run, tmp_path):
+def test_text_that_is_not_utf8_is_named(reader, byte, encoding, imported, tmp_path):
     path, more = pickled(tmp_path / "p.pkl", utterances()), []
     if reader == "csv":
         pytest.importorskip("pyarrow", reason=NEEDS_ARROW)
@@ -218,104 +204,104 @@ def test_text_that_is_not_utf8_is_named(reader, byte, encoding, run, tmp_path):
         (tmp_path / "list").write_bytes(b"# one\n# two " + byte + b"\n")
         more = [f"--{reader}={tmp_path / 'list'}"]
         place = "list, line 2"
-    corpus, said = run(path, *more)
+    corpus, said = imported(path, *more)
     assert corpus is None
     assert f"{place}: the byte {byte[0]:#04x} is not UTF-8" in said
     assert encoding in said
 
 
-def test_times_are_read_alike(run, tmp_path):
+def test_times_are_read_alike(imported, tmp_path):
     pytest.importorskip("pyarrow", reason=NEEDS_ARROW)
     start = ["00:01:02.500", "1:02,5", "62.5", "", " ", "nan"]
     rows = utterances(start=lambda i: start[i % 6].replace(",", "."))
     flag = mapping(tmp_path / "m.toml", MAP.format(more='start = "start"\n'))
     listed = pickled(tmp_path / "p.pkl", utterances(start=lambda i: [*start[:4], None, np.nan][i % 6]))
-    for corpus, said in (run(as_csv(tmp_path / "a.csv", rows), flag), run(listed)):
+    for corpus, said in (imported(as_csv(tmp_path / "a.csv", rows), flag), imported(listed)):
         found = {corpus[i].start for i in range(36) if int(corpus[i].id[1:]) % 6 < 3}
         assert found == {62.5}, said
         assert {corpus[i].start for i in range(36) if int(corpus[i].id[1:]) % 6 > 2} == {None}
     for wrong in ("soon", "-1", "inf", "1:2:3:4", [1, 2]):
-        _, said = run(pickled(tmp_path / "w.pkl", utterances(end=lambda i, wrong=wrong: wrong)))
+        _, said = imported(pickled(tmp_path / "w.pkl", utterances(end=lambda i, wrong=wrong: wrong)))
         assert "record 0: end is" in said
 
 
-def test_blanks_are_no_names(run, tmp_path):
+def test_blanks_are_no_names(imported, tmp_path):
     blank = lambda i: (None, float("nan"), "")[i % 3]  # noqa: E731
     rows = utterances(dialogue=blank, speaker=blank, session=blank, sentence=blank)
-    corpus, _ = run(pickled(tmp_path / "p.pkl", rows))
+    corpus, _ = imported(pickled(tmp_path / "p.pkl", rows))
     u = corpus[5]
     assert (u.dialogue, u.speaker, u.session, u.sentence) == (u.id, "", "", "")
     for field, wrong in (("id", None), ("id", "a\0"), ("turn", float("nan")), ("turn", 2**70), ("speaker", "\ud800")):
-        corpus, said = run(pickled(tmp_path / "w.pkl", utterances(**{field: lambda i, wrong=wrong: wrong})))
+        corpus, said = imported(pickled(tmp_path / "w.pkl", utterances(**{field: lambda i, wrong=wrong: wrong})))
         assert corpus is None
         assert re.search(rf"record 0: the {field} ", said), said
 
 
-def test_nothing_is_written_where_nothing_can_be_learned(run, tmp_path):
+def test_nothing_is_written_where_nothing_can_be_learned(imported, tmp_path):
     rows = [{name: row[name] for name in ("id", "split", "label")} for row in utterances()]
     fields = {"id": ["a", "b"], "annotations": ["x", "y"], "text": np.zeros((2, 3, 4)), "regression_labels": [0.5, 1]}
     for found in (rows, {"train": fields, "test": fields | {"id": ["c", "d"]}}):
-        corpus, said = run(pickled(tmp_path / "p.pkl", found))
+        corpus, said = imported(pickled(tmp_path / "p.pkl", found))
         assert corpus is None
         assert "no column or field is a feature, and there is no sentence" in said
 
 
-def test_records_without_ids_and_parts_by_file_name(run, tmp_path):
+def test_records_without_ids_and_parts_by_file_name(imported, tmp_path):
     rows = [{name: row[name] for name in ("label", "audio")} for row in utterances()]
     files = [pickled(tmp_path / name, rows[i::3]) for i, name in enumerate(("x_train.pkl", "x-VAL.pkl", "x.test.pkl"))]
-    corpus, said = run(*files)
+    corpus, said = imported(*files)
     assert {part: s["count"] for part, s in corpus.manifest["splits"].items()} == dict.fromkeys(
         ("train", "valid", "test"), 12
     )
     assert "no id: they are called by their position, x_train_00000 and on" in said
     assert len(set(corpus.index["id"].tolist())) == 36
-    corpus, said = run(pickled(tmp_path / "p.pkl", rows))
+    corpus, said = imported(pickled(tmp_path / "p.pkl", rows))
     assert "all are train" in said
-    corpus, said = run(files[0], pickled(tmp_path / "more.pkl", rows))
+    corpus, said = imported(files[0], pickled(tmp_path / "more.pkl", rows))
     assert "x_train.pkl and x_test.pkl" in said
 
 
-def test_dialogues_that_start_again_in_every_part(run, tmp_path):
+def test_dialogues_that_start_again_in_every_part(imported, tmp_path):
     def dialogues(turn):
         return utterances(dialogue=lambda i: i // 3 % 4, turn=turn, id=lambda i: f"dia{i // 3 % 4}_utt{i // 12}")
 
-    corpus, said = run(pickled(tmp_path / "p.pkl", dialogues(lambda i: i // 12)))
+    corpus, said = imported(pickled(tmp_path / "p.pkl", dialogues(lambda i: i // 12)))
     assert "the numbers of dialogues start again in every part: 4 dialogues" in said
     assert "the ids start again in every part" in said
     assert set(corpus.index["dialogue"].tolist()) == {f"{p}_{d}" for p in ("train", "valid", "test") for d in range(4)}
     rows = utterances(dialogue=lambda i: i // 3 % 4, turn=lambda i: i)
-    corpus, said = run(pickled(tmp_path / "q.pkl", rows))
+    corpus, said = imported(pickled(tmp_path / "q.pkl", rows))
     assert "start again" not in said, "a dialogue that is cut into parts has every turn once"
     assert set(corpus.index["dialogue"].tolist()) == set("0123")
 
 
-def test_layouts_are_told_without_a_traceback_or_a_loop(run, tmp_path):
+def test_layouts_are_told_without_a_traceback_or_a_loop(imported, tmp_path):
     rows = utterances()
     for layout in layouts.LAYOUTS:
         for found in (rows, {"train": rows}, {"a": 1}, [1, 2], {"train": {"id": ["a"], "annotations": ["x"]}}):
-            corpus, said = run(pickled(tmp_path / "p.pkl", found), f"--layout={layout}")
+            corpus, said = imported(pickled(tmp_path / "p.pkl", found), f"--layout={layout}")
             assert (corpus is not None) or "p.pkl" in said, (layout, said)
     for name in ("a.jsonl", "b.txt", "c.xlsx"):
         (tmp_path / name).write_text('{"id": "a"}\n')
-        _, said = run(tmp_path / name)
+        _, said = imported(tmp_path / name)
         assert "is none that is read here" in said
 
 
-def test_a_mapping_names_fields_of_a_list(run, tmp_path):
+def test_a_mapping_names_fields_of_a_list(imported, tmp_path):
     rows = [{"emo": i // 3 % 2, "vec": np.float32([i, 1, 2]), "other": np.zeros(3)} for i in range(36)]
     text = '[columns]\nlabel = "emo"\n[features]\naudio = "vec"\n[values.label]\n0 = "calm"\n1 = "glad"\n'
-    corpus, said = run(pickled(tmp_path / "p.pkl", rows), mapping(tmp_path / "m.toml", text))
+    corpus, said = imported(pickled(tmp_path / "p.pkl", rows), mapping(tmp_path / "m.toml", text))
     assert (corpus.labels, set(corpus.modalities)) == (("calm", "glad"), {"audio"}), said
 
 
-def test_mmsa_without_lengths_has_no_padding(run, tmp_path):
+def test_mmsa_without_lengths_has_no_padding(imported, tmp_path):
     path = tmp_path / "p.pkl"
     wanted = fake.write_mmsa(path)
     found = pickle.loads(path.read_bytes())
     for fields in found.values():
         del fields["audio_lengths"], fields["vision_lengths"], fields["text_bert"]
         fields["audio"] = np.roll(fields["audio"], 2, axis=1)  # zeros before the steps, or steps all round
-    corpus, said = run(pickled(path, found))
+    corpus, said = imported(pickled(path, found))
     assert "train has no audio_lengths: steps of zeros" in said
     for u in (corpus[i] for i in range(len(corpus))):
         np.testing.assert_array_equal(u.features["visual"], wanted[u.id]["visual"])

@@ -15,7 +15,7 @@ from data_prep.encoders.media import Checked, Clip, check
 from data_prep.encoders.text import TextEncoder
 from data_prep.encoders.visual import FrameCoder, FrameEncoder
 from mer_jax.data.corpus import Utterance
-from mer_jax.data.length_limits import least_limit
+from mer_jax.data.length_limits import least_limit, percent
 from mer_jax.errors import UserError
 
 STREAMS = {"audio": "audio", "visual": "video"}  # modality -> the stream of a clip that it is made of
@@ -134,7 +134,7 @@ def print_lengths(rows: Sequence[UtteranceClip], checked: Mapping[str, Checked],
         most = int(seconds.argmax())
         print(
             f"note: {over} clips are longer than {longest:g} s and cut to their beginning, {cut:.4g} of {total:.4g} s "
-            f"in all ({100 * cut / total:.2g} %); the longest, {rows[most].clip.name}, has {seconds[most]:.1f} s"
+            f"in all ({percent(cut / total)}); the longest, {rows[most].clip.name}, has {seconds[most]:.1f} s"
         )
     found: dict[str, Any] = {"clips_over_longest": over}
     if over:

@@ -28,7 +28,7 @@ from mer_jax.data.corpus_files import ManifestFile, Version, index_columns, open
 from mer_jax.data.frames import CODINGS, EncodedFrames, decode_frames
 from mer_jax.data.records import Value, decode_example, encode_example, unframe_record
 from mer_jax.errors import UserError
-from mer_jax.files import parse_json, sha256_of
+from mer_jax.files import check_json, parse_json, sha256_of
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")
@@ -276,12 +276,13 @@ def _read_manifest(folder: Path) -> bytes:
 
 
 def _parse_manifest(content: str | bytes, where: str) -> dict[str, Any]:
-    version = parse_json(content, where, Version)["schema_version"]
+    manifest: dict[str, Any] = parse_json(content, where, Version)
+    version = manifest["schema_version"]
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{where}: schema_version is {version!r}, this mer_jax reads {SCHEMA_VERSION}. Rebuild the corpus."
         )
-    manifest = parse_json(content, where, ManifestFile, "Restore the file.")
+    check_json(manifest, where, ManifestFile, "Restore the file.")
     labels, embeddings = manifest["labels"], manifest["label_embeddings"]
     if len(set(labels)) < len(labels):
         raise UserError(f"{where}: field 'labels' names a class twice. Restore the file.")

@@ -61,8 +61,7 @@ class Predictor:
         self.task = task_of(manifest)
         self.modalities = {m: manifest.modalities[m] for m in config.data.modalities}
         self.replicas = [replica["name"] for replica in metrics["replicas"]]
-        self.family, model = model_of(config, manifest, self.task)
-        self._apply = model.apply
+        self.family, self.functions = model_of(config, manifest, self.task)
         self._best_models = best_models
         self._max_lengths = config_lib.max_lengths(config.data, manifest.manifest)
         frames = config.frame_augmentation()
@@ -120,17 +119,17 @@ class Predictor:
 
         def outputs(features: dict[str, Any], mask: dict[str, Any]) -> Any:
             batch = unlabelled_batch(features, mask)
-            return calibrated_outputs(model, temperature, batch, apply=self._apply, task=self.task)
+            return calibrated_outputs(model, temperature, batch, apply=self.functions.apply, task=self.task)
 
         return outputs
 
     @functools.cached_property
     def _compiled_outputs(self) -> Callable[..., Any]:
-        return jax.jit(functools.partial(calibrated_outputs, apply=self._apply, task=self.task))
+        return jax.jit(functools.partial(calibrated_outputs, apply=self.functions.apply, task=self.task))
 
     @functools.cached_property
     def _compiled_attribution(self) -> Callable[..., Any]:
-        return jax.jit(functools.partial(attribute, self._apply, task=self.task, family=self.family))
+        return jax.jit(functools.partial(attribute, self.functions.apply, task=self.task, family=self.family))
 
     def predict(
         self,
@@ -324,8 +323,9 @@ def load(run: epath.PathLike) -> Predictor:
         )
     best = {replica["name"]: replica["step"] for replica in info["replicas"]}
     refuse_other_results(run, config, metrics, digest, best)
-    refuse_other_models(run, config, model_of(config, manifest, task_of(manifest))[1], best_models)
-    return Predictor(config, manifest, metrics, best_models, str(run))
+    found = Predictor(config, manifest, metrics, best_models, str(run))
+    refuse_other_models(run, config, found.functions, best_models)
+    return found
 
 
 def _manifest(run: epath.Path, config: config_lib.Experiment, sha256: str, written: str) -> Manifest:

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from mer_jax import run_files
-from mer_jax.config import Experiment, differences, fields_without_result, to_dict
+from mer_jax.config import Experiment, differing_results, to_dict
 from mer_jax.data import protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
@@ -77,9 +77,7 @@ def refuse_other_results(
 ) -> None:
     """Raises UserError unless metrics.json tells of models of this config and of this checkpoint. replicas: the step of
     each one's best model. Runs from before 0.10 do not hold the digest."""
-    free = fields_without_result(config)
-    lines = differences(to_dict(experiment_from(metrics["config"])), to_dict(config))
-    if changed := [line for line in lines if line.partition(":")[0] not in free]:
+    if changed := differing_results(config, to_dict(experiment_from(metrics["config"])), to_dict(config)):
         raise UserError(
             f"{workdir / 'config.json'} is not the config of the run that metrics.json tells of:\n  "
             + "\n  ".join(changed)

@@ -154,9 +154,7 @@ def refuse_other_config(
 ) -> None:
     """Raises UserError, field by field, if the run that the workdir holds (before: its config.json) has another config
     or other data than the experiment; of a run that is not done a change may be allowed."""
-    free = config_lib.fields_without_result(config)
-    fields = config_lib.differences(old_runs.read_config(before["config"]), now["config"])
-    changed = [line for line in fields if line.partition(":")[0] not in free]
+    changed = config_lib.differing_results(config, old_runs.read_config(before["config"]), now["config"])
     changed += config_lib.differences(before["data"], now["data"])
     if changed and (done or not allow_config_change):
         way = "" if done else ", or --allow_config_change to carry on with the new values"
