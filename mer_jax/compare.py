@@ -83,7 +83,8 @@ def compare(a: FinishedRun, b: FinishedRun, *, samples: int = 10000, seed: int =
             side: {field: run.metrics["data"][field] for field in ("name", "manifest_sha256")}
             for side, run in zip("ab", (a, b), strict=True)
         },
-        "protocol": {field: protocol[field] for field in ("title", "leaky", "split_sha256")},
+        "protocol": {field: protocol[field] for field in ("title", "leaky", "split_sha256")}
+        | {"title": " against ".join(dict.fromkeys(run.metrics["protocol"]["title"] for run in (a, b)))},
         "utterances": utterances,
         "dialogues": dialogues,
         "samples": samples,

@@ -11,9 +11,9 @@ import re
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from mer_jax.data import length_limits, protocols
+from mer_jax.data import dialogues, length_limits, protocols
 from mer_jax.errors import UserError
 
 
@@ -69,6 +69,9 @@ class DataSettings:
     protocol: str = "official"  # who trains, validates and tests whom, by name: see mer_jax/data/protocols.py
     seed: int = setting(0, at_least=0)  # of the order of batches and of protocols that draw; the same for all replicas
     modalities: tuple[str, ...] = ("text", "audio")
+    # What a model hears of a dialogue besides the utterance: nothing, all turns before it, or those after it, too.
+    context: str = setting("none", choices=("none", "past", "both"))
+    max_turns: int = setting(256, at_least=2)  # longer dialogues are read in windows of so many turns, which overlap
     # What is read of a sequence, from its start: time steps or seconds, for all or by modality (48, 30s,
     # audio:30s+text:64); what is not named is cut at 60 s, or 4096 steps where the corpus does not know seconds.
     max_length: tuple[int | str, ...] = ()
@@ -83,6 +86,22 @@ class DataSettings:
     resident_limit_mb: int = setting(4096, at_least=1, changes_result=False)
     group_by_length: int = setting(8, at_least=1)  # utterances of so many batches are sorted by length; 1 = off
     read_threads: int = setting(1, at_least=1, changes_result=False)  # threads that read ahead when streaming
+
+
+@dataclasses.dataclass
+class ContextSettings:
+    """How the turns of a dialogue are heard together (data.context); see mer_jax/models/context.py. All of it is
+    ours."""
+
+    # transformer, gru, or speakers: a transformer whose heads hear all, the same speaker, or the others.
+    kind: str = setting("transformer", choices=("transformer", "gru", "speakers"))
+    layers: int = setting(2, at_least=1)
+    width: int = setting(128, at_least=1)
+    heads: int = setting(4, at_least=1)
+    span: int = setting(64, at_least=1)  # turns before (and after) a turn that a layer of a transformer hears
+    dropout: float = setting(0.3, below=1, swept=True)
+    # Share of the dialogues whose turns are heard one by one while training, so that a single utterance will do, too.
+    alone: float = setting(0.1, below=1)
 
 
 @dataclasses.dataclass
@@ -163,13 +182,15 @@ class MeshSettings:
 @dataclasses.dataclass
 class Experiment:
     """What every model family has. A family adds its own `model` and `loss`, and says below what it asks of a
-    corpus."""
+    corpus. reads_conversations: whether its model hears the other turns of a dialogue, by `models.context`."""
 
+    reads_conversations: ClassVar[bool] = False
     experiment: str = ""  # names the default workdir, runs/<experiment>
     seed: int = setting(0, at_least=0)  # of a replica's start and dropout
     replicas: ReplicaSettings = group(ReplicaSettings)
     mesh: MeshSettings = group(MeshSettings)
     data: DataSettings = group(DataSettings)
+    context: ContextSettings = group(ContextSettings)
     optim: OptimSettings = group(OptimSettings)
     train: TrainSettings = group(TrainSettings)
 
@@ -221,6 +242,8 @@ class Experiment:
                     f"--config: corpus {name!r} holds visual features, not frames; configs/deepmsi_mer.py reads them, "
                     "`python -m data_prep.clips … --visual-encoder=jpeg` makes a corpus with frames"
                 )
+        if self.data.context != "none":
+            dialogues.refuse_without(corpus, self.data.context)
         if self.data.soft_labels and not corpus.manifest.get("voted"):
             raise UserError(
                 f"--config.data.soft_labels=True: corpus {name!r} does not say how its raters voted; leave it off"
@@ -306,6 +329,15 @@ def validate(config: AnyExperiment) -> AnyExperiment:
     names = "one or more different names, as in --config.data.modalities=text,audio"
     require(different, "data.modalities", ",".join(modalities), names)
     length_limits.check_setting(config.data.max_length, modalities)
+    hears = config.data.context == "none" or config.reads_conversations
+    require(hears, "data.context", config.data.context, f"none: model family {config.family()} reads single utterances")
+    context = config.context
+    require(
+        context.width % context.heads == 0,
+        "context.width",
+        context.width,
+        f"a multiple of context.heads = {context.heads}",
+    )
     config.check()
     return config
 

@@ -18,6 +18,19 @@ FIELDS = {
 }
 # Defaults of data.max_length until 0.9.0, of all configs and of lsgmer's iemocap and meld. Since then it is empty.
 MAX_LENGTHS = ([128], [48])
+# Fields of all configs since 0.11, and what a run without them did.
+BEFORE_CONTEXT: dict[str, dict[str, Any]] = {
+    "data": {"context": "none", "max_turns": 256},
+    "context": {
+        "kind": "transformer",
+        "layers": 2,
+        "width": 128,
+        "heads": 4,
+        "span": 64,
+        "dropout": 0.3,
+        "alone": 0.1,
+    },
+}
 # Parts of a checkpoint, 0.8 -> 0.9.
 ARRAYS = {"rest": "model_state", "average": "ema", "given": "inputs", "values": "overrides"}
 OLD_ARRAYS = {today: old for old, today in ARRAYS.items()}
@@ -35,6 +48,8 @@ def read_config(tree: dict[str, Any]) -> dict[str, Any]:
                 FIELDS.get(f"{name}.{field}", f"{name}.{field}").partition(".")[2]: v for field, v in value.items()
             }
         found[name] = value
+    if "data" in found and "context" not in found:
+        found |= {name: found.get(name, {}) | fields for name, fields in BEFORE_CONTEXT.items()}
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from mer_jax.schema import Above0, Count, Finite, Positive, Share, Text
 
 Scalar = bool | int | float | str | None
-Values = dict[str, Scalar]
+Values = dict[str, Finite]
 
 
 class MeanSd(TypedDict):
@@ -70,6 +70,12 @@ class FoldParts(TypedDict):
     test: Part
 
 
+class ContextHeard(TypedDict):
+    hears: str
+    in_words: str
+    test_turns_beside_training: Count
+
+
 class ProtocolUsed(TypedDict):
     name: str
     title: str
@@ -77,6 +83,7 @@ class ProtocolUsed(TypedDict):
     leaky: str
     split_sha256: str
     leakage: list[str]
+    context: NotRequired[ContextHeard]
     selection: str
     selects_on: str
     test: str

@@ -87,7 +87,9 @@ def build_without_reading(config, corpus, replicas):
     inputs = family.ReplicaInputs(stats, np.zeros(len(corpus.labels), np.float32), {})
     trains = np.isin(np.arange(len(corpus)), fold.train)[None]
     mesh = sharding.make_mesh(replicas)
-    data = prepare.TrainingData(loader.BatchSource(corpus, pool, "refuse", mesh), (fold,), trains, (inputs,), (), [])
+    batches = loader.BatchSource(corpus, pool, "refuse", mesh)
+    order = batches.training_order(fold.train, config.train.batch_size, 0, 1, config.train.epochs)
+    data = prepare.TrainingData(batches, (fold,), trains, (inputs,), (), [], order=order)
     return compiled.build(config, corpus, task_of(corpus), data, replicas, mesh), pool
 
 

@@ -1,12 +1,28 @@
 """The contract between data and models, and how sequences become the rows of a batch."""
 
 import dataclasses
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Turns:
+    """Where the rows of a batch stand in its dialogues, Int32[batch] each.
+
+    place: in the grid of the batch, line * turns + turn; -1 for rows that only fill the batch up. dialogue: which of
+    the batch's dialogues, from 1. speaker: who speaks, numbered from 1 in each dialogue in the order of appearance; 0
+    where that is not known.
+    """
+
+    place: Any
+    dialogue: Any
+    speaker: Any
 
 
 @jax.tree_util.register_dataclass
@@ -17,13 +33,98 @@ class Batch:
     features[m]: Float[batch, time_m, feat_m], or frames, UInt8[batch, time_m, height, width, 3]; zero where not real
     mask[m]:     Bool[batch, time_m], True where a real time step is; an utterance without the modality has none
     targets[n]:  [batch, …], what the task makes of the utterances' targets; empty where they are not known
-    weight:      Float[batch], 0 for rows that only fill the batch up, else 1
+    weight:      Float[batch], 0 for rows that are neither learnt nor scored, else 1
+    turns:       of a batch that belongs to `Conversations`
     """
 
     features: dict[str, Any]
     mask: dict[str, Any]
     targets: dict[str, Any]
     weight: Any
+    turns: Turns | None = None
+
+    def with_weight(self, weight: Any) -> "Batch":
+        return dataclasses.replace(self, weight=weight)
+
+    def map(self, function: Callable[["Batch"], "Batch"]) -> "Batch":
+        """What the function makes of every batch of one padded length, of which this is one."""
+        return function(self)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["groups"], meta_fields=["lines", "turns_per_line"])
+@dataclasses.dataclass
+class Conversations:
+    """A batch of whole dialogues. groups: its utterances by length, the shortest first, as batches of one padded length
+    each; one behind the other they are the rows of the batch. lines, turns_per_line: the grid of `Turns.place`, in
+    whose lines the dialogues lie, one or several in each."""
+
+    groups: tuple[Batch, ...]
+    lines: int
+    turns_per_line: int
+
+    @property
+    def weight(self) -> Any:
+        return self._joined(lambda group: group.weight)
+
+    @property
+    def targets(self) -> dict[str, Any]:
+        return self._joined(lambda group: group.targets)
+
+    @property
+    def turns(self) -> Turns:
+        return self._joined(lambda group: group.turns)
+
+    def _joined(self, of: Callable[[Batch], Any]) -> Any:
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(of, self.groups))
+
+    def with_weight(self, weight: Any) -> "Conversations":
+        """The batch with other weights of its rows."""
+        ends = np.cumsum([group.weight.shape[0] for group in self.groups])
+        parts = jnp.split(weight, ends[:-1])
+        groups = (group.with_weight(part) for group, part in zip(self.groups, parts, strict=True))
+        return dataclasses.replace(self, groups=tuple(groups))
+
+    def map(self, function: Callable[[Batch], Batch]) -> "Conversations":
+        """The batch of what the function makes of every group."""
+        return dataclasses.replace(self, groups=tuple(map(function, self.groups)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Surrounded:
+    """Utterances, each by itself among the other turns of its dialogue, which are given as features.
+
+    utterances: the rows. others: Float[batch, turns, dim], what `family.Outputs` has as `utterance` of the turns of the
+    row's dialogue. heard: Bool[batch, turns], which of them it hears. speaker: Int32[batch, turns], as in `Turns`. turn:
+    Int32[batch], which of them the row itself is."""
+
+    utterances: Batch
+    others: Any
+    heard: Any
+    speaker: Any
+    turn: Any
+
+    @property
+    def groups(self) -> tuple[Batch]:
+        return (self.utterances,)
+
+    @property
+    def weight(self) -> Any:
+        return self.utterances.weight
+
+    @property
+    def targets(self) -> dict[str, Any]:
+        return self.utterances.targets
+
+    def with_weight(self, weight: Any) -> "Surrounded":
+        return self.map(lambda rows: rows.with_weight(weight))
+
+    def map(self, function: Callable[[Batch], Batch]) -> "Surrounded":
+        """The batch of what the function makes of the utterances."""
+        return dataclasses.replace(self, utterances=function(self.utterances))
+
+
+AnyBatch = Batch | Conversations | Surrounded
 
 
 def where_real(mask: Any, x: Any) -> Any:

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from mer_jax.data.batch import Batch, pad_rows, where_real
+from mer_jax.data.batch import AnyBatch, Batch, Conversations, Turns, pad_rows, where_real
+from mer_jax.data.conversations import Layout, PaddedLengths, Rows
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.frames import EncodedFrames, View
 from mer_jax.data.pool import UtterancePool, read_utterance
 from mer_jax.runtime import sharding
 
 MIN_PADDED_LENGTH = 16  # padded lengths are this times a power of two: few programs to compile
-PaddedLengths = tuple[tuple[str, int], ...]  # padded time steps of each modality; hashable, so static under jit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Order:
     batch_size: int
     seed: int
     window: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that hold as many utterances as there are; the stream does not stop at an epoch's end."""
+        return -(-len(self.rows) // self.batch_size)
 
     def __getitem__(self, step: int) -> np.ndarray:
         return self.rows[self._windows(step // self.window)[step % self.window]]
@@ -260,11 +265,20 @@ class BatchSource:
         """The rows and as many -1, rows of weight 0, as let all devices share all microbatches evenly."""
         return np.pad(rows, (0, -len(rows) % (microbatches * self._row_shards())), constant_values=-1)
 
-    def addressable_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Which of a batch's `rows` this process's devices take; of a streamed one, which it reads."""
+    def addressable_rows(self, rows: np.ndarray, shape: Any = ()) -> np.ndarray:
+        """Which of a batch's `rows` this process's devices take; of a streamed one, which it reads. shape: what came
+        with the batch."""
         return rows[sharding.addressable_rows(len(rows), self.row_sharding)]
 
-    def training(self, order: Order, start: int) -> Iterator[tuple[Resident | Batch, Any, PaddedLengths, np.ndarray]]:
+    def training_order(self, rows: np.ndarray, batch_size: int, seed: int, window: int, epochs: int) -> Any:
+        """The order in which the pool's utterances `rows` train; see `Order`."""
+        return training_order(self.pool, rows, batch_size, seed, window)
+
+    def describe(self, order: Any) -> str:
+        """What a person should know of the batches; nothing of single utterances."""
+        return ""
+
+    def training(self, order: Any, start: int) -> Iterator[tuple[Resident | Batch, Any, PaddedLengths, np.ndarray]]:
         """Batches from step `start` on, without end, and the utterances in them; Grain reads streamed ones ahead."""
         if self.source is not None:
             for step in range(start, sys.maxsize):
@@ -309,7 +323,7 @@ class BatchSource:
             row_positions = np.where(rows >= 0, found, -1).astype(np.int32)
             yield sharding.from_local_rows(batch, len(all_rows), self.row_sharding), row_positions, (), rows
 
-    def _prefetched(self, batches: grain.MapDataset) -> Iterator[Batch]:
+    def _prefetched(self, batches: grain.MapDataset) -> Iterator[Any]:
         """Threads read ahead of who takes the batches."""
         ahead = self.read_threads if self.view else 2 * self.read_threads  # frames are large
         options = grain.ReadOptions(num_threads=self.read_threads, prefetch_buffer_size=ahead)
@@ -321,11 +335,29 @@ class BatchSource:
         return collate(self.corpus, self.pool, self.addressable_rows(rows), lengths, self.nonfinite, self.view, seeds)
 
 
-def materialize_batch(
-    source: Resident | Batch, row_positions: Int[Array, "batch"] | None, padded_lengths: PaddedLengths
-) -> Batch:
-    """Inside jit: the batch that a BatchSource's (source, row_positions, padded_lengths) stand for."""
+def materialize_batch(source: Any, row_positions: Any, shape: PaddedLengths | Layout) -> AnyBatch:
+    """Inside jit: the batch that a BatchSource's (source, row_positions, padded_lengths) stand for, or the batch of
+    dialogues that a ConversationSource's (source, rows, layout) do."""
+    if isinstance(shape, Layout):
+        return materialize_conversations(source, row_positions, shape)
     if isinstance(source, Batch):
         return source if row_positions is None else take_rows(source, row_positions)
     assert row_positions is not None
-    return gather(source, row_positions, padded_lengths)
+    return gather(source, row_positions, shape)
+
+
+def materialize_conversations(source: Any, rows: Rows, layout: Layout) -> Conversations:
+    """Inside jit: the batch of these rows. source: the packed pool; or, for each group, a Batch that was read from
+    disk, in which `rows.rows` then are positions (None: all of it, in order)."""
+    groups, first = [], 0
+    microbatches = rows.counts.shape[0] // layout.rows
+    for i, (size, lengths) in enumerate(layout.groups):
+        here = slice(first, first := first + microbatches * size)
+        at = Rows(*(x if x is None else x[here] for x in rows))
+        if isinstance(source, Resident):
+            group = gather(source, at.rows, lengths)
+        else:
+            group = source[i] if at.rows is None else take_rows(source[i], at.rows)
+        turns = Turns(at.place, at.dialogue, at.speaker)
+        groups.append(dataclasses.replace(group, weight=jnp.where(at.counts, group.weight, 0), turns=turns))
+    return Conversations(tuple(groups), layout.lines, layout.turns)

@@ -12,11 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mer_jax.data.batch import Batch, where_real
+from mer_jax.data.batch import AnyBatch, Batch, Conversations, Surrounded, where_real
 from mer_jax.evaluation.path_integral import integrate
+from mer_jax.models.context import join_rows, surrounded
 from mer_jax.models.family import Family
 from mer_jax.tasks import Task
 from mer_jax.training import step
+
+CONTEXT = "context"  # to hear the other turns, as a player beside the modalities
 
 
 class BatchAttribution(NamedTuple):
@@ -30,7 +33,11 @@ class BatchAttribution(NamedTuple):
     to the logit less the one where the path begins, but for the gap. gap: Float[batch], by which share of that change
     they miss it. points: Int[batch], gradients along the path; see `integrate`. VSC's choices can be jumps of the
     logit, over which no gradient leads however many points there are.
-    attention[m], kept: as in `models.family.Outputs`; kept is None without compression."""
+    attention[m], kept: as in `models.family.Outputs`; kept is None without compression.
+
+    Of conversations all of this is of every turn by itself, the other turns being as they are; to hear them is one more
+    player of the game, `context`. turns: Float[batch, turns], what the logit that the task explains loses if the
+    dialogue's turn is not heard, 0 for the turn itself; None without context."""
 
     logits: Any
     shapley: dict[str, Any]
@@ -39,6 +46,7 @@ class BatchAttribution(NamedTuple):
     kept: Any
     gap: Any = None
     points: Any = None
+    turns: Any = None
 
 
 def subsets(count: int) -> Bool[np.ndarray, "subsets count"]:
@@ -67,49 +75,106 @@ def without(batch: Batch, real: dict[str, Any]) -> Batch:
     return dataclasses.replace(batch, features=features, mask=mask)
 
 
+def explained_pieces(
+    apply: Callable[..., Any], model: step.EvalState, batch: AnyBatch
+) -> tuple[dict[str, Any], tuple[Batch | Surrounded, ...]]:
+    """The model's outputs for a standardised batch, and its rows as batches in which no row depends on another."""
+    outputs = apply(model.params, model.model_state, batch)[0]
+    if isinstance(batch, Conversations):
+        return outputs, surrounded(batch, outputs["utterance"])
+    return outputs, (batch,)
+
+
 def shapley_by_modality(
-    apply: Callable[..., Any], model: step.EvalState, batch: Batch
+    apply: Callable[..., Any], model: step.EvalState, batch: AnyBatch
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    """(the model's outputs, Shapley values of the modalities): a forward pass for every set of modalities, one after
-    the other. The batch is as it was read, not standardised."""
-    batch = step.standardize(batch, model.input_stats)
-    names = sorted(batch.mask)
-    sets = subsets(len(names))
+    """(the model's outputs, Shapley values of the modalities, and of `context` in conversations): a forward pass for
+    every set of them, one after the other. The batch is as it was read, not standardised."""
+    outputs, pieces = explained_pieces(apply, model, step.standardize(batch, model.input_stats))
+    ends = np.cumsum([piece.weight.shape[0] for piece in pieces])
+    logits = jnp.split(outputs["logits"], ends[:-1])
+    found = (_shapley(apply, model, piece, every) for piece, every in zip(pieces, logits, strict=True))
+    return outputs, jax.tree.map(join_rows, *found)
+
+
+def _shapley(
+    apply: Callable[..., Any], model: step.EvalState, piece: Batch | Surrounded, every: Float[Array, "batch width"]
+) -> dict[str, Array]:
+    """every: the logits with everything there."""
+    rows = piece.utterances if isinstance(piece, Surrounded) else piece
+    names = sorted(rows.mask)
+    players = [*names, CONTEXT] if isinstance(piece, Surrounded) else names
 
     def worth(there: Bool[Array, "count"]) -> Float[Array, "batch classes"]:
-        seen = without(batch, {m: there[i] for i, m in enumerate(names)})
+        seen = piece.map(lambda rows: without(rows, {m: there[i] for i, m in enumerate(names)}))
+        if isinstance(seen, Surrounded):
+            seen = dataclasses.replace(seen, heard=seen.heard & there[-1])
         return apply(model.params, model.model_state, seen)[0]["logits"]
 
-    outputs = apply(model.params, model.model_state, batch)[0]
-    worths = jnp.concatenate([jax.lax.map(worth, jnp.asarray(sets[:-1])), outputs["logits"][None]])
+    worths = jnp.concatenate([jax.lax.map(worth, jnp.asarray(subsets(len(players))[:-1])), every[None]])
     found = jnp.einsum(
-        "ms,sbc->mbc", jnp.asarray(shapley_weights(len(names)), worths.dtype), worths, precision="highest"
+        "ms,sbc->mbc", jnp.asarray(shapley_weights(len(players)), worths.dtype), worths, precision="highest"
     )
-    return outputs, {m: found[i] for i, m in enumerate(names)}
+    return dict(zip(players, found, strict=True))
+
+
+def turn_influence(
+    apply: Callable[..., Any], model: step.EvalState, batch: Conversations, task: Task
+) -> Float[Array, "batch turns"]:
+    """`turns` of `BatchAttribution`: a pass through what comes after the encoders for every turn. The batch is as it
+    was read."""
+    outputs, pieces = explained_pieces(apply, model, step.standardize(batch, model.input_stats))
+    explained, first, found = task.explained(outputs["logits"]), 0, []
+    for piece in pieces:
+        weight = explained[first : first + piece.weight.shape[0]]
+        first += piece.weight.shape[0]
+        found.append(_influence(apply, model, piece, weight))  # type: ignore[arg-type]
+    return join_rows(*found)
+
+
+def _influence(
+    apply: Callable[..., Any], model: step.EvalState, piece: Surrounded, explained: Float[Array, "batch width"]
+) -> Float[Array, "batch turns"]:
+    turns = jnp.arange(piece.heard.shape[1], dtype=jnp.int32)
+
+    def logit(heard: Bool[Array, "batch turns"]) -> Float[Array, "batch"]:
+        seen = dataclasses.replace(piece, heard=heard)
+        return (apply(model.params, model.model_state, seen)[0]["logits"] * explained).sum(-1)
+
+    every = logit(piece.heard)
+    left_out = jax.lax.map(lambda turn: logit(piece.heard & (turns != turn)[None]), turns)
+    return jnp.where(piece.heard & (turns[None] != piece.turn[:, None]), every[:, None] - left_out.T, 0)
 
 
 def attribute(
-    apply: Callable[..., Any], model: step.EvalState, batch: Batch, *, task: Task, family: Family
+    apply: Callable[..., Any], model: step.EvalState, batch: AnyBatch, *, task: Task, family: Family
 ) -> BatchAttribution:
     """Everything; a forward pass for every set of modalities, and what `integrate` costs."""
     outputs, values = shapley_by_modality(apply, model, batch)
     gradients, gap, points = integrated_gradients(apply, model, batch, task=task, family=family)
+    turns = turn_influence(apply, model, batch, task) if isinstance(batch, Conversations) else None
     return BatchAttribution(
-        outputs["logits"], values, gradients, outputs["attention"], outputs.get("kept"), gap, points
+        outputs["logits"], values, gradients, outputs["attention"], outputs.get("kept"), gap, points, turns
     )
 
 
 def integrated_gradients(
-    apply: Callable[..., Any], model: step.EvalState, batch: Batch, *, task: Task, family: Family
+    apply: Callable[..., Any], model: step.EvalState, batch: AnyBatch, *, task: Task, family: Family
 ) -> tuple[dict[str, Array], Float[Array, "batch"], Any]:
     """`integrated_gradients`, `gap` and `points` of `BatchAttribution`. The batch is as it was read."""
-    batch = step.standardize(batch, model.input_stats)
-    explained = task.explained(apply(model.params, model.model_state, batch)[0]["logits"])
+    _, pieces = explained_pieces(apply, model, step.standardize(batch, model.input_stats))
 
-    def logit(features: dict[str, Array]) -> Float[Array, "batch"]:
-        at = dataclasses.replace(batch, features=features)
-        return (apply(model.params, model.model_state, at)[0]["logits"] * explained).sum(-1)
+    def of(piece: Batch | Surrounded) -> tuple[dict[str, Array], Float[Array, "batch"], Any]:
+        rows = piece.utterances if isinstance(piece, Surrounded) else piece
+        explained = task.explained(apply(model.params, model.model_state, piece)[0]["logits"])
 
-    start = family.attribution_baseline(batch.features, batch.mask)
-    gradients, gap, points = integrate(logit, start, batch.features)
-    return {m: x.sum(range(2, x.ndim)) for m, x in gradients.items()}, gap, points
+        def logit(features: dict[str, Array]) -> Float[Array, "batch"]:
+            at = piece.map(lambda rows: dataclasses.replace(rows, features=features))
+            return (apply(model.params, model.model_state, at)[0]["logits"] * explained).sum(-1)
+
+        start = family.attribution_baseline(rows.features, rows.mask)
+        gradients, gap, points = integrate(logit, start, rows.features)
+        return {m: x.sum(range(2, x.ndim)) for m, x in gradients.items()}, gap, points
+
+    found: tuple[dict[str, Array], Array, Any] = jax.tree.map(join_rows, *map(of, pieces))
+    return found

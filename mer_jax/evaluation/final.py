@@ -27,10 +27,16 @@ from mer_jax.evaluation.summary import Tests, print_summary, summarise_points
 from mer_jax.runtime import run_log
 from mer_jax.runtime.console import console
 from mer_jax.tasks import Task
-from mer_jax.training.compiled import steps_per_epoch
 from mer_jax.training.resume import restore_finished
 from mer_jax.training.setup import Run
 from mer_jax.training.workdir import identity, is_finished, versions, with_old_defaults
+
+# What follows the protocol's name beside a score, and what it means, by data.context.
+HEARD = {
+    "none": ("", "every utterance by itself"),
+    "past": (", the past heard", "every turn with what was said before it"),
+    "both": (", past and future heard", "every turn with what was said before it and after it"),
+}
 
 
 def finish(run: Run, leaks: list[Any], cost: run_log.Cost, checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +73,7 @@ def finish(run: Run, leaks: list[Any], cost: run_log.Cost, checkpoint: dict[str,
     if config.train.inspect:
         first = next(r for r in tests if replicas[r].values == chosen["values"])
         write_inspection(run, first, *tests[first])
-    cost.write(config.train.epochs * steps_per_epoch(config, run.data))
+    cost.write(config.train.epochs * run.data.order.steps_per_epoch)
     run_log.write_json(run.workdir / "metrics.json", result)
     print_result(run.task, result, run.workdir)
     return result
@@ -80,15 +86,26 @@ def describe_protocol(run: Run, leaks: list[Any]) -> dict[str, Any]:
     honest = "scored once per replica, with the selected checkpoint"
     return {
         "name": split.protocol,
-        "title": split.title(),
+        "title": split.title() + HEARD[run.config.data.context][0],
         "description": split.description,
         "leaky": split.leaky,
         "split_sha256": protocols.sha256(run.corpus, split),
         "leakage": leakage.leak_lines(split, leaks),
+        "context": describe_context(run.config.data.context, leaks),
         "selection": f"best {by} {run.config.train.select}",
         "selects_on": by,
         "test": "best epoch of the test part itself" if split.selects_on_test else honest,
     }
+
+
+def describe_context(hears: str, leaks: list[Any]) -> dict[str, Any]:
+    """What metrics.json says of the other turns that were heard. test_turns_beside_training: of how many test
+    utterances others of their dialogue train, over all folds."""
+    beside = sum(leak["train-test"]["dialogue"]["utterances"] for leak in leaks)
+    words = HEARD[hears][1]
+    if hears != "none" and beside:
+        words += f"; {beside:,} test turns were heard next to turns that train"
+    return {"hears": hears, "in_words": words, "test_turns_beside_training": beside if hears != "none" else 0}
 
 
 def write_inspection(run: Run, r: int, rows: np.ndarray, predicted: np.ndarray) -> None:

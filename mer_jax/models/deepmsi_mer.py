@@ -7,7 +7,7 @@ fusion classifies. Any non-empty set of the three modalities will do."""
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mer_jax.config import Experiment, LossSettings, group, require, setting, split_names
-from mer_jax.data.batch import Batch
+from mer_jax.data.batch import AnyBatch, Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family, vsc
+from mer_jax.models.context import Context, by_group, context_of
 from mer_jax.models.fusion import EarlyFusion, MLPBlock, ProjectionHead, dense
 from mer_jax.models.layers import Number, drop_steps, is_off, masked_mean, split_key, sweepable, unit, value_of
 from mer_jax.models.losses import contrastive
@@ -74,6 +75,7 @@ class ContrastiveSettings(LossSettings):
 class DeepMSIExperiment(Experiment):
     """DeepMSI-MER on pre-extracted features."""
 
+    reads_conversations: ClassVar[bool] = True
     experiment: str = "deepmsi_mer"
     model: DeepMSISettings = group(DeepMSISettings)
     loss: ContrastiveSettings = group(ContrastiveSettings)
@@ -98,6 +100,8 @@ class DeepMSIExperiment(Experiment):
             require(decay == 0, "optim.ema_decay", decay, weights)
             whole = "1 with model.variant=published: its BatchNorm takes the mean of the whole batch"
             require(pieces == 1, "train.microbatches", pieces, whole)
+            alone = "none with model.variant=published: the official code reads one utterance at a time"
+            require(self.data.context == "none", "data.context", self.data.context, alone)
         known = set(self.data.modalities) <= set(self.known_modalities())
         names = "among text, audio, visual for DeepMSI-MER"
         require(known, "data.modalities", ",".join(self.data.modalities), names)
@@ -132,7 +136,7 @@ class DeepMSIMER(nnx.Module):
 
     widths: features per time step of each modality. outputs: how many logits. attended: of text and audio, those
     pooled over time by attention instead of the mean; for one vector it would be the same. temperature: of the
-    contrastive loss."""
+    contrastive loss. context: see `context_of`."""
 
     def __init__(
         self,
@@ -144,6 +148,7 @@ class DeepMSIMER(nnx.Module):
         outputs: int,
         temperature: Number,
         learn_temperature: bool,
+        context: Callable[[int, nnx.Rngs], Context] | None = None,
         rngs: nnx.Rngs,
     ):
         self.modalities = tuple(m for m in MODALITIES if m in widths)
@@ -167,7 +172,8 @@ class DeepMSIMER(nnx.Module):
         late = (len(self.modalities) * settings.projection, *settings.late_widths)
         steps = zip(late, settings.late_widths, strict=False)
         self.late = nnx.List([MLPBlock(a, b, settings.dropout, **how) for a, b in steps])
-        self.classifier = dense(settings.late_widths[-1], outputs, **how)
+        self.context = context(late[-1], rngs) if context else None
+        self.classifier = dense(late[-1], outputs, **how)
         self.temperature = sweepable(temperature)
         if learn_temperature:
             self.log_temperature = nnx.Param(jnp.log(jnp.float32(temperature)))
@@ -188,7 +194,32 @@ class DeepMSIMER(nnx.Module):
         he = not self.published
         self.tcn = TCN(token, settings.tcn_widths, settings.tcn_kernel, settings.tcn_dropout, he=he, rngs=rngs)
 
-    def __call__(self, batch: Batch, *, key: PRNGKeyArray | None = None) -> Outputs:
+    def __call__(self, batch: AnyBatch, *, key: PRNGKeyArray | None = None) -> Outputs:
+        x, projections, present, attention, kept = by_group(self._encode, batch, key)
+        utterance = x
+        if self.context is not None:
+            x = self.context(x, batch, key=None if key is None else jax.random.fold_in(key, 1))
+        temperature = jnp.asarray(value_of(self.temperature, jnp.float32), jnp.float32)
+        if self.learn_temperature:
+            temperature = jnp.exp(self.log_temperature[...])
+        found = Outputs(
+            logits=self.classifier(x),
+            projections=projections,
+            present=present,
+            temperature=temperature,
+            feature=x,
+            attention=attention,
+            kept=kept,
+        )
+        if self.context is not None:
+            found["utterance"] = utterance
+        return found
+
+    def _encode(
+        self, batch: Batch, key: PRNGKeyArray | None
+    ) -> tuple[Array, dict[str, Array], dict[str, Array], dict[str, Array], vsc.Kept | None]:
+        """Of every utterance by itself: what late fusion makes of it, Float[batch, dim]; `projections`, `present`,
+        `attention` and `kept` of the outputs."""
         hidden, early, tcn, *keys = split_key(key, 3 + len(self.modalities) + len(self.late))
         batch = dataclasses.replace(batch, mask=drop_steps(batch.mask, 0.0, self.modality_dropout, hidden))
         real = batch.weight > 0
@@ -206,18 +237,8 @@ class DeepMSIMER(nnx.Module):
         x = jnp.concatenate([projections[m] for m in self.modalities], axis=-1)
         for block, k in zip(self.late, late, strict=True):
             x = block(x, real, key=k)
-        temperature = jnp.asarray(value_of(self.temperature, jnp.float32), jnp.float32)
-        if self.learn_temperature:
-            temperature = jnp.exp(self.log_temperature[...])
-        return Outputs(
-            logits=self.classifier(x),
-            projections={m: unit(p) for m, p in projections.items()},
-            present={m: batch.mask[m].any(1) for m in self.modalities},
-            temperature=temperature,
-            feature=x,
-            attention=attention,
-            kept=kept,
-        )
+        present = {m: batch.mask[m].any(1) for m in self.modalities}
+        return x, {m: unit(p) for m, p in projections.items()}, present, attention, kept
 
     def _attend(
         self, modality: str, x: Float[Array, "batch time feat"], mask: Bool[Array, "batch time"]
@@ -270,7 +291,7 @@ class DeepMSIMER(nnx.Module):
 
 
 def objective(
-    config: DeepMSIExperiment, outputs: Outputs, batch: Batch, prior: Any, *, task: Task
+    config: DeepMSIExperiment, outputs: Outputs, batch: AnyBatch, prior: Any, *, task: Task
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mean classification loss + weight * mean contrastive loss over the pairs whose two modalities are there, over the
     samples that have both; the terms by name, with the number of positive pairs."""
@@ -329,6 +350,7 @@ def build_with(
             outputs=task.width,
             temperature=config.loss.temperature,
             learn_temperature=learned,
+            context=context_of(config),
             rngs=rngs,
         )
 

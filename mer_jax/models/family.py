@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from mer_jax import old_runs, schema
 from mer_jax.config import Experiment, fields, fields_without_result, flatten
-from mer_jax.data.batch import Batch, where_real
+from mer_jax.data.batch import AnyBatch, where_real
 from mer_jax.data.corpus import Manifest
 from mer_jax.errors import UserError
 from mer_jax.tasks import Task
@@ -28,13 +28,15 @@ class Outputs(TypedDict):
     logits: Float[batch, width], what the task reads. feature: Float[batch, dim], what is classified in the end.
     attention[m]: over the time steps of modality m, Float[batch, time] or, one row for each output,
     Float[batch, width, time]; a modality without attention is left out. kept: what became of the frames or of their
-    tokens, `models.vsc.Kept`, for a model that compresses them.
+    tokens, `models.vsc.Kept`, for a model that compresses them. utterance: Float[batch, dim], what is known of the
+    utterance before the other turns are heard, for a model that hears them; see `models.context`.
     """
 
     logits: Array
     feature: Array
     attention: dict[str, Array]
     kept: NotRequired[Any]
+    utterance: NotRequired[Array]
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +69,7 @@ def utterance_means(features: dict[str, Array], mask: dict[str, Array]) -> dict[
     return {m: mean(x, mask[m]) for m, x in features.items()}
 
 
-def keep_update(config: Any, old: Any, new: Any, outputs: Any, batch: Batch) -> Any:
+def keep_update(config: Any, old: Any, new: Any, outputs: Any, batch: AnyBatch) -> Any:
     """The optimiser's update as it is."""
     return new
 
@@ -88,9 +90,9 @@ class Family:
     """
 
     module: Callable[[Any, nnx.Rngs], nnx.Module]
-    objective: Callable[[Any, Any, Batch, Any], tuple[Array, dict[str, Array]]]
+    objective: Callable[[Any, Any, AnyBatch, Any], tuple[Array, dict[str, Array]]]
     sentence: str
-    after_update: Callable[[Any, Any, Any, Any, Batch], Any] = keep_update
+    after_update: Callable[[Any, Any, Any, Any, AnyBatch], Any] = keep_update
     frozen: Callable[[Path], bool] = lambda path: False
     reached: Callable[[Path], bool] = lambda path: True
     lr_factor: Callable[[Path], float] | None = None

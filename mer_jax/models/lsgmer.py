@@ -5,8 +5,8 @@ are made, how the classes axis is reduced and how the modalities are fused. Thos
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mer_jax.config import Experiment, LossSettings, group, require, setting
-from mer_jax.data.batch import Batch
+from mer_jax.data.batch import AnyBatch, Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
+from mer_jax.models.context import Context, by_group, context_of
 from mer_jax.models.layers import (
     BiGRU,
     MultiHeadAttention,
@@ -78,6 +79,7 @@ class JointObjectiveSettings(LossSettings):
 class LSGMERExperiment(Experiment):
     """LSGMER on any modalities."""
 
+    reads_conversations: ClassVar[bool] = True
     experiment: str = "lsgmer"
     model: LSGMERSettings = group(LSGMERSettings)
     loss: JointObjectiveSettings = group(JointObjectiveSettings)
@@ -144,7 +146,7 @@ class LSGMER(nnx.Module):
     """Any number of modalities -> emotion logits and the similarity of the fused feature to the label embeddings.
 
     widths: features per modality, in order. label_words: Float[classes, any], embeddings of the label words.
-    temperature: of the reduction `cosine`."""
+    temperature: of the reduction `cosine`. context: see `context_of`."""
 
     def __init__(
         self,
@@ -153,6 +155,7 @@ class LSGMER(nnx.Module):
         widths: Mapping[str, int],
         label_words: np.ndarray,
         temperature: Number,
+        context: Callable[[int, nnx.Rngs], Context] | None = None,
         rngs: nnx.Rngs,
     ):
         width, classes = settings.width, len(label_words)
@@ -174,14 +177,48 @@ class LSGMER(nnx.Module):
         else:
             self.fuse = nnx.Linear(len(widths) * width, width, rngs=rngs)
         self.fuse_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.context = context(width, rngs) if context else None
         if self.reduce == "rows":
             self.classifier = nnx.Linear(width, 1, use_bias=False, rngs=rngs)
             self.row_bias = nnx.Param(jnp.zeros((classes,)))
         else:
             self.classifier = nnx.Linear(width, classes, rngs=rngs)
 
-    def __call__(self, batch: Batch, *, key: PRNGKeyArray | None = None) -> Outputs:
-        *keys, first, last = split_key(key, len(self.modalities) + 2)
+    def __call__(self, batch: AnyBatch, *, key: PRNGKeyArray | None = None) -> Outputs:
+        last = self._keys(key)[-1]
+        fused, attention = by_group(self._encode, batch, key)  # [batch, classes or 1, dim]
+        utterance = fused.mean(1)
+        if self.context is not None:
+            # What the labels meet knows the dialogue; of rows through labels, each gets what their mean does.
+            fused = fused + (self.context(utterance, batch, key=split_key(last, 2)[0]) - utterance)[:, None]
+        labels = self.labels[...]
+        similarity = jnp.einsum("brd,cd->brc", unit(fused), unit(labels))
+        logits = self.classifier(dropout(fused, self.dropout, last))
+        found = Outputs(
+            logits=logits[:, 0],
+            similarity=similarity[:, 0],
+            fused=fused[:, 0],
+            feature=fused[:, 0],
+            attention=attention,
+        )
+        if self.reduce == "rows":
+            # Row c is the sample seen through label c: it is scored by itself and compared with its own label.
+            found["logits"] = logits[..., 0] + self.row_bias[...][None]
+            found["similarity"] = jnp.einsum("bcc->bc", similarity)
+            found["fused"], found["feature"] = fused, fused.mean(1)
+        if self.context is not None:
+            found["utterance"] = utterance
+        return found
+
+    def _keys(self, key: PRNGKeyArray | None) -> list[PRNGKeyArray | None]:
+        """Of every modality's branch, of what is hidden, of the rest."""
+        return split_key(key, len(self.modalities) + 2)
+
+    def _encode(
+        self, batch: Batch, key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "batch rows dim"], dict[str, Float[Array, "batch classes _"]]]:
+        """The fused feature of every utterance by itself, and what the labels attended to."""
+        *keys, first, _ = self._keys(key)
         labels = self.labels[...]
         mask = drop_steps(batch.mask, self.time_dropout, self.modality_dropout, first)
         enhanced = {
@@ -192,22 +229,7 @@ class LSGMER(nnx.Module):
         attention = {m: attended for m, (_, attended) in enhanced.items() if attended is not None}
         if self.reduce != "rows":
             rows = [self._reduce(h, labels)[:, None] for h in rows]
-        fused = self._fuse(rows)  # [batch, classes or 1, dim]
-        similarity = jnp.einsum("brd,cd->brc", unit(fused), unit(labels))
-        logits = self.classifier(dropout(fused, self.dropout, last))
-        if self.reduce == "rows":
-            # Row c is the sample seen through label c: it is scored by itself and compared with its own label.
-            return Outputs(
-                logits=logits[..., 0] + self.row_bias[...][None],
-                similarity=jnp.einsum("bcc->bc", similarity),
-                fused=fused,
-                feature=fused.mean(1),
-                attention=attention,
-            )
-        fused = fused[:, 0]
-        return Outputs(
-            logits=logits[:, 0], similarity=similarity[:, 0], fused=fused, feature=fused, attention=attention
-        )
+        return self._fuse(rows), attention
 
     def _reduce(
         self, h: Float[Array, "batch classes dim"], labels: Float[Array, "labels dim"]
@@ -262,7 +284,7 @@ def class_means(
 
 
 def update_labels(
-    config: LSGMERExperiment, old: dict[str, Any], new: dict[str, Any], outputs: Outputs, batch: Batch
+    config: LSGMERExperiment, old: dict[str, Any], new: dict[str, Any], outputs: Outputs, batch: AnyBatch
 ) -> dict[str, Any]:
     """The new params with the label embeddings' moving average done.
 
@@ -286,7 +308,7 @@ def apc(
 
 
 def objective(
-    config: LSGMERExperiment, outputs: Outputs, batch: Batch, prior: Any, *, task: Task
+    config: LSGMERExperiment, outputs: Outputs, batch: AnyBatch, prior: Any, *, task: Task
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """JOO of LSGMER: mean classification loss + lambda * mean APC, and the two terms by name."""
     settings = config.loss
@@ -304,7 +326,14 @@ def build(config: LSGMERExperiment, manifest: Manifest, task: Task) -> family.Fa
     widths = family.widths_of(config, manifest)
 
     def module(config: LSGMERExperiment, rngs: nnx.Rngs) -> LSGMER:
-        return LSGMER(config.model, widths=widths, label_words=words, temperature=config.loss.temperature, rngs=rngs)
+        return LSGMER(
+            config.model,
+            widths=widths,
+            label_words=words,
+            temperature=config.loss.temperature,
+            context=context_of(config),
+            rngs=rngs,
+        )
 
     return family.Family(
         module=module,

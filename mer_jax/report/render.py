@@ -87,7 +87,7 @@ def _data(run: FinishedRun) -> tuple[str, str]:
 
 
 def _split(run: FinishedRun) -> tuple[str, str]:
-    return run.metrics["protocol"]["title"], run.metrics["protocol"]["split_sha256"]
+    return run.metrics["protocol"]["name"], run.metrics["protocol"]["split_sha256"]
 
 
 def _note_on(runs: Sequence[FinishedRun], what: str, key: Callable[[FinishedRun], tuple[str, str]]) -> str:

@@ -33,6 +33,7 @@ def data_and_protocol(run: FinishedRun) -> str:
             f"<p><strong>{escaped(str(config.get('experiment', run.name)))}</strong> on corpus ",
             f"<strong>{escaped(data['name'])}</strong> ({escaped(modalities)}): {size}. ",
             f"Protocol <strong>{escaped(protocol['name'])}</strong>: {escaped(protocol['description'])}. ",
+            f"Heard is {escaped(protocol['context']['in_words'])}. " if "context" in protocol else "",
             f"Checkpoint: {escaped(with_titles(protocol['selection'], run.task))}; "
             f"test: {escaped(protocol['test'])}.</p>",
             alarms(run),

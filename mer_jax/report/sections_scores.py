@@ -73,7 +73,9 @@ def point_rows(run: FinishedRun, name: str = "", protocol: bool = False) -> list
 
 def _protocol_cell(run: FinishedRun) -> str:
     protocol = run.metrics["protocol"]
-    return escaped(protocol["name"]) + (' <strong class="problem">leaky</strong>' if protocol["leaky"] else "")
+    leaky = ' <strong class="problem">leaky</strong>' if protocol["leaky"] else ""
+    hears = protocol.get("context", {}).get("hears", "none")
+    return escaped(protocol["name"]) + leaky + (escaped(f", {hears} heard") if hears != "none" else "")
 
 
 def points(run: FinishedRun) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mer_jax.config import Experiment, with_values
 from mer_jax.data import loader
-from mer_jax.data.batch import Batch
+from mer_jax.data.batch import AnyBatch
 from mer_jax.data.corpus import Manifest
 from mer_jax.errors import UserError
 from mer_jax.models.family import Family, ReplicaInputs, check_outputs, family_of
@@ -53,11 +53,6 @@ class CompiledSteps:
     per_replica_batch: jax.sharding.NamedSharding
 
 
-def steps_per_epoch(config: Experiment, data: TrainingData) -> int:
-    """Updates in which as many utterances are read as train in any fold; the stream does not stop at an epoch's end."""
-    return -(-len(data.rows_of_training()) // config.train.batch_size)
-
-
 def model_of(config: Experiment, manifest: Manifest, task: Task) -> tuple[Family, FunctionalModel]:
     """The config's family and its model. Raises UserError, when it is first traced, if the model's outputs are not
     those of `family.Outputs`."""
@@ -69,7 +64,7 @@ def model_of(config: Experiment, manifest: Manifest, task: Task) -> tuple[Family
         frozen=family.frozen,
     )
 
-    def apply(params: Any, model_state: Any, batch: Batch, key: Any = None) -> tuple[Any, Any]:
+    def apply(params: Any, model_state: Any, batch: AnyBatch, key: Any = None) -> tuple[Any, Any]:
         outputs, model_state = model.apply(params, model_state, batch, key)
         check_outputs(outputs, batch.weight.shape[0], task, config.family())
         return outputs, model_state
@@ -98,7 +93,7 @@ def build(
     """`count`: replicas in the experiment. Raises UserError if memory cannot hold the replicas."""
     family, model = model_of(config, manifest, task)
     apply = step.microbatched(model.apply, config.train.microbatches)
-    objective = objective_for(config, family, config.train.epochs * steps_per_epoch(config, data))
+    objective = objective_for(config, family, config.train.epochs * data.order.steps_per_epoch)
     init = functools.partial(step.init_state, init=model.init, objective=objective)
     per_step = replicas_per_step(config, count)
     several = per_step > 1
@@ -109,19 +104,19 @@ def build(
         """A function of one replica -> the same of those that share a call."""
         return jax.vmap(one, in_axes, spmd_axis_name="replica") if several else one
 
-    def train(state: step.TrainState, weight: Any, source: Any, rows: Any, lengths: loader.PaddedLengths) -> Any:
-        batch = loader.materialize_batch(source, rows, lengths)
+    def train(state: step.TrainState, weight: Any, source: Any, rows: Any, shape: Any) -> Any:
+        batch = loader.materialize_batch(source, rows, shape)
         batch = jax.lax.with_sharding_constraint(batch, sharding.batch_sharding(mesh))
 
         def one(state: step.TrainState, weight: Any) -> Any:
-            weighed = dataclasses.replace(batch, weight=batch.weight * weight.astype(batch.weight.dtype))
+            weighed = batch.with_weight(batch.weight * weight.astype(batch.weight.dtype))
             return step.train_step(state, weighed, apply=apply, objective=objective)
 
         return of_all(one)(state, weight)
 
-    def score(model_: step.EvalState, source: Any, rows: Any, lengths: loader.PaddedLengths) -> Any:
+    def score(model_: step.EvalState, source: Any, rows: Any, shape: Any) -> Any:
         def one(model_: step.EvalState, rows: Any) -> Any:
-            batch = loader.materialize_batch(source, rows, lengths)
+            batch = loader.materialize_batch(source, rows, shape)
             return step.eval_step(model_, batch, apply=model.apply, task=task)
 
         return of_all(one)(model_, rows)

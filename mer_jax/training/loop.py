@@ -9,12 +9,10 @@ import jax
 from rich.markup import escape
 
 from mer_jax import config
-from mer_jax.data import loader
 from mer_jax.errors import UserError
 from mer_jax.runtime import checkpoint, distributed, run_log
 from mer_jax.runtime.console import Progress, Stopwatch, console
 from mer_jax.runtime.run_log import by_replica
-from mer_jax.training.compiled import steps_per_epoch
 from mer_jax.training.resume import data_identity
 from mer_jax.training.setup import Run
 
@@ -27,12 +25,10 @@ class Loop:
     ):
         self._run, self._checkpoints, self._profile, self._cost = run, checkpoints, profile, cost
         self._settings, self._start = run.config.train, start
-        self._epoch_steps = steps_per_epoch(run.config, run.data)
+        self._epoch_steps = run.data.order.steps_per_epoch
         self._total = self._settings.epochs * self._epoch_steps
-        batches, data = run.data.batches, run.config.data
-        rows, size = run.data.rows_of_training(), self._settings.batch_size
-        order = loader.training_order(batches.pool, rows, size, data.seed, data.group_by_length)
-        self._items = batches.training(order, start)
+        batches = run.data.batches
+        self._items = batches.training(run.data.order, start)
         self._ids = run.corpus.index["id"][batches.pool.rows]
         self._history = run_log.History(run.workdir, start, start // self._epoch_steps)
         self._watch = Stopwatch()
@@ -74,7 +70,7 @@ class Loop:
         with self._meter.waiting():
             source, row_positions, padded_lengths, rows = next(self._items)
         if self._reads is not None:
-            mine = self._run.data.batches.addressable_rows(rows)
+            mine = self._run.data.batches.addressable_rows(rows, padded_lengths)
             self._reads.step(step, self._ids[mine[mine >= 0]].tolist())
         self._terms = self._run.groups.train(live, source, row_positions, padded_lengths, rows)
         self._profile.after(step, self._terms)

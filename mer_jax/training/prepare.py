@@ -9,7 +9,8 @@ import numpy as np
 from rich.markup import escape
 
 from mer_jax.config import Experiment, max_lengths
-from mer_jax.data import length_limits, loader, pool
+from mer_jax.data import conversations, length_limits, loader, pool
+from mer_jax.data.conversation_source import ConversationSource
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.frames import View
 from mer_jax.data.pool import UtterancePool
@@ -28,7 +29,7 @@ class TrainingData:
     batches: what feeds them. folds: the protocol's folds, as positions in the pool. trains: Bool[folds, pool], which
     utterances train in each. inputs[i]: what replicas of fold i are given. counts[i]: what its parts hold. sentences:
     of the pool's utterances. unread: what of every modality's sequences is cut off, and problems: where that is
-    much."""
+    much. order: in which they train."""
 
     batches: loader.BatchSource
     folds: tuple[Fold, ...]
@@ -38,6 +39,7 @@ class TrainingData:
     sentences: list[str]
     unread: tuple[length_limits.Unread, ...] = ()
     problems: tuple[str, ...] = ()
+    order: Any = None
 
     @property
     def pool(self) -> UtterancePool:
@@ -56,10 +58,12 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
     """Reads every utterance of the split once: refuses bad records, measures the statistics, keeps what lives on the
     device."""
     settings = config.data
-    rows = np.unique(np.concatenate([getattr(fold, part) for fold in split.folds for part in PARTS]))
+    used = np.unique(np.concatenate([getattr(fold, part) for fold in split.folds for part in PARTS]))
+    rows = used if settings.context == "none" else conversations.heard_with(corpus, used)
     lengths = max_lengths(settings, corpus.manifest)
-    targets = task.targets(corpus, rows, soft=settings.soft_labels)
-    utterances = pool.select_utterances(corpus, rows, lengths, targets)
+    utterances = pool.select_utterances(
+        corpus, rows, lengths, targets_of(task, corpus, rows, used, settings.soft_labels)
+    )
     folds = tuple(
         Fold(fold.name, *(np.searchsorted(rows, getattr(fold, part)) for part in PARTS)) for fold in split.folds
     )
@@ -81,20 +85,29 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
     )
     progress.close()
     frames = config.frame_augmentation()
-    batches = loader.BatchSource(
-        corpus,
-        utterances,
-        settings.nonfinite,
-        mesh,
-        source=loader.pack(corpus, utterances, scan.features, mesh) if resident else None,
-        read_threads=settings.read_threads,
-        microbatches=config.train.microbatches,
-        view=None if frames is None else View(**vars(frames)),
-        seed=settings.seed,
+    feed: dict[str, Any] = {
+        "source": loader.pack(corpus, utterances, scan.features, mesh) if resident else None,
+        "read_threads": settings.read_threads,
+        "microbatches": config.train.microbatches,
+        "view": None if frames is None else View(**vars(frames)),
+        "seed": settings.seed,
+    }
+    batches = loader.BatchSource(corpus, utterances, settings.nonfinite, mesh, **feed)
+    if settings.context != "none":
+        dialogues = conversations.dialogues_of(corpus, rows, settings.context, settings.max_turns)
+        batches = ConversationSource(corpus, utterances, settings.nonfinite, mesh, dialogues=dialogues, **feed)
+    order = batches.training_order(
+        np.flatnonzero(trains.any(0)),
+        config.train.batch_size,
+        settings.seed,
+        settings.group_by_length,
+        config.train.epochs,
     )
     counts = tuple({part: part_counts(task, utterances, scan, getattr(fold, part)) for part in PARTS} for fold in folds)
     how = "on the device" if resident else "streamed" + " (decoded)" * (frames is not None)
     print_data_summary(config, corpus, split, counts, int(trains.any(0).sum()), f"{megabytes:.0f} MB {how}")
+    if about := batches.describe(order):
+        console.print(f"  {about}")
     cut = length_limits.unread(utterances.whole, lengths, corpus.manifest)
     problems = length_limits.unread_problems(cut, settings.max_length)
     if (before := length_limits.cut_in_extraction(corpus.manifest)) and before[2]:
@@ -105,7 +118,16 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
         console.print(f"  {note}")
     raw = () if settings.standardize else tuple(m for m in lengths if "pixels" not in corpus.modalities[m])
     inputs = tuple(replica_inputs(task, utterances, scan, i, fold, raw) for i, fold in enumerate(folds))
-    return TrainingData(batches, folds, trains, inputs, counts, scan.sentences, tuple(cut), tuple(problems))
+    return TrainingData(batches, folds, trains, inputs, counts, scan.sentences, tuple(cut), tuple(problems), order)
+
+
+def targets_of(task: Task, corpus: Corpus, rows: np.ndarray, used: np.ndarray, soft: bool) -> dict[str, np.ndarray]:
+    """The targets of the utterances `rows`; zeros for those that are only heard, which are not `used`."""
+    targets, at = task.targets(corpus, used, soft=soft), np.searchsorted(rows, used)
+    found = {name: np.zeros((len(rows), *values.shape[1:]), values.dtype) for name, values in targets.items()}
+    for name, values in targets.items():
+        found[name][at] = values
+    return found
 
 
 def is_resident(config: Experiment, megabytes: float) -> bool:

@@ -114,10 +114,11 @@ class ReplicaGroups:
             first = 0
             for (_, group), model in zip(groups, models, strict=True):
                 here = slice(first, first := first + len(group))
-                yield group, rows[here], model, source, self.on_devices(positions[here]), lengths
+                at = jax.tree.map(lambda x, here=here: x[here], positions)
+                yield group, rows[here], model, source, self.on_devices(at), lengths
 
-    def on_devices(self, values: np.ndarray) -> Any:
-        """[replicas, batch] of a group, on the devices as a compiled step takes it."""
+    def on_devices(self, values: Any) -> Any:
+        """Arrays [replicas, batch] of a group, on the devices as a compiled step takes them."""
         return sharding.device_put_global(self._alone(values), self._steps.per_replica_batch)
 
     def best(self, r: int) -> step.EvalState:

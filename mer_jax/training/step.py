@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
-from mer_jax.data.batch import Batch, where_real
+from mer_jax.data.batch import AnyBatch, Batch, where_real
 from mer_jax.models.family import ReplicaInputs
 from mer_jax.tasks.task import Evaluation, Task
 
@@ -48,8 +48,8 @@ class TrainState:
         return EvalState(self.ema or self.params, self.model_state, self.inputs.input_stats)
 
 
-Loss = Callable[[Any, Batch], tuple[Array, dict[str, Array]]]
-AfterUpdate = Callable[[Any, Any, Any, Batch], Any]
+Loss = Callable[[Any, AnyBatch], tuple[Array, dict[str, Array]]]
+AfterUpdate = Callable[[Any, Any, Any, AnyBatch], Any]
 
 
 class Objective(NamedTuple):
@@ -64,14 +64,17 @@ class Objective(NamedTuple):
     ema_decay: float
 
 
-def standardize(batch: Batch, input_stats: dict[str, Any]) -> Batch:
+def standardize(batch: AnyBatch, input_stats: dict[str, Any]) -> Any:
     """(x - mean) / scale along the last axis on the real time steps; padding stays zero."""
 
-    def of(m: str, x: Array) -> Array:
+    def of(m: str, x: Array, mask: Array) -> Array:
         mean, scale = (jnp.expand_dims(input_stats[m][name], range(x.ndim - 1)) for name in ("mean", "scale"))
-        return where_real(batch.mask[m], (x.astype(jnp.float32) - mean) / scale)
+        return where_real(mask, (x.astype(jnp.float32) - mean) / scale)
 
-    return dataclasses.replace(batch, features={m: of(m, x) for m, x in batch.features.items()})
+    def of_group(group: Batch) -> Batch:
+        return dataclasses.replace(group, features={m: of(m, x, group.mask[m]) for m, x in group.features.items()})
+
+    return batch.map(of_group)
 
 
 def init_state(
@@ -106,11 +109,11 @@ def microbatched(apply: Callable[..., Any], count: int) -> Callable[..., Any]:
     if count == 1:
         return apply
 
-    def whole(params: Any, model_state: Any, batch: Batch, key: Array) -> tuple[Any, Any]:
+    def whole(params: Any, model_state: Any, batch: AnyBatch, key: Array) -> tuple[Any, Any]:
         pieces = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
         @jax.checkpoint
-        def one(piece: tuple[Batch, Array]) -> Any:
+        def one(piece: tuple[AnyBatch, Array]) -> Any:
             return apply(params, model_state, *piece)[0]
 
         def join(x: Array) -> Array:
@@ -124,7 +127,7 @@ def microbatched(apply: Callable[..., Any], count: int) -> Callable[..., Any]:
 
 
 def gradients(
-    state: TrainState, batch: Batch, *, apply: Callable[..., Any], loss: Loss
+    state: TrainState, batch: AnyBatch, *, apply: Callable[..., Any], loss: Loss
 ) -> tuple[Any, tuple[dict[str, Array], Any, Any]]:
     """The gradient of the loss by params, and (loss terms, model outputs, new model state)."""
     key = jax.random.fold_in(state.key, state.step)
@@ -138,7 +141,7 @@ def gradients(
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, apply: Callable[..., Any], objective: Callable[[ReplicaInputs], Objective]
+    state: TrainState, batch: AnyBatch, *, apply: Callable[..., Any], objective: Callable[[ReplicaInputs], Objective]
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update of one replica.
 
@@ -160,7 +163,7 @@ def train_step(
     return state, terms | {"grad_norm": optax.tree.norm(grads)}
 
 
-def eval_step(model: EvalState, batch: Batch, *, apply: Callable[..., Any], task: Task) -> Evaluation:
+def eval_step(model: EvalState, batch: AnyBatch, *, apply: Callable[..., Any], task: Task) -> Evaluation:
     """What the task needs of the batch to score it."""
     outputs, _ = apply(model.params, model.model_state, standardize(batch, model.input_stats))
     return task.evaluate(outputs["logits"], batch.targets, batch.weight)
