@@ -15,7 +15,7 @@ from data_prep.sentences import normalise
 from mer_jax.data.corpus import Utterance
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
-from mer_jax.text_files import csv_records, seconds, whole_line
+from mer_jax.text_files import csv_records, readable, seconds, whole_line
 
 NEEDED = ("file", "label")
 OPTIONAL = ("sentence", "id", "split", "dialogue", "turn", "speaker", "session", "start", "end", "votes")
@@ -69,7 +69,7 @@ def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Cou
         if not (names if column in names else record)[column]:
             what = f"{brief(record[column])}, which names none" if record[column] else "empty"
             raise UserError(f"{where}: {column} is {what}")
-    if not Path(values.readable(where, "file", record["file"])).name:
+    if not Path(readable(where, "file", record["file"])).name:
         raise UserError(f"{where}: file is {brief(record['file'])}, which is a folder")
     if why := values.label(where, record["label"])["unlabelled"]:
         raise UserError(why)
@@ -105,7 +105,7 @@ def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Cou
 
 
 def _vote(text: str, where: str) -> tuple[str, str]:
-    rater, colon, label = (part.strip() for part in values.readable(where, "votes", text).partition(":"))
+    rater, colon, label = (part.strip() for part in readable(where, "votes", text).partition(":"))
     if not (rater and colon and label):
         raise UserError(f"{where}: votes has {text.strip()!r}, not RATER:LABEL, as in anna:happy; ben:sad")
     return rater, label

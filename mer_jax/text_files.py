@@ -1,4 +1,5 @@
-"""Text that people write, read by one rule everywhere: files in UTF-8, comma-separated values, times. No JAX."""
+"""Text that people write, read by one rule everywhere: files in UTF-8, comma-separated values,
+names, whole numbers, times. No JAX."""
 
 import codecs
 import csv
@@ -17,6 +18,9 @@ from mer_jax.plain import brief
 
 LATEST = 1e9  # seconds; no recording is as long
 NO_TIME = ("", "nan", "none", "null", "nat")  # what pandas and others write for it
+BLANK = ("", "nan", "none", "null", "nat", "n/a", "na", "#n/a", "<na>", "?", "-")  # names that stand for nothing
+LARGEST = 2**31 - 1  # an index holds turns as int32
+UNREADABLE = re.compile("[\x00\ud800-\udfff]")
 CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,2}):(\d{1,2}(?:[.,]\d{0,9})?)")  # 00:01:02.500, 1:02,5
 
 
@@ -134,6 +138,57 @@ def plain(where: str, field: str, value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return decoded(f"{where}: {field}", value) if isinstance(value, bytes) else value
+
+
+def is_blank(value: Any) -> bool:
+    """Says of a plain value whether it stands for nothing."""
+    if isinstance(value, str):
+        return value.strip().casefold() in BLANK
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def readable(where: str, field: str, text: str) -> str:
+    """Returns the text. Raises UserError if it holds what is no character."""
+    if found := UNREADABLE.search(text):
+        raise UserError(
+            f"{where}: the {field} {brief(text)} holds {found[0]!r}, which is no character that can be written"
+        )
+    return text
+
+
+def name(where: str, field: str, value: Any) -> str:
+    """Returns what somebody or something is called, "" for a blank; 5 and 5.0 are called 5. Raises UserError for what
+    is neither a name nor a number."""
+    value = plain(where, field, value)
+    if is_blank(value):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"{where}: the {field} is {in_words(value)}, not a name or number")
+    return readable(where, field, str(value))
+
+
+def whole_number(where: str, field: str, value: Any) -> int:
+    """Returns a whole number from 0, also of its text. Raises UserError for anything else."""
+    value = plain(where, field, value)
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.0*)?\s*", value):
+        value = float(value)
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
+    if not fits or int(value) != value:
+        raise UserError(f"{where}: the {field} is {in_words(value)}, not a whole number from 0")
+    return int(value)
+
+
+def in_words(value: Any) -> str:
+    """Returns what a value is, for a message: itself where that is short, else its kind."""
+    if isinstance(value, np.ndarray):
+        return f"an array {list(value.shape)} of {value.dtype}"
+    if isinstance(value, str | int | float | None):
+        return brief(value)
+    if isinstance(value, list | tuple) and len(value) < 9 and all(isinstance(x, str | int | float) for x in value):
+        return f"{brief(value)}"
+    return f"{type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")
 
 
 def seconds(where: str, field: str, value: Any) -> float | None:

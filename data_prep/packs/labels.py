@@ -5,11 +5,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from data_prep.packs import class_counts, values
+from data_prep.packs import class_counts
 from data_prep.packs.rows import PackRow
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
+from mer_jax.text_files import is_blank
 
 CODED = re.compile(r"(\D*?)(\d{1,30})(?:\.0*)?")  # e0, class_3, 2, 2.0
 JOINED = re.compile(r"\s*[/+&]\s*|\s+and\s+", re.IGNORECASE)
@@ -43,7 +44,7 @@ def name_labels(where: str, rows: Sequence[PackRow], declared: str | None) -> Na
     """Returns (labels, words, the known corpus and set that the counts are of, notes); the rows' numbers become names.
     Raises UserError if the order is neither declared nor told by the counts, or contradicts them."""
     order = tuple(name.strip() for name in declared.split(",")) if declared else ()
-    if blank := [name for name in order if values.is_blank(name)]:
+    if blank := [name for name in order if is_blank(name)]:
         raise UserError(f"--labels={declared}: {blank[0]!r} is no name of a class")
     if len(set(order)) < len(order):
         raise UserError(f"--labels={declared}: a class occurs twice")

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.packs import values
 from data_prep.packs.rows import DEFAULT, Pack, PackRow, Reading, row_of, row_or_error
 from data_prep.packs.values import vector
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
+from mer_jax.text_files import readable
 
 # Fields of every tuple layout, in order; `_` is not read. The order of the features is text, AUDIO, VISUAL.
 LAYERS = "text1 text2 text3 text4"
@@ -149,7 +149,7 @@ def read_tuple(
 
 def _name_of(path: Path, dialogue: Any) -> str:
     if isinstance(dialogue, str):
-        return values.readable(str(path), "name of a dialogue", str(dialogue))
+        return readable(str(path), "name of a dialogue", str(dialogue))
     if isinstance(dialogue, int | np.integer) or (isinstance(dialogue, float) and dialogue.is_integer()):
         return f"dia{int(dialogue)}"
     raise UserError(f"{path}: the name of a dialogue is {brief(dialogue)}, neither a text nor a whole number")

@@ -12,7 +12,7 @@ from mer_jax import text_files
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
-from mer_jax.text_files import seconds
+from mer_jax.text_files import LARGEST, in_words, is_blank, readable, seconds
 
 PARTS = {name: name for name in SPLITS} | {
     "training": "train",
@@ -22,14 +22,10 @@ PARTS = {name: name for name in SPLITS} | {
     "development": "valid",
     "testing": "test",
 }
-# Names and ids that stand for nothing.
-BLANK = ("", "nan", "none", "null", "nat", "n/a", "na", "#n/a", "<na>", "?", "-")
 TIES = ("tie", "ties", "xxx", "no agreement", "no majority", "undecided", "disagreement")  # IEMOCAP writes xxx
 NO_CLASS = ("unknown", "unlabelled", "unlabeled", "undefined", "no label", "no emotion label")
 SEVERAL = re.compile(r"[;|,\n\r\t]")
-LARGEST = 2**31 - 1  # an index holds turns as int32
 BITS = 64  # of a number; Python's can be of any length
-UNREADABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,23 +53,9 @@ def written(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def is_blank(value: Any) -> bool:
-    """Says of a plain value whether it stands for nothing."""
-    if isinstance(value, str):
-        return value.strip().casefold() in BLANK
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
 def name(where: str, field: str, value: Any) -> str:
-    """Returns an id, or what a dialogue or session is called, "" for a blank; 5 and 5.0 are called 5."""
-    value = plain(where, field, value)
-    if is_blank(value):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UserError(f"{where}: the {field} is {_in_words(value)}, not a name or number")
-    return readable(where, field, str(value))
+    """Returns `text_files.name`: an id, or what a dialogue or session is called."""
+    return text_files.name(where, field, plain(where, field, value))
 
 
 def word(where: str, field: str, value: Any) -> str:
@@ -81,33 +63,20 @@ def word(where: str, field: str, value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, str):
-        raise UserError(f"{where}: the {field} is {_in_words(value)}, not a text")
+        raise UserError(f"{where}: the {field} is {in_words(value)}, not a text")
     return readable(where, field, str(value))
 
 
-def readable(where: str, field: str, text: str) -> str:
-    if found := UNREADABLE.search(text):
-        raise UserError(
-            f"{where}: the {field} {brief(text)} holds {found[0]!r}, which is no character that can be written"
-        )
-    return text
-
-
 def whole_number(where: str, field: str, value: Any) -> int:
-    value = plain(where, field, value)
-    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.0*)?\s*", value):
-        value = float(value)
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
-    if not fits or int(value) != value:
-        raise UserError(f"{where}: the {field} is {_in_words(value)}, not a whole number from 0")
-    return int(value)
+    """Returns `text_files.whole_number`."""
+    return text_files.whole_number(where, field, plain(where, field, value))
 
 
 def time(where: str, field: str, value: Any) -> float | None:
     """Returns a time in seconds, None if there is none."""
     value = plain(where, field, value)
     if isinstance(value, list | tuple | dict | np.ndarray):
-        raise UserError(f"{where}: {field} is {_in_words(value)}, not a number of seconds or HH:MM:SS.mmm")
+        raise UserError(f"{where}: {field} is {in_words(value)}, not a number of seconds or HH:MM:SS.mmm")
     return seconds(where, field, value)
 
 
@@ -116,7 +85,7 @@ def part(where: Any, value: Any) -> str:
     value = plain(str(where), "split", value)
     split = PARTS.get(value.strip().casefold()) if isinstance(value, str) else None
     if split is None:
-        raise UserError(f"{where}: part {_in_words(value)} is not one of {', '.join(PARTS)}")
+        raise UserError(f"{where}: part {in_words(value)} is not one of {', '.join(PARTS)}")
     return split
 
 
@@ -159,17 +128,17 @@ def label(where: str, value: Any) -> dict[str, Any]:
             why = f"the label is {brief(text)}, which is several"
         return {"label": text, "unlabelled": why and f"{where}: {why}"}
     if is_blank(value) or (isinstance(value, list | tuple | np.ndarray) and not np.size(np.asarray(value, object))):
-        return {"label": "", "unlabelled": f"{where}: there is no label ({_in_words(value)})"}
+        return {"label": "", "unlabelled": f"{where}: there is no label ({in_words(value)})"}
     if isinstance(value, int | float):
         if not isinstance(value, bool) and 0 <= value <= LARGEST and int(value) == value:
             return {"label": int(value), "unlabelled": ""}
         why = "stands for none" if value < 0 else "is no whole number from 0"
-        return {"label": "", "unlabelled": f"{where}: the label is {_in_words(value)}, which {why}"}
+        return {"label": "", "unlabelled": f"{where}: the label is {in_words(value)}, which {why}"}
     if not isinstance(value, list | tuple | np.ndarray):
-        return {"label": "", "unlabelled": f"{where}: the label is {_in_words(value)}, not a name or number"}
+        return {"label": "", "unlabelled": f"{where}: the label is {in_words(value)}, not a name or number"}
     if (hot := one_hot(value)) is not None:
         return {"label": hot, "unlabelled": ""}
-    return {"label": "", "unlabelled": f"{where}: the label is {_in_words(value)}: several, or none"}
+    return {"label": "", "unlabelled": f"{where}: the label is {in_words(value)}: several, or none"}
 
 
 def vector(where: str, field: str, value: Any) -> np.ndarray:
@@ -181,20 +150,10 @@ def vector(where: str, field: str, value: Any) -> np.ndarray:
         rows = not flat and all((isinstance(x, np.ndarray) and x.ndim == 1) or _is_flat(x) for x in value)
         value = np.array(value) if flat or (rows and len({len(x) for x in value}) == 1) else value
     if not isinstance(value, np.ndarray) or value.ndim not in (1, 2) or value.dtype.kind not in "fiu":
-        what = _in_words(value) if isinstance(value, np.ndarray) else type(value).__name__
+        what = in_words(value) if isinstance(value, np.ndarray) else type(value).__name__
         raise UserError(f"{where}: {field} is {what}, not a vector or a sequence of vectors of numbers")
     return np.atleast_2d(np.asarray(value))  # a plain array, whatever class the pickle gave it
 
 
 def _is_flat(x: Any) -> bool:
     return isinstance(x, list | tuple) and all(isinstance(n, int | float | np.number) for n in x)
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"an array {list(value.shape)} of {value.dtype}"
-    if isinstance(value, str | int | float | None):
-        return brief(value)
-    if isinstance(value, list | tuple) and len(value) < 9 and all(isinstance(x, str | int | float) for x in value):
-        return f"{brief(value)}"
-    return f"{type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")
