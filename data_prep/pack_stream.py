@@ -5,11 +5,12 @@
 
 FILE and the flags are those of data_prep.import_pack. OUT holds TFRecords as data_prep.stream answers with: `hello`,
 JSON of the modalities' extractors and of the text encoder, or `error`; then an Example for each utterance, with its
-label where the pack has one that has a name; or with `error`.
+label where the pack has one that has a name; or with `error`. The dialogue of an utterance that is of none is "".
 """
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,17 @@ def records(arguments: argparse.Namespace) -> Iterator[bytes]:
     if encodes:
         hello |= {"provenance": {"text_encoder": encoder.identity}}
     yield encode_example({"hello": json.dumps(hello, ensure_ascii=False).encode()})
+    sizes = Counter(row.dialogue for row in pack.rows)
     for row in pack.rows:
+        if row.dialogue == row.id and sizes[row.dialogue] == 1:  # as utterances without a dialogue are read
+            row.dialogue = ""
         yield record_of(row)
 
 
 def record_of(row: PackRow) -> bytes:
     if row.error:
-        return encode_example({"id": _bytes(row.id), "error": _bytes(row.error)})
+        place: dict[str, Any] = {"dialogue": _bytes(row.dialogue), "turn": [row.turn], "speaker": _bytes(row.speaker)}
+        return encode_example({"id": _bytes(row.id), "error": _bytes(row.error), **(place if row.dialogue else {})})
     fields = {
         name: getattr(row, name) for name in ("id", "split", "dialogue", "turn", "speaker", "session", "sentence")
     }

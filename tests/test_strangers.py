@@ -319,22 +319,27 @@ def test_features_that_saw_labels_can_be_said_to_on_any_import(tmp_path, monkeyp
     assert importer.trained_parts(["text=train,valid", "audio=none"]) == {"text": ("train", "valid"), "audio": ()}
 
 
-@pytest.mark.parametrize("drop", [("label",), ("label", "split"), ("split",), ("label", "split", "id")])
-def test_prediction_needs_no_label_and_no_part_and_a_bad_row_costs_itself(drop, tmp_path, monkeypatch):
+def packed_items(tmp_path, rows):
+    """The items that the rows of a pack become."""
     from data_prep import pack_stream
     from mer_jax.data import records
     from mer_jax.predict.encoder_client import item_of
 
+    pack_stream.main([str(pickled(tmp_path / "p.pkl", rows)), f"--records={tmp_path / 'out'}"])
+    with open(tmp_path / "out", "rb") as file:
+        hello, *found = iter(lambda: records.read_record(file), None)
+    assert "hello" in records.decode_example(hello)
+    return [item_of(record, ("audio",)) for record in found]
+
+
+@pytest.mark.parametrize("drop", [("label",), ("label", "split"), ("split",), ("label", "split", "id")])
+def test_prediction_needs_no_label_and_no_part_and_a_bad_row_costs_itself(drop, tmp_path, monkeypatch):
     rows = [{name: value for name, value in row.items() if name not in drop} for row in utterances(8)]
     rows[2]["audio"] = "none"
     rows[4]["audio"] = np.array([1e300, 1, 2, 3])
     rows[5]["start"] = "soon"
     rows[6] |= {"label": None, "split": None}
-    path = pickled(tmp_path / "p.pkl", rows)
-    pack_stream.main([str(path), f"--records={tmp_path / 'out'}"])
-    with open(tmp_path / "out", "rb") as file:
-        assert "hello" in records.decode_example(records.read_record(file))
-        found = [item_of(record, ("audio",)) for record in iter(lambda: records.read_record(file), None)]
+    found = packed_items(tmp_path, rows)
     assert [bool(item.error) for item in found] == [i in (2, 4, 5) for i in range(8)]
     assert [item.id[-1] for item in found] == list("01234567")
     for item, row in zip(found, rows, strict=True):
@@ -343,6 +348,30 @@ def test_prediction_needs_no_label_and_no_part_and_a_bad_row_costs_itself(drop, 
             assert item.label == (row.get("label") or "")
     for i, words in ((2, "audio is str"), (4, "beyond float32"), (5, "start is 'soon'")):
         assert words in found[i].error
+
+
+def places(items):
+    return [(item.dialogue, item.turn, item.speaker) for item in items]
+
+
+def test_a_pack_says_who_speaks_when(tmp_path):
+    """Also of a row that cannot be used. A dialogue may be called as one of its utterances is."""
+    audio = np.arange(3.0)
+    rows = [
+        {"id": f"u{i}", "dialogue": "d", "turn": 5 - i, "speaker": "FM"[i % 2], "audio": audio + i} for i in range(4)
+    ]
+    rows += [{"id": name, "dialogue": "e", "turn": turn, "audio": audio} for turn, name in enumerate(("e", "e1"))]
+    rows.append({"id": "f", "dialogue": "", "turn": 3, "audio": audio, "speaker": "M"})
+    rows[2]["audio"] = np.array([1e300, 1.0, 2.0])
+    found = packed_items(tmp_path, rows)
+    of_d = [("d", 5 - i, "FM"[i % 2]) for i in range(4)]
+    assert places(found) == [*of_d, ("e", 0, ""), ("e", 1, ""), ("", None, "M")]
+    assert [item.error != "" for item in found] == [i == 2 for i in range(7)]
+
+
+def test_a_pack_without_dialogues_has_none_to_predict(tmp_path):
+    found = packed_items(tmp_path, [{"id": f"u{i}", "audio": np.arange(3.0) + i} for i in range(4)])
+    assert set(places(found)) == {("", None, "")}
 
 
 def test_a_dict_to_predict_may_hold_anything():

@@ -16,8 +16,9 @@ from typing import Any, Protocol, runtime_checkable
 from mer_jax.data import corpus, records
 from mer_jax.data.corpus import Manifest
 from mer_jax.errors import UserError, at
-from mer_jax.predict.item import Item
+from mer_jax.predict.item import PLACE, Item
 
+FOR_THE_ITEM = (*PLACE, "notes")  # fields of a request that go by the encoders
 MAX_PENDING = 16  # requests on their way to the encoders
 
 
@@ -91,29 +92,32 @@ class EncoderClient:
         return float(answer["seconds"][0])
 
     def items(self, requests: Iterable[dict[str, Any]]) -> Iterator[Item]:
-        """An item for each request (see data_prep/stream.py), in order, encoded a few ahead of who takes them."""
+        """An item for each request, in order, encoded a few ahead of who takes them. A request is what
+        data_prep/stream.py reads; its fields `FOR_THE_ITEM` become the item's."""
         with self._lock:
             process = self._process or self._start()
-            sent: queue.Queue[bool] = queue.Queue(MAX_PENDING)
+            sent: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_PENDING)
             failed: list[BaseException] = []
             abandoned = threading.Event()
 
             def send_all() -> None:
                 try:
                     for request in requests:
-                        sent.put(True)
+                        sent.put({name: request[name] for name in FOR_THE_ITEM if name in request})
                         if abandoned.is_set():
                             return
-                        self._send(process, request)
+                        self._send(process, {k: v for k, v in request.items() if k not in FOR_THE_ITEM})
                 except BaseException as error:  # goes to who takes the items
                     failed.append(error)
                 finally:
-                    sent.put(False)
+                    sent.put(None)
 
             threading.Thread(target=send_all, daemon=True).start()
             try:
-                while sent.get():
-                    yield item_of(self._receive(process), self._model.modalities)
+                while (kept := sent.get()) is not None:
+                    item = item_of(self._receive(process), self._model.modalities)
+                    notes = (*kept.pop("notes", ()), *item.notes)
+                    yield dataclasses.replace(item, notes=notes, **kept)
             except BaseException:
                 abandoned.set()
                 self.close()  # answers that nobody takes would meet the next requests
@@ -172,10 +176,12 @@ class EncoderClient:
 
 
 def item_of(record: bytes, modalities: Iterable[str]) -> Item:
-    """The item in a record of data_prep/stream.py or data_prep/pack_stream.py."""
+    """The item in a record of data_prep/stream.py or data_prep/pack_stream.py. Without a dialogue it has no turn."""
     raw = records.decode_example(record)
     if "error" in raw:
-        return Item(id=bytes(raw["id"][0]).decode(), error=bytes(raw["error"][0]).decode())
+        name, error, dialogue, speaker = (_text_in(raw, name) for name in ("id", "error", "dialogue", "speaker"))
+        turn = raw["turn"][0] if dialogue else None
+        return Item(name, error=error, dialogue=dialogue, turn=turn, speaker=speaker)
     found = corpus.from_example(record, modalities)
     notes, words = (tuple(bytes(one).decode() for one in raw.get(name, ())) for name in ("notes", "words"))
     return Item(
@@ -187,4 +193,11 @@ def item_of(record: bytes, modalities: Iterable[str]) -> Item:
         end=found.end,
         notes=notes,
         words=words,
+        dialogue=found.dialogue,
+        turn=found.turn if found.dialogue else None,
+        speaker=found.speaker,
     )
+
+
+def _text_in(example: dict[str, list[Any]], name: str) -> str:
+    return bytes(example[name][0]).decode() if name in example else ""

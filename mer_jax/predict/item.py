@@ -6,6 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mer_jax.errors import UserError
+from mer_jax.plain import brief
+
+PLACE = ("dialogue", "turn", "speaker")  # fields that say where in a conversation an utterance stands
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:
@@ -13,7 +18,8 @@ class Item:
 
     features[m]: Float[time, feat], or frames; `error` says why there are none. label: as the input knows it, often
     empty. start, end: seconds in the file. notes: what was done to it, for people. words: the sentence in pieces, one
-    for each time step of text, where its encoder tells; empty for the encoder's own marks.
+    for each time step of text, where its encoder tells; empty for the encoder's own marks. dialogue, turn: where it
+    stands in which conversation, if it is of one; turns count up, with gaps or without. speaker: who speaks, if known.
     """
 
     id: str
@@ -25,6 +31,17 @@ class Item:
     notes: tuple[str, ...] = ()
     error: str = ""
     words: tuple[str, ...] = ()
+    dialogue: str = ""
+    turn: int | None = None
+    speaker: str = ""
+
+
+def check_place(where: str, dialogue: str, turn: int | None) -> None:
+    """Raises UserError unless an utterance has both a dialogue and a turn, or neither."""
+    if dialogue and turn is None:
+        raise UserError(f"{where}: it is of dialogue {brief(dialogue)} and has no turn; number the turns from 0")
+    if turn is not None and not dialogue:
+        raise UserError(f"{where}: it is turn {turn} of no dialogue; name the dialogue, too")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +51,8 @@ class InputOptions:
     sentence: what is said in the one clip; or transcript_file: the .srt, .vtt or .txt that has it. window, hop:
     seconds; a clip becomes windows that begin every hop (the window's length if 0). only: ids of a corpus's utterances;
     the others are left out. any_extractor: features need not be made as the run's were. pack: more arguments of
-    `python -m data_prep.pack_stream`, through which packs go.
+    `python -m data_prep.pack_stream`, through which packs go. by_dialogue: the utterances of a corpus, shard or table
+    come dialogue by dialogue, in the order of their turns.
     """
 
     sentence: str | None = None
@@ -44,6 +62,7 @@ class InputOptions:
     only: Collection[str] | None = None
     any_extractor: bool = False
     pack: Sequence[str] = ()
+    by_dialogue: bool = False
 
     @property
     def transcript(self) -> Path | None:

@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +16,7 @@ import numpy as np
 
 from mer_jax.files import atomic_file
 from mer_jax.plain import for_spreadsheet, for_terminal
+from mer_jax.predict.item import PLACE
 from mer_jax.tasks import Task
 
 PROGRESS_SECONDS = 2.0  # seconds between two lines of progress on a terminal; ten times that elsewhere
@@ -29,8 +32,12 @@ def open_output(path: Path | None, task: Task) -> Iterator[Write]:
     if path is None:
         yield print_json_line
         return
+    if path.suffix == ".csv":
+        with open_table(path, task) as write:
+            yield write
+        return
     with atomic_file(path, "w", encoding="utf-8", newline="") as file:
-        yield table_writer(file, task) if path.suffix == ".csv" else json_line_writer(file)
+        yield json_line_writer(file)
 
 
 def json_line(found: Any) -> str:
@@ -48,21 +55,34 @@ def json_line_writer(file: IO[str]) -> Write:
     return write
 
 
-def table_writer(file: IO[str], task: Task) -> Write:
-    """Writes the header; the columns between the times and the label are those of the task's output."""
-    writer = csv.writer(file)
+@contextlib.contextmanager
+def open_table(path: Path, task: Task) -> Iterator[Write]:
+    """A function that writes a row. The columns between the times and the label are those of the task's output. Those
+    of `PLACE` are there if any row has one of them: until that is known, the rows wait in a file without a name."""
     columns = [name for name, _ in _flat(task.describe_prediction(np.zeros(task.width)))]
-    titles = map(for_spreadsheet, columns)
-    writer.writerow(["id", "start", "end", *titles, "label", "sentence", "notes", "error"])
+    titles = ["id", *PLACE, "start", "end", *map(for_spreadsheet, columns), "label", "sentence", "notes", "error"]
+    placed = False
+    with (
+        atomic_file(path, "w", encoding="utf-8", newline="") as file,
+        tempfile.TemporaryFile("w+", dir=path.parent) as waiting,
+    ):
 
-    def write(found: Any) -> None:
-        values = [""] * len(columns) if found.error else [value for _, value in _flat(found.output)]
-        cells = [f"{value:.6f}" if isinstance(value, float) else for_spreadsheet(value) for value in values]
-        times = ["" if x is None else f"{x:g}" for x in (found.start, found.end)]
-        about = [found.label, found.sentence, "; ".join(found.notes), found.error]
-        writer.writerow([for_spreadsheet(found.id), *times, *cells, *map(for_spreadsheet, about)])
+        def write(found: Any) -> None:
+            nonlocal placed
+            place = ["" if (x := getattr(found, name)) is None else for_spreadsheet(x) for name in PLACE]
+            placed = placed or place != [""] * len(PLACE)
+            values = [""] * len(columns) if found.error else [value for _, value in _flat(found.output)]
+            cells = [f"{value:.6f}" if isinstance(value, float) else for_spreadsheet(value) for value in values]
+            times = ["" if x is None else f"{x:g}" for x in (found.start, found.end)]
+            about = [found.label, found.sentence, "; ".join(found.notes), found.error]
+            row = [for_spreadsheet(found.id), *place, *times, *cells, *map(for_spreadsheet, about)]
+            waiting.write(json.dumps(row) + "\n")
 
-    return write
+        yield write
+        waiting.seek(0)
+        writer = csv.writer(file)
+        for row in itertools.chain([titles], map(json.loads, waiting)):
+            writer.writerow(row if placed else [row[0], *row[1 + len(PLACE) :]])
 
 
 def _flat(output: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

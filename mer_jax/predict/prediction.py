@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from mer_jax.predict.item import PLACE
+
 EMPTY: tuple[Any, ...] = ("", (), None, {})
 
 
@@ -40,7 +42,8 @@ class Prediction:
 
     output: what the task says of it, see `Task.describe_prediction`; for classes `prediction`, a name, and calibrated
     `probabilities` by name. Its entries are attributes, too. They are empty where `error` says what is wrong with the
-    input. label: as the input has it, often empty. start, end: seconds in the file. notes, words: as in `item.Item`.
+    input. label: as the input has it, often empty. start, end: seconds in the file. notes, words,
+    dialogue, turn, speaker: as in `item.Item`.
     """
 
     id: str
@@ -52,6 +55,9 @@ class Prediction:
     notes: tuple[str, ...] = ()
     error: str = ""
     words: tuple[str, ...] = ()
+    dialogue: str = ""
+    turn: int | None = None
+    speaker: str = ""
     attribution: Attribution | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -62,10 +68,9 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without what is empty."""
-        fields = {
-            name: getattr(self, name) for name in ("label", "sentence", "start", "end", "notes", "error", "words")
-        }
-        found = {"id": self.id, **_rounded(self.output), **fields}
+        place = {name: getattr(self, name) for name in PLACE}
+        rest = {name: getattr(self, name) for name in ("label", "sentence", "start", "end", "notes", "error", "words")}
+        found = {"id": self.id, **place, **_rounded(self.output), **rest}
         found = {name: value for name, value in found.items() if value not in EMPTY}
         if self.attribution is not None:
             found["attribution"] = self.attribution.to_json()
