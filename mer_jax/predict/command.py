@@ -3,12 +3,20 @@
     python -m mer_jax.predict RUN clip.wav               what is said in it is in clip.srt, clip.vtt or clip.txt
     python -m mer_jax.predict RUN clip.mp4 --sentence "Oh, really?"
     python -m mer_jax.predict RUN talk.wav --window 5 --out talk.csv       a line for every 5 seconds
+    python -m mer_jax.predict RUN talk.vtt --out talk.jsonl                who speaks is in <v Anna>, or before a colon
     python -m mer_jax.predict RUN data/mine pack.pkl clips/ sentences.txt table.csv --out all.jsonl
 
-An INPUT is a corpus folder, one of its .tfrecord shards, a feature pack, a clip, a folder of clips, a .txt with a
-sentence a line, or a .csv with the columns `file`, `sentence` (one may be missing), `id`, `start`, `end`. Clips are
-encoded as the run's corpus was (needs `pip install -e ".[prep]"`); the encoders are those of its manifest, checked to
-the sha256 of their weights. A pack's sentences without features go through the text encoder among them.
+An INPUT is a corpus folder, one of its .tfrecord shards, a feature pack, a clip, a folder of clips, a transcript (.srt,
+.vtt), a .txt with a sentence a line, or a .csv with the columns `file`, `sentence` (one may be missing), `id`, `start`,
+`end`, `dialogue`, `turn`, `speaker`. Clips are encoded as the run's corpus was (needs `pip install -e ".[prep]"`); the
+encoders are those of its manifest, checked to the sha256 of their weights. A pack's sentences without features go
+through the text encoder among them.
+
+A transcript alone is a conversation, with a turn for every caption. So is a .txt, and without --window a clip, whose
+transcript says who speaks: <v Anna> in a .vtt, or lines that begin with `Anna: `, `ANNA: ` or `[Anna]: `. All lines
+must, or the first and at least every fourth, with a name that comes back: a line without one is of the speaker before.
+In a table without turns the order of its rows is that of a dialogue's turns. Dialogue, turn and speaker are in the
+output where they are known.
 
 Probabilities are temperature-scaled on the run's validation part where that was found to help; stderr says so. Exit
 code 1 if any input could not be used; the others are there all the same. Memory does not grow with the inputs, but that

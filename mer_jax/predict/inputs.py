@@ -6,6 +6,7 @@ no PyTorch here.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -18,20 +19,28 @@ from typing import Any
 
 import numpy as np
 
+from mer_jax import text_files
 from mer_jax.data import records
 from mer_jax.data.corpus import Corpus, Manifest, encoder_of, hub_name
 from mer_jax.data.frames import EncodedFrames
 from mer_jax.errors import UserError
 from mer_jax.plain import brief, cause
 from mer_jax.predict.encoder_client import EncoderClient, EncoderLocations, EncodersUnavailable, ModelSpec, item_of
-from mer_jax.predict.item import InputOptions, Item
+from mer_jax.predict.item import InputOptions, Item, check_place
 from mer_jax.predict.requests import MEDIA, requests_of
-from mer_jax.text_files import plain, seconds
+from mer_jax.text_files import is_blank, plain, seconds, whole_number
 
 PACKS = (".pkl", ".pickle", ".p", ".pk", ".pt", ".pth", ".npz", ".npy", ".h5", ".hdf5", ".parquet", ".tsv")
 PICKLES = "*/*/*.pkl"  # of DeepMSI-MER's folders
 # A folder is a "corpus", if it has a manifest.json, a "pack", if it has such pickles, or a "folder" of clips.
-KINDS = {"clip": MEDIA, "pack": PACKS, "table": (".csv",), "list of sentences": (".txt",), "shard": (".tfrecord",)}
+KINDS = {
+    "clip": MEDIA,
+    "pack": PACKS,
+    "table": (".csv",),
+    "transcript": (".srt", ".vtt"),
+    "list of sentences": (".txt",),
+    "shard": (".tfrecord",),
+}
 LARGEST = 1e300  # of a number that is an id
 NO_OPTIONS = InputOptions()
 
@@ -52,8 +61,8 @@ def kind_of(path: Path, options: InputOptions = NO_OPTIONS) -> str:
     if found is None:
         raise UserError(
             f"{path}: what to do with a {suffix or 'file without an ending'} is not known; clips end in "
-            f"{', '.join(MEDIA)}, packs in {', '.join(PACKS)}, tables in .csv, sentences in .txt, shards of a corpus "
-            "in .tfrecord"
+            f"{', '.join(MEDIA)}, packs in {', '.join(PACKS)}, tables in .csv, transcripts in .srt and .vtt, "
+            "sentences in .txt, shards of a corpus in .tfrecord"
         )
     return found
 
@@ -88,9 +97,11 @@ def items_of(
     """The items of what `Predictor.predict` takes, one after the other.
 
     A path is a corpus folder; a .tfrecord of one; a pack; a clip, with what is said in it in a file of the same name
-    (.srt, .vtt, .txt) or in the options; a .txt without a clip, a sentence a line; a .csv with the columns `file`,
-    `sentence` (one may be missing), `id`, `start`, `end`; a folder of clips. encoders: what encodes clips, to be used
-    again; otherwise they are started where they are needed, and ended. Raises UserError.
+    (.srt, .vtt, .txt) or in the options; an .srt, .vtt or .txt without a clip; a .csv with the columns `file`,
+    `sentence` (one may be missing), `id`, `start`, `end`, `dialogue`, `turn`, `speaker`; a folder of clips. A
+    transcript without a clip is a conversation, a turn a line, and so is a clip whose transcript says who speaks; but a
+    .txt in which nobody is named is a list of sentences. encoders: what encodes clips, to be used again; otherwise they
+    are started where they are needed, and ended. Raises UserError.
     """
     options = options or InputOptions()
     if isinstance(inputs, Mapping):
@@ -107,7 +118,7 @@ def items_of(
     with contextlib.nullcontext(encoders) if encoders else EncoderClient(model) as client:
         for i, one in enumerate(inputs):
             if isinstance(one, Item):
-                yield one
+                yield _checked(one)
             elif isinstance(one, Mapping):
                 yield _of_arrays(i, one)
             elif not isinstance(one, str | os.PathLike):
@@ -126,6 +137,14 @@ def items_of(
                     yield Item(str(one), error=str(error))
 
 
+def _checked(item: Item) -> Item:
+    try:
+        check_place(f"item {brief(item.id)}", item.dialogue, item.turn)
+    except UserError as error:
+        return dataclasses.replace(item, error=item.error or str(error))
+    return item
+
+
 def _of_arrays(position: int, given: Mapping[str, Any], sentence: str = "") -> Item:
     """An utterance as a dict: features by modality, [time, width] or one vector, and what is said of it by the names of
     `Item`. Any other field is left alone; what cannot be read is its error."""
@@ -134,16 +153,22 @@ def _of_arrays(position: int, given: Mapping[str, Any], sentence: str = "") -> I
     said: dict[str, Any] = {"sentence": sentence}
     try:
         name = _text("an utterance", "id", given.get("id"), numbers=True) or name
+        where = f"utterance {brief(name)}"
         for field, x in given.items():
             if field in ("start", "end"):
-                said[field] = seconds(f"utterance {brief(name)}", field, x)
+                said[field] = seconds(where, field, x)
             elif field in ("sentence", "label"):
-                said[field] = _text(f"utterance {brief(name)}", field, x, numbers=field == "label")
+                said[field] = _text(where, field, x, numbers=field == "label")
+            elif field in ("dialogue", "speaker"):
+                said[field] = text_files.name(where, field, x)
+            elif field == "turn":
+                said[field] = None if is_blank(plain(where, field, x)) else whole_number(where, field, x)
             elif isinstance(x, EncodedFrames):
                 features[field] = x
             elif field != "id" and x is not None:
                 value = np.asarray(x)
                 features[field] = value[None] if value.ndim == 1 else value
+        check_place(where, said.get("dialogue", ""), said.get("turn"))
     except UserError as error:
         return Item(name, error=str(error))
     except Exception as error:  # of whatever class the value has: it must not cost the others
@@ -191,14 +216,29 @@ def of_corpus(path: Path, model: ModelSpec, options: InputOptions) -> Iterator[I
         rows = rows[np.isin(corpus.index["id"][rows], sorted(set(options.only)))]
         if not len(rows):
             raise UserError(f"{path} holds none of the utterances asked for")
+    index = corpus.index
+    if options.by_dialogue:
+        rows = _by_dialogue(index["dialogue"][rows], index["turn"][rows], rows)
+    dialogues, sizes = np.unique(index["dialogue"], return_counts=True)
+    single = (index["dialogue"] == index["id"]) & (sizes[np.searchsorted(dialogues, index["dialogue"])] == 1)
     for row in rows.tolist():
+        name, dialogue, speaker = (str(index[field][row]) for field in ("id", "dialogue", "speaker"))
+        place: dict[str, Any] = {"speaker": speaker}
+        if not single[row]:  # as utterances without a dialogue are written
+            place |= {"dialogue": dialogue, "turn": int(index["turn"][row])}
         try:
             found = corpus[row]
         except UserError as error:
-            yield Item(str(corpus.index["id"][row]), error=str(error))
+            yield Item(name, error=str(error), **place)
             continue
         features = {m: x for m, x in found.features.items() if m in model.modalities}
-        yield Item(found.id, features, found.sentence, found.label, found.start, found.end)
+        yield Item(name, features, found.sentence, found.label, found.start, found.end, **place)
+
+
+def _by_dialogue(dialogue: np.ndarray, turn: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The rows dialogue by dialogue, in the order in which these begin, and there by turn."""
+    _, first, which = np.unique(dialogue, return_index=True, return_inverse=True)
+    return rows[np.lexsort((turn, first[which]))]
 
 
 def check_same_extractors(where: Path, made: Mapping[str, Any], model: ModelSpec) -> None:

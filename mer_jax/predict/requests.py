@@ -1,33 +1,32 @@
-"""Clips, sentences and tables -> what the encoders are asked for, one request for every item."""
+"""Clips, transcripts, sentences and tables -> what the encoders are asked for, one request for every item."""
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from mer_jax.errors import UserError
 from mer_jax.predict import transcript
 from mer_jax.predict.encoder_client import EncoderClient, EncodersUnavailable
 from mer_jax.predict.item import InputOptions
-from mer_jax.text_files import csv_records, seconds, text_of, whole_line
+from mer_jax.predict.table import Request, requests_of_table
+from mer_jax.text_files import text_of
 
 AUDIO = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
 VIDEO = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".wmv")
 MEDIA = AUDIO + VIDEO
 TRANSCRIPTS = (".srt", ".vtt", ".txt")
-
-Request = dict[str, Any]  # see data_prep/stream.py
+UNTIMED = "when it is said in the clip is not known: only its words are read"
 
 
 def requests_of(path: Path, kind: str, options: InputOptions, encoders: EncoderClient) -> Iterator[Iterable[Request]]:
     """The requests for one path of a `kind` of `inputs.KINDS`; of windows clip by clip, since it takes an answer of the
     encoders to know how many there are."""
     if kind == "table":
-        yield _of_table(path)
+        yield requests_of_table(path, options.by_dialogue)
         return
-    if kind == "list of sentences":
-        yield _of_sentences(path)
+    if kind in ("transcript", "list of sentences"):
+        yield _of_text(path, kind)
         return
     clips = [(path, path.name)]
     if kind == "folder":
@@ -37,7 +36,7 @@ def requests_of(path: Path, kind: str, options: InputOptions, encoders: EncoderC
         for file, name in clips:
             yield list(_windows(file, name, options, encoders))
     else:
-        yield (_whole(file, name, options) for file, name in clips)
+        yield (request for file, name in clips for request in _of_clip(file, name, options))
 
 
 def _clips_in(folder: Path) -> list[tuple[Path, str]]:
@@ -57,15 +56,39 @@ def _failed(name: str, error: UserError) -> Request:
     return {"id": name, "error": str(error)}
 
 
-def _whole(file: Path, name: str, options: InputOptions) -> Request:
-    """The request for a whole clip."""
+def _of_clip(file: Path, name: str, options: InputOptions) -> Iterator[Request]:
+    """The request for a whole clip, or those for its turns if its transcript says who speaks."""
     sentence, path = options.sentence, _transcript_of(file, options)
     if sentence is None and path is not None:
         try:
-            sentence = " ".join(line.text for line in transcript.read(path))
+            lines = transcript.read(path)
         except UserError as error:
-            return _failed(name, error)
-    return {"id": name, "file": str(file), "sentence": sentence, "start": None, "end": None}
+            yield _failed(name, error)
+            return
+        if transcript.has_speakers(lines):
+            yield from _turns(lines, name, file)
+            return
+        sentence = " ".join(line.text for line in lines)
+    yield {"id": name, "file": str(file), "sentence": sentence, "start": None, "end": None}
+
+
+def _turns(lines: Sequence[transcript.Line], name: str, clip: Path | None = None) -> Iterator[Request]:
+    """The requests for the turns of a conversation, in the order of their beginnings: the parts of the clip, if
+    there is one and the times are known, else their words alone."""
+    dialogue = Path(name).with_suffix("").as_posix()
+    for turn, line in enumerate(sorted(lines, key=lambda line: line.start or 0.0)):
+        timed = line.start is not None
+        yield {
+            "id": f"{name}:{turn}",
+            "file": str(clip) if clip and timed else None,
+            "sentence": line.text,
+            "start": line.start,
+            "end": line.end if clip or line.end != line.start else None,
+            "dialogue": dialogue,
+            "turn": turn,
+            "speaker": line.speaker,
+            "notes": (UNTIMED,) if clip and not timed else (),
+        }
 
 
 def _windows(file: Path, name: str, options: InputOptions, encoders: EncoderClient) -> Iterator[Request]:
@@ -94,32 +117,14 @@ def window_spans(length: float, window: float, hop: float) -> Iterator[tuple[flo
             yield i * hop, min(i * hop + window, length)
 
 
-def _of_sentences(path: Path) -> Iterator[Request]:
-    lines = [(i, line.strip()) for i, line in enumerate(text_of(path).splitlines(), 1) if line.strip()]
-    if not lines:
+def _of_text(path: Path, kind: str) -> Iterator[Request]:
+    """The turns of a transcript without a clip; of a .txt in which nobody is named its lines, each by itself."""
+    said = transcript.read(path)
+    if not said:
         raise UserError(f"{path} holds no sentence")
-    for i, line in lines:
-        yield {"id": f"{path.name}:{i}", "file": None, "sentence": line, "start": None, "end": None}
-
-
-def _of_table(path: Path) -> Iterator[Request]:
-    records = csv_records(path)
-    _, columns = next(records)
-    if not {"file", "sentence"} & set(columns):
-        raise UserError(
-            f"{path}: it needs the column file or sentence, or both, and has {', '.join(columns) or 'nothing'}; "
-            "a table of features is read with --mapping"
-        )
-    for line, record in records:
-        name = record.get("id") or record.get("file") or f"{path.name}:{line}"
-        try:
-            yield _of_row(path, f"{path}, line {line}", name, record)
-        except UserError as error:
-            yield _failed(name, error)
-
-
-def _of_row(path: Path, where: str, name: str, record: dict[str, str]) -> Request:
-    record = whole_line(where, record)
-    times = {column: seconds(where, column, record.get(column)) for column in ("start", "end")}
-    clip = str(path.parent / record["file"]) if record.get("file") else None
-    return {"id": name, "file": clip, "sentence": record.get("sentence"), **times}
+    if kind == "transcript" or transcript.has_speakers(said):
+        yield from _turns(said, path.name)
+        return
+    for i, line in enumerate(text_of(path).splitlines(), 1):
+        if words := line.strip():
+            yield {"id": f"{path.name}:{i}", "file": None, "sentence": words, "start": None, "end": None}
