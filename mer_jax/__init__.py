@@ -21,6 +21,6 @@ if interrupts.started_as_command():
 def load(run: Any) -> "Predictor":
     """Loads the models of a finished run from its workdir, to predict with; see `mer_jax.predict.predictor.Predictor`.
     Raises UserError, a ValueError, if they cannot be had."""
-    from mer_jax.predict import predictor  # JAX starts with the first model, not with the import
+    from mer_jax.predict import loading  # JAX starts with the first model, not with the import
 
-    return predictor.load(run)
+    return loading.load(run)

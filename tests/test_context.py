@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from experiments import in_float64, remembered
-from flax import nnx
 
 from mer_jax.config import ContextSettings
-from mer_jax.data.batch import Batch, Conversations, Turns
+from mer_jax.data.batch import Batch, Conversations, NextTurn, Turns
 from mer_jax.data.conversations import Dialogues, Shapes
 from mer_jax.models.context import SPEAKERS, Context, by_group, surrounded
 from mer_jax.models.functional import functionalize
@@ -29,7 +28,7 @@ def make(kind, hears, **changes):
 
     class Whole(Context):
         def __call__(self, batch, *, key=None):
-            return super().__call__(*batch, key=key)
+            return super().__call__(*batch, key=key)[0]
 
     model = functionalize(lambda overrides, rngs: Whole(settings, hears, DIM, rngs=rngs))
     params, state = model.init(jax.random.key(0))
@@ -39,17 +38,20 @@ def make(kind, hears, **changes):
     return params, jax.jit(lambda params, x, batch, key=None: model.apply(params, state, (x, batch), key)[0])
 
 
-def stepper(kind, hears="past", **changes):
+def stepper(kind, **changes):
+    """step(params, x, speaker, memory) -> (y, memory)"""
     settings = ContextSettings(kind=kind, width=WIDTH, heads=HEADS, span=SPAN, **changes)
 
     class Turn(Context):
         def __call__(self, batch, *, key=None):
-            return self.step(*batch)
+            return super().__call__(*batch, key=key)
 
-    model = functionalize(lambda overrides, rngs: Turn(settings, hears, DIM, rngs=rngs))
+    model = functionalize(lambda overrides, rngs: Turn(settings, "past", DIM, rngs=rngs))
     _, state = model.init(jax.random.key(0))
-    start = Context(settings, hears, DIM, rngs=nnx.Rngs(0)).memory()
-    return jax.jit(lambda params, *turn: model.apply(params, state, turn)[0]), start
+    one = Batch({}, {}, {}, jnp.ones(1))
+    return jax.jit(
+        lambda params, x, speaker, memory: model.apply(params, state, (x, NextTurn(one, speaker, memory)))[0]
+    )
 
 
 def known(sizes=SIZES, max_turns=256, hears="both"):
@@ -243,7 +245,7 @@ def test_turns_one_after_the_other_are_the_whole_dialogue(kind):
     x = features(count=30)
     some = dataclasses.replace(known((30,), hears="past"), speaker=(np.arange(30) % 3 + 1).astype(np.int32))
     wanted = outputs(kind, "past", x, *conversations(some))
-    step, memory = stepper(kind)
+    step, memory = stepper(kind), None
     for turn in range(30):
         y, memory = step(params, jnp.asarray(x[turn][None]), jnp.asarray(some.speaker[turn : turn + 1]), memory)
         np.testing.assert_allclose(np.asarray(y)[0], wanted[turn], atol=1e-5)

@@ -124,7 +124,37 @@ class Surrounded:
         return dataclasses.replace(self, utterances=function(self.utterances))
 
 
-AnyBatch = Batch | Conversations | Surrounded
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class NextTurn:
+    """The turn that a conversation has come to. utterances: a batch of one row. speaker: Int32[1], as in `Turns`.
+    memory: what the model has kept of the turns before, see `family.Outputs`; None before the first turn."""
+
+    utterances: Batch
+    speaker: Any
+    memory: Any
+
+    @property
+    def groups(self) -> tuple[Batch]:
+        return (self.utterances,)
+
+    @property
+    def weight(self) -> Any:
+        return self.utterances.weight
+
+    @property
+    def targets(self) -> dict[str, Any]:
+        return self.utterances.targets
+
+    def with_weight(self, weight: Any) -> "NextTurn":
+        return self.map(lambda rows: rows.with_weight(weight))
+
+    def map(self, function: Callable[[Batch], Batch]) -> "NextTurn":
+        """The batch of what the function makes of the utterance."""
+        return dataclasses.replace(self, utterances=function(self.utterances))
+
+
+AnyBatch = Batch | Conversations | Surrounded | NextTurn
 
 
 def where_real(mask: Any, x: Any) -> Any:

@@ -82,6 +82,7 @@ def explained_pieces(
     outputs = apply(model.params, model.model_state, batch)[0]
     if isinstance(batch, Conversations):
         return outputs, surrounded(batch, outputs["utterance"])
+    assert isinstance(batch, Batch)
     return outputs, (batch,)
 
 

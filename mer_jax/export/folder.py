@@ -16,7 +16,7 @@ from mer_jax.export.exported_function import ExportedFunction, export_function, 
 from mer_jax.export.model_card import model_card
 from mer_jax.export.writers import FORMATS, conversion_errors_reported, write_model
 from mer_jax.files import atomic_folder, sha256_of, write_json
-from mer_jax.predict import predictor
+from mer_jax.predict import loading
 from mer_jax.predict.predictor import Predictor
 
 MAX_ABS_DIFF = 1e-5  # by which an output of a file may differ from the model's
@@ -25,7 +25,7 @@ MAX_ABS_DIFF = 1e-5  # by which an output of a file may differ from the model's
 def export_run(run: Path, out: Path, formats: list[str], replica: str | None) -> dict[str, Any]:
     """Writes the folder; returns what io.json says. Its `good` tells whether all files compute what the model does; if
     not, there is no folder. Raises UserError."""
-    model = predictor.load(run)
+    model = loading.load(run)
     number = replica_number(model, replica)
     function = export_function(model, number)
     about = describe(model, number, function, formats)

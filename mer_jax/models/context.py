@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mer_jax.config import ContextSettings, Experiment
-from mer_jax.data.batch import AnyBatch, Batch, Conversations, Surrounded, Turns
+from mer_jax.data.batch import AnyBatch, Batch, Conversations, NextTurn, Surrounded, Turns
 from mer_jax.models.layers import dropout, split_key, sweepable
 
 SPEAKERS = 16  # embeddings of speakers; those with higher numbers share the last one
@@ -129,15 +129,11 @@ class TurnAttention(nnx.Module):
         kept = {"key": keys, "value": values, "speaker": speakers, "heard": heard}
         return self._finish(x[:, None], found, None)[:, 0], {name: value[1:] for name, value in kept.items()}
 
-    def memory(self, width: int) -> dict[str, Any]:
+    def nothing(self, x: Array) -> dict[str, Any]:
         """What is remembered before the first turn."""
-        past = np.zeros((self.span, self.heads, width // self.heads), np.float32)
-        return {
-            "key": past,
-            "value": past,
-            "speaker": np.zeros(self.span, np.int32),
-            "heard": np.zeros(self.span, bool),
-        }
+        past = jnp.zeros((self.span, self.heads, self.query.out_features // self.heads), x.dtype)
+        unheard = jnp.zeros(self.span, bool)
+        return {"key": past, "value": past, "speaker": jnp.zeros(self.span, jnp.int32), "heard": unheard}
 
     def _projected(self, x: Array) -> tuple[Array, Array, Array]:
         y = self.attention_norm(x)
@@ -199,9 +195,9 @@ class TurnGRU(nnx.Module):
         state = self._next(0, memory["state"], self.inputs[0](self.norm(x)))
         return x + state, {"state": state}
 
-    def memory(self, width: int) -> dict[str, Any]:
+    def nothing(self, x: Array) -> dict[str, Any]:
         """The state before the first turn."""
-        return {"state": np.zeros((1, self.size), np.float32)}
+        return {"state": jnp.zeros((1, self.size), x.dtype)}
 
     def _next(self, way: int, state: Array, gates: Array) -> Array:
         reset_in, update_in, new_in = jnp.split(gates, 3, axis=-1)
@@ -241,10 +237,13 @@ class Context(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "batch dim"], batch: AnyBatch, *, key: PRNGKeyArray | None
-    ) -> Float[Array, "batch dim"]:
-        first, apart, last, *keys = split_key(key, 3 + len(self.layers))
+    ) -> tuple[Float[Array, "batch dim"], Any]:
+        """The features, and what is remembered of the conversation after a `NextTurn`."""
+        if isinstance(batch, NextTurn):
+            return self._step(x, batch)
         if isinstance(batch, Surrounded):
-            return self._left(x, self._among_others(x, batch), None)
+            return self._left(x, self._among_others(x, batch), None), None
+        first, apart, last, *keys = split_key(key, 3 + len(self.layers))
         if isinstance(batch, Batch):
             place = jnp.arange(x.shape[0], dtype=jnp.int32)
             batch, turns = Conversations((batch,), x.shape[0], 1), Turns(place, place + 1, jnp.zeros_like(place))
@@ -256,7 +255,7 @@ class Context(nnx.Module):
         h = laid(self._entered(x, turns.speaker, first), batch, turns)
         for layer, k in zip(self.layers, keys, strict=True):
             h = layer(h, grid, key=k)
-        return self._left(x, taken(h, turns), last)
+        return self._left(x, taken(h, turns), last), None
 
     def _among_others(self, x: Array, batch: Surrounded) -> Array:
         itself = jnp.arange(batch.heard.shape[1], dtype=jnp.int32)[None] == batch.turn[:, None]
@@ -266,16 +265,12 @@ class Context(nnx.Module):
             h = layer(h, grid, key=None)
         return jnp.take_along_axis(h, batch.turn[:, None, None], axis=1)[:, 0]
 
-    def step(self, x: Float[Array, "1 dim"], speaker: Int[Array, "1"], memory: Any) -> tuple[Array, Any]:
-        """The next turn of one dialogue, and what is remembered after it."""
-        h, after = self._entered(x, speaker, None), {}
+    def _step(self, x: Float[Array, "1 dim"], batch: NextTurn) -> tuple[Array, Any]:
+        h, after = self._entered(x, batch.speaker, None), {}
         for i, layer in enumerate(self.layers):
-            h, after[str(i)] = layer.step(h, speaker, memory[str(i)])
+            before = layer.nothing(x) if batch.memory is None else batch.memory[str(i)]
+            h, after[str(i)] = layer.step(h, batch.speaker, before)
         return self._left(x, h, None), after
-
-    def memory(self) -> dict[str, Any]:
-        """What is remembered before the first turn of a dialogue."""
-        return {str(i): layer.memory(self.width) for i, layer in enumerate(self.layers)}
 
     def _entered(self, x: Array, speaker: Array, key: PRNGKeyArray | None) -> Array:
         embedded = self.speakers[...][jnp.clip(speaker, 0, SPEAKERS - 1)]

@@ -198,7 +198,7 @@ class DeepMSIMER(nnx.Module):
         x, projections, present, attention, kept = by_group(self._encode, batch, key)
         utterance = x
         if self.context is not None:
-            x = self.context(x, batch, key=None if key is None else jax.random.fold_in(key, 1))
+            x, memory = self.context(x, batch, key=None if key is None else jax.random.fold_in(key, 1))
         temperature = jnp.asarray(value_of(self.temperature, jnp.float32), jnp.float32)
         if self.learn_temperature:
             temperature = jnp.exp(self.log_temperature[...])
@@ -212,7 +212,7 @@ class DeepMSIMER(nnx.Module):
             kept=kept,
         )
         if self.context is not None:
-            found["utterance"] = utterance
+            found["utterance"], found["memory"] = utterance, memory
         return found
 
     def _encode(

@@ -29,7 +29,8 @@ class Outputs(TypedDict):
     attention[m]: over the time steps of modality m, Float[batch, time] or, one row for each output,
     Float[batch, width, time]; a modality without attention is left out. kept: what became of the frames or of their
     tokens, `models.vsc.Kept`, for a model that compresses them. utterance: Float[batch, dim], what is known of the
-    utterance before the other turns are heard, for a model that hears them; see `models.context`.
+    utterance before the other turns are heard, for a model that hears them; see `models.context`. memory: what such a
+    model keeps of a conversation after a `data.batch.NextTurn`, else None.
     """
 
     logits: Array
@@ -37,6 +38,7 @@ class Outputs(TypedDict):
     attention: dict[str, Array]
     kept: NotRequired[Any]
     utterance: NotRequired[Array]
+    memory: NotRequired[Any]
 
 
 @jax.tree_util.register_dataclass

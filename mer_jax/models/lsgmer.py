@@ -190,7 +190,8 @@ class LSGMER(nnx.Module):
         utterance = fused.mean(1)
         if self.context is not None:
             # What the labels meet knows the dialogue; of rows through labels, each gets what their mean does.
-            fused = fused + (self.context(utterance, batch, key=split_key(last, 2)[0]) - utterance)[:, None]
+            heard, memory = self.context(utterance, batch, key=split_key(last, 2)[0])
+            fused = fused + (heard - utterance)[:, None]
         labels = self.labels[...]
         similarity = jnp.einsum("brd,cd->brc", unit(fused), unit(labels))
         logits = self.classifier(dropout(fused, self.dropout, last))
@@ -207,7 +208,7 @@ class LSGMER(nnx.Module):
             found["similarity"] = jnp.einsum("bcc->bc", similarity)
             found["fused"], found["feature"] = fused, fused.mean(1)
         if self.context is not None:
-            found["utterance"] = utterance
+            found["utterance"], found["memory"] = utterance, memory
         return found
 
     def _keys(self, key: PRNGKeyArray | None) -> list[PRNGKeyArray | None]:

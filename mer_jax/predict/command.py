@@ -88,11 +88,11 @@ def predict(arguments: argparse.Namespace) -> int:
     """Writes the predictions; returns the exit code."""
     options = input_options(arguments)
     check_flags(arguments, options)
-    from mer_jax.predict import predictor  # JAX starts when the flags are checked
+    from mer_jax.predict import loading  # JAX starts when the flags are checked
     from mer_jax.runtime.console import console
 
     console.stderr = True  # stdout is for the predictions
-    model = predictor.load(arguments.run)
+    model = loading.load(arguments.run)
     if arguments.only_test:
         options = dataclasses.replace(options, only=tested_ids(model, arguments.replica))
     for line in dict.fromkeys(model.describe_calibration(r) for r in model.select_replicas(arguments.replica)):

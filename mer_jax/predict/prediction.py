@@ -28,12 +28,14 @@ class Attribution:
     kept: np.ndarray | None
     into: np.ndarray | None
     gap: float | None = None
+    turns: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without what is not there; integrated gradients are called `evidence`."""
         names = {"integrated_gradients": "evidence"}
         values = {names.get(name, name): value for name, value in vars(self).items() if value is not None}
-        return jax.tree.map(lambda x: np.round(np.float64(x), 4).tolist(), values)
+        turns = {"turns": list(found)} if (found := values.pop("turns")) else {}
+        return jax.tree.map(lambda x: np.round(np.float64(x), 4).tolist(), values) | turns
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,37 +5,31 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from mer_jax import config as config_lib
-from mer_jax import files
 from mer_jax.data import loader
-from mer_jax.data.batch import Batch, pad_rows
+from mer_jax.data.batch import AnyBatch, Batch, NextTurn, pad_rows
 from mer_jax.data.corpus import Manifest
 from mer_jax.data.frames import EncodedFrames, View
 from mer_jax.data.length_limits import as_time, steps_per_second
 from mer_jax.data.pool import zero_nonfinite
 from mer_jax.errors import UserError
 from mer_jax.evaluation.attribution import BatchAttribution, attribute
-from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.evaluation.path_integral import COMPLETE
-from mer_jax.models.family import experiment_from
+from mer_jax.predict import conversations
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.inputs import items_of
 from mer_jax.predict.item import InputOptions, Item
 from mer_jax.predict.prediction import Attribution, Prediction, empty_output
-from mer_jax.runtime import checkpoint, sharding
+from mer_jax.runtime import sharding
 from mer_jax.tasks import Task, task_of
 from mer_jax.training import step
 from mer_jax.training.compiled import model_of
-from mer_jax.training.resume import refuse_other_models, refuse_other_results
-from mer_jax.training.workdir import read_config_file
 
 INCOMPLETE = f"evidence: it misses more than {100 * COMPLETE:g} % of the change of the logit; gap says how much"
 WINDOW_BATCHES = 4  # batches whose items are sorted by length among themselves
@@ -151,32 +145,76 @@ class Predictor:
         replicas = self.select_replicas(replica)
         if attribution and len(replicas) > 1:
             raise UserError("attribution is of one model: give one replica")
-        prepared = (self.prepare(item) for item in items_of(inputs, self, InputOptions(**options), encoders))
-        batch_size += -batch_size % self._mesh.shape["data"]
-        for window in windows(prepared, WINDOW_BATCHES * batch_size):
+        how = InputOptions(**{"by_dialogue": self.hears} | options)
+        prepared = (self.prepare(item) for item in items_of(inputs, self, how, encoders))
+        batch_size += -batch_size % self.row_shards
+        several = conversations.conversations(prepared) if self.hears else ([item] for item in prepared)
+        for window in windows(several, WINDOW_BATCHES * batch_size):
             yield from self._predict_window(window, replicas, attribution, batch_size)
 
-    def _predict_window(
-        self, window: Sequence[Item], replicas: list[int], attribution: bool, batch_size: int
-    ) -> Iterator[Prediction]:
-        good = [i for i, item in enumerate(window) if not item.error]
-        good.sort(key=lambda i: sum(len(x) for x in window[i].features.values()))
-        running = []
+    @property
+    def hears(self) -> bool:
+        """Whether the models hear the other turns of a dialogue."""
+        return self.config.data.context != "none"
+
+    def _batches(self, window: Sequence[Sequence[Item]], batch_size: int) -> Iterator[tuple[Any, np.ndarray, Any]]:
+        """Batches of the window's items; the item that is predicted by each row, by its position among all, or -1; of
+        dialogues the `ConversationBatch`."""
+        if self.hears:
+            for found in conversations.batches(self, window, batch_size):
+                yield found.batch, found.items, found
+            return
+        items = [item for [item] in window]
+        good = [i for i, item in enumerate(items) if not item.error]
+        good.sort(key=lambda i: sum(len(x) for x in items[i].features.values()))
         for at in range(0, len(good), batch_size):
             members = good[at : at + batch_size]
-            batch = self.batch_of([window[i] for i in members])
+            yield self.batch_of([items[i] for i in members]), np.array(members), None
+
+    def _predict_window(
+        self, window: Sequence[Sequence[Item]], replicas: list[int], attribution: bool, batch_size: int
+    ) -> Iterator[Prediction]:
+        running = []
+        for batch, members, together in self._batches(window, batch_size):
             outputs = [self._compiled_outputs(self.model(r), np.float32(self.temperature(r)), batch) for r in replicas]
             why = self._compiled_attribution(self.model(replicas[0]), batch) if attribution else None
-            running.append((members, outputs, why))
+            running.append((members, together, outputs, why))
         done: dict[int, Prediction] = {}
-        for members, outputs, why in running:
+        items = [item for conversation in window for item in conversation]
+        for members, together, outputs, why in running:
             predicted, found = np.mean(jax.device_get(outputs), axis=0), jax.device_get(why)
             explained = self.task.explained_output(predicted)
-            for row, i in enumerate(members):
-                reason = None if found is None else attribution_of(found, row, window[i], int(explained[row]))
-                done[i] = self._prediction(window[i], self.task.describe_prediction(predicted[row]), reason)
-        for i, item in enumerate(window):
+            for row, i in enumerate(members.tolist()):
+                if i < 0:
+                    continue
+                reason = None if found is None else attribution_of(found, row, items[i], int(explained[row]))
+                if reason is not None and together is not None:
+                    turns = conversations.turns_heard(together, items, found.turns, row)
+                    reason = dataclasses.replace(reason, turns=turns)
+                done[i] = self._prediction(items[i], self.task.describe_prediction(predicted[row]), reason)
+        for i, item in enumerate(items):
             yield done[i] if i in done else self._prediction(item, self._no_output, None)
+
+    def conversation(
+        self, replica: int | str | None = None, encoders: EncoderClient | None = None
+    ) -> conversations.Conversation:
+        """A conversation turn by turn: see `conversations.Conversation`. Raises UserError unless the run hears the past
+        alone."""
+        return conversations.Conversation(self, replica, encoders)
+
+    def next_turn(self, replica: int, turn: NextTurn) -> tuple[Any, Any]:
+        """What is predicted of the turn, Float[1, width], and what the model keeps of the conversation."""
+        return self._compiled_turn(self.model(replica), np.float32(self.temperature(replica)), turn)
+
+    @functools.cached_property
+    def _compiled_turn(self) -> Callable[..., Any]:
+        def predicted(model: step.EvalState, temperature: Any, turn: NextTurn) -> tuple[Any, Any]:
+            outputs, _ = self.functions.apply(
+                model.params, model.model_state, step.standardize(turn, model.input_stats)
+            )
+            return self.task.calibrate(outputs["logits"], temperature), outputs["memory"]
+
+        return jax.jit(predicted)
 
     def _prediction(self, item: Item, output: Mapping[str, Any], why: Attribution | None) -> Prediction:
         about = {name: value for name, value in vars(item).items() if name != "features"}
@@ -235,17 +273,30 @@ class Predictor:
 
     def batch_of(self, items: Sequence[Item]) -> Batch:
         """Prepared items on the devices: as many rows as the next power of two, of items and of nothing."""
-        rows = self._mesh.shape["data"]
+        rows = self.row_shards
         while rows < len(items):
             rows *= 2
+        found: Batch = self.on_devices(self.host_batch(items, rows))
+        return found
+
+    def host_batch(self, items: Sequence[Item], rows: int) -> Batch:
+        """Prepared items as a batch of so many rows, NumPy arrays."""
         features, mask = {}, {}
         for m in self.modalities:
             values = [item.features.get(m, ()) for item in items]
             steps = loader.bucket_length(max(map(len, values)))
             shape, dtype = self.step_spec(m)
             features[m], mask[m] = pad_rows(values, rows, steps, shape, dtype)
-        weight = (np.arange(rows) < len(items)).astype(np.float32)
-        return sharding.device_put_global(Batch(features, mask, {}, weight), sharding.batch_sharding(self._mesh))
+        return Batch(features, mask, {}, (np.arange(rows) < len(items)).astype(np.float32))
+
+    def on_devices(self, batch: Any) -> Any:
+        """The batch on the devices, which share its rows."""
+        return sharding.device_put_global(batch, sharding.batch_sharding(self._mesh))
+
+    @property
+    def row_shards(self) -> int:
+        """Among how many devices the rows of a batch are shared."""
+        return int(self._mesh.shape["data"])
 
 
 def unlabelled_batch(features: dict[str, Any], mask: dict[str, Any]) -> Batch:
@@ -255,20 +306,20 @@ def unlabelled_batch(features: dict[str, Any], mask: dict[str, Any]) -> Batch:
 
 
 def calibrated_outputs(
-    model: step.EvalState, temperature: Any, batch: Batch, *, apply: Callable[..., Any], task: Task
+    model: step.EvalState, temperature: Any, batch: AnyBatch, *, apply: Callable[..., Any], task: Task
 ) -> Any:
     """What the task predicts of every row, Float[batch, width]. The batch is as it was read, not standardised."""
     outputs, _ = apply(model.params, model.model_state, step.standardize(batch, model.input_stats))
     return task.calibrate(outputs["logits"], temperature)
 
 
-def windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """So many items at a time, fewer where they come slowly."""
-    window: list[Item] = []
+def windows(conversations: Iterable[list[Item]], size: int) -> Iterator[list[list[Item]]]:
+    """Conversations of so many items or more together at a time, fewer where they come slowly."""
+    window: list[list[Item]] = []
     began = time.monotonic()
-    for item in items:
-        window.append(item)
-        if len(window) == size or time.monotonic() - began > MAX_WAIT_SECONDS:
+    for conversation in conversations:
+        window.append(conversation)
+        if sum(map(len, window)) >= size or time.monotonic() - began > MAX_WAIT_SECONDS:
             yield window
             window, began = [], time.monotonic()
     if window:
@@ -293,53 +344,3 @@ def attribution_of(found: BatchAttribution, row: int, item: Item, explained: int
         into=into,
         gap=None if found.gap is None else float(found.gap[row]),
     )
-
-
-def load(run: epath.PathLike) -> Predictor:
-    """The models of a finished run, from its workdir. Raises UserError, saying what to do, if they cannot be had."""
-    run = epath.Path(run)
-    if not run.is_dir():
-        raise UserError(f"{run} does not exist; give the workdir of a finished run, such as runs/lsgmer")
-    if not (run / "config.json").exists():
-        raise UserError(f"{run} holds no run: it has no config.json")
-    if not (run / "metrics.json").exists():
-        raise UserError(f"{run} holds an unfinished run; the command that began it carries it on to the end")
-    about, metrics = read_config_file(run / "config.json"), metrics_of(run / "metrics.json")
-    written = about.get("versions", {}).get("mer_jax", "unknown")
-    try:
-        config = config_lib.validate(experiment_from(about["config"]))
-        points, sha256 = metrics["points"], about["data"]["manifest_sha256"]
-    except (UserError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{run} was written by mer_jax {written}, whose runs this version cannot read ({error}); use that version, "
-            "or train again"
-        ) from None
-    manifest = _manifest(run, config, sha256, written)
-    sharding.start(files.cache_folder() / "xla")
-    info, best_models, digest = checkpoint.best_models(run / "checkpoints")
-    if info["data"]["manifest_sha256"] != sha256 or not any(point["chosen"] for point in points):
-        raise UserError(
-            f"{run}: the checkpoint is of other data than config.json; bring back the file that belongs to it"
-        )
-    best = {replica["name"]: replica["step"] for replica in info["replicas"]}
-    refuse_other_results(run, config, metrics, digest, best)
-    found = Predictor(config, manifest, metrics, best_models, str(run))
-    refuse_other_models(run, config, found.functions, best_models)
-    return found
-
-
-def _manifest(run: epath.Path, config: config_lib.Experiment, sha256: str, written: str) -> Manifest:
-    path = run / "manifest.json"
-    if not path.exists() and config.data.path and (Path(config.data.path) / "manifest.json").is_file():
-        path = epath.Path(config.data.path) / "manifest.json"  # of runs from before 0.8
-    if not path.exists():
-        raise UserError(
-            f"{run} has no manifest.json (it was written by mer_jax {written}; they do since 0.8): copy the one of its "
-            "corpus there"
-        )
-    found = Manifest(path.read_bytes(), str(path))
-    if found.manifest_sha256 != sha256:
-        raise UserError(
-            f"{path} is not the manifest that the run was trained with (sha256 {sha256[:12]}…); bring that back"
-        )
-    return found
