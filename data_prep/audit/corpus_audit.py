@@ -9,6 +9,7 @@ import rich.box
 import rich.table
 import rich.text
 
+from data_prep.audit.dialogue_findings import dialogues
 from data_prep.audit.feature_findings import features
 from data_prep.audit.finding import LEVELS, Audit, number
 from data_prep.audit.findings import classes, floor_findings, lengths, sharing, unread_findings
@@ -56,6 +57,7 @@ def audit(
         utterances=len(corpus),
         findings=(
             *classes(corpus, listed),
+            *dialogues(corpus, reading),
             *lengths(corpus, reading),
             *unread_findings(corpus),
             *features(corpus, reading),
@@ -66,7 +68,7 @@ def audit(
         steps={m: n[n > 0] for m, n in steps.items()},
         seconds=seconds[np.isfinite(seconds)],
         floors=floors,
-        method=floor_method(floors, len(corpus)),
+        method=floor_method(floors, int(corpus.labelled.sum())),
     )
     if html is not None:
         write_atomically(html, page(result))

@@ -110,12 +110,15 @@ def same_sounds(corpus: Corpus) -> list[Finding]:
     if not len(pairs):
         return []
     split, label = corpus.index["split"][pairs], corpus.index["label"][pairs]
-    of_test = pairs[(np.sort(split, axis=1) == ("test", "train")).all(1)]
+    of_parts = corpus.labelled[pairs].all(1)  # what has no class is in no part
+    of_test = pairs[(np.sort(split, axis=1) == ("test", "train")).all(1) & of_parts]
     leaked_rows = np.unique(of_test[corpus.index["split"][of_test] == "test"])
-    across, other = (np.count_nonzero(values[:, 0] != values[:, 1]) for values in (split, label))
+    across, other = (np.count_nonzero(of_parts & (values[:, 0] != values[:, 1])) for values in (split, label))
     return [
         Finding(
-            "problem" if len(leaked_rows) > FEW * np.count_nonzero(corpus.index["split"] == "test") else "note",
+            "problem"
+            if len(leaked_rows) > FEW * np.count_nonzero((corpus.index["split"] == "test") & corpus.labelled)
+            else "note",
             "duplicates",
             "sound",
             f"{len(pairs):,} pairs of clips are the same sound, maybe in another codec: "
@@ -135,14 +138,15 @@ def _duplicates(corpus: Corpus, reading: Reading, modality: str, stream: Stream)
     if not (rows := int(again.sum())):
         return
     split, label = corpus.index["split"], corpus.index["label"]
-    in_train, test = leaked(code, split, "train", "test"), split == "test"
+    of_parts = np.where(corpus.labelled, code, 0)  # what has no class is in no part
+    in_train, test = leaked(of_parts, split, "train", "test"), (split == "test") & corpus.labelled
     ids = first_ids(corpus, np.flatnonzero(again))
     yield Finding(
         "problem" if in_train.sum() > FEW * test.sum() else "note",
         "duplicates",
         modality,
         f"{share(rows, len(corpus))} utterances have another's features, bit for bit: {ids}; "
-        f"{np.count_nonzero(split_across(code, split)):,} across splits ({in_train.sum():,} of test in train), "
-        f"{np.count_nonzero(split_across(code, label)):,} with other labels",
+        f"{np.count_nonzero(split_across(of_parts, split)):,} across splits ({in_train.sum():,} of test in train), "
+        f"{np.count_nonzero(split_across(of_parts, label)):,} with other labels",
         "features went to the wrong utterances, or a clip is in twice: keep one, and none of train's in test",
     )

@@ -11,6 +11,7 @@ from data_prep.audit.reading import Reading, leaked, split_across
 from data_prep.class_names import alike_names
 from data_prep.packs import class_counts
 from mer_jax.data.corpus import SPLITS, Corpus
+from mer_jax.data.dialogues import problem_of_split_dialogues
 from mer_jax.data.leakage import KINDS, PAIRS, leakage
 from mer_jax.data.length_limits import cut_in_extraction, length_limits, unread, unread_problems
 from mer_jax.data.protocols import Fold
@@ -31,7 +32,7 @@ ADVICE = {
 
 def classes(corpus: Corpus, extra_happy: set[str] | None) -> Iterator[Finding]:
     """Compares utterances per split and class with those of the known corpora."""
-    counts = {split: s["classes"] for split, s in corpus.manifest["splits"].items()}
+    counts = {split: of for split, s in corpus.manifest["splits"].items() if any((of := s["classes"]).values())}
     sizes = ", ".join(f"{split} {sum(by_class.values()):,}" for split, by_class in counts.items())
     if missing := [split for split in SPLITS if split not in counts]:
         do = "draw the parts with --config.data.protocol, as with kfold_dialogue:5"
@@ -249,13 +250,14 @@ def unread_findings(corpus: Corpus) -> Iterator[Finding]:
 
 
 def sharing(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
-    """Yields leakage between the splits as written, as mer_jax.data.leakage counts it."""
-    split = corpus.index["split"]
+    """Yields leakage between the splits as written, as mer_jax.data.leakage counts it: utterances without a class are
+    in no part."""
+    split = np.where(corpus.labelled, corpus.index["split"], "")
     sentences = {int(row): f"{reading.sentence[row]:x}" for row in np.flatnonzero(reading.sentence)}
     longer = {row: s for row, s in sentences.items() if reading.words[row] >= SOME_WORDS}
     for kind in KINDS:
         values = corpus.index.get(kind, np.where(reading.sentence, "given", ""))
-        unknown = np.count_nonzero(values == "")
+        unknown = np.count_nonzero((values == "") & corpus.labelled)
         fold = Fold("official", *(np.flatnonzero((split == part) & (values != "")) for part in SPLITS))
         leaks, of_longer = leakage(corpus, fold, sentences), leakage(corpus, fold, longer)
         found, worst = [], 0
@@ -274,6 +276,8 @@ def sharing(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
             longest = int(rows[reading.words[rows].argmax()])
             quoted = textwrap.shorten(corpus[longest].sentence, 120, placeholder=" …")
             found.append(f"the longest in train and test is “{quoted}” ({corpus.index['id'][longest]})")
+        if kind == "dialogue" and (across := problem_of_split_dialogues(corpus)):
+            found.append(across)
         if unknown:
             found.append(f"{unknown:,} utterances have none, so that sharing cannot be told")
             worst = max(worst, int(kind != "sentence"))
@@ -284,14 +288,15 @@ def sharing(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
 
 def _moments(corpus: Corpus, reading: Reading, split: np.ndarray) -> Iterator[Finding]:
     """Yields what is at the same time of the same session in several splits."""
-    across = split_across(reading.moment, split)
+    moment = np.where(corpus.labelled, reading.moment, 0)
+    across = split_across(moment, split)
     if not across.any():
         return
-    found = {pair: leaked(reading.moment, split, *pair.split("-")) for pair in PAIRS}
+    found = {pair: leaked(moment, split, *pair.split("-")) for pair in PAIRS}
     pairs = ", ".join(
         f"{rows.sum():,} of {' in '.join(reversed(pair.split('-')))}" for pair, rows in found.items() if rows.any()
     )
-    others = np.count_nonzero(split_across(np.where(across, reading.moment, 0), corpus.index["label"]))
+    others = np.count_nonzero(split_across(np.where(across, moment, 0), corpus.index["label"]))
     bad = found["train-test"].sum() > FEW * np.count_nonzero(split == "test")
     yield Finding(
         "problem" if bad else "note",

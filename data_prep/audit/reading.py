@@ -106,7 +106,9 @@ def read(corpus: Corpus, floor: bool) -> Reading:
         end=np.full(n, np.nan),
         means={m: {} for m in corpus.modalities},
     )
-    in_floors = drawn(n) & floor
+    in_floors = np.zeros(n, bool)
+    if floor:  # what has no class is in no floor
+        in_floors[corpus.labelled] = drawn(int(corpus.labelled.sum()))
     progress = Progress("reading utterances", n)
     for row in range(n):
         utterance = corpus[row]

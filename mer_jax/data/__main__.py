@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> None:
             print(f"  {name}: {describe_spec(spec)}, up to {spec['longest']} steps, {spec['extractor']}")
         for name, split in corpus.manifest["splits"].items():
             print(f"  {name}: {split['count']}  " + "  ".join(f"{k} {v}" for k, v in split["classes"].items()))
+            if without := split.get("unlabelled"):
+                print(f"    {without} of them have no class: a conversation hears them, nothing is learnt from them")
         if voted := corpus.manifest.get("voted"):
             print(f"  the raters' votes on {voted} utterances")
         nonfinite: Counter[str] = Counter()

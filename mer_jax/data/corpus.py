@@ -8,8 +8,13 @@ A record holds `id split dialogue speaker session label sentence` (bytes), `turn
 seconds, optional). Where people labelled it one by one it holds `votes/rater` and `votes/label` (bytes, one of each per
 vote). Per modality m it holds `m/data` (bytes, little-endian, C order), `m/dtype` (bytes) and `m/shape` (int64, [time,
 width]). Of frames `m/data` is one JPEG, PNG or uint8 image a frame, `m/dtype` says which, `m/shape` is [time, height,
-width, 3]. An utterance may lack a modality: it then has none of the three keys. The index holds what the votes say as
-`soft`: see `soft_label`.
+width, 3]. An utterance may lack a modality, or all of them: it then has none of the three keys. The index holds what
+the votes say as `soft`: see `soft_label`.
+
+An utterance whose label is "" has no class. It is a turn of its dialogue like the others, and in no part of any
+protocol; the manifest counts such utterances of each split as `unlabelled`. The turns of a dialogue are in the order of
+their numbers, which may have gaps; no two utterances of a dialogue have the same number. An utterance whose dialogue is
+"" is of none.
 
 `python -m mer_jax.data DIR` describes a corpus and verifies every byte of it.
 """
@@ -40,8 +45,9 @@ TEXT_COLUMNS = ("id", "split", "dialogue", "speaker", "session", "label")
 class Utterance:
     """One utterance.
 
-    features[m]: [time, width], float16 or float32, or EncodedFrames. start, end: seconds in the recording. votes: what
-    each rater said, (rater, label); one who chose several labels has several. A label need not be a class.
+    label: "" = it has no class. features[m]: [time, width], float16 or float32, or EncodedFrames. start, end: seconds
+    in the recording. votes: what each rater said, (rater, label); one who chose several labels has several. What a
+    rater said need not be a class.
     """
 
     id: str
@@ -183,16 +189,26 @@ class Corpus(Manifest):
     def __repr__(self) -> str:
         return f"Corpus({self.manifest['name']!r}, {self.manifest_sha256[:12]})"
 
+    @property
+    def labelled(self) -> np.ndarray:
+        """Which utterances have a class, Bool[utterances]."""
+        return self.index["label"] != ""
+
     def rows(self, split: str) -> np.ndarray:
-        """Positions of a split's utterances, in corpus order; raises UserError if there are none."""
-        rows = np.flatnonzero(self.index["split"] == split)
+        """Positions of a split's utterances that have a class, in corpus order; raises UserError if there are none."""
+        rows = np.flatnonzero((self.index["split"] == split) & self.labelled)
         if not len(rows):
-            has = ", ".join(f"{name} {s['count']}" for name, s in self.manifest["splits"].items())
+            splits = self.manifest["splits"]
+            without = sum(s.get("unlabelled", 0) for s in splits.values())
+            has = ", ".join(f"{name} {s['count'] - s.get('unlabelled', 0)}" for name, s in splits.items())
+            has += f", and {without} utterances without a class" * (without > 0)
             raise UserError(f"{self.path}: the {split!r} split is empty; the corpus has {has}")
         return rows
 
     def label_ids(self, rows: np.ndarray) -> np.ndarray:
-        """Positions in `labels` of the labels of `rows`, int32."""
+        """Positions in `labels` of the labels of `rows`, int32. Raises ValueError if one of them has no class."""
+        for row in rows[~self.labelled[rows]][:1].tolist():
+            raise ValueError(f"{self.where(row)} has no class: only labelled utterances are learnt from and scored")
         position = {name: i for i, name in enumerate(self.labels)}
         return np.array([position[name] for name in self.index["label"][rows].tolist()], np.int32)
 
@@ -260,7 +276,7 @@ class Corpus(Manifest):
             raise UserError(f"{index} is no index of this mer_jax: {error}. Restore it.") from None
 
     def _check_labels(self) -> None:
-        for bad in np.flatnonzero(~np.isin(self.index["label"], self.labels))[:1]:
+        for bad in np.flatnonzero(~np.isin(self.index["label"], (*self.labels, "")))[:1]:
             raise UserError(
                 f"{self.where(int(bad))}: label {str(self.index['label'][bad])!r} is not in the manifest's list "
                 f"({', '.join(self.labels)})"

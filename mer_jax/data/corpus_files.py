@@ -31,6 +31,7 @@ class Modality(TypedDict):
 class SplitCounts(TypedDict):
     count: Count
     classes: dict[str, Count]
+    unlabelled: NotRequired[Count]
 
 
 class Shard(TypedDict):

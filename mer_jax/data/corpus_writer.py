@@ -25,6 +25,7 @@ from mer_jax.data.corpus import (
     soft_label,
     to_example,
 )
+from mer_jax.data.dialogues import same_turn
 from mer_jax.data.frames import CODINGS, EncodedFrames
 from mer_jax.data.records import frame_record
 from mer_jax.errors import UserError, at
@@ -110,7 +111,7 @@ def write_corpus(
     """Writes an immutable corpus folder. It appears under its name only when complete; a killed writer leaves nothing
     there.
 
-    Raises UserError if `out` exists, an id occurs twice, a label, split, width or dtype is not as declared, something
+    Raises UserError if `out` exists, an id or a turn of a dialogue occurs twice, a label, split, width or dtype is not as declared, something
     would not be read as it was written, or nothing was given to write.
     """
     refuse_existing(out)
@@ -163,12 +164,16 @@ def _write_shards(
     counts: dict[str, Counter[str]] = {}
     specs: dict[str, dict[str, Any]] = {}
     ids: set[str] = set()
+    turns: dict[tuple[str, int], str] = {}
     voted = 0
     for utterance in utterances:
         _check(utterance, description, specs)
         if utterance.id in ids:
             raise UserError(f"utterance id {utterance.id!r} occurs twice; ids must be unique in a corpus")
         ids.add(utterance.id)
+        place = utterance.dialogue, int(utterance.turn)
+        if utterance.dialogue and (other := turns.setdefault(place, utterance.id)) != utterance.id:
+            raise UserError(same_turn(other, utterance.id, *place))
         split = utterance.split
         if split not in open_shards:
             stem = f"{split}-{per_split[split]:05d}"
@@ -232,7 +237,11 @@ def _manifest(
         "modalities": {m: {**specs[m], "extractor": extractor} for m, extractor in description.extractors.items()},
         "protocol": dict(description.protocol),
         "splits": {
-            split: {"count": counts[split].total(), "classes": {n: counts[split][n] for n in description.labels}}
+            split: {
+                "count": counts[split].total(),
+                "classes": {n: counts[split][n] for n in description.labels},
+                **({"unlabelled": counts[split][""]} if counts[split][""] else {}),
+            }
             for split in sorted(counts, key=SPLITS.index)
         },
         "shards": sorted(shards, key=lambda s: (SPLITS.index(s["split"]), s["file"])),
@@ -249,7 +258,7 @@ def _manifest(
 def _check(utterance: Utterance, description: Description, specs: dict[str, dict[str, Any]]) -> None:
     where = f"utterance {shortened(utterance.id)}"
     _check_readable(where, utterance)
-    if utterance.label not in description.labels:
+    if utterance.label not in ("", *description.labels):
         raise UserError(f"{where}: label {utterance.label!r} is not one of {', '.join(description.labels)}")
     if utterance.split not in SPLITS:
         raise UserError(f"{where}: split {utterance.split!r} is not one of {', '.join(SPLITS)}")

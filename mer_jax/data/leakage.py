@@ -94,7 +94,8 @@ def leak_lines(split: Split, leaks: Sequence[Leaks]) -> list[str]:
 
 
 def to_json(corpus: Corpus, split: Split, leaks: Sequence[Leaks]) -> dict[str, Any]:
-    """Plain values for `split.json`, with the ids of valid and test; train is every other utterance of the corpus."""
+    """Plain values for `split.json`, with the ids of valid and test; train is every other utterance of the corpus
+    that has a class."""
     folds: list[dict[str, Any]] = []
     for fold, leak in zip(split.folds, leaks, strict=True):
         counts = {part: len(getattr(fold, part)) for part in SPLITS}

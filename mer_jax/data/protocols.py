@@ -1,10 +1,13 @@
-"""Evaluation protocols by name: which utterances train, validate and test, per fold. No JAX."""
+"""Evaluation protocols by name: which utterances train, validate and test, per fold. No JAX.
+
+An utterance without a class is in no part, and the folds are those of the corpus without it.
+"""
 
 import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +56,7 @@ PROTOCOLS = {
 }
 LEFT_OUT = {"loso": "session", "speaker": "speaker"}
 MAX_FOLDS = 20  # where the corpus sets the number of folds
+Index = Mapping[str, np.ndarray]  # of the utterances that have a class; the folds made of it are positions in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,19 +108,24 @@ def split(corpus: Corpus, protocol: str, seed: int) -> Split:
     check_name(protocol)
     name, _, k = protocol.partition(":")
     words = {"k": k, "valid": DRAWN}
+    rows = np.flatnonzero(corpus.labelled)
+    if not len(rows):
+        raise _refusal(protocol, f"none of the {len(corpus)} utterances of {corpus.path} has a class")
+    index = {field: column[rows] for field, column in corpus.index.items()}
     if name == "official":
-        folds = [Fold(name, *(corpus.rows(part) for part in SPLITS))]
+        folds = [Fold(name, *(np.searchsorted(rows, corpus.rows(part)) for part in SPLITS))]
     elif name == "dialoguernn":
-        folds, words["valid"] = _dialoguernn(corpus, protocol, seed)
+        folds, words["valid"] = _dialoguernn(index, protocol, seed)
         words["last"] = folds[0].name
     elif name in LEFT_OUT:
-        folds = _leave_out(corpus, protocol, seed, LEFT_OUT[name], int(k or 0))
+        folds = _leave_out(index, protocol, seed, LEFT_OUT[name], int(k or 0))
         words["each"] = f"each of {k} groups of {LEFT_OUT[name]}s" if k else f"each {LEFT_OUT[name]}"
     else:
-        folds = _kfold(corpus, protocol, seed, name, int(k or PUBLISHED_FOLDS))
+        folds = _kfold(index, protocol, seed, name, int(k or PUBLISHED_FOLDS))
     for fold in folds:
         if empty := [part for part in SPLITS if not len(getattr(fold, part))]:
-            raise _refusal(protocol, f"{len(corpus)} utterances are too few: {empty[0]} of fold {fold.name} is empty")
+            raise _refusal(protocol, f"{len(rows)} utterances are too few: {empty[0]} of fold {fold.name} is empty")
+    folds = [Fold(fold.name, *(rows[getattr(fold, part)] for part in SPLITS)) for fold in folds]
     known = PROTOCOLS[name]
     return Split(protocol, known.description.format(**words), known.leaky, known.selects_on_test, tuple(folds))
 
@@ -137,19 +146,19 @@ def refuse_retest(corpus: Corpus, split: Split, modalities: Sequence[str]) -> No
                 )
 
 
-def _dialoguernn(corpus: Corpus, protocol: str, seed: int) -> tuple[list[Fold], str]:
-    names, session = _values(corpus, protocol, "session")
+def _dialoguernn(index: Index, protocol: str, seed: int) -> tuple[list[Fold], str]:
+    names, session = _values(index, protocol, "session")
     at = max(range(len(names)), key=lambda i: in_order(str(names[i])))
     last, test = str(names[at]), session == at
-    written = corpus.index["split"]
+    written = index["split"]
     if np.array_equal(test, written == "test") and set(SPLITS) <= set(written.tolist()):
         return [_fold(last, valid=written == "valid", test=test)], "train and valid are as written in the records"
-    return _with_drawn_valid(corpus, protocol, seed, [last], np.where(test, 0, -1)), DRAWN
+    return _with_drawn_valid(index, protocol, seed, [last], np.where(test, 0, -1)), DRAWN
 
 
-def _leave_out(corpus: Corpus, protocol: str, seed: int, field: str, k: int) -> list[Fold]:
+def _leave_out(index: Index, protocol: str, seed: int, field: str, k: int) -> list[Fold]:
     """Which sessions or speakers are tested together does not depend on the seed."""
-    names, value = _values(corpus, protocol, field, k)
+    names, value = _values(index, protocol, field, k)
     if k:
         value = _balanced(value, k)
         names = np.arange(1, k + 1).astype(str)
@@ -159,22 +168,22 @@ def _leave_out(corpus: Corpus, protocol: str, seed: int, field: str, k: int) -> 
             f"the corpus has {len(names)} {field}s, each of which would be a fold; "
             f"test them in groups, as with --config.data.protocol={protocol}:10",
         )
-    return _with_drawn_valid(corpus, protocol, seed, names.tolist(), value)
+    return _with_drawn_valid(index, protocol, seed, names.tolist(), value)
 
 
-def _kfold(corpus: Corpus, protocol: str, seed: int, name: str, k: int) -> list[Fold]:
+def _kfold(index: Index, protocol: str, seed: int, name: str, k: int) -> list[Fold]:
     rng = np.random.default_rng(seed)
-    by_id = np.argsort(corpus.index["id"])  # draws follow the ids, not the order of the records
+    by_id = np.argsort(index["id"])  # draws follow the ids, not the order of the records
     if name == "published":
-        tested = np.empty(len(corpus), np.int64)
-        tested[rng.permutation(by_id)] = np.arange(len(corpus)) % k
+        tested = np.empty(len(index["id"]), np.int64)
+        tested[rng.permutation(by_id)] = np.arange(len(index["id"])) % k
         return [_fold(str(f + 1), valid=tested == f, test=tested == f) for f in range(k)]
-    _, dialogue = _values(corpus, protocol, "dialogue", k)
+    _, dialogue = _values(index, protocol, "dialogue", k)
     group = _balanced(dialogue, k, rng)
     if name == "kfold_dialogue":
         return [_fold(str(f + 1), valid=group == (f + 1) % k, test=group == f) for f in range(k)]
     # An utterance is tested in any fold but the one its dialogue validates, the folds with the fewest so far first.
-    tested, load = np.empty(len(corpus), np.int64), np.zeros(k, np.int64)
+    tested, load = np.empty(len(index["id"]), np.int64), np.zeros(k, np.int64)
     for g in range(k):
         rows = rng.permutation(by_id[group[by_id] == g])
         others = rng.permutation(np.delete(np.arange(k), g))
@@ -187,12 +196,12 @@ def _fold(name: str, valid: np.ndarray, test: np.ndarray) -> Fold:
     return Fold(name, np.flatnonzero(~(valid | test)), np.flatnonzero(valid), np.flatnonzero(test))
 
 
-def _values(corpus: Corpus, protocol: str, field: str, k: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def _values(index: Index, protocol: str, field: str, k: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The sorted values of a field, enough for k groups, and for every utterance the position of its own among them."""
-    names, value = np.unique(corpus.index[field], return_inverse=True)
+    names, value = np.unique(index[field], return_inverse=True)
     if len(names) < 2 or "" in names:
-        missing = np.count_nonzero(corpus.index[field] == "")
-        found = f"{missing} of {len(corpus)} have none" if missing else f"all of them have {str(names[0])!r}"
+        missing = np.count_nonzero(index[field] == "")
+        found = f"{missing} of {len(value)} have none" if missing else f"all of them have {str(names[0])!r}"
         raise _refusal(
             protocol,
             f"needs the field {field!r} in every utterance, with at least two different values in the corpus; {found}",
@@ -214,9 +223,9 @@ def _balanced(value: np.ndarray, k: int, rng: np.random.Generator | None = None)
     return group[value]
 
 
-def _with_drawn_valid(corpus: Corpus, protocol: str, seed: int, names: list[str], tested: np.ndarray) -> list[Fold]:
+def _with_drawn_valid(index: Index, protocol: str, seed: int, names: list[str], tested: np.ndarray) -> list[Fold]:
     """Fold f tests where `tested` is f. Of the rest, about a tenth validates: whole dialogues without test ones."""
-    dialogues, dialogue = _values(corpus, protocol, "dialogue")
+    dialogues, dialogue = _values(index, protocol, "dialogue")
     folds = []
     for f, name in enumerate(names):
         test = tested == f
