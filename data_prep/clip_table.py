@@ -13,6 +13,7 @@ from data_prep.packs.rows import restart_in_words, restarting
 from data_prep.packs.values import PARTS
 from data_prep.sentences import normalise
 from mer_jax.data.corpus import Utterance
+from mer_jax.data.dialogues import repeated_turns, same_turn
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
 from mer_jax.text_files import csv_records, readable, seconds, whole_line
@@ -21,8 +22,9 @@ NEEDED = ("file", "label")
 OPTIONAL = ("sentence", "id", "split", "dialogue", "turn", "speaker", "session", "start", "end", "votes")
 
 
-def read_table(path: Path, folder: Path, cut: bool = False) -> list[UtteranceClip]:
-    """Returns the table's utterances; with `cut` a clip is the part of its file from `start` to `end`.
+def read_table(path: Path, folder: Path, cut: bool = False, *, keep_unlabelled: bool = False) -> list[UtteranceClip]:
+    """Returns the table's utterances; with `cut` a clip is the part of its file from `start` to `end`, and with
+    `keep_unlabelled` what has no label, or not one, has the label "".
 
     Raises UserError naming line and column.
     """
@@ -31,16 +33,20 @@ def read_table(path: Path, folder: Path, cut: bool = False) -> list[UtteranceCli
     rows: list[UtteranceClip] = []
     turns: Counter[str] = Counter()
     records = csv_records(path)
-    _check_columns(path, list(next(records)[1]), cut)
+    columns = list(next(records)[1])
+    _check_columns(path, columns, cut)
     for line, record in records:
         where = f"{path}, line {line}"
         fields = {column: value.strip() for column, value in whole_line(where, record).items()}
-        rows.append(_row(fields, where, folder, cut, turns))
+        rows.append(_row(fields, where, folder, cut, turns, keep_unlabelled))
     if not rows:
         raise UserError(f"{path} holds no utterance")
     _refuse_repeats(rows, cut)
-    _refuse_joined(rows)
-    return _separate_parts(rows)
+    rows = _separate_parts(_with_one_label(rows, keep_unlabelled))
+    _refuse_same_turns(rows)
+    if "turn" not in columns and max(turns.values()) > 1:
+        print("note: the table has no column turn: the turns of a dialogue are numbered in the order of its lines")
+    return rows
 
 
 def _separate_parts(rows: list[UtteranceClip]) -> list[UtteranceClip]:
@@ -61,18 +67,21 @@ def _check_columns(path: Path, columns: list[str], cut: bool) -> None:
         print(f"note: columns that are not used: {', '.join(ignored)}")
 
 
-def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Counter[str]) -> UtteranceClip:
+def _row(
+    record: dict[str, str], where: str, folder: Path, cut: bool, turns: Counter[str], keep_unlabelled: bool
+) -> UtteranceClip:
     names: dict[str, str] = {
         c: values.name(where, c, record[c]) for c in ("id", "dialogue", "speaker", "session") if c in record
     }
-    for column in (*NEEDED, *(c for c in ("id", "split", "dialogue", "turn") if c in record)):
+    needed = [c for c in NEEDED if not (c == "label" and keep_unlabelled)]
+    for column in (*needed, *(c for c in ("id", "split", "dialogue", "turn") if c in record)):
         if not (names if column in names else record)[column]:
             what = f"{brief(record[column])}, which names none" if record[column] else "empty"
             raise UserError(f"{where}: {column} is {what}")
     if not Path(readable(where, "file", record["file"])).name:
         raise UserError(f"{where}: file is {brief(record['file'])}, which is a folder")
-    if why := values.label(where, record["label"])["unlabelled"]:
-        raise UserError(why)
+    if (why := values.label(where, record["label"])["unlabelled"]) and not keep_unlabelled:
+        raise UserError(f"{why}; --keep-unlabelled keeps it as a turn without a class")
     if record.get("split", "train").casefold() not in PARTS:
         raise UserError(f"{where}: split is {record['split']!r}, not one of {', '.join(PARTS)}")
     turn = values.whole_number(where, "turn", record["turn"]) if "turn" in record else None
@@ -91,7 +100,7 @@ def _row(record: dict[str, str], where: str, folder: Path, cut: bool, turns: Cou
         turn=turns[dialogue] if turn is None else turn,
         speaker=names.get("speaker", ""),
         session=names.get("session", ""),
-        label=record["label"],
+        label="" if why else record["label"],
         sentence=normalise(values.word(where, "sentence", record.get("sentence"))),
         start=start,
         end=end,
@@ -125,10 +134,22 @@ def _refuse_repeats(rows: Sequence[UtteranceClip], cut: bool) -> None:
         ids[row.utterance.id] = files[row.clip.name] = row.where
 
 
-def _refuse_joined(rows: Sequence[UtteranceClip]) -> None:
-    """Raises UserError for happy/sad where happy and sad are labels, too, as the readers of packs do."""
+def _with_one_label(rows: Sequence[UtteranceClip], keep_unlabelled: bool) -> list[UtteranceClip]:
+    """Finds happy/sad where happy and sad are labels, too, as the readers of packs do: it becomes none, or is refused
+    unless such rows are to be kept."""
     known = {row.utterance.label for row in rows}
+    found = []
     for row in rows:
         pieces = JOINED.split(row.utterance.label)
         if len(pieces) > 1 and known.issuperset(pieces):
-            raise UserError(f"{row.where}: the label is {brief(row.utterance.label)}, which is several")
+            if not keep_unlabelled:
+                raise UserError(f"{row.where}: the label is {brief(row.utterance.label)}, which is several")
+            row = replace(row, utterance=replace(row.utterance, label=""))
+        found.append(row)
+    return found
+
+
+def _refuse_same_turns(rows: Sequence[UtteranceClip]) -> None:
+    dialogues, turns = ([getattr(row.utterance, name) for row in rows] for name in ("dialogue", "turn"))
+    for first, second in repeated_turns(dialogues, turns)[:1]:
+        raise UserError(same_turn(rows[first].where, rows[second].where, dialogues[first], turns[first]))

@@ -34,7 +34,7 @@ from data_prep.encoders.extract import (
 )
 from data_prep.encoders.hearing import listen, told
 from data_prep.encoders.media import Checked
-from data_prep.importer import Importer, Source, checksums, print_note
+from data_prep.importer import Importer, Source, add_keep_unlabelled, checksums, print_note
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
 
@@ -49,16 +49,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_audio(parser)
     flags.add_visual(parser)
     parser.add_argument("--cut", action="store_true", help="a clip is the part of its file from start to end")
+    add_keep_unlabelled(parser, "lines whose label is empty, tied or several")
     parser.add_argument("--skip-broken", action="store_true", help="leave out clips that cannot be used, and name them")
     parser.add_argument("--name", help="of the corpus; default: that of the folder --out")
     parser.add_argument("--licence", default="that of the clips", help="for the manifest")
 
 
-def read(arguments: argparse.Namespace) -> Source:
-    rows = read_table(arguments.table, arguments.clips or arguments.table.parent, arguments.cut)
-    labels = tuple(sorted({row.utterance.label for row in rows}))
+def rows_of(arguments: argparse.Namespace) -> tuple[list[UtteranceClip], tuple[str, ...]]:
+    """Returns the rows of the table and their labels. Raises UserError unless there are two."""
+    folder, keep = arguments.clips or arguments.table.parent, arguments.keep_unlabelled
+    rows = read_table(arguments.table, folder, arguments.cut, keep_unlabelled=keep)
+    labels = tuple(sorted({row.utterance.label for row in rows} - {""}))
     if len(labels) < 2:
-        raise UserError(f"{arguments.table}: every utterance is {labels[0]!r}; it takes two labels at least")
+        what = f"every utterance is {labels[0]!r}" if labels else "no utterance has a label"
+        raise UserError(f"{arguments.table}: {what}; it takes two labels at least")
+    return rows, labels
+
+
+def read(arguments: argparse.Namespace) -> Source:
+    rows, labels = rows_of(arguments)
     with_text = any(row.utterance.sentence for row in rows) and not arguments.without_text
     if not (with_text or arguments.audio_encoder or arguments.visual_encoder):
         raise UserError(
@@ -93,10 +102,12 @@ def read(arguments: argparse.Namespace) -> Source:
     if broken:
         print_note(f"{len(broken)} of {len(rows) + len(broken)} clips are left out")
     faces = {"frames_without_face": print_faces(rows, features["visual"])} if arguments.faces else {}
+    unlabelled = [row.where for row in rows if not row.utterance.label]
     return Source(
         name=arguments.name or arguments.out.name,
         utterances=utterances(rows, features),
         labels=labels,
+        kept_unlabelled=unlabelled if arguments.keep_unlabelled else None,
         encoder=words,
         extractors={modality: encoder.extractor for modality, encoder in chosen.items()},
         steps_per_second=rates(chosen),

@@ -17,7 +17,7 @@ import numpy as np
 
 from data_prep import typed_columns
 from data_prep.encoders.flags import text_encoder
-from data_prep.importer import Importer, Source, checksums, print_note
+from data_prep.importer import Importer, Source, add_keep_unlabelled, checksums, print_note
 from data_prep.packs import class_counts, values
 from data_prep.packs.class_counts import SIX as WORDS
 from data_prep.packs.tables import read_npz
@@ -105,14 +105,15 @@ def extra_happy(path: Path, table: dict[str, np.ndarray]) -> set[str]:
 
 
 def utterances(
-    table: dict[str, np.ndarray], rows: np.ndarray, texts: list[Any], labels: dict[str, str], audio: str
+    table: dict[str, np.ndarray], rows: np.ndarray, texts: list[Any], labels: list[str], audio: str
 ) -> Iterator[Utterance]:
+    """Yields the utterances of the rows; `labels` are theirs, "" for one without a class."""
     turns: dict[int, int] = {}
     for dialogue in np.unique(table["dialogue"][rows]):
         of_dialogue = rows[table["dialogue"][rows] == dialogue]
         order = of_dialogue[np.argsort(table["start_time"][of_dialogue], kind="stable")]
         turns.update({int(row): turn for turn, row in enumerate(order)})
-    for row, states in zip(rows.tolist(), texts, strict=True):
+    for row, states, label in zip(rows.tolist(), texts, labels, strict=True):
         name = str(table["utt_id"][row])
         yield Utterance(
             id=name,
@@ -121,7 +122,7 @@ def utterances(
             turn=turns[row],
             speaker=name[:5] + name.rsplit("_", 1)[1][0],  # the letter of the TURN, not of the dialogue
             session=name[:5],
-            label=labels[str(table["name"][row])],
+            label=label,
             sentence=str(table["sentence"][row]),
             start=float(table["start_time"][row]),
             end=None if np.isnan(table["end_time"][row]) else float(table["end_time"][row]),
@@ -148,6 +149,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="leave out the 53 'happy' utterances that have no official happy majority; FILE lists their ids "
         "(default: extra_happy_53.txt beside the table)",
     )
+    add_keep_unlabelled(parser, "turns of no class (with --classes=4: frustrated), or left out as happy,")
     parser.add_argument("--audio", default="audio_gemaps47", metavar="COLUMN", help="default: %(default)s")
 
 
@@ -160,25 +162,29 @@ def read(arguments: argparse.Namespace) -> Source:
         listed = Path(arguments.without_extra_happy or arguments.table.parent / "extra_happy_53.txt")
         keep &= ~np.isin(table["utt_id"], list(extra_happy(listed, table)))
         sources.append(listed)
-    rows = np.flatnonzero(keep)
-    expected = TOTALS[arguments.classes, with_extra]
-    if len(rows) != expected:
-        print_note(f"{len(rows)} utterances; the community's set of this kind has {expected}")
+    with_class, expected = int(keep.sum()), TOTALS[arguments.classes, with_extra]
+    if with_class != expected:
+        print_note(f"{with_class} utterances; the community's set of this kind has {expected}")
+    rows = np.arange(len(keep)) if arguments.keep_unlabelled else np.flatnonzero(keep)
+    keep = keep[rows]
     if bad := int((~np.isfinite(table[arguments.audio][rows])).any(1).sum()):
         print_note(
             f"{bad} utterances have NaN or infinite values in {arguments.audio}; "
             "training refuses them unless told to zero them"
         )
-    sentences, split = [normalise(s) for s in table["sentence"][rows].tolist()], table["split"][rows]
+    sentences = [normalise(s) for s in table["sentence"][rows].tolist()]
+    split = np.where(keep, table["split"][rows], "")  # what has no class is in no part
     repeated, of_test = train_sentences_in_test(sentences, split), int((split == "test").sum())
     print(f"{repeated} of {of_test} test sentences occur word for word in train (scripted dialogues)")
     encoder = text_encoder(arguments)
     texts = encoder.states(sentences)
     kept_labels = tuple(dict.fromkeys(labels.values()))
+    of_rows = [labels[name] if has else "" for name, has in zip(table["name"][rows].tolist(), keep, strict=True)]
     return Source(
         name=f"iemocap-{arguments.classes}",
-        utterances=utterances(table, rows, texts, labels, arguments.audio),
+        utterances=utterances(table, rows, texts, of_rows, arguments.audio),
         labels=kept_labels,
+        kept_unlabelled=table["utt_id"][rows][~keep].tolist() if arguments.keep_unlabelled else None,
         encoder=encoder,
         extractors={
             "text": encoder.extractor,

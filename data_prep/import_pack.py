@@ -23,12 +23,12 @@ import numpy as np
 from data_prep import limits
 from data_prep.encoders.flags import text_encoder
 from data_prep.encoders.text import TextEncoder
-from data_prep.importer import Importer, Source, print_note
+from data_prep.importer import Importer, Source, add_keep_unlabelled, print_note
 from data_prep.packs import layouts, tables, values
 from data_prep.packs.columns import records
 from data_prep.packs.labels import labelled, name_labels
 from data_prep.packs.mapping import as_text, features_of, read_mapping
-from data_prep.packs.rows import Reading, separate_parts
+from data_prep.packs.rows import Reading, refuse_same_turns, separate_parts
 from mer_jax.data.corpus import DTYPES, SPLITS, Utterance
 from mer_jax.errors import UserError
 from mer_jax.files import sha256_of
@@ -70,6 +70,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out, and count, utterances without a label, with several, or on which the raters did not agree",
     )
+    add_keep_unlabelled(parser, "utterances that --skip-unlabelled leaves out")
     parser.add_argument("--licence", default="unknown: ask whoever made the pack", help="default: %(default)s")
 
 
@@ -78,9 +79,14 @@ def read(arguments: argparse.Namespace) -> Source:
     pack, where = read_pack(arguments), str(files[0])
     if not pack.rows:
         raise UserError(f"{where} holds no utterance")
-    pack.rows, left_out = labelled(where, pack.rows, skip=arguments.skip_unlabelled)
-    labels, words, fits, told = name_labels(where, pack.rows, arguments.labels)
+    skip, keep = arguments.skip_unlabelled, arguments.keep_unlabelled
+    if skip and keep:
+        raise UserError("--skip-unlabelled leaves out what --keep-unlabelled keeps: give one of them")
+    pack.rows, left_out = labelled(where, pack.rows, skip=skip, keep=keep)
+    with_class = [row for row in pack.rows if not row.unlabelled]
+    labels, words, fits, told = name_labels(where, with_class, arguments.labels)
     pack.notes += [*left_out, *separate_parts(pack.rows)]
+    refuse_same_turns(where, pack.rows)
     refuse_nothing(where, pack.rows)
     print(f"{pack.layout}: {sizes_in_words(pack.rows)}; {fits or 'the classes are of no corpus known here'}")
     for note in [*pack.notes, *told]:
@@ -99,6 +105,7 @@ def read(arguments: argparse.Namespace) -> Source:
         name=arguments.name or (fits.split(",")[0] if fits else files[0].stem),
         utterances=utterances(pack.rows, texts),
         labels=labels,
+        kept_unlabelled=[row.unlabelled for row in pack.rows if row.unlabelled] if keep else None,
         encoder=encoder,
         extractors={m: encoder.extractor if texts and m == "text" else from_pack for m in modalities},
         label_words=words,

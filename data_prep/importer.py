@@ -26,6 +26,8 @@ from mer_jax.data.corpus_writer import Description, refuse_existing
 from mer_jax.errors import UserError, reported
 from mer_jax.files import sha256_of
 
+LISTED = 3  # utterances without a class
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -33,7 +35,8 @@ class Source:
 
     `encoder` embeds the label words, which are the labels unless `label_words` says otherwise; where the text features
     are its own, too, both lie in one space. `provenance` follows the name of the tool in the manifest. `extra_happy` is
-    the file whose ids the audit counts, and `closing_lines` are printed last.
+    the file whose ids the audit counts, and `closing_lines` are printed last. `kept_unlabelled` says of every utterance
+    without a class which it is, None where --keep-unlabelled is not given.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Source:
     steps_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
     extra_happy: Path | None = None
     closing_lines: Sequence[str] = ()
+    kept_unlabelled: Sequence[str] | None = None
 
     def with_trained_parts(self, given: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         """Returns `trained_on` with what --trained-on says of it. Raises UserError for a modality that is not here."""
@@ -58,6 +62,8 @@ class Source:
 
     def description(self, tool: str) -> Description:
         words = self.label_words or self.labels
+        kept = self.kept_unlabelled
+        unlabelled = {} if kept is None else {"kept_unlabelled": {"count": len(kept), "first": list(kept[:LISTED])}}
         encodes_text = self.extractors.get("text") == self.encoder.extractor
         return Description(
             name=self.name,
@@ -67,7 +73,7 @@ class Source:
             label_embeddings=self.encoder.words(words),
             label_space="text" if encodes_text else str(self.encoder.identity["name"]),
             protocol=self.protocol,
-            provenance={"tool": tool, **self.provenance},
+            provenance={"tool": tool, **self.provenance, **unlabelled},
             licence=self.licence,
             trained_on=self.trained_on,
             steps_per_second=self.steps_per_second,
@@ -122,12 +128,33 @@ class Importer:
             print_note(
                 f"the {m} features were trained on the labels of {' and '.join(parts)}: testing on these is refused"
             )
+        if source.kept_unlabelled is not None:
+            print_note(kept_in_words(source.kept_unlabelled))
         for note in alike_names(source.labels):
             print_note(note)
         description = source.description(self.tool)
         write_and_audit(arguments.out, source.utterances, description, extra_happy=source.extra_happy)
         for line in source.closing_lines:
             print(line)
+
+
+def add_keep_unlabelled(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds --keep-unlabelled, for importers whose source may hold utterances without a class; `what` says which."""
+    parser.add_argument(
+        "--keep-unlabelled",
+        action="store_true",
+        help=f"keep {what} as turns without a class: a conversation hears them, nothing learns from them or scores them",
+    )
+
+
+def kept_in_words(kept: Sequence[str]) -> str:
+    if not kept:
+        return "no utterance is without a class: --keep-unlabelled changes nothing"
+    more = f"; and {len(kept) - LISTED:,} more" if len(kept) > LISTED else ""
+    return (
+        f"{len(kept):,} utterances are kept without a class, heard in their dialogues and neither learnt from nor "
+        f"scored: {'; '.join(kept[:LISTED])}{more}"
+    )
 
 
 def trained_parts(given: Sequence[str]) -> dict[str, tuple[str, ...]]:

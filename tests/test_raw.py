@@ -74,6 +74,7 @@ MELD = {
 def options(**changes):
     fields = {
         "classes": 6,
+        "keep_unlabelled": False,
         "extra_happy": None,
         "improvised_only": False,
         "without_self_evaluation": False,

@@ -19,9 +19,11 @@ LISTED = 3
 Named = tuple[tuple[str, ...], tuple[str, ...], str, list[str]]
 
 
-def labelled(where: str, rows: Sequence[PackRow], *, skip: bool) -> tuple[list[PackRow], list[str]]:
+def labelled(
+    where: str, rows: Sequence[PackRow], *, skip: bool = False, keep: bool = False
+) -> tuple[list[PackRow], list[str]]:
     """Returns the rows that have one label, and a note on the others. Raises UserError naming these unless they are to
-    be skipped."""
+    be skipped, or kept: these are returned, too, their label being ""."""
     known = {row.label for row in rows if not row.unlabelled}
     for row in rows:
         pieces = JOINED.split(row.label) if isinstance(row.label, str) else []
@@ -30,12 +32,17 @@ def labelled(where: str, rows: Sequence[PackRow], *, skip: bool) -> tuple[list[P
     wrong = [row.unlabelled for row in rows if row.unlabelled]
     if not wrong:
         return list(rows), []
-    if not skip or len(wrong) == len(rows):
+    if not (skip or keep) or len(wrong) == len(rows):
         more = f"; and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
         raise UserError(
             f"{len(wrong)} of {len(rows)} utterances have no label, or not one: {'; '.join(wrong[:LISTED])}{more}. "
-            "Leave them out with --skip-unlabelled, or name them in a --mapping, as in [values.label]"
+            "Leave them out with --skip-unlabelled, keep them as turns without a class with --keep-unlabelled, or name "
+            "them in a --mapping, as in [values.label]"
         )
+    if keep:
+        for row in rows:
+            row.label = "" if row.unlabelled else row.label
+        return list(rows), []
     note = f"{len(wrong)} of {len(rows)} utterances are left out, as they have not one label: {wrong[0]}"
     return [row for row in rows if not row.unlabelled], [note]
 

@@ -42,6 +42,8 @@ def read_mmsa(path: Path, found: Any, reading: Reading = DEFAULT) -> Pack:
             for field in FEATURES
             if field in fields and f"{field}_lengths" not in fields and (field != "text" or "text_bert" not in fields)
         ]
+    if any("$_$" in row.id and not row.id.rpartition("$_$")[2].isdecimal() for row in rows):
+        notes.append("where no number ends an id, the turn is the position of the utterance in its part")
     if any("speaker" in part for part in found.values()):
         notes.append("the field speaker is not read")
     return Pack("mmsa", rows, notes, {})

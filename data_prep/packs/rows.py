@@ -14,6 +14,7 @@ from data_prep.limits import Budget
 from data_prep.packs import values
 from data_prep.packs.field_names import FIELDS, is_telling, our_name
 from data_prep.sentences import normalise
+from mer_jax.data.dialogues import repeated_turns, same_turn
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
 
@@ -139,6 +140,7 @@ def rows_of(where: str, records: Iterable[Mapping[str, Any]], reading: Reading =
     if named and not any("id" in record for record in named):
         notes.append(f"the records have no id: they are called by their position, {reading.stem}_00000 and on")
         named = [record | {"id": f"{reading.stem}_{i:05d}"} for i, record in enumerate(named)]
+    notes += _notes_on_turns(where, named, reading)
     if not (reading.part or reading.to_predict) and named and not any("split" in record for record in named):
         notes.append("the records have no split: all are train; a --mapping can name its column")
         reading = dataclasses.replace(reading, part="train")
@@ -224,6 +226,21 @@ def _refuse_missing(where: str, named: Sequence[Mapping[str, Any]], reading: Rea
         )
 
 
+def _notes_on_turns(where: str, named: Sequence[Mapping[str, Any]], reading: Reading) -> list[str]:
+    """Returns a note if records say of which dialogue they are, and none says which turn. Raises UserError if some of
+    them do, and some do not."""
+    of_dialogues = [i for i, record in enumerate(named) if record.get("dialogue") is not None]
+    lacking = [i for i in of_dialogues if "turn" not in named[i]]
+    if not lacking:
+        return []
+    if len(lacking) < len(of_dialogues) and not reading.to_predict:
+        raise UserError(
+            f"{where}, record {lacking[0]}: 'turn' is missing, and {len(of_dialogues) - len(lacking)} other records of "
+            "dialogues have it; give it to all of them, or to none: then their order counts"
+        )
+    return ["the records have no turn: the turns of a dialogue are numbered in the order of the records"]
+
+
 def _row(where: str, i: int, record: Mapping[str, Any], features: set[str], reading: Reading) -> PackRow:
     vectors = {m: values.vector(where, m, _stepwise(record[m])) for m in features if record.get(m) is not None}
     return row_of(where, {"turn": i, **record}, vectors, reading)
@@ -271,6 +288,14 @@ def separate_parts(rows: Sequence[PackRow]) -> list[str]:
             row.id = f"{row.split}_{row.id}"
         notes.append(f"the ids start again in every part; they begin with their part now, as in {rows[0].id}")
     return notes
+
+
+def refuse_same_turns(where: str, rows: Sequence[PackRow]) -> None:
+    """Raises UserError for two utterances that are the same turn of a dialogue."""
+    for first, second in repeated_turns((row.dialogue for row in rows), (row.turn for row in rows))[:1]:
+        one = rows[first]
+        names = (f"{where}: the utterances {one.id}", rows[second].id)
+        raise UserError(same_turn(*names, one.dialogue, one.turn))
 
 
 def shape_in_words(found: Any) -> str:

@@ -89,10 +89,12 @@ def read(
     rows, features, clips, over_longest, broken = _features(selection, chosen, arguments, issues, halves)
     for message in broken.values():
         print(f"left out: {message}", file=sys.stderr)
+    unlabelled = [row.utterance.id for row in rows if not row.utterance.label]
     return Source(
         name=selection.name,
         utterances=utterances(rows, features),
         labels=selection.labels,
+        kept_unlabelled=unlabelled if getattr(arguments, "keep_unlabelled", False) else None,
         encoder=encoder,
         extractors={modality: encoder.extractor for modality, encoder in chosen.items()},
         steps_per_second=rates(chosen),

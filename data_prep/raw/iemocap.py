@@ -20,11 +20,11 @@ from pathlib import Path
 
 from data_prep.audit.corpus_audit import listed_ids
 from data_prep.iemocap import CLASSES, LICENCE, WORDS
-from data_prep.importer import Importer, Source
+from data_prep.importer import Importer, Source, add_keep_unlabelled
 from data_prep.packs import class_counts
 from data_prep.raw import convert
 from data_prep.raw.convert import Selection
-from data_prep.raw.iemocap_reader import CODES, ISSUES, MAX_TURNS, MIN_TURNS, SESSIONS
+from data_prep.raw.iemocap_reader import CODES, ISSUES, KEPT, MAX_TURNS, MIN_TURNS, SESSIONS
 from data_prep.raw.turns import KnownIssues, Turn
 from mer_jax.data.corpus import Utterance
 from mer_jax.data.leakage import normalised_sentence
@@ -37,7 +37,7 @@ TURNS, DIALOGUES = 10039, 151
 
 
 def select(turns: list[Turn], issues: KnownIssues, arguments: argparse.Namespace) -> Selection:
-    """Selects the turns of the classes asked for."""
+    """Selects the turns of the classes asked for; with --keep-unlabelled the others, too, without a class."""
     classes = CLASSES[arguments.classes]
     labels = tuple(dict.fromkeys(classes.values()))
     extra = listed_ids(arguments.extra_happy) if arguments.extra_happy else set()
@@ -52,20 +52,21 @@ def select(turns: list[Turn], issues: KnownIssues, arguments: argparse.Namespace
         if not arguments.improvised_only or "_impro" in turn.dialogue
         for label, votes in _judged(turn, turn.id in extra, classes, issues, arguments)
     ]
-    if not chosen:
+    labelled = [u for _, u in chosen if u.label]
+    if not labelled:
         raise UserError("no turn is left of the classes asked for")
     if arguments.classes == 6:
-        lengths = Counter(u.dialogue for _, u in chosen)
+        lengths = Counter(u.dialogue for u in labelled)
         issues.add("dialogue-length", *(name for name, n in lengths.items() if not MIN_TURNS <= n <= MAX_TURNS))
     issues.add("scripted", *(turn.id for turn, _ in chosen if "_script" in turn.dialogue))
-    train = {normalised_sentence(u.sentence) for _, u in chosen if u.split == "train"} - {""}
+    train = {normalised_sentence(u.sentence) for u in labelled if u.split == "train"} - {""}
     issues.add(
-        "scripted-repeat", *(u.id for _, u in chosen if u.split == "test" and normalised_sentence(u.sentence) in train)
+        "scripted-repeat", *(u.id for u in labelled if u.split == "test" and normalised_sentence(u.sentence) in train)
     )
     if arguments.visual_encoder and arguments.marked != "both":
         issues.add("two-actors-in-the-film", *sorted({turn.film for turn, _ in chosen if turn.film}))
     if not arguments.improvised_only:
-        _compare_counts(turns, [u for _, u in chosen], labels, bool(extra), issues)
+        _compare_counts(turns, labelled, labels, bool(extra), issues)
     return Selection(
         name=f"iemocap-{arguments.classes}",
         chosen=chosen,
@@ -84,7 +85,8 @@ def select(turns: list[Turn], issues: KnownIssues, arguments: argparse.Namespace
 def _judged(
     turn: Turn, is_extra: bool, classes: Mapping[str, str], issues: KnownIssues, arguments: argparse.Namespace
 ) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
-    """Yields the turn's label and votes in terms of the classes, or nothing if it is of none of them."""
+    """Yields the turn's label and votes in terms of the classes; nothing if it is of none of them, or a label of "" if
+    such turns are kept."""
     official = "hap" if is_extra else turn.label
     if is_extra:
         issues.add("happy-595-or-648", turn.id)
@@ -92,14 +94,14 @@ def _judged(
         issues.add("other-emotion" if turn.label in OTHERS else "no-majority", turn.id)
     if arguments.classes == 4 and official == "exc":
         issues.add("excited-is-happy", turn.id)
-    if official not in classes:
+    if official not in classes and not arguments.keep_unlabelled:
         return
     votes = (
         (rater, classes.get(CODES.get(word, ""), word))
         for rater, word in turn.votes
         if rater.startswith("E") or not arguments.without_self_evaluation
     )
-    yield classes[official], tuple(dict.fromkeys(votes))
+    yield classes.get(official, ""), tuple(dict.fromkeys(votes))
 
 
 def _check_extra(path: Path | None, extra: set[str], turns: list[Turn]) -> None:
@@ -164,6 +166,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="ids, one a line, of the turns that the community's 7,433 count as happy though they have no official "
         "majority (53); default: the official 7,380",
     )
+    add_keep_unlabelled(parser, "turns without a majority, and those of an emotion that is none of the classes,")
     parser.add_argument(
         "--improvised-only",
         action="store_true",
@@ -190,7 +193,7 @@ def read(arguments: argparse.Namespace) -> Source:
     return convert.read(
         "iemocap",
         arguments,
-        ISSUES,
+        ISSUES | (KEPT if arguments.keep_unlabelled else {}),
         select,
         halves=lambda turn: half_of(turn, arguments.marked),
         extra_happy=arguments.extra_happy,

@@ -63,6 +63,11 @@ ISSUES = {
     **CLIP_ISSUES,
 }
 
+KEPT = {  # of these with --keep-unlabelled
+    "no-majority": "xxx: no label has the majority of the raters; kept as turns without a class",
+    "other-emotion": "oth, fea, sur, dis: of no class in use; kept as turns without a class",
+}
+
 
 def root_of(folder: Path) -> Path:
     """Returns the folder with the sessions. Raises UserError if there is none."""

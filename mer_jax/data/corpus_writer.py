@@ -111,8 +111,8 @@ def write_corpus(
     """Writes an immutable corpus folder. It appears under its name only when complete; a killed writer leaves nothing
     there.
 
-    Raises UserError if `out` exists, an id or a turn of a dialogue occurs twice, a label, split, width or dtype is not as declared, something
-    would not be read as it was written, or nothing was given to write.
+    Raises UserError if `out` exists, an id or a turn of a dialogue occurs twice, a label, split, width or dtype is not
+    as declared, something would not be read as it was written, or nothing was given to write.
     """
     refuse_existing(out)
     _check_description(description)
