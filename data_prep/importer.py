@@ -143,7 +143,7 @@ def add_keep_unlabelled(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--keep-unlabelled",
         action="store_true",
-        help=f"keep {what} as turns without a class: a conversation hears them, nothing learns from them or scores them",
+        help=f"keep {what} as turns without a class: a conversation hears them, they are neither learnt from nor scored",
     )
 
 

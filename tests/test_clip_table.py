@@ -79,6 +79,35 @@ def test_rows_of_a_table(tmp_path):
     ]
 
 
+def test_lines_without_a_label_are_kept_where_they_are_wanted(tmp_path):
+    labels = ("joy", "", "tie", "joy;sad", "sad", "joy/sad")
+    path = write_table(tmp_path / "t.csv", [row(file=f"{i}.wav", label=label) for i, label in enumerate(labels)])
+    with pytest.raises(UserError, match="line 3: label is empty"):
+        read_table(path, tmp_path)
+    found = read_table(path, tmp_path, keep_unlabelled=True)
+    assert [one.utterance.label for one in found] == ["joy", "", "", "", "sad", ""]
+
+
+def test_the_turns_of_a_table(tmp_path, capsys):
+    rows = [row(file=f"{i}.wav", turn=turn) | {"dialogue": "d"} for i, turn in enumerate((3, 9, 1))]
+    path = tmp_path / "t.csv"
+    assert [one.utterance.turn for one in read_table(write_table(path, rows), tmp_path)] == [3, 9, 1]
+    rows[2]["turn"] = 9
+    with pytest.raises(UserError, match=r"t.csv, line 3 and .*t.csv, line 4 both are turn 9 of dialogue 'd'"):
+        read_table(write_table(path, rows), tmp_path)
+    rows[2]["turn"] = ""
+    with pytest.raises(UserError, match="line 4: turn is empty"):
+        read_table(write_table(path, rows), tmp_path)
+    words = "no column turn: the turns of a dialogue are numbered in the order of its lines"
+    assert words not in capsys.readouterr().out
+    for one in rows:
+        del one["turn"]
+    assert [one.utterance.turn for one in read_table(write_table(path, rows), tmp_path)] == [0, 1, 2]
+    assert words in capsys.readouterr().out
+    assert len(read_table(write_table(path, [one | {"dialogue": one["file"]} for one in rows]), tmp_path)) == 3
+    assert words not in capsys.readouterr().out, "with one turn each there is nothing to number"
+
+
 def test_times_labels_and_dialogues_are_read_as_those_of_packs(tmp_path, capsys):
     rows = [
         row(file=f"{part}{i}.wav", split=part, turn=str(i), start=start, end="") | {"dialogue": "0"}

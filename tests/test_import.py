@@ -160,6 +160,22 @@ def test_deepmsi_folders(tmp_path):
     assert found["Ses01F_impro00_F000"].speaker == "Ses01F"
 
 
+def test_turns_of_a_deepmsi_folder_go_by_number_over_all_parts(tmp_path, capsys):
+    names = [("train", f"dia0_utt{i}", i % 6) for i in range(12)]
+    names += [("train", "Ses01F_impro01_M000", 0), ("val", "Ses01F_impro01_F001", 1), ("test", "dia0_utt7", 2)]
+    names += [("test", "Ses01F_impro01_F000", 3)]
+    for part, name, label in names:
+        (tmp_path / "p" / part / "text").mkdir(parents=True, exist_ok=True)
+        content = {"text_feature": np.float32([1, label]), "label": label}
+        (tmp_path / "p" / part / "text" / f"{name}.pkl").write_bytes(pickle.dumps(content))
+    corpus = import_(tmp_path / "out", tmp_path / "p", f"--labels={NAMES['iemocap']}")
+    assert "the folder does not say which turn an utterance is" in capsys.readouterr().out
+    turns = {(u.dialogue, u.turn): u.id for u in (corpus[i] for i in range(len(corpus)))}
+    assert [turns["train_dia0", i] for i in range(12)] == [f"train_dia0_utt{i}" for i in range(12)], "2 before 10"
+    of_ses = [turns["Ses01F_impro01", i].partition("_")[2] for i in range(3)]
+    assert of_ses == ["Ses01F_impro01_F000", "Ses01F_impro01_M000", "Ses01F_impro01_F001"]
+
+
 def table():
     rng = np.random.default_rng(0)
     split = ["train"] * 8 + ["val"] * 2 + ["test"] * 2

@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import numpy as np
+import packs
 import pytest
 from conftest import SHARED
 
@@ -123,6 +124,32 @@ def test_bytes_of_windows_1252_are_repaired(tmp_path):
     path = meld_folder(tmp_path / "m") / "train_sent_emo.csv"
     path.write_bytes(path.read_bytes().replace("’".encode(), b"\x92"))
     assert meld_table.read_rows(path, "train")[0].sentence == "It's, well, 00"
+
+
+def test_turns_of_no_class_are_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(iemocap, "text_encoder", lambda arguments: packs.Words())
+    table = small_table(tmp_path / "t.npz")
+    (tmp_path / "extra_happy_53.txt").write_text("Ses01F_impro01_F000\n")
+    for flags, total, without in (
+        (["--classes=4"], 20, []),
+        (["--classes=4", "--keep-unlabelled"], 24, ["fru"] * 4),
+        (["--classes=4", "--keep-unlabelled", "--without-extra-happy"], 24, ["hap", *["fru"] * 4]),
+        (["--keep-unlabelled"], 24, []),
+    ):
+        out = tmp_path / "-".join(flags)
+        iemocap.main([str(table), "--out", str(out), *flags])
+        corpus, said = Corpus(out), capsys.readouterr().out
+        rows = np.flatnonzero(~corpus.labelled)
+        names = dict(zip(*(np.load(table)[name].tolist() for name in ("utt_id", "label")), strict=True))
+        found = sorted(corpus.index["id"][rows].tolist())
+        assert [("hap", "sad", "neu", "ang", "exc", "fru")[names[one]] for one in found] == without
+        assert len(corpus) == total
+        kept = corpus.manifest["provenance"].get("kept_unlabelled")
+        assert kept == ({"count": len(without), "first": found[:3]} if "--keep-unlabelled" in flags else None)
+        assert f"{total - len(without)} utterances; the community's set of this kind has" in said
+        if total == 24:  # the table runs backwards in time
+            turns = {int(name[-3:]): turn for name, turn in zip(*map(corpus.index.get, ("id", "turn")), strict=True)}
+            assert turns == {i: 11 - i % 12 for i in range(24)}, "in order of time, whoever has a class"
 
 
 @needs_shared

@@ -193,6 +193,21 @@ def test_the_order_of_the_records_does_not_matter(corpus, dialogue_folder, proto
     assert sha256(turned, split(turned, protocol, seed=4)) == sha256(corpus, split(corpus, protocol, seed=4))
 
 
+def test_the_folds_are_those_of_earlier_versions(corpus):
+    wanted = {
+        "official": "48ad5be11b12",
+        "dialoguernn": "48ad5be11b12",
+        "loso": "841c07b79d3f",
+        "loso:2": "915122e8f6f2",
+        "speaker": "0ce412bb65f9",
+        "speaker:3": "d6fbba1c5839",
+        "kfold_dialogue:6": "8be4aaffd155",
+        "kfold_utterance:6": "729467e8cffa",
+        "published": "fc6288244216",
+    }
+    assert {name: sha256(corpus, split(corpus, name, seed=4))[:12] for name in wanted} == wanted
+
+
 def test_nor_does_the_hash_seed_of_the_process(corpus, dialogue_folder):
     script = (
         "import sys; from mer_jax.data.protocols import sha256, split; from mer_jax.data.corpus import Corpus; "

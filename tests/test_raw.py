@@ -186,6 +186,21 @@ def test_votes_are_in_the_corpus_words(raw_folder, tmp_path):
     assert trees.EXTRA_HAPPY not in six
 
 
+def test_turns_without_a_class_stay_where_they_are_wanted(raw_folder):
+    raw = iemocap_reader.read(raw_folder)
+    for classes, without in ((6, {trees.EXTRA_HAPPY, "Ses01F_impro01_F003"}), (4, None)):
+        chosen, issues = selected(raw, classes=classes)
+        kept, same = selected(raw, classes=classes, keep_unlabelled=True)
+        assert set(kept) == {turn.id for turn in raw.turns}
+        assert {name for name, u in kept.items() if not u.label} == (without or set(kept) - set(chosen))
+        assert {name: u for name, u in kept.items() if u.label} == chosen
+        assert {name: ids for name, ids in same.items() if name != "scripted"} == {
+            name: ids for name, ids in issues.items() if name != "scripted"
+        }
+    assert "frustration" not in {label for _, label in kept["Ses01F_impro01_F003"].votes}
+    assert kept[trees.EXTRA_HAPPY].votes == (("E1", "hap"), ("E2", "hap"), ("E3", "sad"), ("E3", "other"))
+
+
 def test_improvised_only(raw_folder):
     chosen, found = selected(iemocap_reader.read(raw_folder), improvised_only=True)
     assert len(chosen) == 23

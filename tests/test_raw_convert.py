@@ -141,6 +141,20 @@ def test_from_folder_to_shards(raw_folder, tmp_path, monkeypatch, capsys):
     assert "shared speakers" in told, "the audit"
 
 
+def test_turns_without_a_class_are_kept_and_told(raw_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert.flags, "chosen_encoders", lambda arguments: (Letters(), {"text": Letters()}))
+    arguments = [raw_folder / "IEMOCAP_full_release", "--tfds", tmp_path / "tfds", "--out", tmp_path / "a"]
+    iemocap.main([*map(str, arguments), "--keep-unlabelled"])
+    corpus, said = Corpus(tmp_path / "a"), capsys.readouterr().out
+    assert (len(corpus), int(corpus.labelled.sum())) == (49, 47)
+    kept = [trees.EXTRA_HAPPY, "Ses01F_impro01_F003"]
+    assert sorted(corpus.index["id"][~corpus.labelled].tolist()) == sorted(kept)
+    assert corpus.manifest["provenance"]["kept_unlabelled"] == {"count": 2, "first": kept}
+    assert corpus.manifest["provenance"]["traps"]["no-majority"]["handled"].endswith("kept as turns without a class")
+    assert "2 utterances are kept without a class, heard in their dialogues" in said
+    assert re.search(r"^  other-emotion +1  .*kept as turns without a class", said, re.MULTILINE)
+
+
 def flags(models, tmp_path):
     return [
         "--cache",

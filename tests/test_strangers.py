@@ -83,6 +83,37 @@ def test_no_label_is_refused_or_left_out_and_counted(wrong, imported, tmp_path):
     corpus, said = imported(path, "--skip-unlabelled")
     assert (len(corpus), corpus.labels) == (35, ("happy", "sad"))
     assert "1 of 36 utterances are left out" in said
+    corpus, said = imported(path, "--keep-unlabelled")
+    assert (len(corpus), corpus.labels) == (36, ("happy", "sad"))
+    assert corpus.index["id"][~corpus.labelled].tolist() == ["u07"]
+    assert re.search("1 utterances are kept without a class, .* (record 7: |utterance u07: )", said)
+    assert corpus.manifest["provenance"]["kept_unlabelled"]["count"] == 1
+    assert sum(counts.get("unlabelled", 0) for counts in corpus.manifest["splits"].values()) == 1
+
+
+def test_what_has_no_label_is_left_out_or_kept_and_never_all(imported, tmp_path):
+    path = pickled(tmp_path / "p.pkl", utterances())
+    _, said = imported(path, "--keep-unlabelled", "--skip-unlabelled")
+    assert "--skip-unlabelled leaves out what --keep-unlabelled keeps: give one of them" in said
+    corpus, said = imported(path, "--keep-unlabelled")
+    assert "no utterance is without a class" in said
+    assert corpus.manifest["provenance"]["kept_unlabelled"] == {"count": 0, "first": []}
+    assert "kept_unlabelled" not in imported(path)[0].manifest["provenance"]
+    for flag in ("--keep-unlabelled", "--skip-unlabelled"):
+        corpus, said = imported(pickled(path, utterances(label=lambda i: "xxx")), flag)
+        assert corpus is None
+        assert "36 of 36 utterances have no label" in said
+
+
+def test_numbers_of_classes_are_told_by_what_has_one(imported, tmp_path):
+    rows = utterances(label=lambda i: -1 if i == 7 else 1 + i // 3 % 2)
+    corpus, said = imported(pickled(tmp_path / "p.pkl", rows), "--labels=happy,sad", "--keep-unlabelled")
+    assert "the labels are numbered from 1" in said
+    assert corpus.index["id"][~corpus.labelled].tolist() == ["u07"]
+    other = mapping(tmp_path / "m.toml", '[values.label]\nsad = ""\n')
+    rows = utterances(label=lambda i: ("happy", "glad", "sad")[i // 3 % 3])
+    corpus, said = imported(pickled(tmp_path / "q.pkl", rows), other, "--keep-unlabelled")
+    assert (corpus.labels, int(corpus.labelled.sum())) == (("glad", "happy"), 24), "a mapping takes a class away"
 
 
 def test_no_label_of_a_table_is_told(imported, tmp_path):
@@ -273,6 +304,31 @@ def test_dialogues_that_start_again_in_every_part(imported, tmp_path):
     corpus, said = imported(pickled(tmp_path / "q.pkl", rows))
     assert "start again" not in said, "a dialogue that is cut into parts has every turn once"
     assert set(corpus.index["dialogue"].tolist()) == set("0123")
+
+
+def test_two_utterances_of_one_turn_are_refused_by_name(imported, tmp_path):
+    rows = utterances(dialogue=lambda i: f"d{i // 12}", turn=lambda i: 7 if i == 9 else i % 12)
+    corpus, said = imported(pickled(tmp_path / "p.pkl", rows))
+    assert corpus is None
+    assert "p.pkl: the utterances u07 and u09 both are turn 7 of dialogue 'd0'" in said
+
+
+def test_turns_that_records_do_not_number_are_told_or_refused(imported, tmp_path):
+    words = "the records have no turn: the turns of a dialogue are numbered in the order of the records"
+    path = tmp_path / "p.pkl"
+    rows = utterances(dialogue=lambda i: f"d{i // 12}")
+    corpus, said = imported(pickled(path, rows))
+    assert words in said
+    assert words in corpus.manifest["provenance"]["notes"]
+    assert corpus.index["turn"][np.argsort(corpus.index["id"])].tolist() == list(range(36))
+    rows[7]["turn"] = 3
+    corpus, said = imported(pickled(path, rows))
+    assert corpus is None
+    assert "record 0: 'turn' is missing, and 1 other records of dialogues have it" in said
+    corpus, said = imported(pickled(path, utterances(dialogue=lambda i: f"d{i // 12}", turn=lambda i: i * 3)))
+    assert words not in said, "gaps are legal"
+    assert sorted(corpus.index["turn"].tolist()) == list(range(0, 108, 3))
+    assert words not in imported(pickled(path, utterances()))[1], "without dialogues there is nothing to number"
 
 
 def test_layouts_are_told_without_a_traceback_or_a_loop(imported, tmp_path):

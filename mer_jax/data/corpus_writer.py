@@ -173,7 +173,7 @@ def _write_shards(
         ids.add(utterance.id)
         place = utterance.dialogue, int(utterance.turn)
         if utterance.dialogue and (other := turns.setdefault(place, utterance.id)) != utterance.id:
-            raise UserError(same_turn(other, utterance.id, *place))
+            raise UserError(same_turn(f"the utterances {shortened(other)}", shortened(utterance.id), *place))
         split = utterance.split
         if split not in open_shards:
             stem = f"{split}-{per_split[split]:05d}"

@@ -23,8 +23,8 @@ def repeated_turns(dialogues: Iterable[str], turns: Iterable[int]) -> list[tuple
 def same_turn(first: str, second: str, dialogue: str, turn: int) -> str:
     """Says that two utterances, named as the reader knows them, are the same turn."""
     return (
-        f"{first} and {second} both are turn {turn} of dialogue {dialogue!r}; the turns of a dialogue need numbers of "
-        "their own, in order, and dialogues whose numbers start again need names of their own"
+        f"{first} and {second} both are turn {turn} of dialogue {dialogue!r:.80}; the turns of a dialogue need numbers "
+        "of their own, in order, and dialogues whose numbers start again need names of their own"
     )
 
 
@@ -68,7 +68,9 @@ def problem_of_split_dialogues(corpus: Corpus) -> str:
         for split in SPLITS
         if split in of
     ]
-    return f"dialogue {name!r} has utterances in several splits: {', '.join(each)}{_and_more(len(across), 'dialogue')}"
+    return (
+        f"dialogue {name!r:.80} has utterances in several splits: {', '.join(each)}{_and_more(len(across), 'dialogue')}"
+    )
 
 
 def problem_of_speakers(corpus: Corpus) -> str:
@@ -84,8 +86,8 @@ def problem_of_speakers(corpus: Corpus) -> str:
     row, at = rows[0], dialogue[rows[0]]
     return (
         f"the speaker of some turns is not known in {in_part.sum()} dialogues where that of others is: of dialogue "
-        f"{str(names[at])!r} {silent[at]} of {turns[at]} turns have none, turn {index['turn'][row]} ({index['id'][row]}) "
-        f"for one; {len(rows)} turns in all"
+        f"{str(names[at])!r:.80} {silent[at]} of {turns[at]} turns have none, turn {index['turn'][row]} "
+        f"({index['id'][row]}) for one; {len(rows)} turns in all"
     )
 
 
