@@ -143,7 +143,7 @@ def add_keep_unlabelled(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--keep-unlabelled",
         action="store_true",
-        help=f"keep {what} as turns without a class: a conversation hears them, they are neither learnt from nor scored",
+        help=f"keep {what} as turns without a class: heard in their dialogue, neither learnt from nor scored",
     )
 
 

@@ -115,6 +115,15 @@ def planted(fault):
     if fault == "some without dialogue":
         u[train], u[test] = change(u[train], dialogue=""), change(u[test], dialogue="")
         return u, {("note", "shared dialogues", "")}
+    if fault == "speaker of one turn":
+        u[train] = change(u[train], speaker="")
+        return u, {("note", "shared speakers", ""), ("note", "unknown speakers", "")}
+    if fault == "empty turn":
+        u[test] = change(u[test], features={})
+        return u, {("note", "empty turns", ""), ("note", "lacking", "text"), ("note", "lacking", "audio")}
+    if fault == "no class":
+        u[test] = change(u[train], id=u[test].id, turn=9, split="test", label="")  # all that it shares is heard alone
+        return u, {("note", "duplicates", "audio")}
     if fault == "session":
         u[test] = change(u[test], session=u[train].session)
         return u, {("note", "shared sessions", "")}
@@ -163,6 +172,9 @@ FAULTS = (
     "speaker",
     "no speakers",
     "some without dialogue",
+    "speaker of one turn",
+    "empty turn",
+    "no class",
     "session",
     "sentence",
     "moment in train and test",
@@ -273,6 +285,16 @@ def test_floors_are_scikit_learns(tmp_path):
             np.testing.assert_allclose(scores["accuracy"], accuracy_score(y["test"], predicted))
             np.testing.assert_allclose(scores["uar"], recall_score(y["test"], predicted, average="macro"))
     assert "text 24/8/15; audio 24/8/16" in result.method
+
+
+def test_floors_are_of_what_has_a_class(tmp_path, monkeypatch):
+    u = [change(x, label="") if i in (0, 4) else x for i, x in enumerate(clean())]
+    result = audit(written(tmp_path, u))
+    assert "text 23/8/15; audio 23/8/15" in result.method
+    monkeypatch.setattr(floor, "MAX_UTTERANCES", 30)
+    drew = audit(tmp_path / "c")
+    assert sum(drew.floors[0].counts.values()) == 30
+    assert "of 30 utterances drawn from 46" in drew.method
 
 
 def measured(split, label, width=3, seed=0):

@@ -214,15 +214,16 @@ def test_a_dialogue_of_5000_turns_is_a_dialogue(tmp_path, calls_unchecked):
 
 
 def test_an_empty_turn_is_kept_and_told(tmp_path):
-    silent = {"Ses1_d00_M1": "", "Ses1_d01_F2": "calm"}
+    silent = {"Ses1_d00_M1": "", "Ses1_d01_F0": "calm", "Ses1_d01_F2": "calm"}
     found = [change(u, features={}, label=silent[u.id]) if u.id in silent else u for u in utterances()]
     found[1] = change(found[1], sentence="Well.")
+    found[3] = change(found[3], sentence="Yes.")
     corpus = written(tmp_path / "c", found)
     (row,) = np.flatnonzero(corpus.index["id"] == "Ses1_d00_M1")
     assert dict(corpus[int(row)].features) == {}
     said = finding(tmp_path / "c", "empty turns")
     assert said.level == "note"
     assert said.text == (
-        "2 of 179 (1.1 %) utterances have no features at all: Ses1_d01_F2, Ses1_d00_M1; 1 of them have no words either, "
-        "1 have a class"
+        "3 of 179 (1.7 %) utterances have no features at all: Ses1_d01_F0, Ses1_d01_F2, Ses1_d00_M1; 1 of them have no "
+        "words either, 2 have a class"
     )

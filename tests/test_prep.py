@@ -147,6 +147,8 @@ def test_turns_of_no_class_are_kept(tmp_path, monkeypatch, capsys):
         kept = corpus.manifest["provenance"].get("kept_unlabelled")
         assert kept == ({"count": len(without), "first": found[:3]} if "--keep-unlabelled" in flags else None)
         assert f"{total - len(without)} utterances; the community's set of this kind has" in said
+        of_test = (corpus.index["split"] == "test") & corpus.labelled
+        assert f" of {of_test.sum()} test sentences occur word for word in train" in said
         if total == 24:  # the table runs backwards in time
             turns = {int(name[-3:]): turn for name, turn in zip(*map(corpus.index.get, ("id", "turn")), strict=True)}
             assert turns == {i: 11 - i % 12 for i in range(24)}, "in order of time, whoever has a class"

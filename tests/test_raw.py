@@ -186,7 +186,8 @@ def test_votes_are_in_the_corpus_words(raw_folder, tmp_path):
     assert trees.EXTRA_HAPPY not in six
 
 
-def test_turns_without_a_class_stay_where_they_are_wanted(raw_folder):
+def test_turns_without_a_class_stay_where_they_are_wanted(raw_folder, monkeypatch):
+    monkeypatch.setattr(iemocap, "MIN_TURNS", 11)  # Ses01F_impro01 has 10 of the six classes, and 2 others
     raw = iemocap_reader.read(raw_folder)
     for classes, without in ((6, {trees.EXTRA_HAPPY, "Ses01F_impro01_F003"}), (4, None)):
         chosen, issues = selected(raw, classes=classes)
@@ -197,6 +198,7 @@ def test_turns_without_a_class_stay_where_they_are_wanted(raw_folder):
         assert {name: ids for name, ids in same.items() if name != "scripted"} == {
             name: ids for name, ids in issues.items() if name != "scripted"
         }
+    assert "Ses01F_impro01" in selected(raw, keep_unlabelled=True)[1]["dialogue-length"]
     assert "frustration" not in {label for _, label in kept["Ses01F_impro01_F003"].votes}
     assert kept[trees.EXTRA_HAPPY].votes == (("E1", "hap"), ("E2", "hap"), ("E3", "sad"), ("E3", "other"))
 
