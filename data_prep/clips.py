@@ -102,7 +102,7 @@ def read(arguments: argparse.Namespace) -> Source:
     if broken:
         print_note(f"{len(broken)} of {len(rows) + len(broken)} clips are left out")
     faces = {"frames_without_face": print_faces(rows, features["visual"])} if arguments.faces else {}
-    unlabelled = [row.where for row in rows if not row.utterance.label]
+    unlabelled = {row.utterance.id: row.where for row in rows if not row.utterance.label}
     return Source(
         name=arguments.name or arguments.out.name,
         utterances=utterances(rows, features),

@@ -178,13 +178,14 @@ def read(arguments: argparse.Namespace) -> Source:
     print(f"{repeated} of {of_test} test sentences occur word for word in train (scripted dialogues)")
     encoder = text_encoder(arguments)
     texts = encoder.states(sentences)
+    without = table["utt_id"][rows][~keep].tolist()
     kept_labels = tuple(dict.fromkeys(labels.values()))
     of_rows = [labels[name] if has else "" for name, has in zip(table["name"][rows].tolist(), keep, strict=True)]
     return Source(
         name=f"iemocap-{arguments.classes}",
         utterances=utterances(table, rows, texts, of_rows, arguments.audio),
         labels=kept_labels,
-        kept_unlabelled=table["utt_id"][rows][~keep].tolist() if arguments.keep_unlabelled else None,
+        kept_unlabelled={name: name for name in without} if arguments.keep_unlabelled else None,
         encoder=encoder,
         extractors={
             "text": encoder.extractor,

@@ -105,7 +105,7 @@ def read(arguments: argparse.Namespace) -> Source:
         name=arguments.name or (fits.split(",")[0] if fits else files[0].stem),
         utterances=utterances(pack.rows, texts),
         labels=labels,
-        kept_unlabelled=[row.unlabelled for row in pack.rows if row.unlabelled] if keep else None,
+        kept_unlabelled={row.id: row.unlabelled for row in pack.rows if row.unlabelled} if keep else None,
         encoder=encoder,
         extractors={m: encoder.extractor if texts and m == "text" else from_pack for m in modalities},
         label_words=words,

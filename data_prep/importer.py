@@ -36,7 +36,7 @@ class Source:
     `encoder` embeds the label words, which are the labels unless `label_words` says otherwise; where the text features
     are its own, too, both lie in one space. `provenance` follows the name of the tool in the manifest. `extra_happy` is
     the file whose ids the audit counts, and `closing_lines` are printed last. `kept_unlabelled` says of every utterance
-    without a class which it is, None where --keep-unlabelled is not given.
+    without a class, by its id, where it is or why; None where --keep-unlabelled is not given.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Source:
     steps_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
     extra_happy: Path | None = None
     closing_lines: Sequence[str] = ()
-    kept_unlabelled: Sequence[str] | None = None
+    kept_unlabelled: Mapping[str, str] | None = None
 
     def with_trained_parts(self, given: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         """Returns `trained_on` with what --trained-on says of it. Raises UserError for a modality that is not here."""
@@ -63,7 +63,7 @@ class Source:
     def description(self, tool: str) -> Description:
         words = self.label_words or self.labels
         kept = self.kept_unlabelled
-        unlabelled = {} if kept is None else {"kept_unlabelled": {"count": len(kept), "first": list(kept[:LISTED])}}
+        unlabelled = {} if kept is None else {"kept_unlabelled": {"count": len(kept), "first": list(kept)[:LISTED]}}
         encodes_text = self.extractors.get("text") == self.encoder.extractor
         return Description(
             name=self.name,
@@ -129,7 +129,7 @@ class Importer:
                 f"the {m} features were trained on the labels of {' and '.join(parts)}: testing on these is refused"
             )
         if source.kept_unlabelled is not None:
-            print_note(kept_in_words(source.kept_unlabelled))
+            print_note(kept_in_words(list(source.kept_unlabelled.values())))
         for note in alike_names(source.labels):
             print_note(note)
         description = source.description(self.tool)

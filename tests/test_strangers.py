@@ -87,7 +87,7 @@ def test_no_label_is_refused_or_left_out_and_counted(wrong, imported, tmp_path):
     assert (len(corpus), corpus.labels) == (36, ("happy", "sad"))
     assert corpus.index["id"][~corpus.labelled].tolist() == ["u07"]
     assert re.search("1 utterances are kept without a class, .* (record 7: |utterance u07: )", said)
-    assert corpus.manifest["provenance"]["kept_unlabelled"]["count"] == 1
+    assert corpus.manifest["provenance"]["kept_unlabelled"] == {"count": 1, "first": ["u07"]}
     assert sum(counts.get("unlabelled", 0) for counts in corpus.manifest["splits"].values()) == 1
 
 
@@ -320,7 +320,7 @@ def test_turns_that_records_do_not_number_are_told_or_refused(imported, tmp_path
     corpus, said = imported(pickled(path, rows))
     assert words in said
     assert words in corpus.manifest["provenance"]["notes"]
-    assert corpus.index["turn"][np.argsort(corpus.index["id"])].tolist() == list(range(36))
+    assert corpus.index["turn"][np.argsort(corpus.index["id"])].tolist() == 3 * list(range(12))
     rows[7]["turn"] = 3
     corpus, said = imported(pickled(path, rows))
     assert corpus is None
@@ -329,6 +329,17 @@ def test_turns_that_records_do_not_number_are_told_or_refused(imported, tmp_path
     assert words not in said, "gaps are legal"
     assert sorted(corpus.index["turn"].tolist()) == list(range(0, 108, 3))
     assert words not in imported(pickled(path, utterances()))[1], "without dialogues there is nothing to number"
+
+
+def test_turns_of_a_file_for_each_part_start_again(imported, tmp_path):
+    rows = utterances(60, dialogue=lambda i: i // 3 % 20 // 5)
+    rows = [{name: value for name, value in row.items() if name != "split"} for row in rows]
+    files = [pickled(tmp_path / f"x_{part}.pkl", rows[i::3]) for i, part in enumerate(("train", "val", "test"))]
+    pickled(files[2], rows[2::3][3:])  # its dialogues are at other positions than those of train
+    corpus, said = imported(*files)
+    assert "the numbers of dialogues start again in every part: 4 dialogues" in said
+    turns = {(d, t) for d, t in zip(*(corpus.index[name].tolist() for name in ("dialogue", "turn")), strict=True)}
+    assert {("train_0", 0), ("valid_3", 4), ("test_0", 1), ("test_1", 0)} < turns
 
 
 def test_layouts_are_told_without_a_traceback_or_a_loop(imported, tmp_path):

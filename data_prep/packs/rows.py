@@ -150,6 +150,8 @@ def rows_of(where: str, records: Iterable[Mapping[str, Any]], reading: Reading =
         key = record.get("id", f"{reading.stem}_{i:05d}")
         make = functools.partial(_row, f"{where}, record {i}", i, record, features, reading)
         rows.append(row_or_error(key, "test", make, reading))
+    if not any("turn" in record for record in named):
+        _number_turns(rows)
     return Pack("list", rows, notes, {})
 
 
@@ -239,6 +241,13 @@ def _notes_on_turns(where: str, named: Sequence[Mapping[str, Any]], reading: Rea
             "dialogues have it; give it to all of them, or to none: then their order counts"
         )
     return ["the records have no turn: the turns of a dialogue are numbered in the order of the records"]
+
+
+def _number_turns(rows: Sequence[PackRow]) -> None:
+    turns: Counter[str] = Counter()
+    for row in rows:
+        row.turn = turns[row.dialogue]
+        turns[row.dialogue] += 1
 
 
 def _row(where: str, i: int, record: Mapping[str, Any], features: set[str], reading: Reading) -> PackRow:

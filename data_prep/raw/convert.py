@@ -89,7 +89,7 @@ def read(
     rows, features, clips, over_longest, broken = _features(selection, chosen, arguments, issues, halves)
     for message in broken.values():
         print(f"left out: {message}", file=sys.stderr)
-    unlabelled = [row.utterance.id for row in rows if not row.utterance.label]
+    unlabelled = {row.utterance.id: row.where for row in rows if not row.utterance.label}
     return Source(
         name=selection.name,
         utterances=utterances(rows, features),
