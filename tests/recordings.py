@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
+from data_prep.encoders.text import TextEncoder
+
 EMODB = SHARED / "emodb" / "emodb_wav.tar"
 RATE, STEP = 16000, 8  # samples a second; grey levels between one frame and the next
 needs_av = pytest.mark.skipif(not importlib.util.find_spec("av"), reason="needs pip install -e '.[prep]'")
@@ -15,6 +17,19 @@ needs_prep = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("av", "torch", "transformers", "opensmile"))),
     reason="needs pip install -e '.[prep]'",
 )
+
+
+class Letters(TextEncoder):
+    """A text encoder that takes no model."""
+
+    def __init__(self):
+        self.identity, self.extractor = {"name": "letters"}, "how many letters"
+
+    def states(self, sentences):
+        return [np.full((1, 2), len(sentence), np.float16) for sentence in sentences]
+
+    def words(self, words):
+        return np.array([[len(word), 1.0] for word in words], np.float32)
 
 
 def small_bert(models):

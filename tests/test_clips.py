@@ -14,8 +14,10 @@ from conftest import ROOT, user_env
 from PIL import Image
 from recordings import (
     RATE,
+    Letters,
     corpus_bytes,
     cut_short,
+    needs_av,
     needs_prep,
     row,
     small_bert,
@@ -26,6 +28,7 @@ from recordings import (
     write_wav,
 )
 
+from data_prep import clips
 from data_prep.encoders import faces, media
 from data_prep.encoders.media import Clip
 from mer_jax.data.corpus import Corpus
@@ -67,6 +70,33 @@ def flags(models, films, out, cache):
         "--visual-encoder",
         models / "vit",
     ]
+
+
+@needs_av
+def test_lines_without_a_label_become_turns_without_a_class(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(clips.flags, "chosen_encoders", lambda *_, with_text: (Letters(), {"text": Letters()}))
+    labels = ("glad", "", "cross", "xxx")
+    for i in range(4):
+        write_wav(tmp_path / f"{i}.wav", tone(0.2))
+    rows = [{"file": f"{i}.wav", "label": labels[i], "dialogue": "d", "sentence": "Well."} for i in range(4)]
+    arguments = [str(write_table(tmp_path / "t.csv", rows)), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="2"):
+        clips.main(arguments)
+    assert "line 3: label is empty" in capsys.readouterr().err
+    clips.main([*arguments, "--keep-unlabelled"])
+    corpus, said = Corpus(tmp_path / "out"), capsys.readouterr().out
+    assert corpus.labels == ("cross", "glad")
+    assert corpus.index["label"].tolist() == ["glad", "", "cross", ""]
+    assert corpus.index["turn"].tolist() == [0, 1, 2, 3]
+    assert corpus.manifest["provenance"]["kept_unlabelled"] == {"count": 2, "first": ["1", "3"]}
+    assert "2 utterances are kept without a class, heard in their dialogues" in said
+    assert "t.csv, line 3; " in said
+    for one in rows:
+        one["label"] = ""
+    write_table(tmp_path / "t.csv", rows)
+    with pytest.raises(SystemExit, match="2"):
+        clips.main([*arguments[:2], str(tmp_path / "none"), "--keep-unlabelled"])
+    assert "no utterance has a label; it takes two labels at least" in capsys.readouterr().err
 
 
 @pytest.mark.slow

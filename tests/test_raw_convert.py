@@ -8,11 +8,10 @@ import sys
 import numpy as np
 import pytest
 import trees
-from recordings import RATE, corpus_bytes, needs_av, needs_prep, small_bert
+from recordings import RATE, Letters, corpus_bytes, needs_av, needs_prep, small_bert
 
 from data_prep.encoders import media
 from data_prep.encoders.media import Clip
-from data_prep.encoders.text import TextEncoder
 from data_prep.raw import convert, iemocap, iemocap_reader, meld_reader
 from data_prep.raw.tfds_builders import BUILDERS, prepared
 from mer_jax.data import protocols
@@ -67,19 +66,6 @@ def filmed(tmp_path_factory):
     trees.iemocap(root)
     trees.meld(root)
     return root
-
-
-class Letters(TextEncoder):
-    """A text encoder that takes no model."""
-
-    def __init__(self):
-        self.identity, self.extractor = {"name": "letters"}, "how many letters"
-
-    def states(self, sentences):
-        return [np.full((1, 2), len(sentence), np.float16) for sentence in sentences]
-
-    def words(self, words):
-        return np.array([[len(word), 1.0] for word in words], np.float32)
 
 
 class Loudness:
