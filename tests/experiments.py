@@ -65,10 +65,22 @@ def with_plain_sgd(config, learning_rate):
     return with_sgd(config, learning_rate)
 
 
-def of_folds_and_seeds(family="lsgmer", **replicas):
-    """Three folds, two seeds, two epochs; `replicas` are settings of that name."""
-    config = with_sgd(of_family(family, ("text", "audio")))
+def hearing(config, context, **settings):
+    """The config with the other turns of a dialogue heard; `settings` are those of the context."""
+    config.data.context = context
+    config.context.width, config.context.heads = 16, 2
+    for name, value in settings.items():
+        setattr(config.context, name, value)
+    return config
+
+
+def of_folds_and_seeds(family="lsgmer", context="none", **replicas):
+    """Three folds, two seeds, two epochs; `replicas` are settings of that name. With context the folds cut through
+    dialogues."""
+    config = hearing(with_sgd(of_family(family, ("text", "audio"))), context)
     config.data.protocol, config.replicas.seeds = "kfold_dialogue:3", 2
+    if context != "none":
+        config.data.protocol = "kfold_utterance:3"
     for name, value in replicas.items():
         setattr(config.replicas, name, value)
     config.train.batch_size, config.train.epochs = 16, 2

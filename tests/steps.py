@@ -1,6 +1,6 @@
 """One process of a run that only trains a few steps with SGD: python tests/steps.py HOW CORPUS OUT.
 
-Process 0 saves, for both models and both placements of the data: loss and gradient of every step, the final params, and
+Process 0 saves, for both models, one of them in conversations, and both placements of the data: loss and gradient of every step, the final params, and
 what is predicted of the test part. The gradient is what the params moved by, over the rate: neither clip nor decay come
 between.
 """
@@ -10,11 +10,10 @@ import sys
 import jax
 import numpy as np
 from absl import flags
-from experiments import of_family, with_plain_sgd
+from experiments import hearing, of_family, with_plain_sgd
 
 from mer_jax import config as config_lib
 from mer_jax import files
-from mer_jax.data import loader
 from mer_jax.data.corpus import Corpus
 from mer_jax.main import parse_distributed
 from mer_jax.runtime import distributed, run_log, sharding
@@ -24,8 +23,8 @@ STEPS = 8
 RATE = 0.05
 
 
-def experiment(family, placement):
-    config = with_plain_sgd(of_family(family), RATE)
+def experiment(family, context, placement):
+    config = hearing(with_plain_sgd(of_family(family), RATE), context)
     config.data.placement, config.data.max_length = placement, (8,)  # one padded length: one program
     config.train.batch_size = 21  # 8 devices cannot share it evenly
     if family == "lsgmer":
@@ -39,8 +38,7 @@ def experiment(family, placement):
 def train(config, corpus):
     run = setup.assemble(config, corpus, "unused")
     run.groups.begin()
-    batches = run.data.batches
-    order = loader.training_order(batches.pool, run.data.rows_of_training(), config.train.batch_size, 0, 8)
+    batches, order = run.data.batches, run.data.order
 
     def params():
         leaves = jax.tree.leaves(distributed.to_host(run.groups.saved()["state"].params))
@@ -64,10 +62,10 @@ def main(how, corpus, out):
     distributed.start(parse_distributed(how), 60, out)
     sharding.start(files.cache_folder() / "xla")
     found = {}
-    for family in ("lsgmer", "deepmsi_mer"):
+    for family, context in (("lsgmer", "none"), ("deepmsi_mer", "none"), ("lsgmer", "both")):
         for placement in ("resident", "stream"):
-            for name, value in train(experiment(family, placement), Corpus(corpus)).items():
-                found[f"{family} {placement} {name}"] = value
+            for name, value in train(experiment(family, context, placement), Corpus(corpus)).items():
+                found[f"{family} {context} {placement} {name}"] = value
     if distributed.is_primary():
         np.savez(out, **found)
 

@@ -268,6 +268,26 @@ def test_a_turn_among_given_ones_is_the_same_turn(kind, hears):
         np.testing.assert_allclose(own[i], gradient[i], atol=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "hears"), WAYS)
+def test_a_turn_that_is_not_heard_leaves_a_gap(kind, hears):
+    """What comes before it is still heard, as far away as it is."""
+    params, apply = make(kind, hears)
+    batch, rows = conversations(known())
+    laid = jnp.asarray(np.where(rows.rows[:, None] >= 0, features()[rows.rows], 0))
+    [piece] = surrounded(batch, laid)
+    members = [int(np.flatnonzero(rows.rows == row)[0]) for row in known().rows[2]]
+    gone, others = members[4], [i for i in members if i != members[4]]
+    [group] = batch.groups
+    turns = dataclasses.replace(group.turns, place=group.turns.place.at[gone].set(-1))
+    without = dataclasses.replace(batch, groups=(dataclasses.replace(group, turns=turns),))
+    deaf = dataclasses.replace(piece, heard=piece.heard & (jnp.arange(piece.heard.shape[1])[None] != piece.turn[gone]))
+    wanted, found = np.asarray(apply(params, laid, without)), np.asarray(apply(params, laid, deaf))
+    np.testing.assert_allclose(found[others], wanted[others], atol=1e-5)
+    first = jnp.asarray(laid).at[members[0]].add(1.0)
+    moved = np.abs(np.asarray(apply(params, first, without)) - wanted)[members[6]].max()
+    assert moved > 1e-6, "over the gap"
+
+
 def test_speakers_beyond_the_table_are_read():
     x = features(count=40)
     some = dataclasses.replace(known((40,)), speaker=np.arange(1, 41, dtype=np.int32))

@@ -72,12 +72,12 @@ def test_any_number_of_processes_and_devices_is_one(tmp_path, cache_home):
         assert all(p.returncode == 0 for p in processes), "\n".join(told)
         found[devices] = np.load(out)
     one = found.pop((1,))
-    assert len(one) == 16
+    assert len(one) == 24
     for devices, many in found.items():
         for name, wanted in one.items():
             tolerance = {"rtol": 1e-5} if name.endswith("losses") else {"atol": 1e-5}
             np.testing.assert_allclose(many[name], wanted, **tolerance, err_msg=f"{devices} {name}")
-    for family in ("lsgmer", "deepmsi_mer"):
+    for family in ("lsgmer none", "deepmsi_mer none", "lsgmer both"):
         losses = one[f"{family} stream losses"]
         assert losses[-1] < losses[0], "it learns"
         assert (np.linalg.norm(one[f"{family} stream gradients"], axis=1) > 0.1).all(), "there are gradients to compare"

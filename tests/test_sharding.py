@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import store
 from conftest import corpus_of
-from experiments import of_family, with_plain_sgd, with_sgd
+from experiments import hearing, of_family, with_plain_sgd, with_sgd
 
 from mer_jax import config as config_lib
 from mer_jax.data import loader
@@ -38,10 +38,8 @@ def losses(config, corpus, devices, steps):
     """Loss and gradient norm of every step and replica, and the final params."""
     run = setup.assemble(config, corpus, Path("unused"), jax.devices()[:devices])
     run.groups.begin()
-    data = run.data
-    order = loader.training_order(data.batches.pool, data.rows_of_training(), config.train.batch_size, 0, 8)
     found = []
-    for _, batch in zip(range(steps), data.batches.training(order, 0), strict=False):
+    for _, batch in zip(range(steps), run.data.batches.training(run.data.order, 0), strict=False):
         terms = run_log.by_replica(run.groups.train(run.live(), *batch))
         found.append([[terms[r]["loss"], terms[r]["grad_norm"]] for r in sorted(terms)])
     state = run.groups.saved()["state"]
@@ -60,8 +58,10 @@ def small_demo():
 
 
 @pytest.mark.slow
-def test_one_device_is_eight_devices(config, corpus):
+@pytest.mark.parametrize("context", ["none", "both"])
+def test_one_device_is_eight_devices(config, corpus, context):
     assert jax.device_count() == 8
+    hearing(config, context)
     one, params_one = losses(config, corpus, 1, 12)
     eight, params_eight = losses(config, corpus, 8, 12)
     np.testing.assert_allclose(eight, one, rtol=1e-5)

@@ -35,6 +35,9 @@ class Layout(NamedTuple):
         return sum(rows for rows, _ in self.groups)
 
 
+BatchShape = PaddedLengths | Layout  # of single utterances, or of dialogues
+
+
 class Rows(NamedTuple):
     """The rows of a batch of dialogues, arrays [batch] each. rows: positions in the pool, -1 where none is; counts:
     whether a row is learnt or scored here, and not only heard; the others: see `batch.Turns`."""

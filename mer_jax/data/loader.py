@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from mer_jax.data.batch import AnyBatch, Batch, Conversations, Turns, pad_rows, where_real
-from mer_jax.data.conversations import Layout, PaddedLengths, Rows
+from mer_jax.data.conversations import BatchShape, Layout, PaddedLengths, Rows
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.frames import EncodedFrames, View
 from mer_jax.data.pool import UtterancePool, read_utterance
@@ -335,7 +335,7 @@ class BatchSource:
         return collate(self.corpus, self.pool, self.addressable_rows(rows), lengths, self.nonfinite, self.view, seeds)
 
 
-def materialize_batch(source: Any, row_positions: Any, shape: PaddedLengths | Layout) -> AnyBatch:
+def materialize_batch(source: Any, row_positions: Any, shape: BatchShape) -> AnyBatch:
     """Inside jit: the batch that a BatchSource's (source, row_positions, padded_lengths) stand for, or the batch of
     dialogues that a ConversationSource's (source, rows, layout) do."""
     if isinstance(shape, Layout):

@@ -164,18 +164,39 @@ def integrated_gradients(
 ) -> tuple[dict[str, Array], Float[Array, "batch"], Any]:
     """`integrated_gradients`, `gap` and `points` of `BatchAttribution`. The batch is as it was read."""
     _, pieces = explained_pieces(apply, model, step.standardize(batch, model.input_stats))
-
-    def of(piece: Batch | Surrounded) -> tuple[dict[str, Array], Float[Array, "batch"], Any]:
-        rows = piece.utterances if isinstance(piece, Surrounded) else piece
-        explained = task.explained(apply(model.params, model.model_state, piece)[0]["logits"])
-
-        def logit(features: dict[str, Array]) -> Float[Array, "batch"]:
-            at = piece.map(lambda rows: dataclasses.replace(rows, features=features))
-            return (apply(model.params, model.model_state, at)[0]["logits"] * explained).sum(-1)
-
-        start = family.attribution_baseline(rows.features, rows.mask)
-        gradients, gap, points = integrate(logit, start, rows.features)
-        return {m: x.sum(range(2, x.ndim)) for m, x in gradients.items()}, gap, points
-
-    found: tuple[dict[str, Array], Array, Any] = jax.tree.map(join_rows, *map(of, pieces))
+    each = (_gradients(apply, model, piece, task, family) for piece in pieces)
+    found: tuple[dict[str, Array], Array, Any] = jax.tree.map(join_rows, *each)
     return found
+
+
+def gaps(
+    apply: Callable[..., Any], model: step.EvalState, batch: AnyBatch, *, task: Task, family: Family, most: int
+) -> tuple[Any, Any, Any]:
+    """`gap` and `points` of the rows that count, of conversations at most so many of each length, and whether a row is
+    one of these."""
+    _, pieces = explained_pieces(apply, model, step.standardize(batch, model.input_stats))
+    found = []
+    for piece in pieces:
+        if isinstance(piece, Surrounded):
+            rows = jnp.nonzero(piece.weight > 0, size=min(most, piece.weight.shape[0]), fill_value=-1)[0]
+            piece = jax.tree.map(lambda x, rows=rows: x[jnp.maximum(rows, 0)], piece)
+            piece = piece.with_weight(jnp.where(rows >= 0, piece.weight, 0))
+        _, gap, points = _gradients(apply, model, piece, task, family)
+        found.append((gap, points, piece.weight > 0))
+    joined: tuple[Any, Any, Any] = jax.tree.map(join_rows, *found)
+    return joined
+
+
+def _gradients(
+    apply: Callable[..., Any], model: step.EvalState, piece: Batch | Surrounded, task: Task, family: Family
+) -> tuple[dict[str, Array], Float[Array, "batch"], Any]:
+    rows = piece.utterances if isinstance(piece, Surrounded) else piece
+    explained = task.explained(apply(model.params, model.model_state, piece)[0]["logits"])
+
+    def logit(features: dict[str, Array]) -> Float[Array, "batch"]:
+        at = piece.map(lambda rows: dataclasses.replace(rows, features=features))
+        return (apply(model.params, model.model_state, at)[0]["logits"] * explained).sum(-1)
+
+    start = family.attribution_baseline(rows.features, rows.mask)
+    gradients, gap, points = integrate(logit, start, rows.features)
+    return {m: x.sum(range(2, x.ndim)) for m, x in gradients.items()}, gap, points

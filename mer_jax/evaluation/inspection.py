@@ -31,7 +31,7 @@ def compute_inspection_outputs(
     every modality; see `attribution.BatchAttribution`."""
 
     @functools.partial(jax.jit, static_argnums=3, out_shardings=sharding.replicated(batches.mesh))
-    def inspect(model: step.EvalState, source: Any, row_positions: Any, lengths: loader.PaddedLengths) -> Any:
+    def inspect(model: step.EvalState, source: Any, row_positions: Any, lengths: loader.BatchShape) -> Any:
         batch = loader.materialize_batch(source, row_positions, lengths)
         outputs, shapley = attribution.shapley_by_modality(apply, model, batch)
         kept = outputs.get("kept")
@@ -40,7 +40,7 @@ def compute_inspection_outputs(
     found: dict[int, Any] = {}
     along_batch = sharding.batch_sharding(batches.mesh)
     for source, positions, lengths, here in batches.evaluation([rows], batch_size, 1):
-        at = sharding.device_put_global(positions[0], along_batch)
+        at = sharding.device_put_global(first_part(positions), along_batch)
         outputs = distributed.to_host(inspect(model, source, at, lengths))
         for i, row in enumerate(here[0].tolist()):
             if row >= 0:
@@ -54,6 +54,11 @@ def compute_inspection_outputs(
     }
 
 
+def first_part(positions: Any) -> Any:
+    """What `BatchSource.evaluation` gives of the first of its parts."""
+    return jax.tree.map(lambda x: x[0], positions)
+
+
 def completeness(
     apply: Callable[..., Any], model: step.EvalState, batches: BatchSource, rows: np.ndarray, task: Task, family: Family
 ) -> dict[str, Any]:
@@ -65,16 +70,16 @@ def completeness(
     some = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAX_EVIDENCE)).astype(int))]
 
     @functools.partial(jax.jit, static_argnums=3, out_shardings=sharding.replicated(batches.mesh))
-    def explain(model: step.EvalState, source: Any, row_positions: Any, lengths: loader.PaddedLengths) -> Any:
+    def explain(model: step.EvalState, source: Any, row_positions: Any, lengths: loader.BatchShape) -> Any:
         batch = loader.materialize_batch(source, row_positions, lengths)
-        return attribution.integrated_gradients(apply, model, batch, task=task, family=family)[1:]
+        return attribution.gaps(apply, model, batch, task=task, family=family, most=MAX_EVIDENCE)
 
     gaps, points = [], []
-    for source, positions, lengths, here in batches.evaluation([some], MAX_EVIDENCE, 1):
-        at = sharding.device_put_global(positions[0], sharding.batch_sharding(batches.mesh))
-        gap, used = distributed.to_host(explain(model, source, at, lengths))
-        gaps += gap[here[0] >= 0].tolist()
-        points += used[here[0] >= 0].tolist()
+    for source, positions, lengths, _ in batches.evaluation([some], MAX_EVIDENCE, 1):
+        at = sharding.device_put_global(first_part(positions), sharding.batch_sharding(batches.mesh))
+        gap, used, counts = distributed.to_host(explain(model, source, at, lengths))
+        gaps += gap[counts].tolist()
+        points += used[counts].tolist()
     return {
         "utterances": len(gaps),
         "median_gap": round(float(np.median(gaps)), 4),

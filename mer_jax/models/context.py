@@ -183,11 +183,8 @@ class TurnGRU(nnx.Module):
     def __call__(
         self, x: Float[Array, "lines turns dim"], grid: Grid, *, key: PRNGKeyArray | None
     ) -> Float[Array, "lines turns dim"]:
-        y, goes_on = self.norm(x), grid.dialogue[:, 1:] == grid.dialogue[:, :-1]
-        first = jnp.zeros_like(grid.dialogue[:, :1], bool)
-        found = [self._run(0, y, jnp.concatenate([first, goes_on], 1), reverse=False)]
-        if self.ahead:
-            found.append(self._run(1, y, jnp.concatenate([goes_on, first], 1), reverse=True))
+        y = self.norm(x)
+        found = [self._run(way, y, grid.dialogue, reverse=bool(way)) for way in range(len(self.recurrent))]
         return x + dropout(jnp.concatenate(found, -1), self.dropout, key)
 
     def step(self, x: Float[Array, "1 dim"], speaker: Int[Array, "1"], memory: Any) -> tuple[Array, Any]:
@@ -206,15 +203,17 @@ class TurnGRU(nnx.Module):
         candidate = jnp.tanh(new_in + nnx.sigmoid(reset_in + reset_state) * new_state)
         return update * state + (1 - update) * candidate
 
-    def _run(self, way: int, y: Array, goes_on: Bool[Array, "lines turns"], reverse: bool) -> Array:
-        def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-            gates, on = inputs
-            state = self._next(way, jnp.where(on[:, None], state, 0), gates)
-            return state, state
+    def _run(self, way: int, y: Array, dialogue: Int[Array, "lines turns"], reverse: bool) -> Array:
+        def step(before: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+            (state, last), (gates, here) = before, inputs
+            after = self._next(way, jnp.where((here == last)[:, None], state, 0), gates)
+            real = here > 0  # where nothing is heard, the state is passed on
+            state = jnp.where(real[:, None], after, state)
+            return (state, jnp.where(real, here, last)), state
 
         gates = einops.rearrange(self.inputs[way](y), "l t d -> t l d")
-        start = jnp.zeros((y.shape[0], self.size), y.dtype)
-        _, states = jax.lax.scan(step, start, (gates, goes_on.T), reverse=reverse)
+        start = jnp.zeros((y.shape[0], self.size), y.dtype), jnp.zeros(y.shape[0], jnp.int32)
+        _, states = jax.lax.scan(step, start, (gates, dialogue.T), reverse=reverse)
         return einops.rearrange(states, "t l d -> l t d")
 
 

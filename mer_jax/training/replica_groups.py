@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mer_jax.data.loader import PaddedLengths
+from mer_jax.data.conversations import BatchShape
 from mer_jax.runtime import distributed, sharding
 from mer_jax.runtime.run_log import Terms
 from mer_jax.tasks.task import Evaluation
@@ -71,7 +71,7 @@ class ReplicaGroups:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.like()["state"].params)
 
     def train(
-        self, live: Collection[int], source: Any, row_positions: Any, padded_lengths: PaddedLengths, rows: np.ndarray
+        self, live: Collection[int], source: Any, row_positions: Any, padded_lengths: BatchShape, rows: np.ndarray
     ) -> Terms:
         """One update of every group with a live replica, all on the same utterances `rows`."""
         found: Terms = []
@@ -103,7 +103,7 @@ class ReplicaGroups:
 
     def batches(
         self, which: Collection[int], part: str, batch_size: int, *, best: bool
-    ) -> Iterator[tuple[tuple[int, ...], np.ndarray, step.EvalState, Any, Any, PaddedLengths]]:
+    ) -> Iterator[tuple[tuple[int, ...], np.ndarray, step.EvalState, Any, Any, BatchShape]]:
         """Every batch of `part` with every group that has a replica in `which`, each read once: (the group, its
         utterances [replicas, batch] with -1 where none is, model, source, row positions, padded lengths), the last
         four as `score` takes them."""

@@ -1,0 +1,157 @@
+"""A run that hears conversations predicts whole dialogues, and turns as they come."""
+
+import json
+
+import numpy as np
+import pytest
+import store
+from conftest import ROOT, small_description, small_utterances, user_env
+
+import mer_jax
+from mer_jax.data.corpus import Corpus
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.errors import UserError
+from mer_jax.metrics.calibration import temperature_scale
+from mer_jax.predict.conversations import conversations
+from mer_jax.predict.item import Item
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(cache_home):
+    """The workdir of a run that hears the past, on a small corpus, which lies beside it."""
+
+    def command(workdir):
+        write_corpus(workdir.parent / "small", small_utterances(240), small_description())
+        return [
+            f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny",
+            f"--workdir={workdir}",
+            f"--config.data.path={workdir.parent / 'small'}",
+            "--config.data.context=past",
+            "--config.context.width=16",
+            "--config.train.batch_size=32",
+            "--config.train.epochs=12",
+        ]
+
+    return store.finished_run("hears-the-past", command, user_env(cache_home))[0]
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return mer_jax.load(run)
+
+
+@pytest.fixture(scope="module")
+def corpus(run):
+    return Corpus(run.parent / "small")
+
+
+@pytest.fixture(scope="module")
+def predicted(model, corpus):
+    """By id, with reasons."""
+    return {found.id: found for found in model.predict(corpus.path, attribution=True)}
+
+
+def values(found):
+    return np.array(list(found.probabilities.values()))
+
+
+def test_a_corpus_is_predicted_as_the_run_was_tested(run, predicted):
+    metrics = json.loads((run / "metrics.json").read_text())
+    temperature = metrics["replicas"][0]["calibration"]["temperature"]
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 80
+    for row in rows:
+        p = temperature_scale(np.array([list(row["probabilities"].values())]), temperature)[0]
+        np.testing.assert_allclose(values(predicted[row["id"]]), p, atol=2e-5)
+    assert metrics["protocol"]["title"] == "official, the past heard"
+    beside = metrics["protocol"]["context"]["test_turns_beside_training"]
+    assert beside == 80, "the small corpus cuts all its dialogues"
+
+
+def test_turns_as_they_come_are_the_whole_dialogue(model, corpus, predicted):
+    members = np.flatnonzero(corpus.index["dialogue"] == "d7")
+    with model.conversation() as talk:
+        for row in members[np.argsort(corpus.index["turn"][members])].tolist():
+            utterance = corpus[row]
+            with pytest.raises(UserError, match=r"turn 9: text is \[2, 3\]"):
+                talk.add(features={"text": np.zeros((2, 3))}, id="9")  # is forgotten
+            found = talk.add(features=utterance.features, speaker=utterance.speaker, id=utterance.id)
+            np.testing.assert_allclose(values(found), values(predicted[utterance.id]), atol=1e-5)
+            assert (found.id, found.speaker, found.turn) == (utterance.id, utterance.speaker, utterance.turn)
+    alone = model.conversation().add(features=utterance.features)
+    assert np.abs(values(alone) - values(found)).max() > 1e-4, "what was said before matters"
+
+
+def test_neither_batches_nor_windows_of_items_matter(model, corpus, predicted):
+    for size in (1, 7):
+        for found in model.predict(corpus.path, batch_size=size):
+            np.testing.assert_allclose(values(found), values(predicted[found.id]), atol=1e-5)
+
+
+def test_reasons_name_earlier_turns_of_the_same_dialogue(corpus, predicted):
+    known = {str(corpus.index["id"][row]): row for row in range(len(corpus))}
+    moved = 0
+    for found in predicted.values():
+        assert set(found.attribution.shapley) == {"text", "audio", "context"}
+        row = known[found.id]
+        turn, dialogue = (corpus.index[name][row] for name in ("turn", "dialogue"))
+        told = found.attribution.turns
+        moved += len(told)
+        assert [abs(one["influence"]) for one in told] == sorted((abs(one["influence"]) for one in told), reverse=True)
+        for one in told:
+            other = known[one["id"]]
+            assert corpus.index["dialogue"][other] == dialogue
+            assert corpus.index["turn"][other] == one["turn"] < turn
+            assert corpus.index["speaker"][other] == one["speaker"]
+        assert json.loads(json.dumps(found.to_json()))["attribution"].get("turns", []) == list(told)
+    assert moved > len(predicted)
+
+
+def test_items_without_a_dialogue_are_heard_alone(model, corpus):
+    some = [corpus[row] for row in range(4)]
+    alone = list(model.predict([dict(u.features) for u in some]))
+    for found, u in zip(alone, some, strict=True):
+        [again] = model.predict([Item("x", u.features, dialogue="d", turn=0)])
+        np.testing.assert_allclose(values(found), values(again), atol=1e-5)
+
+
+def test_what_cannot_be_read_is_not_heard(model, corpus, predicted):
+    members = np.flatnonzero(corpus.index["dialogue"] == "d4")
+    utterances = [corpus[row] for row in members[np.argsort(corpus.index["turn"][members])].tolist()]
+    items = [Item(u.id, u.features, dialogue="d", turn=u.turn, speaker=u.speaker) for u in utterances]
+    broken = Item("broken", error="no such clip", dialogue="d", turn=items[-1].turn + 1)
+    found = list(model.predict([*items, broken]))
+    assert [one.id for one in found] == [item.id for item in [*items, broken]]
+    assert found[-1].error == "no such clip"
+    for one in found[:-1]:
+        np.testing.assert_allclose(values(one), values(predicted[one.id]), atol=1e-5)
+
+
+def test_conversations_end_where_turns_do_not_rise():
+    def names(*items):
+        return [[item.id for item in one] for one in conversations(items)]
+
+    def item(name, dialogue="", turn=None):
+        return Item(name, dialogue=dialogue, turn=turn)
+
+    assert names(item("a", "d", 0), item("b", "d", 3), item("c", "e", 4)) == [["a", "b"], ["c"]]
+    assert names(item("a", "d", 0), item("b", "d", 0), item("c"), item("d")) == [["a"], ["b"], ["c"], ["d"]]
+
+
+def test_only_runs_that_hear_the_past_alone_go_on(model):
+    from mer_jax.predict.conversations import Conversation
+
+    class Other:
+        workdir = "runs/A"
+
+        def __init__(self, hears):
+            self.config = type("C", (), {"data": type("D", (), {"context": hears})})
+
+    with pytest.raises(UserError, match=r"runs/A: .*data\.context=past; this one reads utterances one by one"):
+        Conversation(Other("none"))
+    with pytest.raises(UserError, match="this one hears what comes after a turn, too"):
+        Conversation(Other("both"))
+    with pytest.raises(UserError, match="turn 0: give a sentence, a clip or features"):
+        model.conversation().add()
