@@ -51,8 +51,9 @@ ALLOWED = {
 NO_JAX = (
     "errors", "interrupts", "plain", "files", "text_files", "schema", "run_files", "old_runs", "config", "compare", "tasks",
     "data/corpus", "data/corpus_files", "data/corpus_writer", "data/records",
-    "data/protocols", "data/dialogues", "data/leakage", "data/frames", "data/synthetic", "metrics/metric", "metrics/classification",
-    "metrics/calibration", "metrics/significance", "evaluation/finished_run", "evaluation/predictions",
+    "data/protocols", "data/dialogues", "data/leakage", "data/frames", "data/synthetic", "data/synthetic_dialogues",
+    "metrics/metric", "metrics/classification", "metrics/calibration", "metrics/significance", "evaluation/finished_run",
+    "evaluation/predictions",
     "evaluation/robustness_curves", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
     "training/replicas", "models/pretrained", "runtime/console",
 )  # fmt: skip
@@ -67,7 +68,8 @@ MAY_SAY = {
     "data/corpus_files.py": {"labels", "classes"},
     "run_files.py": {"per_class"},  # a field of explain.json
     "data/corpus_writer.py": {"labels", "classes"},
-    "data/synthetic.py": {"labels", "argmax"},  # the demo corpus is one of classes
+    "data/synthetic.py": {"labels"},  # the demo corpus is one of classes
+    "data/synthetic_dialogues.py": {"labels"},  # the same
     "report/sections_classification.py": OF_CLASSES,  # given by the task
     "report/svg.py": {"labels"},  # of an axis
     "evaluation/inspection.py": {"argmax", "per_class"},  # of coordinates; a field of explain.json

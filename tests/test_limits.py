@@ -24,6 +24,7 @@ from data_prep.encoders.feature_cache import FeatureCache
 from mer_jax import compare, errors, files
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.synthetic import VERSION
 from mer_jax.errors import REFUSALS, UserError, explained
 from mer_jax.export.writers import conversion_errors_reported
 from mer_jax.predict.output import open_output
@@ -327,7 +328,7 @@ def test_an_extraction_on_a_full_disk_carries_on_when_there_is_room(small_disk, 
 
 def test_a_command_of_the_cache_without_room(small_disk, tmp_path):
     told(call(small_disk("512k"), "mer_jax.main", f"--config={ROOT}/configs/lsgmer.py:tiny", f"--workdir={tmp_path}/w"),
-         "demo-v3-seed0", "XDG_CACHE_HOME", "the disk is full")  # fmt: skip
+         f"demo-v{VERSION}-seed0", "XDG_CACHE_HOME", "the disk is full")  # fmt: skip
 
 
 def run_of(workdir):

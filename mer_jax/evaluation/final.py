@@ -11,6 +11,7 @@ from mer_jax.config import Experiment
 from mer_jax.data import leakage, protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.leakage import knowing
+from mer_jax.data.synthetic import bayes_key
 from mer_jax.errors import UserError
 from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.evaluation.inspection import (
@@ -69,7 +70,7 @@ def finish(run: Run, leaks: list[Any], cost: run_log.Cost, checkpoint: dict[str,
         "versions": versions(),
     }
     if (bayes := corpus.manifest.get("bayes_accuracy")) is not None:
-        result["data"]["bayes_accuracy"] = bayes["+".join(sorted(config.data.modalities))]
+        result["data"]["bayes_accuracy"] = bayes[bayes_key(config.data.modalities, context="none")]
     if config.train.inspect:
         first = next(r for r in tests if replicas[r].values == chosen["values"])
         write_inspection(run, first, *tests[first])
