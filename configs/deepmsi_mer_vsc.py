@@ -3,8 +3,8 @@
 python -m mer_jax.sweep --config=configs/deepmsi_mer.py --sweep=configs/deepmsi_mer_vsc.py \\
     --config.data.path=demo:clutter
 
-With --config.replicas.seeds=5 expect a test weighted F1 of 92.5 with VSC, 92.0 with a quarter kept and 92.5 without
-VSC.
+With --config.replicas.seeds=5, on the demo corpus of version 0.2, the test weighted F1 was 92.5 with VSC, 92.0 with a
+quarter kept and 92.5 without VSC.
 """
 
 

@@ -17,7 +17,7 @@ picture, half are noise, also where the cue would be. Frames that hold the cue s
 
 The variant `frames` draws the visual cue: in each of a few frames a square of 12 x 12 pixels, at any place of a grid of
 4, whose colours are 180 + 8 sum_k c_k P_k with four fixed, independent patterns P_k of +1 and -1; about it a mosaic of
-random colours, 115 +- 25, so that the square is on the whole brighter and of a piece. Its cue is clearer than the
+random colours, 115 +- 45, so that the square is on the whole brighter and of a piece. Its cue is clearer than the
 vectors': spread 3.5, noise 0.05. Where the square is stands in a modality of its own, `region`.
 """
 
@@ -173,7 +173,7 @@ def draw(cue: np.ndarray, spec: Modality, rng: np.random.Generator) -> tuple[Enc
     square = 180 + 8 * np.tensordot(cue, patterns(), 1)
     images, boxes = [], []
     for _ in range(count):
-        mosaic = 115 + 25 * rng.normal(size=(cells, cells, 3))
+        mosaic = 115 + 45 * rng.normal(size=(cells, cells, 3))
         image = mosaic.repeat(CELL, 0).repeat(CELL, 1) + 6 * rng.normal(size=(spec.pixels, spec.pixels, 3))
         x, y = CELL * rng.integers(0, cells - SQUARE // CELL + 1, 2)
         image[y : y + SQUARE, x : x + SQUARE] = square + 6 * rng.normal(size=square.shape)
