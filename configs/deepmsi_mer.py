@@ -10,9 +10,9 @@ rates; `:iemocap_published` and `:meld_published` also compute what the official
 
 All want text, audio and visual features; --config.data.modalities=text,audio leaves one out.
 
-On two idle CPU cores the demo takes 34 to 40 s, compilation included, and reaches 0.953 to 0.962 of the Bayes-optimal
-accuracy, depending on seed and threads. To expect on CMU-MOSI, test weighted F1, mean over five seeds: 76.0. No score
-is known here for the published settings of `:iemocap` and `:meld`, in either variant.
+On two idle CPU cores the demo takes 34 to 40 s, compilation included, and reaches 0.966 to 0.971 of the Bayes-optimal
+accuracy with three seeds. To expect on CMU-MOSI, test weighted F1, mean over five seeds: 76.0. No score is known here
+for the published settings of `:iemocap` and `:meld`, in either variant.
 """
 
 from mer_jax.models import deepmsi_mer

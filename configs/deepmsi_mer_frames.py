@@ -12,8 +12,8 @@ last two stages learn, and lower layers more slowly:
 python -m data_prep.swin microsoft/swinv2-tiny-patch4-window8-256 --out swin_t.npz
 … --config.backbone.weights=swin_t.npz --config.backbone.trainable_stages=last:2 --config.backbone.layer_decay=0.8
 
-On two CPU cores `:tiny` takes 3 min 30 s, with an empty cache 4 min 50 s, and reaches 0.961 of the Bayes-optimal
-accuracy (90.9 of 94.5). A step of `:published` on 2 x 15 frames takes 5.5 s there. No score is known here for
+On two CPU cores `:tiny` takes 3 min 30 s, with an empty cache 4 min 50 s, and reaches 0.958 of the Bayes-optimal
+accuracy (90.5 of 94.4). A step of `:published` on 2 x 15 frames takes 5.5 s there. No score is known here for
 `:swin_t` and `:published`.
 """
 
