@@ -70,7 +70,7 @@ def finish(run: Run, leaks: list[Any], cost: run_log.Cost, checkpoint: dict[str,
         "versions": versions(),
     }
     if (bayes := corpus.manifest.get("bayes_accuracy")) is not None:
-        result["data"]["bayes_accuracy"] = bayes[bayes_key(config.data.modalities, context="none")]
+        result["data"]["bayes_accuracy"] = bayes[bayes_key(config.data.modalities, context=config.data.context)]
     if config.train.inspect:
         first = next(r for r in tests if replicas[r].values == chosen["values"])
         write_inspection(run, first, *tests[first])
