@@ -15,6 +15,7 @@ import rich.table
 
 from mer_jax.errors import UserError, reported
 from mer_jax.evaluation.finished_run import FinishedRun, first_difference, read_run
+from mer_jax.evaluation.score_table import LOCKED, looks
 from mer_jax.files import write_json
 from mer_jax.metrics.metric import Metric, mean_sd
 from mer_jax.metrics.significance import FEW_DIALOGUES, mcnemar, paired_bootstrap
@@ -41,6 +42,9 @@ def left_out(run: FinishedRun) -> list[str]:
 
 def refuse_unpaired(a: FinishedRun, b: FinishedRun) -> None:
     """Raises UserError unless both runs have the same split and tested the same utterances with the same labels."""
+    for run in (a, b):
+        if run.locked:
+            raise UserError(f"nothing to compare: the test part of {run.path} is {LOCKED}")
     if difference := first_difference(a, b):
         what, of_a, of_b = difference
         raise UserError(
@@ -76,8 +80,8 @@ def compare(a: FinishedRun, b: FinishedRun, *, samples: int = 10000, seed: int =
             tested[name][f"{side}_sd"] = mean_sd(values.tolist())["sd"]
     main, protocol = task.main_metric, a.metrics["protocol"]
     return {
-        "a": {"path": str(a.path), "seeds": a.complete_seeds},
-        "b": {"path": str(b.path), "seeds": b.complete_seeds},
+        "a": _about(a),
+        "b": _about(b),
         "left_out": incomplete,
         "data": {
             side: {field: run.metrics["data"][field] for field in ("name", "manifest_sha256")}
@@ -93,6 +97,11 @@ def compare(a: FinishedRun, b: FinishedRun, *, samples: int = 10000, seed: int =
         "mcnemar": mcnemar(ensemble_correct(a), ensemble_correct(b)),
         "conclusion": conclusion(task.metrics[main], tested[main]),
     }
+
+
+def _about(run: FinishedRun) -> dict[str, Any]:
+    counted = {name: n for name, n in run.metrics["protocol"].items() if name == "test_looks"}
+    return {"path": str(run.path), "seeds": run.complete_seeds, **counted}
 
 
 def conclusion(metric: Metric, found: Mapping[str, float]) -> str:
@@ -127,7 +136,8 @@ def print_comparison(result: Mapping[str, Any], metrics: Mapping[str, Metric]) -
         console.width = 160
     for side in "ab":
         seeds = result[side]["seeds"]
-        console.print(f"{side.upper()}: {result[side]['path']}, {len(seeds)} seed{'s' * (len(seeds) > 1)}")
+        seen = f", test part {looks(result[side])}" if looks(result[side]) else ""
+        console.print(f"{side.upper()}: {result[side]['path']}, {len(seeds)} seed{'s' * (len(seeds) > 1)}{seen}")
     for text in result["left_out"]:
         console.print(text)
     data = result["data"]

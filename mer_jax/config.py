@@ -147,6 +147,9 @@ class TrainSettings:
     # How many of the latest checkpoints stay on disk: if one turns out damaged, the one before takes its place.
     keep_checkpoints: int = setting(2, at_least=1, changes_result=False)
     log_steps: int = setting(20, at_least=1, changes_result=False)
+    # At the end, score the test part. False keeps it locked while tuning: the run trains, selects and reports by
+    # validation only, until --mode=test scores it.
+    score_test: bool = setting(True, changes_result=False)
     # At the end, look at what the model attends to and where its features lie, for the report.
     inspect: bool = setting(True, changes_result=False)
     # Every process writes which utterances it took for each step, to WORKDIR/reads.
@@ -324,6 +327,9 @@ def validate(config: AnyExperiment) -> AnyExperiment:
         violation = rule.violation(values[name])
         require(not violation, name, values[name], violation)
     protocols.check_name(config.data.protocol)
+    if protocols.selects_on_test(config.data.protocol):
+        right = f"True: under data.protocol={config.data.protocol} the test part chooses the epoch and cannot be locked"
+        require(config.train.score_test, "train.score_test", False, right)
     modalities = config.data.modalities
     different = len(modalities) > 0 and len(set(modalities)) == len(modalities)
     names = "one or more different names, as in --config.data.modalities=text,audio"

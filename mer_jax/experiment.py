@@ -1,5 +1,7 @@
 """A run on one page: open the corpus, check, split, prepare, train, score, report."""
 
+import copy
+import dataclasses
 import platform
 from typing import Any
 
@@ -13,7 +15,7 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic import demo_corpus
 from mer_jax.errors import UserError
 from mer_jax.evaluation import robustness
-from mer_jax.evaluation.final import finish
+from mer_jax.evaluation.final import finish, print_result, refuse_unfinished, tell_other_figures
 from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.report import render
 from mer_jax.runtime import checkpoint, distributed, run_log
@@ -21,7 +23,7 @@ from mer_jax.runtime.console import console
 from mer_jax.tasks import task_of
 from mer_jax.training.loop import Loop
 from mer_jax.training.replicas import replicas_of
-from mer_jax.training.resume import resume_or_begin
+from mer_jax.training.resume import restore_finished, resume_or_begin
 from mer_jax.training.setup import Run, assemble, split_of
 from mer_jax.training.workdir import held_alone, identity, is_finished, with_old_defaults
 
@@ -59,8 +61,8 @@ def run(
     profile: tuple[int, int] | None = None,
     or_beside: bool = False,
 ) -> dict[str, Any]:
-    """Trains or carries on, scores every replica's best model once on its test part, and writes the report. Returns
-    what metrics.json holds. or_beside: see `training.workdir.held_alone`.
+    """Trains or carries on, scores every replica's best model once on its test part, unless that stays locked, and
+    writes the report. Returns what metrics.json holds. or_beside: see `training.workdir.held_alone`.
 
     Raises distributed.Preempted, with all saved, when the machine is wanted back (SIGTERM, a preemption notice).
     """
@@ -71,8 +73,9 @@ def run(
         is_finished(config, workdir, now, allow_config_change)  # what is refused is not touched, not even to lock it
     with held_alone(workdir, now, or_beside=or_beside) as workdir:
         if is_finished(config, workdir, now, allow_config_change):
-            console.print(f"{workdir} is finished; --mode=eval scores it again, another --workdir starts anew")
             result = metrics_of(workdir / "metrics.json")
+            locked = "its test part is locked, --mode=test scores it; " * result["protocol"].get("locked", False)
+            console.print(f"{workdir} is finished; {locked}--mode=eval scores it again, another --workdir starts anew")
         else:
             distributed.barrier("looked at the workdir")  # nobody writes into it before
             result = train(config, corpus, workdir, now, profile)
@@ -107,8 +110,31 @@ def train(
             loop.train(notice)
     finally:
         checkpoints.close()
-    result = finish(run, leaks, cost, checkpoints.digest())
+    result = finish(run, leaks, checkpoints.digest(), cost)
     distributed.barrier("finished")
+    return result
+
+
+def score_test(config: Experiment, corpus: Corpus, workdir: epath.PathLike) -> dict[str, Any]:
+    """Scores the locked test part of a finished workdir, and writes what a run writes that does so at its end. Returns
+    what metrics.json holds. Raises UserError if the run is not finished; one whose test part is scored is only shown."""
+    workdir = epath.Path(workdir)
+    config = with_old_defaults(config, workdir)
+    now = identity(config, corpus)
+    refuse_unfinished(config, workdir, now, "test")
+    with held_alone(workdir, now):
+        known = metrics_of(workdir / "metrics.json")
+        if known["protocol"].get("locked"):
+            unlocked = copy.copy(config)
+            unlocked.train = dataclasses.replace(config.train, score_test=True)
+            run = restore_finished(unlocked, corpus, workdir)
+            result = finish(run, print_leakage(run), known["checkpoint"])
+            tell_other_figures(known, result)
+            distributed.barrier("finished")
+        else:
+            console.print(f"the test part is scored already; {workdir} tells its figures without another look")
+            print_result(task_of(corpus), result := known, workdir)
+        write_report(workdir)
     return result
 
 

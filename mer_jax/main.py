@@ -37,9 +37,11 @@ WORKDIR = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "robustness"],
-    "train: train, then score. eval: score a finished workdir again. robustness: how its test score falls when"
-    " modalities go missing or features get noisy.",
+    ["train", "test", "eval", "robustness"],
+    "train: train, then score; with --config.train.score_test=False the test part stays locked. test: score the locked"
+    " test part of a finished workdir, once. eval: score a finished workdir again, a locked one on validation only."
+    " robustness: how its test score falls when modalities go missing or features get noisy. Every look at a test part"
+    " is counted in the corpus's test_looks.jsonl.",
 )
 BESIDE = flags.DEFINE_string(
     "beside",
@@ -96,7 +98,9 @@ def main(_: list[str]) -> None:
         with jax_started(how, workdir):
             if MODE.value == "eval":
                 sys.exit(final.score_again(config, corpus, workdir))
-            if MODE.value == "robustness":
+            if MODE.value == "test":
+                experiment.score_test(config, corpus, workdir)
+            elif MODE.value == "robustness":
                 experiment.measure_robustness(config, corpus, workdir, BESIDE.value)
             else:
                 free, changed = not WORKDIR.value, CHANGED.value

@@ -87,6 +87,8 @@ class ProtocolUsed(TypedDict):
     selection: str
     selects_on: str
     test: str
+    locked: NotRequired[bool]  # nothing is known of the test part yet; runs from before 0.11 were never locked
+    test_looks: NotRequired[Count | None]  # with the one that scored it; None: not known; before 0.11: not counted
 
 
 class Unread(TypedDict):
@@ -125,7 +127,7 @@ class Point(TypedDict):
     replicas: Count
     diverged: Count
     valid: dict[str, MeanSd]
-    test: dict[str, MeanSd]
+    test: NotRequired[dict[str, MeanSd]]  # unless the test part is locked
     dialogues: NotRequired[Count]
     interval: NotRequired[dict[str, Interval]]
     ensemble: NotRequired[Ensemble]

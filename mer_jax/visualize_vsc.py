@@ -3,7 +3,7 @@
     python -m mer_jax.visualize_vsc RUN --out kept.png
 
 RUN is the workdir of a finished run of configs/deepmsi_mer_frames.py. In the picture each row is a clip of the test
-part; what VSC dropped is dimmed. A corpus that says where in a frame to look, in a modality `region` (left, top, right,
+part, or of the validation part while that is locked; what VSC dropped is dimmed. A corpus that says where in a frame to look, in a modality `region` (left, top, right,
 bottom as shares of the frame), gets the share of the kept tokens that lie there beside that of all tokens.
 """
 
@@ -56,6 +56,8 @@ def flags() -> argparse.ArgumentParser:
 def draw_run(workdir: Path, out: Path, count: int, replica: int) -> str | None:
     """Draws `count` clips; returns the comparison where the corpus has regions. Raises UserError for a run that it
     cannot be of."""
+    from mer_jax.evaluation.finished_run import metrics_of
+    from mer_jax.evaluation.score_table import part_of
     from mer_jax.experiment import check, open_corpus
     from mer_jax.models.deepmsi_mer_frames import compressed_grid
     from mer_jax.models.family import experiment_from
@@ -67,6 +69,7 @@ def draw_run(workdir: Path, out: Path, count: int, replica: int) -> str | None:
     path = epath.Path(workdir)
     if not (path / "config.json").exists() or not (path / "metrics.json").exists():
         raise UserError(f"{workdir} holds no finished run")
+    part = part_of(metrics_of(path / "metrics.json")["points"])
     config: Any = config_lib.validate(experiment_from(read_config_file(path / "config.json")["config"]))
     if config.family() != FAMILY or not config.model.vsc:
         raise UserError(f"{workdir} is no run with frames and VSC: configs/{FAMILY}.py makes one")
@@ -80,7 +83,7 @@ def draw_run(workdir: Path, out: Path, count: int, replica: int) -> str | None:
     view = View(**vars(config.frames))
     clips: list[Any] = []
     counts: list[Any] = []
-    for row, utterance, kept in kept_tokens(run, replica):
+    for row, utterance, kept in kept_tokens(run, replica, part):
         frames = utterance.features["visual"][: len(kept)]
         if len(clips) < count:
             clips.append((view.apply(frames), kept))
@@ -102,9 +105,9 @@ class Grid:
     token: float
 
 
-def kept_tokens(run: Any, replica: int) -> Iterator[tuple[int, Utterance, Int[np.ndarray, "time kept"]]]:
-    """(row in the corpus, utterance, which tokens of each frame that was read were kept) of the clips in the test part
-    of the replica's fold."""
+def kept_tokens(run: Any, replica: int, part: str) -> Iterator[tuple[int, Utterance, Int[np.ndarray, "time kept"]]]:
+    """(row in the corpus, utterance, which tokens of each frame that was read were kept) of the clips in this part of
+    the replica's fold."""
     import jax
 
     from mer_jax.data import loader
@@ -112,7 +115,7 @@ def kept_tokens(run: Any, replica: int) -> Iterator[tuple[int, Utterance, Int[np
     from mer_jax.training import step
 
     batches, model, corpus = run.data.batches, run.groups.best(replica), run.corpus
-    rows = run.data.folds[run.groups.replicas[replica].fold].test
+    rows = getattr(run.data.folds[run.groups.replicas[replica].fold], part)
     replicated = sharding.replicated(batches.mesh)
 
     @jax.jit

@@ -61,10 +61,13 @@ def cache_home(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def demo_folder(cache_home):
-    """The demo corpus where these commands look for it, made once for all tests."""
+    """The demo corpus where these commands look for it, made once for all tests; looks at its test part are counted here."""
     name = f"demo-v{VERSION}-seed0"
-    (cache_home / "mer_jax" / name).symlink_to(store.demo_corpus(name))
-    return cache_home / "mer_jax" / name
+    folder = cache_home / "mer_jax" / name
+    folder.mkdir()
+    for path in store.demo_corpus(name).iterdir():
+        (folder / path.name).symlink_to(path)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +159,8 @@ def small_corpus(tmp_path):
 
 
 def corpus_of(count):
-    """The folder of a corpus of so many small utterances, made once for all tests; nobody may write into it."""
+    """The folder of a corpus of so many small utterances, made once for all tests; nobody may write into it but who counts a
+    look at its test part, so that the count is anybody's."""
 
     def make(folder):
         write_corpus(folder / "small", small_utterances(count), small_description())

@@ -336,9 +336,10 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path):
     (a / "metrics.json").write_text('{"labels": [')
     with pytest.raises(UserError, match=r"metrics\.json is not valid JSON"):
         read_run(a)
-    (a / "predictions.jsonl").unlink()
-    with pytest.raises(UserError, match=r"a is not a finished run: it has no predictions\.jsonl"):
-        read_run(a)
+    b = write_run(tmp_path / "b")
+    (b / "predictions.jsonl").unlink()
+    with pytest.raises(UserError, match=r"b is not a finished run: it has no predictions\.jsonl"):
+        read_run(b)
     with pytest.raises(UserError, match="nowhere does not exist"):
         read_run(tmp_path / "nowhere")
 

@@ -40,12 +40,12 @@ ALLOWED = {
         "training",
     },
     "demo": {"errors", "plain", "predict", "tasks"},
-    "export": {"config", "data", "errors", "experiment", "files", "predict", "tasks", "training"},
+    "export": {"config", "data", "errors", "evaluation", "experiment", "files", "predict", "tasks", "training"},
     "main": {"config", "errors", "evaluation", "experiment", "files", "interrupts", "old_runs", "runtime"},
     "sweep": {
         "config", "data", "errors", "evaluation", "experiment", "main", "report", "runtime", "tasks", "training",
     },
-    "visualize_vsc": {"config", "data", "errors", "experiment", "files", "models", "runtime", "training"},
+    "visualize_vsc": {"config", "data", "errors", "evaluation", "experiment", "files", "models", "runtime", "training"},
 }  # fmt: skip
 # Without JAX at import, so that reports, comparisons and refusals are quick.
 NO_JAX = (

@@ -23,14 +23,18 @@ from mer_jax.evaluation.inspection import (
     compute_inspection_outputs,
     pca_projection,
 )
+from mer_jax.evaluation.looks import count_look
 from mer_jax.evaluation.predictions import format_predictions
+from mer_jax.evaluation.score_table import LOCKED
 from mer_jax.evaluation.summary import Tests, print_summary, summarise_points
-from mer_jax.runtime import run_log
+from mer_jax.runtime import distributed, run_log
 from mer_jax.runtime.console import console
 from mer_jax.tasks import Task
 from mer_jax.training.resume import restore_finished
 from mer_jax.training.setup import Run
 from mer_jax.training.workdir import identity, is_finished, versions, with_old_defaults
+
+OF_TEST = ("predictions.jsonl", "map.json", "explain.json")  # files that tell of the test part
 
 # What follows the protocol's name beside a score, and what it means, by data.context.
 HEARD = {
@@ -40,29 +44,30 @@ HEARD = {
 }
 
 
-def finish(run: Run, leaks: list[Any], cost: run_log.Cost, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Scores valid and test with the best models, writes predictions, what there is to see of them and metrics.json,
-    and prints the table. checkpoint: which one holds these models."""
-    results, tests = score_parts(run)
+def finish(run: Run, leaks: list[Any], checkpoint: dict[str, Any], cost: run_log.Cost | None = None) -> dict[str, Any]:
+    """Scores valid and, unless it is locked, test with the best models, writes predictions, what there is to see of them
+    and metrics.json, and prints the table. checkpoint: which one holds these models. cost: of the training that ends
+    here; None for a run that was trained before."""
     config, corpus, replicas = run.config, run.corpus, run.groups.replicas
-    entries = [(replicas[r].name, *found) for r, found in tests.items()]
-    lines = format_predictions(run.task, corpus, run.data.pool.rows, entries, run.data.sentences)
-    run_log.write_text(run.workdir / "predictions.jsonl", lines)
+    protocol = describe_protocol(run, leaks)
+    if not protocol["locked"]:
+        protocol["test_looks"] = count_look(run, "test" if cost is None else "train", checkpoint)
+    results, tests = score_parts(run, locked=protocol["locked"])
     points = summarise_points(run.task, corpus, run.data, replicas, results, tests, config.train.select)
     chosen = next(point for point in points if point["chosen"])
-    result = {
+    write_of_test(run, tests, chosen)
+    result: dict[str, Any] = {
         "task": run.task.name,
         "labels": list(corpus.labels),
-        "protocol": describe_protocol(run, leaks),
+        "protocol": protocol,
         "data": {
             "name": corpus.manifest["name"],
             "manifest_sha256": corpus.manifest_sha256,
             "unread": {one.modality: one.to_json() for one in run.data.unread},
             "problems": list(run.data.problems),
-            "counts": {fold.name: c for fold, c in zip(run.split.folds, run.data.counts, strict=True)},
+            "counts": counts_of(run, locked=protocol["locked"]),
         },
-        "valid": chosen["valid"],
-        "test": chosen["test"],
+        **{part: chosen[part] for part in ("valid", "test") if part in chosen},
         "points": points,
         "replicas": results,
         "checkpoint": checkpoint,
@@ -71,10 +76,8 @@ def finish(run: Run, leaks: list[Any], cost: run_log.Cost, checkpoint: dict[str,
     }
     if (bayes := corpus.manifest.get("bayes_accuracy")) is not None:
         result["data"]["bayes_accuracy"] = bayes[bayes_key(config.data.modalities, context=config.data.context)]
-    if config.train.inspect:
-        first = next(r for r in tests if replicas[r].values == chosen["values"])
-        write_inspection(run, first, *tests[first])
-    cost.write(config.train.epochs * run.data.order.steps_per_epoch)
+    if cost is not None:
+        cost.write(config.train.epochs * run.data.order.steps_per_epoch)
     run_log.write_json(run.workdir / "metrics.json", result)
     print_result(run.task, result, run.workdir)
     return result
@@ -84,7 +87,8 @@ def describe_protocol(run: Run, leaks: list[Any]) -> dict[str, Any]:
     """What metrics.json says of who trained, validated and tested whom."""
     split = run.split
     by = "test" if split.selects_on_test else "validation"
-    honest = "scored once per replica, with the selected checkpoint"
+    locked = not run.config.train.score_test
+    honest = LOCKED if locked else "scored once per replica, with the selected checkpoint"
     return {
         "name": split.protocol,
         "title": split.title() + HEARD[run.config.data.context][0],
@@ -96,6 +100,7 @@ def describe_protocol(run: Run, leaks: list[Any]) -> dict[str, Any]:
         "selection": f"best {by} {run.config.train.select}",
         "selects_on": by,
         "test": "best epoch of the test part itself" if split.selects_on_test else honest,
+        "locked": locked,
     }
 
 
@@ -107,6 +112,33 @@ def describe_context(hears: str, leaks: list[Any]) -> dict[str, Any]:
     if hears != "none" and beside:
         words += f"; {beside:,} test turns were heard next to turns that train"
     return {"hears": hears, "in_words": words, "test_turns_beside_training": beside if hears != "none" else 0}
+
+
+def counts_of(run: Run, *, locked: bool) -> dict[str, Any]:
+    """What the parts of every fold hold; of a locked test part not which targets."""
+    counts = {fold.name: c for fold, c in zip(run.split.folds, run.data.counts, strict=True)}
+    if not locked:
+        return counts
+    targets = run.task.describe_targets(run.data.targets(run.data.folds[0].valid)).keys()
+    return {
+        fold: parts | {"test": {name: value for name, value in parts["test"].items() if name not in targets}}
+        for fold, parts in counts.items()
+    }
+
+
+def write_of_test(run: Run, tests: Tests, chosen: dict[str, Any]) -> None:
+    """Writes the files of OF_TEST; where nothing is known of the test part none stays of a command that was killed."""
+    replicas = run.groups.replicas
+    if not tests:
+        for name in OF_TEST if distributed.is_primary() else ():
+            (run.workdir / name).unlink(missing_ok=True)
+        return
+    entries = [(replicas[r].name, *found) for r, found in tests.items()]
+    lines = format_predictions(run.task, run.corpus, run.data.pool.rows, entries, run.data.sentences)
+    run_log.write_text(run.workdir / "predictions.jsonl", lines)
+    if run.config.train.inspect:
+        first = next(r for r in tests if replicas[r].values == chosen["values"])
+        write_inspection(run, first, *tests[first])
 
 
 def write_inspection(run: Run, r: int, rows: np.ndarray, predicted: np.ndarray) -> None:
@@ -126,11 +158,13 @@ def write_inspection(run: Run, r: int, rows: np.ndarray, predicted: np.ndarray) 
     run_log.write_json(run.workdir / "explain.json", summary | about | replica)
 
 
-def score_parts(run: Run) -> tuple[list[dict[str, Any]], Tests]:
-    """What metrics.json says of every replica; and what those that finished predict of their test part."""
+def score_parts(run: Run, *, locked: bool) -> tuple[list[dict[str, Any]], Tests]:
+    """What metrics.json says of every replica; and what those that finished predict of their test part, nothing if that
+    is locked."""
     groups, task, size = run.groups, run.task, run.config.train.eval_batch_size
     done = [r for r, progress in enumerate(run.progress) if progress.status != "diverged"]
-    valid, test = (groups.score(done, part, size, best=True) for part in ("valid", "test"))
+    valid = groups.score(done, "valid", size, best=True)
+    test = {} if locked else groups.score(done, "test", size, best=True)
     results = []
     for r, (replica, progress) in enumerate(zip(groups.replicas, run.progress, strict=True)):
         about = {
@@ -144,52 +178,70 @@ def score_parts(run: Run) -> tuple[list[dict[str, Any]], Tests]:
         }
         if r in done:
             fold = run.data.folds[replica.fold]
-            soft = run.corpus.soft_labels(run.data.pool.rows[fold.test])
             truth = {
                 "valid": run.data.targets(fold.valid),
-                "test": run.data.targets(fold.test),
-                "soft": soft,
                 "dialogues": run.corpus.index["dialogue"][run.data.pool.rows[fold.valid]],
                 "knowing": knowing(run.corpus, run.split.folds[replica.fold], run.config.data.modalities),
             }
-            about |= {"valid": task.score(valid[r]), "test": task.score(test[r])}
-            about |= task.analyse(valid[r], test[r], truth)
+            if r in test:
+                truth["test"] = run.data.targets(fold.test)
+                truth["soft"] = run.corpus.soft_labels(run.data.pool.rows[fold.test])
+            about |= {part: task.score(found[r]) for part, found in (("valid", valid), ("test", test)) if r in found}
+            about |= task.analyse(valid[r], test.get(r), truth)
         results.append(about)
-    tests = {r: (run.data.folds[groups.replicas[r].fold].test, test[r]["predicted"]) for r in done}
+    tests = {r: (run.data.folds[groups.replicas[r].fold].test, found["predicted"]) for r, found in test.items()}
     return results, tests
 
 
 def print_result(task: Task, result: dict[str, Any], workdir: epath.Path) -> None:
     """The tables of a finished run, and where everything is."""
     print_summary(task, result)
+    if result["protocol"].get("locked"):
+        console.print(f"the test part is {LOCKED}\nmetrics.json and the checkpoint are in {workdir}")
+        return
     if (bayes := result["data"].get("bayes_accuracy")) is not None:
         accuracy = result["test"]["accuracy"]["mean"]
         console.print(f"accuracy {accuracy:.4f} is {accuracy / bayes:.3f} of the Bayes-optimal {bayes:.4f}")
     console.print(f"metrics.json, predictions.jsonl and the checkpoint are in {workdir}")
 
 
+def refuse_unfinished(config: Experiment, workdir: epath.Path, now: dict[str, Any], mode: str) -> None:
+    """Raises UserError unless the workdir holds this experiment's finished run. now: its `identity`."""
+    if not is_finished(config, workdir, now, allow_config_change=False):
+        raise UserError(f"{workdir} holds no finished run; the same command without --mode={mode} finishes it")
+
+
+def changed_figures(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    """The figures of replicas that are others now, in words; not those that were not known before."""
+    a, b = ({replica["name"]: replica for replica in found} for found in (before, json.loads(json.dumps(now))))
+    return [line for line in config_lib.differences(a, b) if ": (none) -> " not in line]
+
+
+def tell_other_figures(known: dict[str, Any], result: dict[str, Any]) -> None:
+    """Says so if a run's validation figures are no longer those by which it was chosen while the test part was locked."""
+    if changed := changed_figures(known["replicas"], result["replicas"]):
+        console.print("note: these figures are not those of the run when it ended:\n  " + "\n  ".join(changed))
+
+
 def score_again(config: Experiment, corpus: Corpus, workdir: epath.Path) -> int:
-    """Scores the best models of a finished workdir; exit code 1 if the figures are not those of metrics.json."""
+    """Scores the best models of a finished workdir, of a locked test part only on validation; exit code 1 if the figures
+    are not those of metrics.json."""
     config = with_old_defaults(config, workdir)
-    if not is_finished(config, workdir, identity(config, corpus), allow_config_change=False):
-        raise UserError(f"{workdir} holds no finished run; the same command without --mode=eval finishes it")
+    refuse_unfinished(config, workdir, identity(config, corpus), "eval")
     known = metrics_of(workdir / "metrics.json")
     untested = {
         r["name"]: r for r in known["replicas"] if "calibration" in r and "scaling" not in r["calibration"]
     }  # fitted by a version that did not try whether a temperature helps
-    run = restore_finished(config, corpus, workdir)
-    results, _ = score_parts(run)
+    run, locked = restore_finished(config, corpus, workdir), known["protocol"].get("locked", False)
+    if not locked:
+        known["protocol"]["test_looks"] = count_look(run, "eval", known.get("checkpoint", {}))
+    results, _ = score_parts(run, locked=locked)
     print_result(run.task, known, workdir)
     for result in results:
         if result["name"] in untested:
             old = untested[result["name"]]["calibration"]
             result["calibration"] |= {name: old[name] for name in ("temperature", "test_scaled")}
-    before, now = ({r["name"]: r for r in found} for found in (known["replicas"], results))
-    differences = config_lib.differences(before, json.loads(json.dumps(now)))
-    changed = [
-        line for line in differences if ": (none) -> " not in line
-    ]  # scores that an earlier version did not know
-    if changed:
+    if changed := changed_figures(known["replicas"], results):
         console.print("these figures are NOT those of metrics.json:\n  " + "\n  ".join(changed))
         return 1
     console.print("the same figures as in metrics.json")

@@ -12,12 +12,10 @@ from etils import epath
 
 from mer_jax import run_files, schema
 from mer_jax.errors import UserError
-from mer_jax.evaluation.predictions import Predictions, damaged, read_lines, read_predictions
+from mer_jax.evaluation.predictions import Predictions, damaged, parse_predictions, read_lines
 from mer_jax.files import load_json, read_json
 from mer_jax.old_runs import read_config
 from mer_jax.tasks import Task, task_of_results
-
-NEEDED_FILES = ("metrics.json", "predictions.jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +23,7 @@ class FinishedRun:
     """A finished run.
 
     chosen: the point of the sweep that validation chose. replicas: those that finished at this point, by name;
-    predictions: what they predict of their test parts.
+    predictions: what they predict of their test parts, nothing while these are locked.
     """
 
     path: Any
@@ -36,6 +34,16 @@ class FinishedRun:
     replicas: dict[str, dict[str, Any]]
     predictions: Predictions
 
+    @property
+    def locked(self) -> bool:
+        """Whether nothing is known of the test part yet."""
+        return self.metrics["protocol"].get("locked", False)
+
+    @property
+    def why_missing(self) -> str:
+        """Why there is none of the files that tell of the test part."""
+        return "is not written while the test part is locked" if self.locked else "is not there"
+
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:
         """The lines of history.jsonl, if there is such a file."""
@@ -43,10 +51,11 @@ class FinishedRun:
 
     @functools.cached_property
     def extra(self) -> dict[str, dict[str, Any]]:
-        """What the optional files that there are hold, by name."""
+        """What the optional files that there are hold, by name. What a --mode=test that was killed has left of a locked
+        test part is not read."""
         return {
             name: value
-            for name in run_files.OPTIONAL_FILES
+            for name in (("cost",) if self.locked else run_files.OPTIONAL_FILES)
             if (value := read_optional(self.path, name, self.task)) is not None
         }
 
@@ -88,20 +97,28 @@ def read_run(folder: epath.PathLike) -> FinishedRun:
     number, chosen = next((i, point) for i, point in enumerate(metrics["points"]) if point["chosen"])
     replicas = {r["name"]: r for r in metrics["replicas"] if r["point"] == number and r["status"] == "finished"}
     known = {replica["name"] for replica in metrics["replicas"]}
-    predictions = read_predictions(path / "predictions.jsonl", task, list(replicas), known)
+    lines = () if metrics["protocol"].get("locked") else read_lines(path / "predictions.jsonl")
+    predictions = parse_predictions(path / "predictions.jsonl", lines, task, list(replicas), known)
     run = FinishedRun(path, path.resolve().name, task, metrics, chosen, replicas, predictions)
-    refuse_incomplete(run)
+    if not run.locked:
+        refuse_incomplete(run)
     return run
 
 
 def read_metrics(folder: epath.PathLike) -> dict[str, Any]:
     """metrics.json, checked; raises UserError where no run has finished, or the file is damaged."""
     folder = epath.Path(folder)
-    for name in NEEDED_FILES:
-        if not (folder / name).exists():
-            what = f"is not a finished run: it has no {name}" if folder.is_dir() else "does not exist"
-            raise UserError(f"{folder} {what}. Give the workdir of a run that has ended.")
-    return metrics_of(folder / "metrics.json")
+    _refuse_without(folder, "metrics.json")
+    metrics = metrics_of(folder / "metrics.json")
+    if not metrics["protocol"].get("locked"):
+        _refuse_without(folder, "predictions.jsonl")
+    return metrics
+
+
+def _refuse_without(folder: epath.Path, name: str) -> None:
+    if not (folder / name).exists():
+        what = f"is not a finished run: it has no {name}" if folder.is_dir() else "does not exist"
+        raise UserError(f"{folder} {what}. Give the workdir of a run that has ended.")
 
 
 def metrics_of(path: epath.PathLike) -> dict[str, Any]:
@@ -122,8 +139,17 @@ def metrics_of(path: epath.PathLike) -> dict[str, Any]:
 
 
 def _check_places(metrics: dict[str, Any]) -> None:
-    """Raises ValueError unless replicas lie in points and folds that there are, and one point is chosen."""
+    """Raises ValueError unless replicas lie in points and folds that there are, one point is chosen, and test scores are
+    there unless the test part is locked."""
     points, counts = metrics["points"], metrics["data"]["counts"]
+    locked = metrics["protocol"].get("locked", False)
+    for kind in ("points", "replicas"):
+        for i, one in enumerate(metrics[kind]):
+            if "test" in one and locked:
+                raise ValueError(f"field '{kind}.{i}.test' is there, though field 'protocol.locked' is true")
+    for i, point in enumerate(points):
+        if "test" not in point and not locked:
+            raise ValueError(f"field 'points.{i}.test' is missing")
     if (chosen := sum(point["chosen"] for point in points)) != 1:
         raise ValueError(f"field 'points': {'several points are' if chosen else 'no point is'} chosen")
     names = [replica["name"] for replica in metrics["replicas"]]
@@ -221,7 +247,8 @@ def same_targets(a: FinishedRun, b: FinishedRun) -> bool:
 
 def first_difference(a: FinishedRun, b: FinishedRun) -> tuple[str, str, str] | None:
     """The first thing in which the tests of two runs differ, and what it is of each, in words. None if the runs have
-    the same split and tested the same utterances with the same labels and dialogues; their features may be others."""
+    the same split and tested the same utterances with the same labels and dialogues, as far as they are not locked;
+    their features may be others."""
 
     def split(run: FinishedRun) -> str:
         protocol = run.metrics["protocol"]
@@ -231,6 +258,8 @@ def first_difference(a: FinishedRun, b: FinishedRun) -> tuple[str, str, str] | N
         return "labels", ", ".join(a.task.decision_names()), ", ".join(b.task.decision_names())
     if a.metrics["protocol"]["split_sha256"] != b.metrics["protocol"]["split_sha256"]:
         return "split", split(a), split(b)
+    if a.locked or b.locked:
+        return None
     ids_a, ids_b = a.predictions.ids, b.predictions.ids
     only_a, only_b = sorted(set(ids_a) - set(ids_b)), sorted(set(ids_b) - set(ids_a))
     if only_a or only_b:

@@ -73,16 +73,22 @@ class Predictions:
         return np.stack(totals, 1) / np.bincount(self.utterance, minlength=count)[:, None]
 
 
-def read_predictions(path: epath.PathLike, task: Task, names: Sequence[str], known: Collection[str]) -> Predictions:
-    """The lines of the replicas `names`; known: all that metrics.json has. Raises UserError, naming the line that is
-    wrong."""
+def parse_predictions(
+    path: epath.PathLike,
+    content: Iterable[tuple[int, bytes]],
+    task: Task,
+    names: Sequence[str],
+    known: Collection[str],
+) -> Predictions:
+    """The lines of the replicas `names`; known: all that metrics.json has. content: the numbered lines of the file
+    `path`, as `read_lines` gives them. Raises UserError, naming the line that is wrong."""
     number_of = {name: i for i, name in enumerate(names)}
     utterances: dict[str, tuple[str, str, str]] = {}
     seen: set[tuple[str, str]] = set()
     lines: list[tuple[int, str, Any, Sequence[float]]] = []
-    for number, content in read_lines(path):
+    for number, text in content:
         try:
-            line, decision, predicted = _parse(content, task, known)
+            line, decision, predicted = _parse(text, task, known)
             key = line["replica"], line["id"]
             if key in seen:
                 raise ValueError(f"utterance {line['id']!r} occurs a second time for this replica")

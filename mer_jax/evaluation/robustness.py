@@ -45,7 +45,9 @@ from mer_jax.data import loader
 from mer_jax.data.batch import Batch, where_real
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
+from mer_jax.evaluation.final import refuse_unfinished
 from mer_jax.evaluation.finished_run import metrics_of
+from mer_jax.evaluation.looks import count_look
 from mer_jax.evaluation.robustness_curves import (
     RATES,
     SEED,
@@ -62,13 +64,14 @@ from mer_jax.evaluation.robustness_curves import (
     percent,
     retention,
 )
+from mer_jax.evaluation.score_table import LOCKED, looks
 from mer_jax.runtime import distributed, run_log
 from mer_jax.runtime.console import Progress, console, duration
 from mer_jax.tasks import Task, task_of
 from mer_jax.training import step
 from mer_jax.training.resume import restore_finished
 from mer_jax.training.setup import Run
-from mer_jax.training.workdir import identity, is_finished, with_old_defaults
+from mer_jax.training.workdir import identity, with_old_defaults
 
 FILE = "robustness.json"
 DEFINITION = {
@@ -184,9 +187,10 @@ def measure(
     not finished, or the one beside it cannot be compared with."""
     workdir = epath.Path(workdir)
     config = with_old_defaults(config, workdir)
-    if not is_finished(config, workdir, identity(config, corpus), allow_config_change=False):
-        raise UserError(f"{workdir} holds no finished run; the same command without --mode=robustness finishes it")
+    refuse_unfinished(config, workdir, identity(config, corpus), "robustness")
     known = metrics_of(workdir / "metrics.json")
+    if known["protocol"].get("locked"):
+        raise UserError(f"--mode=robustness looks at the test part; that of {workdir} is {LOCKED}")
     about = {
         "name": known["data"]["name"],
         "protocol": known["protocol"]["title"],
@@ -202,6 +206,7 @@ def measure(
     which = [r for r, x in enumerate(known["replicas"]) if x["point"] == chosen and x["status"] == "finished"]
     modalities, pool = config.data.modalities, run.data.pool
     listed = conditions(modalities)
+    known["protocol"]["test_looks"] = count_look(run, "robustness", known.get("checkpoint", {}))
     began = time.monotonic()
     found = predictions(run, which, listed)
     took = time.monotonic() - began
@@ -324,4 +329,7 @@ def print_what_was_tested(
             )
     if result["effective"]:
         say(f"effective: how much less the score falls than that of {result['effective']['beside']}, in points")
-    say(f"{listed} conditions of {result['utterances']} utterances in {duration(took)}; {workdir / FILE}")
+    seen = looks(known["protocol"])
+    say(
+        f"{listed} conditions of {result['utterances']} utterances in {duration(took)}; test part {seen}; {workdir / FILE}"
+    )

@@ -1,9 +1,32 @@
 """A point of metrics.json as a row of a table: the console, summary.md and the report show the same columns. No JAX."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mer_jax.tasks import Task
+
+LOCKED = "locked, until --mode=test scores it"
+
+
+def looks(protocol: Mapping[str, Any]) -> str:
+    """How often the test part had been looked at when it was scored, by metrics.json's `protocol`, in words; nothing of
+    a run that did not score it, or from before 0.11, when looks were not counted."""
+    if protocol.get("locked") or "test_looks" not in protocol:
+        return ""
+    count = protocol["test_looks"]
+    if count is None:
+        return "looked at an unknown number of times"
+    return "looked at once" if count == 1 else f"looked at {count} times"
+
+
+def part_of(points: Iterable[Mapping[str, Any]]) -> str:
+    """The part whose scores a table of these points shows: test, unless that is locked for all of them."""
+    return "test" if any("test" in point for point in points) else "valid"
+
+
+def scores_title(part: str, task: Task) -> str:
+    """The title of a table of scores of the part."""
+    return title({"test": "Test scores", "valid": "Validation scores"}[part], task)
 
 
 def title(what: str, task: Task) -> str:
@@ -18,19 +41,27 @@ def with_titles(text: str, task: Task) -> str:
     return text
 
 
-def columns(task: Task) -> list[str]:
+def columns(task: Task, part: str) -> list[str]:
     """The heads of the columns, after the one that names the row."""
     first, *others = (metric.title for metric in task.metrics.values())
+    if part == "valid":
+        return [first, *others]
     return [first, "95 %", *others, f"validation {task.metrics[task.main_metric].short}"]
 
 
-def cells(task: Task, point: Mapping[str, Any]) -> list[str]:
-    """A point's scores: mean ± sample standard deviation over its replicas; `-` where the run does not know a score."""
+def cells(task: Task, point: Mapping[str, Any], part: str) -> list[str]:
+    """A point's scores of the part: mean ± sample standard deviation over its replicas; `-` where the run does not know
+    a score, `locked` where nobody knows one yet."""
     main, *others = task.metrics
+    valid = {name: metric.format_mean(point["valid"].get(name)) for name, metric in task.metrics.items()}
+    if part == "valid":
+        return list(valid.values())
     interval = task.metrics[main].format_interval((point.get("interval") or {}).get(main))
-    test = {name: metric.format_mean(point["test"].get(name)) for name, metric in task.metrics.items()}
-    validation = task.metrics[main].format_mean(point["valid"].get(main))
-    return [test[main], interval, *(test[name] for name in others), validation]
+    if "test" in point:
+        test = {name: metric.format_mean(point["test"].get(name)) for name, metric in task.metrics.items()}
+    else:
+        test = dict.fromkeys(task.metrics, "locked")
+    return [test[main], interval, *(test[name] for name in others), valid[main]]
 
 
 def ensemble_cells(task: Task, ensemble: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,15 @@ import rich.table
 from rich.markup import escape
 
 from mer_jax.data.corpus import Corpus
-from mer_jax.evaluation.score_table import cells, columns, ensemble_cells, title, with_titles
+from mer_jax.evaluation.score_table import (
+    cells,
+    columns,
+    ensemble_cells,
+    looks,
+    part_of,
+    title,
+    with_titles,
+)
 from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.significance import FEW_DIALOGUES, bootstrap
 from mer_jax.runtime.console import console
@@ -31,7 +39,8 @@ def summarise_points(
     select: str,
 ) -> list[dict[str, Any]]:
     """Of every point of the sweep its finished replicas' mean ± sample standard deviation; of the point that has the
-    best mean validation score, and only of that, is said that it is `chosen`.
+    best mean validation score, and only of that, is said that it is `chosen`. Where tests are none, the test part is
+    locked, and nothing is said of it.
 
     results: as in metrics.json's `replicas`. interval: bootstrap over dialogues, of all folds' test parts together,
     averaged over the seeds. ensemble: the seeds' mean predictions, where there are several. The rest is what the task
@@ -46,7 +55,7 @@ def summarise_points(
             "replicas": len(done),
             "diverged": len(of_point) - len(done),
         }
-        for part in ("valid", "test"):
+        for part in ("valid", "test") if tests else ("valid",):
             point[part] = {score: mean_sd([results[i][part][score] for i in done]) for score in task.metrics}
         if done:
             point |= task.pool([results[i] for i in done])
@@ -106,35 +115,48 @@ def _over_seeds(
 
 
 def print_summary(task: Task, result: dict[str, Any]) -> None:
-    """The table of an experiment; of one single run what the task shows of it."""
-    replicas, points, main = result["replicas"], result["points"], task.main_metric
-    metric = task.metrics[main]
+    """The table of an experiment; of one single run what the task shows of it. Of a locked test part: of validation."""
+    replicas, points, protocol = result["replicas"], result["points"], result["protocol"]
     chosen = next(point for point in points if point["chosen"])
     done = [replica for replica in replicas if replica["status"] == "finished"]
-    about = f"test of {result['data']['name']}, protocol {result['protocol']['title']}"
+    part = part_of(points)
+    seen = f" ({looks(protocol)})" if looks(protocol) else ""
+    about = (
+        f"{'test' if part == 'test' else 'validation'}{seen} of {result['data']['name']}, protocol {protocol['title']}"
+    )
     if len(replicas) == 1:
-        selection = with_titles(result["protocol"]["selection"], task)
-        task.print_part(f"{about}, {selection}, at step {done[0]['step']}", done[0]["test"])
+        selection = with_titles(protocol["selection"], task)
+        task.print_part(f"{about}, {selection}, at step {done[0]['step']}", done[0][part])
         if "interval" in chosen:
             known = {name: found for name, found in task.metrics.items() if name in chosen["interval"]}
             intervals = [f"{m.title} {m.format_interval(chosen['interval'][name])}" for name, m in known.items()]
             console.print(f"{title('95 % over dialogues', task)}: {'  '.join(intervals)}")
     else:
         _print_points(task, about, points)
-        if others := [p["test"][main]["mean"] for p in points if not p["chosen"] and p["replicas"]]:
-            console.print(
-                f"chosen by validation: {format_overrides(chosen['values'])}, test {metric.title} "
-                f"{metric.format_mean(chosen['test'][main])}; the other points' lies between "
-                f"{metric.format(min(others))} and {metric.format(max(others))}, which is no reason to "
-                "choose one of them"
-            )
-        task.print_part("all test parts together" + " at the chosen point" * (len(points) > 1), chosen["pooled"])
+        if len(points) > 1:
+            _print_choice(task, points, chosen)
+        if part == "test":
+            task.print_part("all test parts together" + " at the chosen point" * (len(points) > 1), chosen["pooled"])
     if "dialogues" in chosen:
         console.print(few(chosen["dialogues"]), end="")
-    task.print_analysis(chosen, result["protocol"]["selects_on"])
+    task.print_analysis(chosen, protocol["selects_on"])
     for replica in replicas:
         if replica["status"] == "diverged":
             console.print(f"left out, diverged: {escape(replica['name'])}")
+
+
+def _print_choice(task: Task, points: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> None:
+    """Which of several points is chosen, and what the others' test scores are."""
+    main, values = task.main_metric, format_overrides(chosen["values"])
+    metric = task.metrics[main]
+    if "test" not in chosen:
+        console.print(f"chosen by validation: {values}")
+    elif others := [p["test"][main]["mean"] for p in points if not p["chosen"] and p["replicas"]]:
+        console.print(
+            f"chosen by validation: {values}, test {metric.title} {metric.format_mean(chosen['test'][main])}; the other "
+            f"points' lies between {metric.format(min(others))} and {metric.format(max(others))}, which is no reason to "
+            "choose one of them"
+        )
 
 
 def few(dialogues: int) -> str:
@@ -145,13 +167,13 @@ def few(dialogues: int) -> str:
 
 
 def _print_points(task: Task, title: str, points: Sequence[dict[str, Any]]) -> None:
-    table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
-    for name in ("", "replicas", *columns(task)):
+    table, part = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD), part_of(points)
+    for name in ("", "replicas", *columns(task, part)):
         table.add_column(name, justify="right" if name else "left")
     for point in points:
         name = format_overrides(point["values"]) or "mean ± sd"
         marked = f"{name} *" if point["chosen"] and len(points) > 1 else name
-        table.add_row(marked, str(point["replicas"]), *cells(task, point))
+        table.add_row(marked, str(point["replicas"]), *cells(task, point, part))
         if "ensemble" in point:
             ensemble = point["ensemble"]
             table.add_row(f"  ensemble of {ensemble['members']} seeds", "", *ensemble_cells(task, ensemble))
@@ -160,15 +182,23 @@ def _print_points(task: Task, title: str, points: Sequence[dict[str, Any]]) -> N
 
 def markdown(task: Task, found: dict[str, dict[str, Any]]) -> str:
     """Test scores in percent: mean ± sample standard deviation over the replicas of the point that validation chose,
-    and the 95 % interval over dialogues."""
+    and the 95 % interval over dialogues; validation scores where the test part of all is locked."""
     if not found:
         return ""
     titles = {result["protocol"]["title"] for result in found.values()}
-    heads = ["", *columns(task), "replicas"]
-    lines = [f"Protocol {', '.join(sorted(titles))}.", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    part = part_of(point for result in found.values() for point in result["points"])
+    seen = [result["protocol"]["test_looks"] for result in found.values() if "test_looks" in result["protocol"]]
+    heads = ["", *columns(task, part), "replicas"]
+    about = [f"Protocol {', '.join(sorted(titles))}."]
+    if part == "valid":
+        about.append("Validation scores: the test part is locked.")
+    elif seen:
+        most = max((count for count in seen if count is not None), default=None)
+        about.append(f"The test part was {looks({'test_looks': most})}.")
+    lines = [" ".join(about), "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, result in found.items():
         point = next(point for point in result["points"] if point["chosen"])
         row = name + (f", {result['protocol']['title']}" if len(titles) > 1 else "")
         row += f", {format_overrides(point['values'])}" if point["values"] else ""
-        lines.append(f"| {' | '.join([row, *cells(task, point), str(point['replicas'])])} |")
+        lines.append(f"| {' | '.join([row, *cells(task, point, part), str(point['replicas'])])} |")
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mer_jax.evaluation.score_table import looks, part_of
 from mer_jax.tasks.task import Card
 
 LICENCES = {  # of encoders whose name leaves no doubt
@@ -129,9 +130,16 @@ def _modalities(model: Any) -> Iterator[str]:
 def _scores(model: Any, result: Mapping[str, Any], task: Card) -> Iterator[str]:
     metrics = model.metrics
     point = metrics["points"][result["point"]]
-    interval, count = point.get("interval"), point["replicas"]
-    yield f"## Scores on the test part{' (leaky protocol)' if metrics['protocol']['leaky'] else ''}"
+    interval, count, part = point.get("interval"), point["replicas"], part_of([point])
+    name = "test" if part == "test" else "validation"
+    yield f"## Scores on the {name} part{' (leaky protocol)' if metrics['protocol']['leaky'] else ''}"
     yield ""
+    if seen := looks(metrics["protocol"]):
+        yield f"The test part was {seen} when this run scored it."
+    if part == "valid":
+        yield "> **The test part is locked.** The validation part chose the checkpoint, so that its scores are too good."
+    if seen or part == "valid":
+        yield ""
     yield "In percent" + (
         f"; 95 % intervals are of the mean of the run's {count} replica{'s' * (count > 1)}, over resampled dialogues."
         if interval
@@ -141,12 +149,12 @@ def _scores(model: Any, result: Mapping[str, Any], task: Card) -> Iterator[str]:
     yield "| | this model | mean of the replicas | 95 % interval |"
     yield "|---|---|---|---|"
     for name, metric in model.task.metrics.items():
-        if name not in result["test"]:  # a score that is newer than the run
+        if name not in result[part]:  # a score that is newer than the run
             continue
         between = "-"
         if interval:
             between = f"{metric.format(interval[name]['low'])} to {metric.format(interval[name]['high'])}"
-        mine, mean = metric.format(result["test"][name]), metric.format(point["test"][name]["mean"])
+        mine, mean = metric.format(result[part][name]), metric.format(point[part][name]["mean"])
         yield f"| {metric.title} | {mine} | {mean} | {between} |"
     yield ""
     yield from task.scores

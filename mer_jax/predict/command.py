@@ -31,6 +31,7 @@ from typing import Any
 
 from mer_jax import files, run_files
 from mer_jax.errors import UserError, reported
+from mer_jax.evaluation.score_table import LOCKED
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.encoder_flags import add_encoder_flags, locations_of
 from mer_jax.predict.inputs import check_flags_apply
@@ -136,7 +137,9 @@ def check_flags(arguments: argparse.Namespace, options: InputOptions) -> None:
 
 
 def tested_ids(model: Any, replica: str | None) -> list[str]:
-    """The ids of the replica's test part, from split.json."""
+    """The ids of the replica's test part, from split.json. Raises UserError if that is locked."""
+    if model.metrics["protocol"].get("locked"):
+        raise UserError(f"--only-test: the test part of {model.workdir} is {LOCKED}")
     members = model.select_replicas(replica)
     if len(members) > 1:
         raise UserError("--only-test is of one replica")

@@ -68,9 +68,10 @@ def section_parts(run: FinishedRun, number: int, level: int) -> list[str]:
 def comparison(runs: Sequence[FinishedRun]) -> str:
     """One row for each run and point of its sweep, and whether the rows can be compared."""
     parts = [_note_on(runs, "data", _data), _note_on(runs, "split", _split)]
-    rows = [row for run in runs for row in point_rows(run, run.name, protocol=True)]
-    title = f"{score_table.title('Test scores', runs[0].task)}: mean ± sample standard deviation over replicas"
-    parts.append(table(title, ["run", *columns(runs[0].task), "protocol"], rows))
+    part = score_table.part_of(point for run in runs for point in run.metrics["points"])
+    rows = [row for run in runs for row in point_rows(run, part, run.name, protocol=True)]
+    title = f"{score_table.scores_title(part, runs[0].task)}: mean ± sample standard deviation over replicas"
+    parts.append(table(title, ["run", *columns(runs[0].task, part), "protocol"], rows))
     for run in runs:
         if leaky := run.metrics["protocol"]["leaky"]:
             name = f"<strong>{escaped(run.name)}: leaky protocol</strong>"

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from mer_jax.evaluation.finished_run import FinishedRun
 from mer_jax.report.sections_inputs import modalities, robustness
 from mer_jax.report.sections_run import cost, data_and_protocol, reproduce, settings, versions
-from mer_jax.report.sections_scores import learning_curves, points, test_scores
+from mer_jax.report.sections_scores import chosen_scores, learning_curves, points
 
 Section = tuple[str, Callable[[FinishedRun], str]]
 
+SCORES = "Test scores"
 FIRST: tuple[Section, ...] = (
     ("Data and protocol", data_and_protocol),
-    ("Test scores", test_scores),
+    (SCORES, chosen_scores),
     ("Points and ensembles", points),
     ("Learning curves", learning_curves),
 )
@@ -28,7 +29,10 @@ LAST: tuple[Section, ...] = (
 
 def sections_of(run: FinishedRun) -> tuple[Section, ...]:
     """The sections that every run has, and in their middle the SECTIONS of the module that the run's task names."""
+    first = tuple(
+        ("Validation scores" if title == SCORES and run.locked else title, content) for title, content in FIRST
+    )
     if not run.task.report_sections:
-        return (*FIRST, *LAST)
+        return (*first, *LAST)
     of_task = importlib.import_module(run.task.report_sections)
-    return (*FIRST, *of_task.SECTIONS, *LAST)
+    return (*first, *of_task.SECTIONS, *LAST)

@@ -9,7 +9,7 @@ from mer_jax.errors import UserError
 from mer_jax.evaluation.finished_run import FinishedRun
 from mer_jax.metrics.calibration import CALIBRATION, scaling_in_words, temperature_scale
 from mer_jax.metrics.calibration import reliability as reliability_of
-from mer_jax.metrics.classification import class_f1
+from mer_jax.metrics.classification import class_f1, scores
 from mer_jax.metrics.metric import between, percent
 from mer_jax.metrics.significance import bootstrap_classes
 from mer_jax.report.html import escaped, missing, plots, table
@@ -21,9 +21,18 @@ MAX_STEPS = 3  # time steps that are named, of each modality of a mistake
 NO_SENTENCES = "predictions.jsonl does not hold the sentences: an older version wrote it, or the corpus has none."
 
 
+def pooled_scores(run: FinishedRun) -> tuple[str, dict[str, Any]]:
+    """A part, and the scores of all replicas' utterances of it together: of validation while the test part is locked."""
+    if not run.locked:
+        return "test", run.chosen["pooled"]
+    total = np.sum([replica["valid"]["confusion"] for replica in run.replicas.values()], axis=0)
+    return "validation", scores(total, run.task.decision_names())
+
+
 def confusion(run: FinishedRun) -> str:
     rows = []
-    for label, row in zip(run.task.decision_names(), run.chosen["pooled"]["confusion"], strict=True):
+    part, pooled = pooled_scores(run)
+    for label, row in zip(run.task.decision_names(), pooled["confusion"], strict=True):
         total = sum(row) or 1
         cells = [
             f'<td class="cell" style="--share: {0.6 * n / total:.3f}">{n:,}<small>{100 * n / total:.0f} %</small></td>'
@@ -31,14 +40,19 @@ def confusion(run: FinishedRun) -> str:
         ]
         rows.append([escaped(label), *cells, f"{sum(row):,}"])
     replicas = run.chosen["replicas"]
-    note = f"<p>All test parts of the {replicas} replicas together; percent of the row.</p>" if replicas > 1 else ""
-    return note + table("Test utterances", ["true ↓ predicted →", *run.task.decision_names(), "all"], rows)
+    note = f"<p>All {part} parts of the {replicas} replicas together; percent of the row.</p>" if replicas > 1 else ""
+    return note + table(
+        f"{part.capitalize()} utterances", ["true ↓ predicted →", *run.task.decision_names(), "all"], rows
+    )
 
 
 def classes(run: FinishedRun) -> str:
     """Precision, recall and F1 of every class; the F1 with its interval, as the mean over the complete seeds."""
-    labels, pooled, seeds = run.task.decision_names(), run.chosen["pooled"]["per_class"], len(run.complete_seeds)
+    part, of_part = pooled_scores(run)
+    labels, pooled, seeds = run.task.decision_names(), of_part["per_class"], len(run.complete_seeds)
     f1, ends = np.array([pooled[label]["f1"] for label in labels]), None
+    if run.locked:
+        seeds = 0
     if seeds:
         counts = run.counts()
         f1, ends = class_f1(counts.sum(1)).mean(0), bootstrap_classes(counts)
@@ -49,9 +63,11 @@ def classes(run: FinishedRun) -> str:
         rows.append([escaped(label), *shares, between(ends[i]) if ends else "-", f"{known['support']:,}"])
         low, high = (100 * ends[i]["low"], 100 * ends[i]["high"]) if ends else (None, None)
         bars.append((label, float(100 * f1[i]), low, high))
-    text = f"F1: mean over {seeds} seeds" if seeds > 1 else "F1" if seeds else "F1: of all test parts together"
+    text = f"F1: mean over {seeds} seeds" if seeds > 1 else "F1" if seeds else f"F1: of all {part} parts together"
     dialogues = count_dialogues(run)
-    if ends:
+    if run.locked:
+        text += ", without an interval, for the test part is locked"
+    elif ends:
         text += f", with its 95 % interval by resampling the {dialogues} test dialogues"
     else:
         text += f", without an interval, for {why_no_interval(dialogues)}"
@@ -64,6 +80,12 @@ def classes(run: FinishedRun) -> str:
 def calibration(run: FinishedRun) -> str:
     """How far the probabilities can be believed: as they are, after temperature scaling, and against the raters. The
     diagrams are of all replicas' test utterances together."""
+    part = run.metrics["protocol"]["selects_on"]
+    words = [scaling_in_words(replica["calibration"], part) for replica in run.replicas.values()]
+    used = "".join(f"<li>{escaped(f'{name}: {how}')}</li>" for name, how in zip(run.replicas, words, strict=True))
+    if run.locked:
+        what = "How far they can be believed is"
+        return f"<p>Probabilities are:</p><ul>{used}</ul>{missing(what, 'predictions.jsonl', run.why_missing)}"
     predictions = run.predictions
     labels = predictions.targets["label"][predictions.utterance]
     temperatures = [run.replicas[name]["calibration"]["temperature"] for name in predictions.names]
@@ -79,9 +101,6 @@ def calibration(run: FinishedRun) -> str:
         means = run.chosen["calibration"][key]
         known = ", ".join(f"{title} {means[name]['mean']:.3f}" for name, title in CALIBRATION.items())
         figures.append(reliability(title, reliability_of(probabilities, labels), f'<p class="faint">{known}</p>'))
-    part = run.metrics["protocol"]["selects_on"]
-    words = [scaling_in_words(run.replicas[name]["calibration"], part) for name in predictions.names]
-    used = "".join(f"<li>{escaped(f'{name}: {how}')}</li>" for name, how in zip(predictions.names, words, strict=True))
     over = " The figures below are means over the replicas." if len(temperatures) > 1 else ""
     return (
         "<p>How often a prediction is right that is made with so much probability; the area of a circle is the number "
@@ -107,7 +126,7 @@ def utterance_map(run: FinishedRun) -> str:
     """Where the features of one replica's test utterances lie in two dimensions, by true class."""
     found, what = run.extra.get("map"), "The map of the utterances is"
     if found is None:
-        return missing(what, "map.json")
+        return missing(what, "map.json", run.why_missing)
     if found["replica"] not in run.predictions.names:
         raise UserError(
             f"{run.path / 'map.json'} is of replica {found['replica']!r}, which is no finished one at the chosen "
@@ -138,6 +157,8 @@ def utterance_map(run: FinishedRun) -> str:
 
 def mistakes(run: FinishedRun) -> str:
     """The wrong predictions of the highest mean probability; those of explain.json with their explanations."""
+    if run.locked:
+        return missing("The most confident mistakes are", "predictions.jsonl", run.why_missing)
     predictions, labels, found = run.predictions, run.task.decision_names(), run.extra.get("explain")
     mean = predictions.mean()
     wrong = run.task.mistakes(mean, predictions.targets)

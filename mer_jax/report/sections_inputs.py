@@ -18,7 +18,7 @@ def modalities(run: FinishedRun) -> str:
     """The mean Shapley value of each modality, by decision."""
     found = run.extra.get("explain")
     if found is None:
-        return missing("What each modality adds is", "explain.json")
+        return missing("What each modality adds is", "explain.json", run.why_missing)
     names, by_decision = found["shares"]["modalities"], found["shares"]["per_class"]
     groups = [
         (decision, [(i, name, float(by_decision[decision].get(name, 0))) for i, name in enumerate(names)])
@@ -41,7 +41,7 @@ def robustness(run: FinishedRun) -> str:
     metric = run.task.metrics[main]
     what = "How the scores fall with missing modalities and noise is"
     if found is None:
-        return missing(what, "robustness.json")
+        return missing(what, "robustness.json", run.why_missing)
     if main not in found["floor"]:
         return missing(what, "robustness.json", f"has no {metric.title}")
     scale, unit = (100, "percent") if metric.unit == "percent" else (1, "")

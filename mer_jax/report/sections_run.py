@@ -8,7 +8,7 @@ from typing import Any
 from mer_jax import config as config_lib
 from mer_jax.errors import UserError
 from mer_jax.evaluation.finished_run import FinishedRun
-from mer_jax.evaluation.score_table import with_titles
+from mer_jax.evaluation.score_table import looks, with_titles
 from mer_jax.report.html import breakable, escaped, missing, table
 from mer_jax.runtime.console import duration
 
@@ -35,7 +35,7 @@ def data_and_protocol(run: FinishedRun) -> str:
             f"Protocol <strong>{escaped(protocol['name'])}</strong>: {escaped(protocol['description'])}. ",
             f"Heard is {escaped(protocol['context']['in_words'])}. " if "context" in protocol else "",
             f"Checkpoint: {escaped(with_titles(protocol['selection'], run.task))}; "
-            f"test: {escaped(protocol['test'])}.</p>",
+            f"test: {escaped(', '.join(filter(None, (protocol['test'], looks(protocol)))))}.</p>",
             alarms(run),
             target_counts(run),
             f"<p>What the parts share:</p><ul>{shared}</ul>",
@@ -68,7 +68,10 @@ def target_counts(run: FinishedRun) -> str:
         return table("Utterances", ["fold", *PARTS], rows)
     (fold,) = folds.values()
     counts = [run.task.target_counts(fold[part]) for part in PARTS]
-    rows = [[escaped(target), *(f"{count[target]:,}" for count in counts)] for target in counts[0]]
+    rows = [
+        [escaped(target), *(f"{count[target]:,}" if target in count else "-" for count in counts)]
+        for target in counts[0]
+    ]
     rows.append(["<strong>all</strong>", *(f"<strong>{fold[part]['utterances']:,}</strong>" for part in PARTS)])
     return table("Utterances", ["label", *PARTS], rows)
 

@@ -23,22 +23,29 @@ def why_no_interval(dialogues: int) -> str:
     return "all test utterances are of one dialogue" if dialogues < 2 else "no seed finished every fold"
 
 
-def test_scores(run: FinishedRun) -> str:
-    """Every score of the task at the chosen point, and how its interval came about."""
+def chosen_scores(run: FinishedRun) -> str:
+    """Every score of the task at the chosen point, and how its interval came about; of a locked test part those of
+    validation."""
     point, dialogues = run.chosen, count_dialogues(run)
-    interval, replicas = point.get("interval"), point["replicas"]
+    interval, replicas, part = point.get("interval"), point["replicas"], score_table.part_of([run.chosen])
     tiles = []
     for name, metric in run.task.metrics.items():
-        if not interval:
+        if run.locked:
+            note = "of validation, which chose it"
+        elif not interval:
             note = f"no interval: {why_no_interval(dialogues)}"
         else:
             note = f"95 % {metric.format_interval(interval[name])}" if name in interval else ""
-        value = metric.format_mean(point["test"].get(name))
+        value = metric.format_mean(point[part].get(name))
         tiles.append(f'<div><dt>{metric.title}</dt><dd class="value">{value}</dd><dd class="faint">{note}</dd></div>')
     spread = f"mean ± sample standard deviation over {replicas} replicas" if replicas > 1 else "one replica"
     held = ", seeds held fixed" * (replicas > 1)
     resampled = f"; 95 % intervals by resampling the {dialogues} test dialogues{held}" if interval else ""
-    text = f"{score_table.title('Test scores', run.task)}: {spread}{resampled}."
+    text = f"{score_table.scores_title(part, run.task)}: {spread}{resampled}."
+    if run.locked:
+        text += f" The test part is {score_table.LOCKED}."
+    elif seen := score_table.looks(run.metrics["protocol"]):
+        text += f" The test part was {seen} when they were made."
     if 1 < dialogues < FEW_DIALOGUES:
         text += f" {dialogues} dialogues are few: the intervals are too narrow."
     if point["values"]:
@@ -49,13 +56,14 @@ def test_scores(run: FinishedRun) -> str:
     return "".join(parts)
 
 
-def columns(task: Task) -> list[str]:
+def columns(task: Task, part: str) -> list[str]:
     """The heads of the cells of `point_rows`, after the first."""
-    return [*score_table.columns(task), "replicas"]
+    return [*score_table.columns(task, part), "replicas"]
 
 
-def point_rows(run: FinishedRun, name: str = "", protocol: bool = False) -> list[list[str]]:
-    """One row for each point of a run, and for its ensemble. protocol: the last cell says which protocol it is."""
+def point_rows(run: FinishedRun, part: str, name: str = "", protocol: bool = False) -> list[list[str]]:
+    """One row with the part's scores for each point of a run, and for its ensemble. protocol: the last cell says which
+    protocol it is, and how often the test part was looked at."""
     rows, found = [], run.metrics["points"]
     for point in found:
         title = ", ".join(filter(None, (breakable(name), breakable(format_overrides(point["values"])))))
@@ -63,7 +71,7 @@ def point_rows(run: FinishedRun, name: str = "", protocol: bool = False) -> list
         if point["chosen"] and len(found) > 1:
             title = f'<span class="chosen">{title}</span> <span class="ok">chosen</span>'
         diverged = f", {point['diverged']} diverged" if point["diverged"] else ""
-        cells = [title, *score_table.cells(run.task, point), f"{point['replicas']}{diverged}"]
+        cells = [title, *score_table.cells(run.task, point, part), f"{point['replicas']}{diverged}"]
         rows.append(cells + [_protocol_cell(run)] * protocol)
         if ensemble := point.get("ensemble"):
             title = f'<span class="faint">ensemble of its {ensemble["members"]} seeds</span>'
@@ -75,14 +83,16 @@ def _protocol_cell(run: FinishedRun) -> str:
     protocol = run.metrics["protocol"]
     leaky = ' <strong class="problem">leaky</strong>' if protocol["leaky"] else ""
     hears = protocol.get("context", {}).get("hears", "none")
-    return escaped(protocol["name"]) + leaky + (escaped(f", {hears} heard") if hears != "none" else "")
+    seen = score_table.looks(protocol) or ("test part locked" if run.locked else "")
+    heard = escaped(f", {hears} heard") if hears != "none" else ""
+    return escaped(protocol["name"]) + leaky + heard + (f' <span class="faint">{seen}</span>' if seen else "")
 
 
 def points(run: FinishedRun) -> str:
     """The table of an ablation; of one point its row and its ensemble."""
     note, main = "", run.task.main_metric
     metric = run.task.metrics[main]
-    others = [p["test"][main]["mean"] for p in run.metrics["points"] if not p["chosen"] and main in p["test"]]
+    others = [p["test"][main]["mean"] for p in run.metrics["points"] if not p["chosen"] and main in p.get("test", {})]
     others = [mean for mean in others if mean is not None]
     if others:
         low, high = metric.format(min(others)), metric.format(max(others))
@@ -91,7 +101,9 @@ def points(run: FinishedRun) -> str:
             f"<p>The point was chosen by {escaped(run.metrics['protocol']['selects_on'])}. The test {metric.title} of "
             f"the other{'s' * (len(others) > 1)} {lie}, which is no reason to choose one of them.</p>"
         )
-    return table(score_table.title("Test scores", run.task), ["", *columns(run.task)], point_rows(run)) + note
+    part = score_table.part_of(run.metrics["points"])
+    title, heads = score_table.scores_title(part, run.task), ["", *columns(run.task, part)]
+    return table(title, heads, point_rows(run, part)) + note
 
 
 def learning_curves(run: FinishedRun) -> str:
@@ -120,7 +132,8 @@ def learning_curves(run: FinishedRun) -> str:
         if several
         else ""
     )
-    return f"<p>{band}Ticks at the bottom: the epochs of the checkpoints that were tested.</p>{plots(figures)}"
+    which = "chosen" if run.locked else "tested"
+    return f"<p>{band}Ticks at the bottom: the epochs of the checkpoints that were {which}.</p>{plots(figures)}"
 
 
 def _is_finite(value: Any) -> bool:

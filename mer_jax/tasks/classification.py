@@ -59,7 +59,8 @@ class Classification(Task):
         return {"classes": dict(zip(self.labels, counts, strict=True))}
 
     def target_counts(self, described: Mapping[str, Any]) -> dict[str, int]:
-        return {name: described["classes"].get(name, 0) for name in self.labels}
+        """Nothing of a locked test part."""
+        return {name: described["classes"].get(name, 0) for name in self.labels} if "classes" in described else {}
 
     def gaps(self, described: Mapping[str, Any]) -> str:
         absent = [name for name, count in described["classes"].items() if not count]
@@ -128,21 +129,22 @@ class Classification(Task):
     def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
         return {"loss": evaluated["loss"], **scores(evaluated["confusion"], self.labels)}
 
-    def analyse(self, valid: Mapping[str, Any], test: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
+    def analyse(
+        self, valid: Mapping[str, Any], test: Mapping[str, Any] | None, truth: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """`calibration` as it is and after temperature scaling by the validation part, where `choose_temperature` finds
         that it helps; `raters`, where their votes are known."""
         scaling = choose_temperature(
             valid["predicted"], truth["valid"]["label"], truth.get("dialogues"), truth.get("knowing")
         )
         temperature = scaling.temperature
+        found: dict[str, Any] = {"calibration": {"temperature": temperature, "scaling": scaling.to_json()}}
+        if test is None:
+            return found
         label, p = truth["test"]["label"], test["predicted"]
-        found: dict[str, Any] = {
-            "calibration": {
-                "temperature": temperature,
-                "scaling": scaling.to_json(),
-                "test": calibration(p, label),
-                "test_scaled": calibration(temperature_scale(p, temperature), label),
-            }
+        found["calibration"] |= {
+            "test": calibration(p, label),
+            "test_scaled": calibration(temperature_scale(p, temperature), label),
         }
         if truth["soft"].any():
             found["raters"] = soft_label_metrics(p, truth["soft"])
@@ -166,15 +168,18 @@ class Classification(Task):
     def pool(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """`pooled`: the sum of all confusion matrices; the means of `calibration` and, where all have them,
         `raters`."""
+        reasons = [r["calibration"]["scaling"]["reason"] for r in results]
+        left_out = list(dict.fromkeys(reason for reason in reasons if reason))
+        scaling = {"used": reasons.count(""), "of": len(reasons), "left_out": left_out}
+        if not all("test" in result for result in results):
+            return {"calibration": {"scaling": scaling}}
         pooled = scores(np.sum([result["test"]["confusion"] for result in results], axis=0), self.labels)
         found: dict[str, Any] = {"pooled": pooled}
         found["calibration"] = {
             when: {name: mean_sd([r["calibration"][when][name] for r in results]) for name in CALIBRATION}
             for when in ("test", "test_scaled")
         }
-        reasons = [r["calibration"]["scaling"]["reason"] for r in results]
-        left_out = list(dict.fromkeys(reason for reason in reasons if reason))
-        found["calibration"]["scaling"] = {"used": reasons.count(""), "of": len(reasons), "left_out": left_out}
+        found["calibration"]["scaling"] = scaling
         if all("raters" in result for result in results):
             found["raters"] = {name: mean_sd([r["raters"][name] for r in results]) for name in RATERS}
         return found

@@ -29,9 +29,10 @@ def card(labels: Sequence[str], modalities: Sequence[str], result: Mapping[str, 
 
 
 def _scores(result: Mapping[str, Any], selects_on: str) -> Iterator[str]:
+    locked = "test" not in result
     yield "| class | precision | recall | F1 | utterances |"
     yield "|---|---|---|---|---|"
-    for name, row in result["test"]["per_class"].items():
+    for name, row in result["valid" if locked else "test"]["per_class"].items():
         shares = (f"{100 * row[score]:.1f}" for score in ("precision", "recall", "f1"))
         yield f"| {name} | {' | '.join(shares)} | {row['support']} |"
     calibration = result["calibration"]
@@ -40,10 +41,13 @@ def _scores(result: Mapping[str, Any], selects_on: str) -> Iterator[str]:
     scaling = calibration.get("scaling", {"used": True})
     if scaling["used"]:
         yield f"The exported probabilities are temperature-scaled: logits are divided by {temperature}, fitted on the "
-        yield f"{FITTED_ON[selects_on]}. Calibration on the test part, before and after, NLL in nats:"
+        yield f"{FITTED_ON[selects_on]}."
     else:
         yield "The exported probabilities are as the model gives them. Temperature scaling is left out, since "
-        yield f"{scaling['reason']}. Calibration on the test part, before and after, NLL in nats:"
+        yield f"{scaling['reason']}."
+    if locked:
+        return
+    yield "Calibration on the test part, before and after, NLL in nats:"
     yield ""
     yield "| | before | after |"
     yield "|---|---|---|"

@@ -31,12 +31,13 @@ def print_classes(title: str, scores: Mapping[str, Any]) -> None:
 
 def print_calibration(point: Mapping[str, Any], selects_on: str) -> None:
     """Calibration before and after temperature scaling, and agreement with the raters, of a point of metrics.json."""
-    before, after = point["calibration"]["test"], point["calibration"]["test_scaled"]
     scaling = point["calibration"].get("scaling", {"used": 1, "of": 1})
-    to = {n: f" -> {after[n]['mean']:.3f}" if scaling["used"] else "" for n in CALIBRATION}
-    values = [f"{title} {before[n]['mean']:.3f}{to[n]}" for n, title in CALIBRATION.items()]
-    by = f" by temperature scaling on the {selects_on} part" if scaling["used"] else ""
-    console.print(f"calibration: {', '.join(values)}{by}")
+    if "test" in point["calibration"]:
+        before, after = point["calibration"]["test"], point["calibration"]["test_scaled"]
+        to = {n: f" -> {after[n]['mean']:.3f}" if scaling["used"] else "" for n in CALIBRATION}
+        values = [f"{title} {before[n]['mean']:.3f}{to[n]}" for n, title in CALIBRATION.items()]
+        by = f" by temperature scaling on the {selects_on} part" if scaling["used"] else ""
+        console.print(f"calibration: {', '.join(values)}{by}")
     if left := scaling["of"] - scaling["used"]:
         of = f" of {left} of {scaling['of']} replicas" if scaling["of"] > 1 else ""
         console.print(f"temperature scaling{of} is left out: {'; '.join(scaling['left_out'])}")

@@ -39,11 +39,14 @@ class ScalingOfAll(TypedDict):
     left_out: list[str]
 
 
-class Calibrated(TypedDict):
-    test: dict[str, Finite]
-    test_scaled: dict[str, Finite]
+class Fitted(TypedDict):
     temperature: Finite
     scaling: NotRequired[Scaling]
+
+
+class Calibrated(Fitted):
+    test: dict[str, Finite]
+    test_scaled: dict[str, Finite]
 
 
 class MeanCalibrated(TypedDict):
@@ -71,6 +74,13 @@ class FinishedReplica(TypedDict):
     calibration: Calibrated
 
 
+class LockedReplica(TypedDict):
+    """Of which the test part is locked."""
+
+    valid: Scores
+    calibration: Fitted
+
+
 class Counted(TypedDict):
     classes: dict[str, Count]
 
@@ -85,21 +95,24 @@ def check(metrics: Mapping[str, Any], labels: Sequence[str]) -> None:
     """Raises ValueError, naming the field, unless metrics.json has what is written of these classes."""
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise ValueError("field 'labels': it must name two or more classes, each once")
+    locked = metrics["protocol"].get("locked", False)
+    known = ("valid",) if locked else ("valid", "test")
     for fold, parts in metrics["data"]["counts"].items():
-        for name in ("train", "valid", "test"):
+        for name in ("train", *known):
             _check(f"data.counts.{fold}.{name}", parts[name], Counted)
     for i, point in enumerate(metrics["points"]):
-        if point["replicas"]:
+        if point["replicas"] and not locked:
             _check(f"points.{i}", point, FinishedPoint)
             _check_classes(f"points.{i}.pooled", point["pooled"], labels)
             _check_calibration(f"points.{i}.calibration", point["calibration"])
     for i, replica in enumerate(metrics["replicas"]):
         if replica["status"] == "finished":
-            _check(f"replicas.{i}", replica, FinishedReplica)
-            _check_calibration(f"replicas.{i}.calibration", replica["calibration"])
+            _check(f"replicas.{i}", replica, LockedReplica if locked else FinishedReplica)
+            if not locked:
+                _check_calibration(f"replicas.{i}.calibration", replica["calibration"])
             if replica["calibration"]["temperature"] <= 0:
                 raise ValueError(f"field 'replicas.{i}.calibration.temperature': it must be above 0")
-            for part in ("valid", "test"):
+            for part in known:
                 _check_classes(f"replicas.{i}.{part}", replica[part], labels)
 
 

@@ -111,10 +111,12 @@ class Task(abc.ABC):
         """What metrics.json says of a part: `loss`, the scores, and what else is printed of it."""
 
     @abc.abstractmethod
-    def analyse(self, valid: Mapping[str, Any], test: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
-        """What else metrics.json says of a replica: calibration, agreement with raters. truth: `valid` and `test`
-        targets, and the raters' distributions of the test part, `soft`; of the validation part `dialogues`, and
-        `knowing`, Bool[rows]: of which utterances training knows something."""
+    def analyse(
+        self, valid: Mapping[str, Any], test: Mapping[str, Any] | None, truth: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What else metrics.json says of a replica: calibration, agreement with raters. test: None while the test part
+        is locked. truth: `valid` targets, and of the validation part `dialogues`, and `knowing`, Bool[rows]: of which
+        utterances training knows something; of a test part `test` targets, and the raters' distributions, `soft`."""
 
     @abc.abstractmethod
     def count(self, targets: Mapping[str, np.ndarray], decisions: np.ndarray) -> np.ndarray:
@@ -132,7 +134,8 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def pool(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What metrics.json says of all test parts of some replicas together."""
+        """What metrics.json says of all test parts of some replicas together; of locked ones what `analyse` found
+        without them."""
 
     @abc.abstractmethod
     def describe_ensemble(
