@@ -5,9 +5,6 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from mer_jax.schema import Above0, Count, Finite, Positive, Share, Text
 
-Scalar = bool | int | float | str | None
-Values = dict[str, Finite]
-
 
 class MeanSd(TypedDict):
     mean: Finite | None
@@ -122,7 +119,7 @@ class EnsembleScore(TypedDict):
 
 
 class Point(TypedDict):
-    values: Values
+    values: dict[str, Finite]
     chosen: bool
     replicas: Count
     diverged: Count

@@ -51,8 +51,8 @@ ALLOWED = {
 NO_JAX = (
     "errors", "interrupts", "plain", "files", "text_files", "schema", "run_files", "old_runs", "config", "compare", "tasks",
     "data/corpus", "data/corpus_files", "data/corpus_writer", "data/records",
-    "data/protocols", "data/dialogues", "data/leakage", "data/frames", "data/synthetic", "data/synthetic_dialogues",
-    "metrics/metric", "metrics/classification", "metrics/calibration", "metrics/significance", "evaluation/finished_run",
+    "data/protocols", "data/dialogues", "data/leakage", "data/ledger", "data/frames", "data/synthetic",
+    "data/synthetic_dialogues", "metrics/metric", "metrics/classification", "metrics/calibration", "metrics/significance", "evaluation/finished_run",
     "evaluation/predictions",
     "evaluation/robustness_curves", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
     "training/replicas", "models/pretrained", "runtime/console",

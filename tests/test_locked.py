@@ -1,14 +1,15 @@
 """The test part locked while tuning, scored once later, and the ledger of all looks at it."""
 
+import concurrent.futures
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import shutil
 
 import pytest
 from conftest import ROOT, small_description, small_utterances
+from etils import epath
 from experiments import of_folds_and_seeds
 from runs import snapshot, without_looks
 
@@ -29,8 +30,9 @@ OF_TEST = ("predictions.jsonl", "map.json", "explain.json")
 
 
 def settings(**train):
-    """Three folds, and two points of a sweep."""
-    found = of_folds_and_seeds(seeds=1, grid="model.dropout=0.1,0.3")
+    """Two of three folds, and two points of a sweep."""
+    found = of_folds_and_seeds(seeds=1, folds=(0, 1), grid="model.dropout=0.1,0.3")
+    found.train.epochs = 1
     for name, value in train.items():
         setattr(found.train, name, value)
     return config.validate(found)
@@ -159,19 +161,19 @@ def test_scored_later_it_is_the_run_that_was_never_locked(copy):
     assert snapshot(run) == before
     assert counted(copy) == 2
     for line in map(json.loads, (copy / "corpus" / ledger.FILE).read_text().splitlines()):
-        assert line["replicas"] == 6
+        assert line["replicas"] == 4
     assert line["mode"] == "test"
     assert line["workdir"] == str(run)
 
 
 def test_eval_looks_only_at_what_is_not_locked(copy):
     corpus = Corpus(copy / "corpus")
-    code, printed = said(final.score_again, settings(), corpus, copy / "locked")
+    code, printed = said(final.score_again, settings(), corpus, epath.Path(copy / "locked"))
     assert code == 0
     assert "the same figures as in metrics.json" in printed
     assert counted(copy) == 1
     before = snapshot(copy / "open")
-    code, printed = said(final.score_again, settings(score_test=False), corpus, copy / "open")
+    code, printed = said(final.score_again, settings(score_test=False), corpus, epath.Path(copy / "open"))
     assert code == 0
     assert "test (looked at 2 times) of small" in printed
     assert counted(copy) == 2
@@ -180,17 +182,18 @@ def test_eval_looks_only_at_what_is_not_locked(copy):
     text = json.loads(path.read_text())
     text["replicas"][0]["valid"]["accuracy"] += 0.01
     path.write_text(json.dumps(text))
-    code, printed = said(final.score_again, settings(), corpus, copy / "locked")
+    code, printed = said(final.score_again, settings(), corpus, epath.Path(copy / "locked"))
     assert code == 1
     assert "valid.accuracy" in printed
 
 
+@pytest.mark.slow
 def test_robustness_is_a_look_and_refused_while_locked(copy):
     corpus = Corpus(copy / "corpus")
     with pytest.raises(UserError, match=r"--mode=robustness looks at the test part; that of .*locked is locked"):
-        experiment.measure_robustness(settings(), corpus, copy / "locked", None)
+        experiment.measure_robustness(settings(), corpus, epath.Path(copy / "locked"), None)
     assert counted(copy) == 1
-    _, printed = said(experiment.measure_robustness, settings(), corpus, copy / "open", None)
+    _, printed = said(experiment.measure_robustness, settings(), corpus, epath.Path(copy / "open"), None)
     assert "test part looked at 2 times" in printed
     assert counted(copy) == 2
 
@@ -203,6 +206,7 @@ def test_the_same_command_on_a_finished_locked_run_leaves_it_locked(copy):
     assert counted(copy) == 1
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_at_its_look_looks_again(copy, monkeypatch):
     """Nothing of the test part is told meanwhile, whatever files it had written."""
     corpus, run = Corpus(copy / "corpus"), copy / "locked"
@@ -222,6 +226,7 @@ def test_a_command_that_is_killed_at_its_look_looks_again(copy, monkeypatch):
     assert found["protocol"]["test_looks"] == counted(copy) == 2
 
 
+@pytest.mark.slow
 def test_carrying_on_locked_removes_what_a_killed_command_had_told(copy, monkeypatch):
     corpus, run = Corpus(copy / "corpus"), copy / "open"
     (run / "metrics.json").unlink()  # as if it had been killed just before
@@ -235,6 +240,7 @@ def without_looks_of(metrics):
     return {name: metrics[name] for name in ("valid", "points", "replicas", "protocol")}
 
 
+@pytest.mark.slow
 def test_a_ledger_that_cannot_be_written_ends_no_run(copy):
     path = copy / "corpus" / ledger.FILE
     path.unlink()
@@ -290,7 +296,6 @@ def test_the_table_of_a_sweep_says_whose_scores_it_shows(made):
     assert "Validation scores: the test part is locked." in table
     assert "| 95 % |" not in table
     value = task.metrics[task.main_metric].format_mean(locked["valid"][task.main_metric])
-    assert f"| a, model.dropout={locked['config']['model']['dropout']:g}" in table or value in table
     assert f"| {value} |" in table
     mixed = summary.markdown(task, {"a": locked, "b": scored})
     assert "The test part was looked at once." in mixed
@@ -371,14 +376,11 @@ def add_many(folder, number):
         ledger.add(folder, look(workdir=f"/runs/{number}-{i}", experiment="x" * 5000), once=True)
 
 
-def test_processes_count_at_the_same_time(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    processes = [context.Process(target=add_many, args=(tmp_path, number)) for number in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+def test_many_count_at_the_same_time(tmp_path):
+    """Threads stand for processes: flock keeps apart who opens a file, whoever that is."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(add_many, tmp_path, number) for number in range(4)]:
+            done.result()
     assert ledger.add(tmp_path, look()) == ledger.Looks(count=81, damaged=())
 
 
@@ -397,8 +399,8 @@ def test_a_test_part_is_its_utterances_however_they_are_folded(demo, dialogue_fo
     part = lambda protocol, seed: ledger.test_part(corpus, protocols.split(corpus, protocol, seed))  # noqa: E731
     assert part("kfold_dialogue:3", 0) == part("kfold_dialogue:3", 1) == part("loso", 0)
     assert part("dialoguernn", 0) == part("dialoguernn", 1) != part("loso", 0)
-    splits = [protocols.sha256(corpus, protocols.split(corpus, "dialoguernn", seed)) for seed in (0, 1)]
-    assert splits[0] != splits[1], "else the seed draws no validation part here"
+    drawn = {protocols.sha256(corpus, protocols.split(corpus, "loso", seed)) for seed in range(9)}
+    assert len(drawn) > 1, "else the seed draws no validation part here"
 
 
 def test_a_ledger_is_no_part_of_the_corpus(made, run_cli):

@@ -32,7 +32,7 @@ def _counted(run: Run, mode: str, digest: Mapping[str, Any]) -> int | None:
         "protocol": run.split.protocol,
         "split_sha256": protocols.sha256(run.corpus, run.split),
         "test_sha256": ledger.test_part(run.corpus, run.split),
-        "workdir": str(checkpoint.absolute_path(run.workdir)),
+        "workdir": str(checkpoint.absolute_path(run.workdir)).encode(errors="replace").decode(),  # it may be no UTF-8
         "experiment": run.config.experiment,
         "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
         "checkpoint_sha256": digest.get("sha256", ""),
