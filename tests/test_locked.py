@@ -60,8 +60,10 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def copy(made, tmp_path):
-    """The folder again, to be changed; runs know nothing of where they lie."""
+    """The folder again, to be changed, as if the runs had been made there: only the ledger says where."""
     shutil.copytree(made[0], tmp_path / "copy")
+    path = tmp_path / "copy" / "corpus" / ledger.FILE
+    path.write_text(path.read_text().replace(str(made[0]), str(tmp_path / "copy")))
     return tmp_path / "copy"
 
 
@@ -372,15 +374,15 @@ def test_a_full_disk_leaves_the_lines_as_they_were(tmp_path, monkeypatch):
 
 
 def add_many(folder, number):
-    for i in range(20):
-        ledger.add(folder, look(workdir=f"/runs/{number}-{i}", experiment="x" * 5000), once=True)
+    about = [look(workdir=f"/runs/{number}-{i}", experiment="x" * 5000) for i in range(20)]
+    return [ledger.add(folder, one, once=True).count for one in about]
 
 
 def test_many_count_at_the_same_time(tmp_path):
     """Threads stand for processes: flock keeps apart who opens a file, whoever that is."""
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(add_many, tmp_path, number) for number in range(4)]:
-            done.result()
+        counts = [count for found in pool.map(add_many, [tmp_path] * 4, range(4)) for count in found]
+    assert sorted(counts) == list(range(1, 81))
     assert ledger.add(tmp_path, look()) == ledger.Looks(count=81, damaged=())
 
 

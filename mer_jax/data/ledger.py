@@ -49,8 +49,8 @@ class Look(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Looks:
-    """How many looks there were at one test part. damaged: lines, from 1, that cannot be read; they count, too: each was
-    a look, and nobody knows at what."""
+    """How many looks there were at one test part. damaged: lines, from 1, that cannot be read; they count, too: each
+    was a look, and nobody knows at what."""
 
     count: int
     damaged: tuple[int, ...]
