@@ -117,7 +117,7 @@ def train(
 
 def score_test(config: Experiment, corpus: Corpus, workdir: epath.PathLike) -> dict[str, Any]:
     """Scores the locked test part of a finished workdir, and writes what a run writes that does so at its end. Returns
-    what metrics.json holds. Raises UserError if the run is not finished; one whose test part is scored is only shown."""
+    what metrics.json holds. Raises UserError if the run is not finished. A test part that is scored is only shown."""
     workdir = epath.Path(workdir)
     config = with_old_defaults(config, workdir)
     now = identity(config, corpus)

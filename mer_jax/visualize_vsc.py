@@ -3,8 +3,9 @@
     python -m mer_jax.visualize_vsc RUN --out kept.png
 
 RUN is the workdir of a finished run of configs/deepmsi_mer_frames.py. In the picture each row is a clip of the test
-part, or of the validation part while that is locked; what VSC dropped is dimmed. A corpus that says where in a frame to look, in a modality `region` (left, top, right,
-bottom as shares of the frame), gets the share of the kept tokens that lie there beside that of all tokens.
+part, or of the validation part while that is locked; what VSC dropped is dimmed. A corpus that says where in a frame to
+look, in a modality `region` (left, top, right, bottom as shares of the frame), gets the share of the kept tokens that
+lie there beside that of all tokens.
 """
 
 import argparse

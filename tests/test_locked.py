@@ -196,7 +196,7 @@ def test_robustness_is_a_look_and_refused_while_locked(copy):
         experiment.measure_robustness(settings(), corpus, epath.Path(copy / "locked"), None)
     assert counted(copy) == 1
     _, printed = said(experiment.measure_robustness, settings(), corpus, epath.Path(copy / "open"), None)
-    assert "test part looked at 2 times" in printed
+    assert "the test part was looked at 2 times" in printed
     assert counted(copy) == 2
 
 

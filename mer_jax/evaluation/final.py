@@ -45,9 +45,9 @@ HEARD = {
 
 
 def finish(run: Run, leaks: list[Any], checkpoint: dict[str, Any], cost: run_log.Cost | None = None) -> dict[str, Any]:
-    """Scores valid and, unless it is locked, test with the best models, writes predictions, what there is to see of them
-    and metrics.json, and prints the table. checkpoint: which one holds these models. cost: of the training that ends
-    here; None for a run that was trained before."""
+    """Scores valid and, unless it is locked, test with the best models, writes predictions, what there is to see of
+    them and metrics.json, and prints the table. checkpoint: which one holds these models. cost: of the training that
+    ends here; None for a run that was trained before."""
     config, corpus, replicas = run.config, run.corpus, run.groups.replicas
     protocol = describe_protocol(run, leaks)
     if not protocol["locked"]:
@@ -218,14 +218,14 @@ def changed_figures(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> 
 
 
 def tell_other_figures(known: dict[str, Any], result: dict[str, Any]) -> None:
-    """Says so if a run's validation figures are no longer those by which it was chosen while the test part was locked."""
+    """Says so if validation figures are no longer those by which a point was chosen while the test part was locked."""
     if changed := changed_figures(known["replicas"], result["replicas"]):
         console.print("note: these figures are not those of the run when it ended:\n  " + "\n  ".join(changed))
 
 
 def score_again(config: Experiment, corpus: Corpus, workdir: epath.Path) -> int:
-    """Scores the best models of a finished workdir, of a locked test part only on validation; exit code 1 if the figures
-    are not those of metrics.json."""
+    """Scores the best models of a finished workdir, of a locked test part only on validation; exit code 1 if the
+    figures are not those of metrics.json."""
     config = with_old_defaults(config, workdir)
     refuse_unfinished(config, workdir, identity(config, corpus), "eval")
     known = metrics_of(workdir / "metrics.json")

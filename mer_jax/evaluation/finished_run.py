@@ -139,8 +139,8 @@ def metrics_of(path: epath.PathLike) -> dict[str, Any]:
 
 
 def _check_places(metrics: dict[str, Any]) -> None:
-    """Raises ValueError unless replicas lie in points and folds that there are, one point is chosen, and test scores are
-    there unless the test part is locked."""
+    """Raises ValueError unless replicas lie in points and folds that there are, one point is chosen, and test scores
+    are there unless the test part is locked."""
     points, counts = metrics["points"], metrics["data"]["counts"]
     locked = metrics["protocol"].get("locked", False)
     for kind in ("points", "replicas"):

@@ -329,7 +329,5 @@ def print_what_was_tested(
             )
     if result["effective"]:
         say(f"effective: how much less the score falls than that of {result['effective']['beside']}, in points")
-    seen = looks(known["protocol"])
-    say(
-        f"{listed} conditions of {result['utterances']} utterances in {duration(took)}; test part {seen}; {workdir / FILE}"
-    )
+    say(f"the test part was {looks(known['protocol'])}")
+    say(f"{listed} conditions of {result['utterances']} utterances in {duration(took)}; {workdir / FILE}")

@@ -152,10 +152,10 @@ def _print_choice(task: Task, points: Sequence[dict[str, Any]], chosen: dict[str
     if "test" not in chosen:
         console.print(f"chosen by validation: {values}")
     elif others := [p["test"][main]["mean"] for p in points if not p["chosen"] and p["replicas"]]:
+        score, low, high = metric.format_mean(chosen["test"][main]), *map(metric.format, (min(others), max(others)))
         console.print(
-            f"chosen by validation: {values}, test {metric.title} {metric.format_mean(chosen['test'][main])}; the other "
-            f"points' lies between {metric.format(min(others))} and {metric.format(max(others))}, which is no reason to "
-            "choose one of them"
+            f"chosen by validation: {values}, test {metric.title} {score}; the other points' lies between {low} and "
+            f"{high}, which is no reason to choose one of them"
         )
 
 

@@ -137,7 +137,8 @@ def _scores(model: Any, result: Mapping[str, Any], task: Card) -> Iterator[str]:
     if seen := looks(metrics["protocol"]):
         yield f"The test part was {seen} when this run scored it."
     if part == "valid":
-        yield "> **The test part is locked.** The validation part chose the checkpoint, so that its scores are too good."
+        why = "The validation part chose the checkpoint, so that its scores are too good."
+        yield f"> **The test part is locked.** {why}"
     if seen or part == "valid":
         yield ""
     yield "In percent" + (

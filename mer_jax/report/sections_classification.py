@@ -22,7 +22,7 @@ NO_SENTENCES = "predictions.jsonl does not hold the sentences: an older version 
 
 
 def pooled_scores(run: FinishedRun) -> tuple[str, dict[str, Any]]:
-    """A part, and the scores of all replicas' utterances of it together: of validation while the test part is locked."""
+    """A part, and the scores of all replicas' utterances of it together: validation while the test part is locked."""
     if not run.locked:
         return "test", run.chosen["pooled"]
     total = np.sum([replica["valid"]["confusion"] for replica in run.replicas.values()], axis=0)
