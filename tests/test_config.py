@@ -9,7 +9,7 @@ from experiments import FAMILIES
 
 from mer_jax import config as config_lib
 from mer_jax import main, old_runs, sweep
-from mer_jax.config import Rule, validate
+from mer_jax.config import validate
 from mer_jax.data import loader, protocols
 from mer_jax.data import pool as pool_lib
 from mer_jax.data.batch import Batch
@@ -20,6 +20,7 @@ from mer_jax.models.deepmsi_mer import DeepMSIExperiment
 from mer_jax.models.deepmsi_mer_frames import DeepMSIFramesExperiment
 from mer_jax.models.lsgmer import LSGMERExperiment
 from mer_jax.runtime import sharding
+from mer_jax.settings import Rule
 from mer_jax.tasks import task_of
 from mer_jax.training import compiled, prepare
 

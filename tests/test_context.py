@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from experiments import in_float64, remembered
 
-from mer_jax.config import ContextSettings
 from mer_jax.data.batch import Batch, Conversations, NextTurn, Turns
 from mer_jax.data.conversations import Dialogues, Shapes
 from mer_jax.models.context import SPEAKERS, Context, by_group, surrounded
 from mer_jax.models.functional import functionalize
+from mer_jax.settings import ContextSettings
 
 DIM, WIDTH, HEADS, SPAN = 10, 12, 3, 4
 KINDS = ("transformer", "gru", "speakers")

@@ -24,10 +24,11 @@ ALLOWED = {
     "metrics": set(),
     "runtime": {"errors", "files", "interrupts", "old_runs", "plain", "run_files", "schema"},
     "data": {"errors", "files", "runtime", "schema"},
-    "config": {"data", "errors"},
+    "settings": set(),
+    "config": {"data", "errors", "settings"},
     "tasks": {"data", "metrics", "models", "runtime", "schema"},  # of models only losses, when JAX has begun
-    "models": {"config", "data", "errors", "files", "old_runs", "schema", "tasks"},
-    "training": {"config", "data", "errors", "files", "models", "old_runs", "run_files", "runtime", "tasks"},
+    "models": {"config", "data", "errors", "files", "old_runs", "schema", "settings", "tasks"},
+    "training": {"config", "data", "errors", "files", "models", "old_runs", "run_files", "runtime", "settings", "tasks"},
     "evaluation": {
         "config", "data", "errors", "files", "metrics", "models", "old_runs", "run_files", "runtime", "schema", "tasks",
         "training",
@@ -49,12 +50,12 @@ ALLOWED = {
 }  # fmt: skip
 # Without JAX at import, so that reports, comparisons and refusals are quick.
 NO_JAX = (
-    "errors", "interrupts", "plain", "files", "text_files", "schema", "run_files", "old_runs", "config", "compare", "tasks",
+    "errors", "interrupts", "plain", "files", "text_files", "schema", "run_files", "old_runs", "settings", "config", "compare",
+    "tasks",
     "data/corpus", "data/corpus_files", "data/corpus_writer", "data/records",
     "data/protocols", "data/dialogues", "data/leakage", "data/ledger", "data/frames", "data/synthetic",
-    "data/synthetic_dialogues", "metrics/metric", "metrics/classification", "metrics/calibration", "metrics/significance", "evaluation/finished_run",
-    "evaluation/predictions",
-    "evaluation/robustness_curves", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
+    "data/synthetic_dialogues", "metrics/metric", "metrics/classification", "metrics/calibration", "metrics/significance",
+    "evaluation/finished_run", "evaluation/predictions", "evaluation/robustness_curves", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
     "training/replicas", "models/pretrained", "runtime/console",
 )  # fmt: skip
 # Words of classification, and who may say them besides tasks/, metrics/ and models/.

@@ -333,9 +333,12 @@ def test_windows_do_not_wait_for_more_than_there_is():
                 import time
 
                 time.sleep(predictor.MAX_WAIT_SECONDS + 0.1)
-            yield Item(str(i))
+            yield [Item(str(i))]
 
-    assert [[item.id for item in w] for w in predictor.windows(slow(), 4)] == [["0", "1", "2"], ["3", "4"]]
+    found = [[item.id for [item] in window] for window in predictor.windows(slow(), 4)]
+    assert found == [["0", "1", "2"], ["3", "4"]]
+    long = [[Item("a")], [Item("b"), Item("c"), Item("d")], [Item("e")]]
+    assert list(predictor.windows(long, 3)) == [long[:2], long[2:]], "no conversation is cut"
 
 
 GOOD = {"prediction": "glad", "probabilities": {"calm": 0.25, "glad": 0.7500001}}

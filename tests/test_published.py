@@ -11,7 +11,7 @@ from conftest import class_targets
 from experiments import in_float64, of_family
 from flax import nnx
 
-from mer_jax.config import OptimSettings, validate
+from mer_jax.config import validate
 from mer_jax.data.batch import Batch
 from mer_jax.models import family as family_lib
 from mer_jax.models import pretrained, swin
@@ -19,6 +19,7 @@ from mer_jax.models.deepmsi_mer import DeepMSIMER, DeepMSISettings, VisualInput,
 from mer_jax.models.deepmsi_mer_frames import DeepMSIFramesExperiment, backbone_of
 from mer_jax.models.functional import functionalize
 from mer_jax.models.layers import BatchNorm
+from mer_jax.settings import OptimSettings
 from mer_jax.tasks.classification import Classification
 from mer_jax.training import compiled, optim, step
 

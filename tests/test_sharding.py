@@ -19,6 +19,7 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 from mer_jax.runtime import run_log, sharding
 from mer_jax.runtime.checkpoint import Checkpoints
+from mer_jax.settings import MeshSettings
 from mer_jax.training import setup
 
 
@@ -91,7 +92,7 @@ def test_any_batch_on_any_mesh(config, corpus, changes):
     """A batch that the devices cannot share evenly is filled up; weights and moments are split or not."""
     config.train.batch_size = 13
     one, params_one = losses(config, corpus, 1, 3)
-    config.mesh = config_lib.MeshSettings(**changes)
+    config.mesh = MeshSettings(**changes)
     many, params_many = losses(config, corpus, 8, 3)
     np.testing.assert_allclose(many, one, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), params_one, params_many)
@@ -157,7 +158,7 @@ def test_a_checkpoint_moves_to_another_mesh(config, corpus, tmp_path, count, rep
     checkpoints = Checkpoints(tmp_path / "c", keep=9)
     wanted = None
     for step, (devices, mesh) in enumerate(itertools.chain(MESHES, MESHES), 1):
-        config.mesh = config_lib.MeshSettings(**mesh)
+        config.mesh = MeshSettings(**mesh)
         run = setup.assemble(config, corpus, "unused", jax.devices()[:devices])
         run.groups.begin()
         if step > 1:

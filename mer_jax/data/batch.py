@@ -95,8 +95,8 @@ class Surrounded:
     """Utterances, each by itself among the other turns of its dialogue, which are given as features.
 
     utterances: the rows. others: Float[batch, turns, dim], what `family.Outputs` has as `utterance` of the turns of the
-    row's dialogue. heard: Bool[batch, turns], which of them it hears. speaker: Int32[batch, turns], as in `Turns`. turn:
-    Int32[batch], which of them the row itself is."""
+    row's dialogue. heard: Bool[batch, turns], which of them it hears. speaker: Int32[batch, turns], as in `Turns`.
+    turn: Int32[batch], which of them the row itself is."""
 
     utterances: Batch
     others: Any

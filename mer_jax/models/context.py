@@ -12,9 +12,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from mer_jax.config import ContextSettings, Experiment
+from mer_jax.config import Experiment
 from mer_jax.data.batch import AnyBatch, Batch, Conversations, NextTurn, Surrounded, Turns
 from mer_jax.models.layers import dropout, split_key, sweepable
+from mer_jax.settings import ContextSettings
 
 SPEAKERS = 16  # embeddings of speakers; those with higher numbers share the last one
 Encoded = TypeVar("Encoded")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from mer_jax.config import Experiment, LossSettings, group, require, setting, split_names
+from mer_jax.config import Experiment, require, split_names
 from mer_jax.data.batch import AnyBatch, Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family, vsc
@@ -23,6 +23,7 @@ from mer_jax.models.fusion import EarlyFusion, MLPBlock, ProjectionHead, dense
 from mer_jax.models.layers import Number, drop_steps, is_off, masked_mean, split_key, sweepable, unit, value_of
 from mer_jax.models.losses import contrastive
 from mer_jax.models.tcn import TCN
+from mer_jax.settings import LossSettings, group, setting
 from mer_jax.tasks import Task
 
 MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads them

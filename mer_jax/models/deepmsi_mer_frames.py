@@ -6,10 +6,11 @@ from typing import Any
 
 from flax import nnx
 
-from mer_jax.config import group, require, setting
+from mer_jax.config import require
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import deepmsi_mer, family, pretrained, swin
 from mer_jax.models.deepmsi_mer import DeepMSIExperiment, DeepMSISettings, VisualInput
+from mer_jax.settings import group, setting
 from mer_jax.tasks import Task
 
 SENTENCE = (

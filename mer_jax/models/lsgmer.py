@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from mer_jax.config import Experiment, LossSettings, group, require, setting
+from mer_jax.config import Experiment, require
 from mer_jax.data.batch import AnyBatch, Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
@@ -34,6 +34,7 @@ from mer_jax.models.layers import (
     value_of,
 )
 from mer_jax.models.losses import jensen_shannon, weighted_mean
+from mer_jax.settings import LossSettings, group, setting
 from mer_jax.tasks import Task
 
 SENTENCE = (

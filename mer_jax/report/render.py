@@ -88,7 +88,9 @@ def _data(run: FinishedRun) -> tuple[str, str]:
 
 
 def _split(run: FinishedRun) -> tuple[str, str]:
-    return run.metrics["protocol"]["name"], run.metrics["protocol"]["split_sha256"]
+    protocol = run.metrics["protocol"]
+    leaky = f" (leaky: {protocol['leaky']})" if protocol["leaky"] else ""
+    return protocol["name"] + leaky, protocol["split_sha256"]
 
 
 def _note_on(runs: Sequence[FinishedRun], what: str, key: Callable[[FinishedRun], tuple[str, str]]) -> str:

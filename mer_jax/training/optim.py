@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mer_jax.config import OptimSettings
 from mer_jax.models.family import Path
 from mer_jax.models.layers import is_off
+from mer_jax.settings import OptimSettings
 
 
 def schedule(kind: str, learning_rate: Any, warmup: float, steps: int) -> optax.Schedule:

@@ -10,9 +10,7 @@ from rich.markup import escape
 
 from mer_jax.config import Experiment, max_lengths
 from mer_jax.data import conversations, length_limits, loader, pool
-from mer_jax.data.conversation_source import ConversationSource
 from mer_jax.data.corpus import Corpus
-from mer_jax.data.frames import View
 from mer_jax.data.pool import UtterancePool
 from mer_jax.data.protocols import Fold, Split
 from mer_jax.models.family import ReplicaInputs
@@ -84,18 +82,8 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
         progress=progress.advance,
     )
     progress.close()
-    frames = config.frame_augmentation()
-    feed: dict[str, Any] = {
-        "source": loader.pack(corpus, utterances, scan.features, mesh) if resident else None,
-        "read_threads": settings.read_threads,
-        "microbatches": config.train.microbatches,
-        "view": None if frames is None else View(**vars(frames)),
-        "seed": settings.seed,
-    }
-    batches = loader.BatchSource(corpus, utterances, settings.nonfinite, mesh, **feed)
-    if settings.context != "none":
-        dialogues = conversations.dialogues_of(corpus, rows, settings.context, settings.max_turns)
-        batches = ConversationSource(corpus, utterances, settings.nonfinite, mesh, dialogues=dialogues, **feed)
+    source = loader.pack(corpus, utterances, scan.features, mesh) if resident else None
+    batches = source_of_batches(config, corpus, utterances, mesh, source)
     order = batches.training_order(
         np.flatnonzero(trains.any(0)),
         config.train.batch_size,
@@ -104,7 +92,7 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
         config.train.epochs,
     )
     counts = tuple({part: part_counts(task, utterances, scan, getattr(fold, part)) for part in PARTS} for fold in folds)
-    how = "on the device" if resident else "streamed" + " (decoded)" * (frames is not None)
+    how = "on the device" if resident else "streamed" + " (decoded)" * (config.frame_augmentation() is not None)
     print_data_summary(config, corpus, split, counts, int(trains.any(0).sum()), f"{megabytes:.0f} MB {how}")
     if about := batches.describe(order):
         console.print(f"  {about}")
