@@ -50,8 +50,8 @@ class ConversationSource(loader.BatchSource):
         windows = ""
         if long := self.dialogues.longer_than_window():
             windows = (
-                f"; {long} longer than {self.dialogues.max_turns} turns are read in windows of so many, each turn scored "
-                "where it hears most"
+                f"; {long} longer than {self.dialogues.max_turns} turns are read in windows of so many, each turn "
+                "scored where it hears most"
             )
         return (
             f"{len(sizes)} dialogues of up to {max(sizes)} turns, every turn with {heard}{windows}; a batch holds "

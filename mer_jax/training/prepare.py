@@ -109,6 +109,24 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
     return TrainingData(batches, folds, trains, inputs, counts, scan.sentences, tuple(cut), tuple(problems), order)
 
 
+def source_of_batches(
+    config: Experiment, corpus: Corpus, utterances: UtterancePool, mesh: jax.sharding.Mesh, source: Any
+) -> loader.BatchSource:
+    """What feeds the utterances, one by one or in dialogues. source: the pool on the devices, if it lies there."""
+    settings, frames = config.data, config.frame_augmentation()
+    how: dict[str, Any] = {
+        "source": source,
+        "read_threads": settings.read_threads,
+        "microbatches": config.train.microbatches,
+        "view": None if frames is None else View(**vars(frames)),
+        "seed": settings.seed,
+    }
+    if settings.context == "none":
+        return loader.BatchSource(corpus, utterances, settings.nonfinite, mesh, **how)
+    known = conversations.dialogues_of(corpus, utterances.rows, settings.context, settings.max_turns)
+    return ConversationSource(corpus, utterances, settings.nonfinite, mesh, dialogues=known, **how)
+
+
 def targets_of(task: Task, corpus: Corpus, rows: np.ndarray, used: np.ndarray, soft: bool) -> dict[str, np.ndarray]:
     """The targets of the utterances `rows`; zeros for those that are only heard, which are not `used`."""
     targets, at = task.targets(corpus, used, soft=soft), np.searchsorted(rows, used)
