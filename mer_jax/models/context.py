@@ -1,5 +1,5 @@
-"""Conversations: an utterance's feature becomes one that knows the other turns of its dialogue. All of it is ours, after
-the transformers, recurrent networks and speaker masks of the field (DialogueRNN, arXiv 1811.00405; SDT, arXiv
+"""Conversations: an utterance's feature becomes one that knows the other turns of its dialogue. All of it is ours,
+after the transformers, recurrent networks and speaker masks of the field (DialogueRNN, arXiv 1811.00405; SDT, arXiv
 2306.11711); any family puts a `Context` between its fused feature and its classification."""
 
 from collections.abc import Callable

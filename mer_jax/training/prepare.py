@@ -11,6 +11,7 @@ from rich.markup import escape
 from mer_jax.config import Experiment, max_lengths
 from mer_jax.data import conversations, length_limits, loader, pool
 from mer_jax.data.corpus import Corpus
+from mer_jax.data.frames import View
 from mer_jax.data.pool import UtterancePool
 from mer_jax.data.protocols import Fold, Split
 from mer_jax.models.family import ReplicaInputs
