@@ -94,8 +94,8 @@ def one_by_one(turns: Turns, places: int, rate: float, key: PRNGKeyArray) -> Tur
 
 class TurnAttention(nnx.Module):
     """One pre-LN Transformer layer over turns. A learnt bias of each head says how near a turn is; those farther than
-    `span` are not heard, nor those after it unless `ahead`. by_speaker: of three heads one hears everybody, one the same
-    speaker, one the others."""
+    `span` are not heard, nor those after it unless `ahead`. by_speaker: of three heads one hears everybody, one the
+    same speaker, one the others."""
 
     def __init__(self, width: int, settings: ContextSettings, *, ahead: bool, rngs: nnx.Rngs):
         self.heads, self.span, self.ahead = settings.heads, settings.span, ahead

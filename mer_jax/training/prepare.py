@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from mer_jax.config import Experiment, max_lengths
 from mer_jax.data import conversations, length_limits, loader, pool
+from mer_jax.data.conversation_source import ConversationSource
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.frames import View
 from mer_jax.data.pool import UtterancePool
