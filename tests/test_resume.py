@@ -29,14 +29,20 @@ PUBLISHED += ["--config.optim.ema_decay=0.0", "--config.train.batch_size=4", "--
 PUBLISHED += ["--config.model.late_widths=1024,1024"]
 REPLICAS = [*FLAGS, "--config.data.protocol=kfold_dialogue:3", "--config.replicas.seeds=2", "--config.train.patience=1"]
 REPLICAS += ["--config.train.checkpoint_minutes=0.01", "--config.train.batch_size=4"]
+CONTEXT = [*FLAGS, "--config.data.context=both", "--config.context.width=16", "--config.train.inspect=False"]
 # So many that an epoch takes several times what lies between two saves.
-UTTERANCES = {"lsgmer": 1200, "published": 1200, "replicas": 480}
+UTTERANCES = {"lsgmer": 1200, "published": 1200, "replicas": 480, "context": 1200}
 
 
 def command(workdir):
     """The run that a workdir of this name holds."""
     tiny = "--config=configs/lsgmer.py:tiny"
-    config = {"lsgmer": [tiny, *FLAGS], "published": PUBLISHED, "replicas": [tiny, *REPLICAS]}[workdir.name]
+    config = {
+        "lsgmer": [tiny, *FLAGS],
+        "published": PUBLISHED,
+        "replicas": [tiny, *REPLICAS],
+        "context": [tiny, *CONTEXT],
+    }[workdir.name]
     return [
         sys.executable,
         "-m",
@@ -99,7 +105,7 @@ def saving(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["lsgmer", "published", "replicas"], indirect=True)
+@pytest.mark.parametrize("family", ["lsgmer", "published", "replicas", "context"], indirect=True)
 def test_killed_in_an_epoch_and_during_a_save(home, cache_home, uninterrupted):
     workdir = home / "killed" / uninterrupted.name
     epoch = json.loads((uninterrupted / "history.jsonl").read_text().splitlines()[0])["step"]

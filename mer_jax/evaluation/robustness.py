@@ -2,17 +2,18 @@
 
     python -m mer_jax.main --config=… --workdir=RUN --mode=robustness [--beside=RUN2]
 
-No utterance sees another one here, so that a model that misses a modality in a share of the utterances is scored from
-what it predicts with the modality and without it. The device therefore runs every set of modalities and every strength
-of noise once a batch, and each batch is read once. Draws and noise depend on a fixed seed, the modality's name and the
-utterance's place in the corpus, on nothing else: two runs of a corpus are disturbed alike, however their batches lie.
+No utterance sees another one's loss here (in conversations the other turns are as they are), so that a model that
+misses a modality in a share of the utterances is scored from what it predicts with the modality and without it. The
+device therefore runs every set of modalities and every strength of noise once a batch, and each batch is read once.
+Draws and noise depend on a fixed seed, the modality's name and the utterance's place in the corpus, on nothing else:
+two runs of a corpus are disturbed alike, however their batches lie.
 
 robustness.json; SCORE is each of weighted_f1, macro_f1, accuracy, uar, as a fraction; [mean, sd] are over the replicas
 of the point that validation chose, sd null where there is one; M is a modality or, where there are several, "all":
 
     name, protocol, manifest_sha256, split_sha256   what was tested
     seed, modalities, replicas (names), utterances  (in the test parts, together)
-    definition                                      {missing, noise, retention, effective, floor}: sentences
+    definition                                      {missing, noise, retention, effective, floor, context}: sentences
     clean       {SCORE: [mean, sd]}
     floor       {SCORE: [mean, sd]}                 of always saying the most frequent class of the training part
     present     {"audio+text": {SCORE: [mean, sd]}} with only these modalities, for every set of them
@@ -27,6 +28,7 @@ A run of one modality has no `missing` and no `over_floor`: nothing would be lef
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -45,6 +47,7 @@ from mer_jax.data import loader
 from mer_jax.data.batch import Batch, where_real
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
+from mer_jax.evaluation import attribution
 from mer_jax.evaluation.final import refuse_unfinished
 from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.evaluation.looks import count_look
@@ -89,6 +92,7 @@ DEFINITION = {
         " this run falls less."
     ),
     "floor": "The most frequent class of the training part, said of every test utterance.",
+    "context": "Where conversations are heard, the other turns of the utterance's dialogue are as they are.",
 }
 
 
@@ -122,6 +126,11 @@ def disturbed(
     return dataclasses.replace(batch, features=features, mask=mask)
 
 
+def disturbed_at(rows: Int[Array, "batch"], hidden: Any, sigma: Any, batch: Batch) -> Batch:
+    """`disturbed`, the batch last."""
+    return disturbed(batch, rows, hidden, sigma)
+
+
 def predictor(run: Run) -> Callable[..., Any]:
     """predict(model, source, row_positions, rows, hidden, sigma, padded_lengths) -> the decisions [(replicas,)
     conditions, batch] of the replicas that share a call; hidden and sigma hold one value for each condition. Compiled
@@ -133,10 +142,17 @@ def predictor(run: Run) -> Callable[..., Any]:
     ) -> Any:
         def one(model: step.EvalState, positions: Any, rows: Any) -> Any:
             batch = step.standardize(loader.materialize_batch(source, positions, lengths), model.input_stats)
+            _, pieces = attribution.explained_pieces(apply, model, batch)
+            ends = np.cumsum([piece.weight.shape[0] for piece in pieces])
+            parts = list(zip(pieces, jnp.split(rows, ends[:-1]), strict=True))
 
             def under(condition: tuple[Any, Any]) -> Any:
-                outputs, _ = apply(model.params, model.model_state, disturbed(batch, rows, *condition))
-                return task.decide(outputs["logits"])
+                decided = []
+                for piece, at in parts:
+                    seen = piece.map(functools.partial(disturbed_at, at, *condition))
+                    outputs, _ = apply(model.params, model.model_state, seen)
+                    decided.append(task.decide(outputs["logits"]))
+                return jnp.concatenate(decided)
 
             return jax.lax.map(under, (hidden, sigma))
 

@@ -19,6 +19,10 @@ from mer_jax.files import atomic_folder, sha256_of, write_json
 from mer_jax.predict import loading
 from mer_jax.predict.predictor import Predictor
 
+READS_ALONE = (
+    "every utterance by itself: the other turns of a dialogue, which the model has learnt to hear, are not inputs of this "
+    "program; mer_jax.predict hears them"
+)
 MAX_ABS_DIFF = 1e-5  # by which an output of a file may differ from the model's
 
 
@@ -84,6 +88,7 @@ def describe(model: Predictor, replica: int, function: ExportedFunction, formats
     return {
         "inputs": inputs,
         **model.task.describe_export(),
+        "reads": READS_ALONE if model.hears else "every utterance by itself, as in training",
         "time_steps": {m: {"longest": n, "read_at_most": function.fixed_lengths.get(m)} for m, n in longest},
         "extractors": {m: spec["extractor"] for m, spec in model.modalities.items()},
         "temperature": model.temperature(replica),

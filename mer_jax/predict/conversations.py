@@ -120,7 +120,7 @@ def turns_heard(
 class Conversation:
     """A conversation that goes on, for a model that hears what was said before (data.context=past).
 
-    model: a `Predictor`; replica: one of its models, see `Predictor.select_replicas`. What each turn costs does not grow
+    model: a `Predictor`; replica: one of its models, see `Predictor.select_replicas`. What a turn costs does not grow
     with the turns."""
 
     def __init__(self, model: Any, replica: int | str | None = None, encoders: EncoderClient | None = None):
