@@ -15,7 +15,7 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic import demo_corpus
 from mer_jax.errors import UserError
 from mer_jax.evaluation import robustness
-from mer_jax.evaluation.final import finish, print_result, refuse_unfinished, tell_other_figures
+from mer_jax.evaluation.final import describe_context, finish, print_result, refuse_unfinished, tell_other_figures
 from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.report import render
 from mer_jax.runtime import checkpoint, distributed, run_log
@@ -172,6 +172,9 @@ def print_leakage(run: Run) -> list[Any]:
     leaks = [leakage.leakage(run.corpus, fold, sentences) for fold in run.split.folds]
     for line in leakage.leak_lines(run.split, leaks):
         console.print(f"  {line}")
+    heard = describe_context(run.config.data.context, leaks)
+    if heard["test_turns_beside_training"]:
+        console.print(f"  {heard['in_words']}")
     return leaks
 
 

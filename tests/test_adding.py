@@ -96,6 +96,12 @@ def test_a_model_is_one_model_file_and_one_config_file(folder, tmp_path):
     found = {row["id"]: row for row in map(json.loads, lines)}
     assert found.keys() == told.keys()
     assert {i: row["prediction"] for i, row in found.items()} == {i: row["prediction"] for i, row in told.items()}
+    # The same model in conversations.
+    talks = tmp_path / "talks"
+    folder.train(talks, "--config.data.context=past", "--config.context.width=16")
+    assert json.loads((talks / "metrics.json").read_text())["protocol"]["context"]["hears"] == "past"
+    why = folder.run("mer_jax.predict", talks, folder.corpus, "--attribution").splitlines()
+    assert any(json.loads(line)["attribution"].get("turns") for line in why)
     formats = "stablehlo" if importlib.util.find_spec("flatbuffers") else "safetensors"
     folder.run("mer_jax.export", run, "--out", tmp_path / "out", "--formats", formats)
     assert "Toy: the means of all modalities" in (tmp_path / "out" / "README.md").read_text()

@@ -1,5 +1,6 @@
 """Explanations obey their axioms."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import class_targets
+from experiments import hearing
 
 from mer_jax import config as config_lib
 from mer_jax.data import pool as pool_lib
-from mer_jax.data.batch import Batch
+from mer_jax.data.batch import Batch, Conversations, Turns
 from mer_jax.data.corpus import Corpus, Manifest
 from mer_jax.evaluation import attribution, inspection, path_integral
 from mer_jax.models import vsc
@@ -231,3 +233,55 @@ def test_what_vsc_made_of_the_frames_in_words():
     # Two are kept of five real frames; 7 stands for none.
     kept = vsc.Kept(np.array([1, 4, 7]), np.array([3, 0, 0, 1, 1, 3, 3]))
     assert inspection.frames_of(kept, 5) == {"kept": [1, 4], "merged": [[2, 1], [3, 4]], "dropped": [0]}
+
+
+@pytest.fixture(scope="module", params=["past", "both"])
+def talk(request):
+    """The same of two dialogues of three and one turns, whose rows come in two groups."""
+    config = hearing(small("lsgmer"), request.param)
+    about = manifest(config.data.modalities)
+    task = task_of(about)
+    family, made = compiled.model_of(config_lib.validate(config), about, task)
+    params, model_state = jax.jit(made.init)(jax.random.key(1))
+    stats = {m: {"mean": np.zeros(WIDTHS[m], np.float32), "scale": np.ones(WIDTHS[m], np.float32)} for m in WIDTHS}
+    model, four = step.EvalState(params, model_state, stats), batch_of(config.data.modalities)
+    turns = Turns(*(jnp.array(x, jnp.int32) for x in ([2, 0, 3, 1], [1, 1, 2, 1], [1, 1, 1, 2])))
+    rows = dataclasses.replace(four, turns=turns)
+    groups = tuple(jax.tree.map(lambda x, at=at: x[at], rows) for at in (slice(0, 1), slice(1, 4)))
+    batch = Conversations(groups, 2, 3)
+    return made.apply, model, batch, attribution.attribute(made.apply, model, batch, task=task, family=family), task
+
+
+@pytest.mark.slow
+def test_modalities_and_context_sum_to_the_difference_of_logits(talk):
+    apply, model, batch, found, _ = talk
+    nothing = batch.map(lambda rows: attribution.without(rows, {m: jnp.zeros((1, 1), bool) for m in rows.mask}))
+    for row, (group, at) in enumerate([(0, 0), (1, 0), (1, 1), (1, 2)]):
+        one = jax.tree.map(lambda x, at=at: x[at : at + 1], nothing.groups[group])
+        turns = Turns(jnp.zeros(1, jnp.int32), jnp.ones(1, jnp.int32), one.turns.speaker)
+        alone = apply(model.params, model.model_state, Conversations((dataclasses.replace(one, turns=turns),), 1, 3))[
+            0
+        ]["logits"][0]
+        np.testing.assert_allclose(sum(x[row] for x in found.shapley.values()), found.logits[row] - alone, atol=1e-5)
+    assert set(found.shapley) == {"text", "audio", "context"}
+    np.testing.assert_allclose(found.shapley["context"][2], 0, atol=1e-6)  # a dialogue of one turn
+    assert (found.gap < path_integral.COMPLETE).all()
+
+
+@pytest.mark.slow
+def test_the_influence_of_a_turn_is_what_the_logit_loses_without_it(talk):
+    apply, model, batch, found, task = talk
+    explained = task.explained(found.logits)
+    where = {2: (0, 0), 0: (1, 0), 1: (1, 2)}  # place -> group, row in it
+    rows = {2: 0, 0: 1, 1: 3}
+    for turn, (group, at) in where.items():
+        gone = batch.groups[group]
+        place = gone.turns.place.at[at].set(-1)
+        gone = dataclasses.replace(gone, turns=dataclasses.replace(gone.turns, place=place))
+        groups = tuple(gone if i == group else one for i, one in enumerate(batch.groups))
+        logits = apply(model.params, model.model_state, dataclasses.replace(batch, groups=groups))[0]["logits"]
+        for other, row in rows.items():
+            wanted = 0 if other == turn else ((found.logits[row] - logits[row]) * explained[row]).sum()
+            np.testing.assert_allclose(found.turns[row, turn], wanted, atol=1e-5)
+    assert not np.asarray(found.turns[2]).any(), "of another dialogue"
+    assert np.abs(found.turns[0]).max() > 1e-4

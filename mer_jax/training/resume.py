@@ -57,7 +57,8 @@ def restore_newest(run: Run, checkpoints: checkpoint.Checkpoints, *, fall_back: 
 def data_identity(run: Run) -> dict[str, Any]:
     """What a checkpoint must agree in with the run that carries it on: which data its replicas saw, and how."""
     settings = run.config.data
-    return {
+    heard = {"context": settings.context, "max_turns": settings.max_turns} if settings.context != "none" else {}
+    return heard | {
         "manifest_sha256": run.corpus.manifest_sha256,
         "split_sha256": protocols.sha256(run.corpus, run.split),
         "modalities": list(settings.modalities),
