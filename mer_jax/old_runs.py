@@ -30,6 +30,7 @@ BEFORE_CONTEXT: dict[str, dict[str, Any]] = {
         "dropout": 0.3,
         "alone": 0.1,
     },
+    "loss": {"class_weight_power": 1.0},
 }
 # Parts of a checkpoint, 0.8 -> 0.9.
 ARRAYS = {"rest": "model_state", "average": "ema", "given": "inputs", "values": "overrides"}

@@ -1,4 +1,4 @@
-"""The groups of settings that all families share. Every default, range and choice stands in the field itself. No JAX."""
+"""The settings that all families share. Every default, range and choice stands in the field itself. No JAX."""
 
 import dataclasses
 import math
@@ -98,6 +98,8 @@ class LossSettings:
 
     imbalance: str = setting("none", choices=("none", "class_weights", "focal", "logit_adjustment"))
     focal_gamma: float = setting(2.0, at_least=0, swept=True)
+    # Of class_weights: 1 = one over the class's share, 0.5 = one over its square root.
+    class_weight_power: float = setting(1.0, at_least=0, swept=True)
     label_smoothing: float = setting(0.1, below=1, swept=True)
 
 

@@ -53,24 +53,30 @@ def test_without_a_temperature_q_stays_flat(classes):
     assert round(float(q[0]), 3) == {4: 0.711, 6: 0.596, 7: 0.552}[classes]
 
 
-def reference_cross_entropy(logits, target, prior, imbalance, gamma, smoothing):
+def reference_cross_entropy(logits, target, prior, imbalance, gamma, smoothing, power=1.0):
     if imbalance == "logit_adjustment":
         logits = logits + np.log(prior)
     p = reference.softmax(logits)
     loss = -sum((q * (1 - smoothing) + smoothing / len(p)) * np.log(x) for q, x in zip(target, p, strict=True))
-    weight = sum(q / (len(p) * share) for q, share in zip(target, prior, strict=True))
+    rare = [1 / share**power for share in prior]
+    mean = sum(share * one for share, one in zip(prior, rare, strict=True))
+    weight = sum(q * one / mean for q, one in zip(target, rare, strict=True))
     return loss * {"class_weights": weight, "focal": (1 - np.dot(target, p)) ** gamma}.get(imbalance, 1.0)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("imbalance", ["none", "class_weights", "focal", "logit_adjustment"])
-def test_cross_entropy_family(imbalance, smoothing):
+@pytest.mark.parametrize(
+    ("imbalance", "power"),
+    [("none", 1.0), ("class_weights", 1.0), ("class_weights", 0.5), ("focal", 1.0), ("logit_adjustment", 1.0)],
+)
+def test_cross_entropy_family(imbalance, power, smoothing):
     """Half of the rows have a certain label, half what raters said."""
     logits = 2 * RNG.normal(size=(40, 5))
     target = np.concatenate([np.eye(5)[RNG.integers(0, 5, 20)], RNG.multinomial(3, np.full(5, 0.2), 20) / 3])
     prior = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
     wanted = [
-        reference_cross_entropy(a, b, prior, imbalance, 2.0, smoothing) for a, b in zip(logits, target, strict=True)
+        reference_cross_entropy(a, b, prior, imbalance, 2.0, smoothing, power)
+        for a, b in zip(logits, target, strict=True)
     ]
     found = losses.cross_entropy(
         jnp.asarray(logits, jnp.float32),
@@ -78,6 +84,7 @@ def test_cross_entropy_family(imbalance, smoothing):
         prior=jnp.asarray(prior, jnp.float32),
         imbalance=imbalance,
         focal_gamma=2.0,
+        class_weight_power=power,
         label_smoothing=smoothing,
     )
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -92,11 +99,13 @@ def test_focal_loss_of_a_certain_answer_has_a_gradient():
     assert np.isfinite(jax.grad(total)(jnp.array([[40.0, 0.0]]))).all()
 
 
-def test_class_weights_average_to_one():
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_class_weights_average_to_one(power):
     target = jnp.asarray(np.repeat(np.eye(3), [60, 30, 10], axis=0), jnp.float32)
     prior = jnp.array([0.6, 0.3, 0.1])
     plain, weighted = (
-        losses.cross_entropy(jnp.zeros((100, 3)), target, prior=prior, imbalance=i) for i in ("none", "class_weights")
+        losses.cross_entropy(jnp.zeros((100, 3)), target, prior=prior, imbalance=i, class_weight_power=power)
+        for i in ("none", "class_weights")
     )
     np.testing.assert_allclose(weighted.mean(), plain.mean(), rtol=1e-6)
 

@@ -20,8 +20,8 @@ from mer_jax.predict import loading
 from mer_jax.predict.predictor import Predictor
 
 READS_ALONE = (
-    "every utterance by itself: the other turns of a dialogue, which the model has learnt to hear, are no inputs of this "
-    "program; mer_jax.predict hears them"
+    "every utterance by itself: the other turns of a dialogue, which the model has learnt to hear, are no inputs of "
+    "this program; mer_jax.predict hears them"
 )
 MAX_ABS_DIFF = 1e-5  # by which an output of a file may differ from the model's
 

@@ -106,7 +106,8 @@ def _data(model: Any, result: Mapping[str, Any]) -> Iterator[str]:
     yield "- utterances: " + ", ".join(f"{part} {counts[part]['utterances']}" for part in ("train", "valid", "test"))
     yield f"- checkpoint: {protocol['selection']}; test {protocol['test']}"
     if protocol.get("context", {}).get("hears", "none") != "none":
-        yield f"- the scores are of conversations, {protocol['context']['in_words']}; this program reads every utterance alone"
+        heard = protocol["context"]["in_words"]
+        yield f"- the scores are of conversations, {heard}; this program reads every utterance by itself"
     yield from (f"- {line}" for line in protocol["leakage"])
     if manifest.get("provenance", {}).get("tool", "").startswith("mer_jax."):
         yield "- the corpus is **generated**: there is no person in it, and the model knows nothing of any"

@@ -21,13 +21,15 @@ def cross_entropy(
     prior: Float[Array, "classes"],
     imbalance: str = "none",
     focal_gamma: Number = 2.0,
+    class_weight_power: Number = 1.0,
     label_smoothing: Number = 0.0,
 ) -> Float[Array, "batch"]:
     """Cross entropy -sum target log p in nats, `target` a distribution (one-hot where the label is certain), with one
     answer to class imbalance; `prior` is each class's share of the training part.
 
-    class_weights: times the mean of 1 / (classes * prior) under the target, so that the mean weight over the training
-    part is 1 focal: times (1 - p)^gamma, p the mean of the probabilities under the target (Lin et al. 2017)
+    class_weights: times the mean under the target of prior^-class_weight_power, scaled so that the mean weight over
+    the training part is 1 (power 1: one over classes * prior)
+    focal: times (1 - p)^gamma, p the mean of the probabilities under the target (Lin et al. 2017)
     logit_adjustment: logits + log prior while training (Menon et al. 2021); prediction uses the bare logits"""
     classes = logits.shape[-1]
     if imbalance == "logit_adjustment":
@@ -36,7 +38,8 @@ def cross_entropy(
     smooth = target * (1 - label_smoothing) + label_smoothing / classes
     loss = -(smooth * log_p).sum(-1)
     if imbalance == "class_weights":
-        loss = loss * (target / (classes * jnp.maximum(prior, 1e-6)[None])).sum(-1)
+        weights = jnp.maximum(prior, 1e-6) ** -class_weight_power
+        loss = loss * (target * (weights / (prior * weights).sum())[None]).sum(-1)
     elif imbalance == "focal":
         p = (target * jnp.exp(log_p)).sum(-1)
         loss = loss * jnp.maximum(1 - p, 1e-7) ** focal_gamma  # at 0 a gamma below 1 has no gradient

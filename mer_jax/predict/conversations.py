@@ -128,7 +128,8 @@ class Conversation:
         if hears != "past":
             why = "reads utterances one by one" if hears == "none" else "hears what comes after a turn, too"
             raise UserError(
-                f"{model.workdir}: a conversation turn by turn needs a run with --config.data.context=past; this one {why}"
+                f"{model.workdir}: a conversation turn by turn needs a run with --config.data.context=past; this one "
+                f"{why}"
             )
         self._model, self._replicas = model, model.select_replicas(replica)
         self._encoders, self._memory = encoders, [None] * len(self._replicas)

@@ -89,6 +89,7 @@ class Classification(Task):
             prior=prior,
             imbalance=settings.imbalance,
             focal_gamma=settings.focal_gamma,
+            class_weight_power=settings.class_weight_power,
             label_smoothing=settings.label_smoothing,
         )
         return weighted_mean(each, weight)
