@@ -119,7 +119,7 @@ def import_all(folder, count, seed):
 
     import_pack.text_encoder = lambda arguments: packs.Words()
     for path in packs_of(folder, count, random.Random(seed)):
-        said, began, code = io.StringIO(), time.monotonic(), 0
+        said, began, code = io.StringIO(), time.process_time(), 0
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()) as out:
             try:
                 import_pack.main([str(path), "--memory-limit=0.25", f"--out={folder / 'out' / path.name}"])
@@ -129,7 +129,7 @@ def import_all(folder, count, seed):
                 code = traceback.format_exc()
         found = {"file": path.name, "code": code, "said": said.getvalue(), "out": out.getvalue()}
         peak = peak_mib()
-        print(json.dumps(found | {"seconds": time.monotonic() - began, "mib": peak}), flush=True)
+        print(json.dumps(found | {"seconds": time.process_time() - began, "mib": peak}), flush=True)
 
 
 def write_clips(folder, count, seed):
