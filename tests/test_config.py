@@ -29,8 +29,10 @@ SWEEPS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_sweep" in
 PARAMETERS = {
     "lsgmer": 2_257_159,
     "lsgmer:tiny": 38_439,
-    "lsgmer:iemocap": 2_257_159,
-    "lsgmer:meld": 1_131_783,
+    "lsgmer:iemocap": 1_005_719,
+    "lsgmer:meld": 721_559,
+    "lsgmer:iemocap_utterance": 2_257_159,
+    "lsgmer:meld_utterance": 1_131_783,
     "lsgmer:emodb": 73_543,
     "deepmsi_mer": 758_887,
     "deepmsi_mer:tiny": 27_559,
