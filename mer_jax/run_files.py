@@ -118,6 +118,22 @@ class EnsembleScore(TypedDict):
     high: NotRequired[Finite]
 
 
+class TurnGroup(TypedDict):
+    """Of turns that stand alike in their dialogues."""
+
+    utterances: Count
+    scores: dict[str, MeanSd]
+
+
+class ByTurn(TypedDict):
+    """A group without an utterance is missing."""
+
+    shifts: NotRequired[TurnGroup]
+    rest: NotRequired[TurnGroup]
+    first: NotRequired[TurnGroup]
+    positions: dict[str, TurnGroup]
+
+
 class Point(TypedDict):
     values: dict[str, Finite]
     chosen: bool
@@ -128,6 +144,7 @@ class Point(TypedDict):
     dialogues: NotRequired[Count]
     interval: NotRequired[dict[str, Interval]]
     ensemble: NotRequired[Ensemble]
+    conversation: NotRequired[ByTurn]  # of corpora with dialogues, since 0.11
 
 
 class ReplicaResult(TypedDict):
@@ -216,6 +233,35 @@ class Mistake(TypedDict):
     frames: NotRequired[Frames | None]
 
 
+class InfluentialTurn(TypedDict):
+    """influence: what the output that is explained loses if the turn is not heard."""
+
+    id: str
+    turn: int
+    influence: Finite
+
+
+class TurnExplained(TypedDict):
+    """Without a prediction where the turn is heard and not tested; without a class the label is ""."""
+
+    id: str
+    turn: int
+    speaker: str
+    label: str
+    sentence: NotRequired[str | None]
+    shift: bool
+    prediction: NotRequired[str]
+    probability: NotRequired[Share]
+    wrong: NotRequired[bool]
+    influence: list[InfluentialTurn]
+
+
+class ConversationExplained(TypedDict):
+    dialogue: str
+    dialogue_turns: Count
+    turns: list[TurnExplained]
+
+
 class PathGap(TypedDict):
     in_words: str
 
@@ -226,6 +272,7 @@ class Explained(TypedDict):
     shares: Shares
     mistakes: list[Mistake]
     integrated_gradients: NotRequired[PathGap | None]
+    conversations: NotRequired[list[ConversationExplained]]  # of runs that hear other turns
 
 
 Scored = tuple[Finite | None, Finite | None]  # mean and sd

@@ -168,6 +168,26 @@ def corpus_of(count):
     return store.made_once(f"small-{count}", make) / "small"
 
 
+@pytest.fixture(scope="session")
+def hears_the_past(cache_home):
+    """The workdir of a finished run that hears what was said before, on a small corpus, which lies beside it. Its test
+    part has the last two of the six turns of every dialogue."""
+
+    def command(workdir):
+        write_corpus(workdir.parent / "small", small_utterances(240), small_description())
+        return [
+            f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny",
+            f"--workdir={workdir}",
+            f"--config.data.path={workdir.parent / 'small'}",
+            "--config.data.context=past",
+            "--config.context.width=16",
+            "--config.train.batch_size=32",
+            "--config.train.epochs=12",
+        ]
+
+    return store.finished_run("hears-the-past", command, user_env(cache_home))[0]
+
+
 @pytest.fixture
 def calls_unchecked():
     """For what is large: types and shapes of every call are checked on small inputs, where that does not take most of the time."""

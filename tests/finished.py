@@ -5,12 +5,14 @@ import json
 import numpy as np
 
 from mer_jax.config import to_dict
+from mer_jax.evaluation.conversation_scores import TurnPlaces, pool_turns, score_turns
 from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.significance import bootstrap
 from mer_jax.models.lsgmer import LSGMERExperiment
 from mer_jax.tasks.classification import Classification
 
 LABELS = ("neutral", "joy", "anger", "sadness", "fear")
+SPEAKERS = ("Anna", "Ben")
 LEAKAGE = ["train and test share: sentences of 21.3 % of the test utterances (345); no dialogue"]
 
 
@@ -34,6 +36,9 @@ def write_run(folder, *, labels=LABELS, seeds=2, folds=1, utterances=60, points=
                         np.random.default_rng([point, fold, seed]), true[tested], len(labels), skill + point
                     )
                     replica |= {"status": "finished", "step": 10 * epochs - 10, **scored(task, true[tested], predicted)}
+                    replica["conversation"] = score_turns(
+                        task, places(true).of(tested), {"label": true[tested]}, task.decisions(predicted)
+                    )
                     lines += lines_of(task, replica["name"], tested, true, predicted, sentence)
     counts = {str(f + 1): fold_counts(task, true, fold_of == f) for f in range(folds)}
     config = to_dict(LSGMERExperiment(experiment="made up"))
@@ -114,10 +119,18 @@ def lines_of(task, replica, tested, true, predicted, sentence):
     rows = []
     for u, values in zip(tested.tolist(), predicted, strict=True):
         dialogue = f"d{u // 12:03d}"
-        row = {"replica": replica, "id": f"{dialogue}_u{u:04d}", "dialogue": dialogue, "label": task.labels[true[u]]}
+        about = {"replica": replica, "id": f"{dialogue}_u{u:04d}", "dialogue": dialogue}
+        row = about | {"turn": u % 12, "speaker": SPEAKERS[u % 2], "label": task.labels[true[u]]}
         said = {"sentence": sentence.replace("{i}", str(u))} if sentence else {}
         rows.append(row | task.describe_prediction(values, digits=6) | said)
     return rows
+
+
+def places(true):
+    """Where the utterances stand: two speakers take turns in dialogues of twelve."""
+    at = np.arange(len(true))
+    same = true == np.roll(true, 2)
+    return TurnPlaces(np.where(at % 12 < 2, 2, np.where(same, 1, 0)), at % 12 + 1)
 
 
 def fold_counts(task, true, tested):
@@ -146,6 +159,7 @@ def point_of(task, number, replicas, points, lines):
     for part in ("valid", "test"):
         point[part] = {score: mean_sd([r[part][score] for r in done]) for score in task.metrics}
     point |= task.pool(done)
+    point["conversation"] = pool_turns(done)
     counts = members_of(done, len({r["fold"] for r in mine}), task.labels, lines)
     if len(counts):
         point["interval"] = bootstrap(counts, scores=task.metric_values)
@@ -183,6 +197,7 @@ def write_extras(task, folder, replica, lines, sentence):
         "shares": {"modalities": ["text", "audio"], "per_class": per_class},
         "mistakes": [explained(x, sentence) for x in lines if x["label"] != x["prediction"]][:3],
         "integrated_gradients": {"in_words": "integrated gradients miss 1 % of what they explain"},
+        "conversations": [talk(lines[:12], sentence), talk(lines[12:24], sentence)],
     }
     dump(folder, "explain", attributions)
     dump(folder, "robustness", {"replicas": [replica["name"]], **curves(task)})
@@ -213,6 +228,28 @@ def sessions():
     }
     later = {"began": "2026-11-22T12:00:00Z", "from_step": 500, "to_step": 620, "seconds": 45.5}
     return [first, first | later | {"platform": "cpu", "kind": "cpu", "peak_memory_bytes": None}]
+
+
+def talk(lines, sentence):
+    """A dialogue as explain.json has it: every turn is moved by the two before it, the first is not tested."""
+    turns = []
+    for i, line in enumerate(lines):
+        moved = [
+            {"id": lines[j]["id"], "turn": j, "influence": 0.5 - 0.1 * i - j / 50} for j in (i - 1, i - 2) if j >= 0
+        ]
+        turn = {name: line[name] for name in ("id", "turn", "speaker", "label")} | {
+            "sentence": sentence,
+            "influence": moved,
+        }
+        turn["shift"] = i >= 2 and lines[i - 2]["label"] != line["label"]
+        if i:
+            turn |= {
+                "prediction": line["prediction"],
+                "probability": 0.75,
+                "wrong": line["prediction"] != line["label"],
+            }
+        turns.append(turn)
+    return {"dialogue": lines[0]["dialogue"] if lines else "none", "dialogue_turns": len(turns), "turns": turns}
 
 
 def explained(line, sentence):

@@ -4,12 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import store
-from conftest import ROOT, small_description, small_utterances, user_env
 
 import mer_jax
 from mer_jax.data.corpus import Corpus
-from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
 from mer_jax.metrics.calibration import temperature_scale
 from mer_jax.predict.conversations import conversations
@@ -19,22 +16,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(cache_home):
-    """The workdir of a run that hears the past, on a small corpus, which lies beside it."""
-
-    def command(workdir):
-        write_corpus(workdir.parent / "small", small_utterances(240), small_description())
-        return [
-            f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny",
-            f"--workdir={workdir}",
-            f"--config.data.path={workdir.parent / 'small'}",
-            "--config.data.context=past",
-            "--config.context.width=16",
-            "--config.train.batch_size=32",
-            "--config.train.epochs=12",
-        ]
-
-    return store.finished_run("hears-the-past", command, user_env(cache_home))[0]
+def run(hears_the_past):
+    return hears_the_past
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ NO_JAX = (
     "data/corpus", "data/corpus_files", "data/corpus_writer", "data/records",
     "data/protocols", "data/dialogues", "data/leakage", "data/ledger", "data/frames", "data/synthetic",
     "data/synthetic_dialogues", "metrics/metric", "metrics/classification", "metrics/calibration", "metrics/significance",
-    "evaluation/finished_run", "evaluation/predictions", "evaluation/robustness_curves", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
+    "evaluation/finished_run", "evaluation/predictions", "evaluation/robustness_curves", "evaluation/conversation_scores", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
     "training/replicas", "models/pretrained", "runtime/console",
 )  # fmt: skip
 # Words of classification, and who may say them besides tasks/, metrics/ and models/.

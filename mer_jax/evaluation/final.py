@@ -13,7 +13,9 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.data.leakage import knowing
 from mer_jax.data.synthetic import bayes_key
 from mer_jax.errors import UserError
+from mer_jax.evaluation.conversation_scores import score_turns, turn_places
 from mer_jax.evaluation.finished_run import metrics_of
+from mer_jax.evaluation.influence import explain_conversations
 from mer_jax.evaluation.inspection import (
     MAX_ERRORS,
     MAX_INSPECTED,
@@ -154,7 +156,11 @@ def write_inspection(run: Run, r: int, rows: np.ndarray, predicted: np.ndarray) 
     found = completeness(run.steps.apply, best, run.data.batches, rows, run.task, run.steps.family)
     words = completeness_in_words(found)
     console.print(words)
-    about = {"integrated_gradients": found | {"in_words": words}}
+    about: dict[str, Any] = {"integrated_gradients": found | {"in_words": words}}
+    if run.config.data.context != "none":
+        about["conversations"] = explain_conversations(
+            run.steps.apply, best, run.task, run.corpus, run.data, rows, predicted, size
+        )
     run_log.write_json(run.workdir / "explain.json", summary | about | replica)
 
 
@@ -165,7 +171,7 @@ def score_parts(run: Run, *, locked: bool) -> tuple[list[dict[str, Any]], Tests]
     done = [r for r, progress in enumerate(run.progress) if progress.status != "diverged"]
     valid = groups.score(done, "valid", size, best=True)
     test = {} if locked else groups.score(done, "test", size, best=True)
-    results = []
+    results, places = [], turn_places(task, run.corpus)
     for r, (replica, progress) in enumerate(zip(groups.replicas, run.progress, strict=True)):
         about = {
             "name": replica.name,
@@ -186,6 +192,9 @@ def score_parts(run: Run, *, locked: bool) -> tuple[list[dict[str, Any]], Tests]
             if r in test:
                 truth["test"] = run.data.targets(fold.test)
                 truth["soft"] = run.corpus.soft_labels(run.data.pool.rows[fold.test])
+                if places:
+                    here, decisions = places.of(run.data.pool.rows[fold.test]), task.decisions(test[r]["predicted"])
+                    about["conversation"] = score_turns(task, here, truth["test"], decisions)
             about |= {part: task.score(found[r]) for part, found in (("valid", valid), ("test", test)) if r in found}
             about |= task.analyse(valid[r], test.get(r), truth)
         results.append(about)

@@ -26,15 +26,19 @@ def format_predictions(
     """The text of predictions.jsonl.
 
     pool_rows: the corpus's row of every utterance of the pool; sentences: what is said in it. entries: of every replica
-    its name, the positions of its utterances in the pool, and what is predicted of them.
+    its name, the positions of its utterances in the pool, and what is predicted of them. `turn` stands where a dialogue
+    is named, `speaker` where one is.
     """
     index, lines = corpus.index, []
     for name, positions, predicted in entries:
         for position, row, values in zip(positions.tolist(), pool_rows[positions].tolist(), predicted, strict=True):
+            dialogue, speaker = str(index["dialogue"][row]), str(index["speaker"][row])
             line = {
                 "replica": name,
                 "id": str(index["id"][row]),
-                "dialogue": str(index["dialogue"][row]),
+                "dialogue": dialogue,
+                **({"turn": int(index["turn"][row])} if dialogue else {}),
+                **({"speaker": speaker} if speaker else {}),
                 "label": str(index["label"][row]),
                 **task.describe_prediction(values, digits=6),
                 "sentence": sentences[position],
@@ -83,7 +87,7 @@ def parse_predictions(
     """The lines of the replicas `names`; known: all that metrics.json has. content: the numbered lines of the file
     `path`, as `read_lines` gives them. Raises UserError, naming the line that is wrong."""
     number_of = {name: i for i, name in enumerate(names)}
-    utterances: dict[str, tuple[str, str, str]] = {}
+    utterances: dict[str, tuple[Any, ...]] = {}
     seen: set[tuple[str, str]] = set()
     lines: list[tuple[int, str, Any, Sequence[float]]] = []
     for number, text in content:
@@ -92,7 +96,8 @@ def parse_predictions(
             key = line["replica"], line["id"]
             if key in seen:
                 raise ValueError(f"utterance {line['id']!r} occurs a second time for this replica")
-            about = line["label"], line["dialogue"], str(line.get("sentence") or "")
+            sentence = str(line.get("sentence") or "")
+            about = line["label"], line["dialogue"], sentence, line.get("turn"), line.get("speaker")
             if utterances.setdefault(line["id"], about) != about:
                 raise ValueError(f"another line says something else of utterance {line['id']!r}")
         except ValueError as error:
@@ -123,6 +128,10 @@ def _parse(content: bytes, task: Task, replicas: Collection[str]) -> tuple[dict[
     for field in TEXT_FIELDS:
         if not isinstance(line, dict) or not isinstance(line.get(field), str):
             raise ValueError(f"it has no text field {field!r}")
+    if not isinstance(line.get("turn", 0), int) or isinstance(line.get("turn"), bool):  # before 0.11 there was none
+        raise ValueError("its field 'turn' is not an integer")
+    if not isinstance(line.get("speaker", ""), str):
+        raise ValueError("its field 'speaker' is not a text")
     if line["replica"] not in replicas:
         raise ValueError(f"metrics.json has no replica {line['replica']!r}")
     return line, *task.read_prediction(line)

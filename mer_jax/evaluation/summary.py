@@ -9,6 +9,7 @@ import rich.table
 from rich.markup import escape
 
 from mer_jax.data.corpus import Corpus
+from mer_jax.evaluation.conversation_scores import pool_turns, shifts_in_words
 from mer_jax.evaluation.score_table import (
     cells,
     columns,
@@ -43,8 +44,8 @@ def summarise_points(
     locked, and nothing is said of it.
 
     results: as in metrics.json's `replicas`. interval: bootstrap over dialogues, of all folds' test parts together,
-    averaged over the seeds. ensemble: the seeds' mean predictions, where there are several. The rest is what the task
-    pools."""
+    averaged over the seeds. ensemble: the seeds' mean predictions, where there are several. conversation: see
+    `pool_turns`. The rest is what the task pools."""
     points = []
     for number in sorted({replica.point for replica in replicas}):
         of_point = [i for i, replica in enumerate(replicas) if replica.point == number]
@@ -59,6 +60,8 @@ def summarise_points(
             point[part] = {score: mean_sd([results[i][part][score] for i in done]) for score in task.metrics}
         if done:
             point |= task.pool([results[i] for i in done])
+            if all("conversation" in results[i] for i in done):
+                point["conversation"] = pool_turns([results[i] for i in done])
             point |= _over_seeds(task, corpus, data, _whole_seeds(replicas, tests, of_point))
         points.append(point)
     finished = [point for point in points if point["replicas"]]
@@ -139,6 +142,8 @@ def print_summary(task: Task, result: dict[str, Any]) -> None:
             task.print_part("all test parts together" + " at the chosen point" * (len(points) > 1), chosen["pooled"])
     if "dialogues" in chosen:
         console.print(few(chosen["dialogues"]), end="")
+    if by_turn := shifts_in_words(task, chosen.get("conversation", {})):
+        console.print(by_turn)
     task.print_analysis(chosen, protocol["selects_on"])
     for replica in replicas:
         if replica["status"] == "diverged":

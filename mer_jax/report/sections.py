@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable
 
 from mer_jax.evaluation.finished_run import FinishedRun
+from mer_jax.report.sections_conversations import conversations
 from mer_jax.report.sections_inputs import modalities, robustness
 from mer_jax.report.sections_run import cost, data_and_protocol, reproduce, settings, versions
 from mer_jax.report.sections_scores import chosen_scores, learning_curves, points
@@ -18,6 +19,7 @@ FIRST: tuple[Section, ...] = (
     ("Learning curves", learning_curves),
 )
 LAST: tuple[Section, ...] = (
+    ("Conversations", conversations),
     ("Modalities", modalities),
     ("Robustness", robustness),
     ("Hardware and cost", cost),

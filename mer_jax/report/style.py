@@ -68,6 +68,13 @@ svg .on { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; font-wei
   .large g .wrong { stroke-width: 1; }
 }
 .filled { fill: var(--c); }
+figure.talk { max-width: 56rem; margin: 1rem 0; }
+.turns { display: flex; }
+.turns svg { flex: none; width: 7.375rem; }
+.turns ol { flex: 1; min-width: 0; }
+.turns li { height: 2.75rem; padding: 0; border: 0; font-size: .9rem; line-height: 1.3; }
+.turns li > span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+svg .in { font-size: 10px; fill: var(--paper); font-weight: 600; }
 .wide { overflow-x: auto; margin: .5rem 0; background: linear-gradient(var(--paper), var(--paper)) right / 1.2rem 100%
   no-repeat local, linear-gradient(to left, var(--line), transparent) right / 1.2rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }

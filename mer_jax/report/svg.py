@@ -76,7 +76,7 @@ def curves(
     drawn += [f'<path class="whisker" d="M{frame.x(mark):.1f} {bottom:g}v-7"/>' for mark in marks]
     heard = "; ".join(f"{line.name} from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in lines if line.y)
     swatches = [(f'<path class="line"{_dash(i)} d="M0 6H30"/>', line.name) for i, line in enumerate(lines)]
-    return figure(title, drawn, frame.height, _key(enumerate(swatches)) if len(lines) > 1 else "", heard)
+    return figure(title, drawn, frame.height, key(enumerate(swatches)) if len(lines) > 1 else "", heard)
 
 
 def _dash(number: int) -> str:
@@ -95,7 +95,7 @@ def _line(frame: Frame, line: Line, dash: str) -> str:
     return f'{band}<path class="line"{dash} d="M{path(line.y)}"/>{dots}'
 
 
-def _key(swatches: Iterable[tuple[int, tuple[str, str]]]) -> str:
+def key(swatches: Iterable[tuple[int, tuple[str, str]]]) -> str:
     """What the colours stand for. swatches: a colour, an SVG drawing in it, and its name."""
     view = 'viewBox="0 0 30 12" aria-hidden="true"'
     parts = [
@@ -148,7 +148,7 @@ def signed_bars(title: str, groups: Sequence[tuple[str, Sequence[tuple[int, str,
     parts.insert(0, f'<path class="axis" d="M{zero:.1f} 0V{y:g}"/>')
     names = {colour: name for _, bars in groups for colour, name, _ in bars}
     drawing = '<rect class="filled" width="30" height="12"/>'
-    return figure(title, parts, y, _key((colour, (drawing, name)) for colour, name in sorted(names.items())))
+    return figure(title, parts, y, key((colour, (drawing, name)) for colour, name in sorted(names.items())))
 
 
 def signed_number(value: Number) -> str:
@@ -193,9 +193,9 @@ def scatter(
         names.append((_middle([y for _, y, _ in here]), _middle([x for x, _, _ in here]), label))
     drawn += _names_apart(names, frame)
     drawing = '<path class="right" d="M8 6h0"/><path class="wrong" d="M20 3l6 6m0-6l-6 6"/>'
-    key = _key((i, (drawing, label)) for i, label in enumerate(labels))
+    legend = key((i, (drawing, label)) for i, label in enumerate(labels))
     right = sum(not wrong for *_, wrong in points)
-    return figure(title, drawn, frame.height, key, f"{right} of {len(points)} utterances are right", "large")
+    return figure(title, drawn, frame.height, legend, f"{right} of {len(points)} utterances are right", "large")
 
 
 def _cross(x: float, y: float, wrong: str) -> str:

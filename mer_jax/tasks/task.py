@@ -177,6 +177,10 @@ class Task(abc.ABC):
     def read_targets(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
         """The targets of utterances by their labels in words, as far as scores need them."""
 
+    def is_shift(self, before: str, after: str) -> bool:
+        """Whether a target is another than the one of the same speaker before it, by their labels in words."""
+        return before != after
+
     @abc.abstractmethod
     def confidence(self, predicted: np.ndarray) -> np.ndarray:
         """How sure the model is of every row."""
