@@ -349,6 +349,9 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path):
     [
         (lambda row: row.pop("dialogue"), "it has no text field 'dialogue'"),
         (lambda row: row.update(id=7), "it has no text field 'id'"),
+        (lambda row: row.update(turn="3"), "its field 'turn' is not an integer"),
+        (lambda row: row.update(turn=True), "its field 'turn' is not an integer"),
+        (lambda row: row.update(speaker=None), "its field 'speaker' is not a text"),
         (lambda row: row.update(replica="seed 9"), "metrics.json has no replica 'seed 9'"),
         (lambda row: row.update(prediction="sad"), "prediction 'sad' is none of calm, glad, cross"),
         (lambda row: row["probabilities"].pop("calm"), "its probabilities are not one per label"),

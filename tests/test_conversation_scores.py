@@ -179,7 +179,7 @@ def test_a_run_tells_its_scores_by_turn(hears_the_past):
     for line in lines:
         row = row_of[line["id"]]
         assert (line["turn"], line["speaker"]) == (corpus.index["turn"][row], corpus.index["speaker"][row])
-        before = corpus.index["label"][row - 2]  # the speakers take turns
+        before = corpus.index["label"][row_of[f"u{int(line['id'][1:]) - 2:03d}"]]  # the speakers take turns
         wanted["rest" if before == line["label"] else "shifts"].append(line["label"] == line["prediction"])
     found = run.chosen["conversation"]
     for name, right in wanted.items():
@@ -214,9 +214,9 @@ def test_explain_json_names_the_turns_that_moved_one(hears_the_past):
             assert turn["wrong"] == (turn["prediction"] != turn["label"])
             assert turn["influence"], "the turns before it are heard"
             assert [one["influence"] for one in turn["influence"]] == pytest.approx(
-                [one["influence"] for one in wanted], abs=2e-3
+                [one["influence"] for one in wanted], abs=5e-4
             )
             assert all(one["turn"] < turn["turn"] for one in turn["influence"])
             by_id = {one["id"]: one["influence"] for one in predicted[turn["id"]].attribution.turns}
             for one in turn["influence"]:
-                assert one["influence"] == pytest.approx(by_id[one["id"]], abs=2e-3)
+                assert one["influence"] == pytest.approx(by_id[one["id"]], abs=5e-4)

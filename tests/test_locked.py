@@ -276,6 +276,7 @@ def test_whether_the_test_part_is_locked_is_no_part_of_what_a_run_computes():
     [
         (lambda m: m["points"][0].update(test={}), "field 'points.0.test' is there, though field 'protocol.locked'"),
         (lambda m: m["replicas"][1].update(test={}), "field 'replicas.1.test' is there"),
+        (lambda m: m["points"][0].update(conversation={"positions": {}}), "field 'points.0.conversation' is there"),
         (lambda m: m["protocol"].pop("locked"), "field 'points.0.test' is missing"),
         (lambda m: m["protocol"].update(test_looks=-1), "protocol.test_looks"),
         (lambda m: m["replicas"][0]["calibration"].pop("temperature"), "replicas.0.calibration.temperature"),

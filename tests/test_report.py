@@ -75,6 +75,13 @@ def test_hostile_words_stay_words(tmp_path):
     run = write_run(tmp_path / "<i>run</i>", labels=nasty, sentence=HOSTILE, leaky=HOSTILE)
     predictions = run / "predictions.jsonl"
     predictions.write_text(predictions.read_text().replace("SURROGATE", "\\ud800"))
+
+    def rename(explain):
+        for turn in explain["conversations"][0]["turns"]:
+            turn["speaker"] = HOSTILE
+        explain["conversations"][0]["dialogue"] = HOSTILE
+
+    edit(run / "explain.json", rename)
     tree = written(tmp_path, run)
     assert {element.tag for element in tree.iter()} <= set(TAGS.split())
     for element in tree.iter():
@@ -187,6 +194,103 @@ def test_the_map_crosses_what_its_replica_got_wrong(tmp_path, runs):
     dots = [e.get("d").count("M") for e in large.iter("path") if e.get("class") == "right"]
     assert sum(dots) == len(mine) - len(wrong)
     assert {e.text for e in large.iter("text") if e.get("class") == "on"} == set(LABELS)
+
+
+def test_conversations_are_drawn_with_what_moved_what(tmp_path, runs):
+    tree, talks = written(tmp_path, runs[0]), json.loads((runs[0] / "explain.json").read_text())["conversations"]
+    drawn = of_class(tree, "talk")
+    assert len(drawn) == len(talks) == 2
+    for figure, talk in zip(drawn, talks, strict=True):
+        assert figure.find("figcaption").text == f"Dialogue {talk['dialogue']}"
+        assert text_of(figure.find("p")) == "1 Anna2 Ben"
+        svg, lines = figure.find("div/svg"), list(figure.find("div/ol"))
+        assert svg.get("role") == "img"
+        assert len(lines) == len(talk["turns"]) == 12
+        assert [e.text for e in svg.iter("text")] == ["1", "2"] * 6
+        for line, turn in zip(lines, talk["turns"], strict=True):
+            assert line.find("span/q").text == turn["sentence"]
+            wrong = turn.get("wrong", False)
+            words = f"{turn['label']} → {turn['prediction']}" if wrong else turn["label"]
+            (verdict,) = line.iter("strong")
+            assert (text_of(verdict), verdict.get("class")) == (words, "problem" if wrong else None)
+            assert ("shift" in [e.text for e in of_class(line, "note")]) == turn["shift"]
+            assert ("heard, not tested" in text_of(line)) == ("prediction" not in turn)
+            for one in turn["influence"]:
+                assert f"{one['turn']} ({one['influence']:+.2f})".replace("-", "−") in text_of(line)
+        arrows = [e for e in svg.iter("g") if e.get("class").startswith("arrow")]
+        said = [
+            (
+                f"turn {one['turn']} moves turn {turn['turn']} by {one['influence']:+.2f}".replace("-", "−"),
+                one["influence"],
+            )
+            for turn in talk["turns"]
+            for one in turn["influence"]
+        ]
+        assert [e.find("title").text for e in arrows] == [
+            title for title, _ in sorted(said, key=lambda one: abs(one[1]))
+        ]
+        widths = [float(e.find("path").get("style").split()[1]) for e in arrows]
+        assert widths == sorted(widths)
+        assert widths[0] < widths[-1] == 4
+        broken = {e.find("title").text for e in arrows if e.find("path").get("stroke-dasharray")}
+        assert broken == {title for title, size in said if size < 0}
+        for e in arrows:  # from the height of one turn to that of the other
+            start, end = (int(word) for word in e.find("title").text.split()[1:5:3])
+            heights = re.findall(r"M[\d.]+ ([\d.]+)C.* ([\d.]+)$", e.find("path").get("d"))
+            assert heights == [(f"{44 * start + 22}", f"{44 * end + 22}")]
+
+
+def test_scores_by_turn_are_a_table_and_older_runs_have_none(tmp_path, runs):
+    tables = {e.find("caption").text: e for e in written(tmp_path, runs[0]).iter("table")}
+    rows = [[text_of(cell) for cell in row] for row in tables["Test scores by turn, percent"].iter("tr")][1:]
+    found = json.loads((runs[0] / "metrics.json").read_text())["points"][1]["conversation"]
+    assert [row[0] for row in rows] == [
+        "shifts",
+        "the same as before",
+        "a speaker’s first",
+        "turns 1–5",
+        "turns 6–10",
+        "turns 11–20",
+    ]
+    for row, one in zip(
+        rows, [*(found[n] for n in ("shifts", "rest", "first")), *found["positions"].values()], strict=True
+    ):
+        score = one["scores"]["weighted_f1"]
+        assert row[1:3] == [str(one["utterances"]), f"{100 * score['mean']:.1f} ± {100 * score['sd']:.1f}"]
+    old = write_run(tmp_path / "old")
+    edit(
+        old / "metrics.json",
+        lambda metrics: [drop("conversation")(one) for one in metrics["points"] + metrics["replicas"]],
+    )
+    edit(old / "explain.json", drop("conversations"))
+    lines = lines_of(old)
+    for line in lines:
+        del line["turn"], line["speaker"]
+    (old / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tree = written(tmp_path, old)
+    assert "Scores by turn are left out: metrics.json does not hold them" in text_of(tree)
+    assert not of_class(tree, "talk")
+
+
+def test_of_a_long_dialogue_the_turns_that_are_not_drawn_are_named(tmp_path):
+    run = write_run(tmp_path / "run")
+
+    def cut(explain):
+        talk = explain["conversations"][0]
+        talk["turns"] = talk["turns"][5:]
+        for i, turn in enumerate(talk["turns"]):
+            turn["speaker"] = f"speaker {i}"
+
+    edit(run / "explain.json", cut)
+    figure = of_class(written(tmp_path, run), "talk")[0]
+    assert figure.find("figcaption").text == "Dialogue d000, 7 of its 12 turns"
+    titles = [e.text for e in figure.iter("title")]
+    assert not [title for title in titles if title.startswith("turn 4 ")]
+    assert "moved by turn 4 (−0.08), 3 (−0.06)" in text_of(figure.find("div/ol"))
+    places = [float(e.get("cx")) for e in figure.find("div/svg").iter("circle")]
+    width = float(figure.find("div/svg").get("viewBox").split()[2])
+    assert len(set(places)) == 4, "further speakers share the last lane"
+    assert max(places) < width
 
 
 def test_intervals_of_classes_are_those_of_resampled_dialogues():
@@ -330,6 +434,8 @@ def drop(*path):
         ("cost.json", drop("sessions", 1, "seconds"), "sessions.1.seconds"),
         ("cost.json", lambda c: c["sessions"][0].update(began="today"), "cost.json .*Invalid isoformat"),
         ("explain.json", drop("mistakes", 0, "label"), "mistakes.0.label"),
+        ("explain.json", drop("conversations", 0, "turns", 1, "influence"), "conversations.0.turns.1.influence"),
+        ("metrics.json", drop("points", 0, "conversation", "positions"), "points.0.conversation.positions"),
         ("robustness.json", drop("floor"), "robustness.json .* 'floor'"),
     ],
 )  # fmt: skip

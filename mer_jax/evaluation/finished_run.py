@@ -145,8 +145,9 @@ def _check_places(metrics: dict[str, Any]) -> None:
     locked = metrics["protocol"].get("locked", False)
     for kind in ("points", "replicas"):
         for i, one in enumerate(metrics[kind]):
-            if "test" in one and locked:
-                raise ValueError(f"field '{kind}.{i}.test' is there, though field 'protocol.locked' is true")
+            for told in ("test", "conversation"):
+                if told in one and locked:
+                    raise ValueError(f"field '{kind}.{i}.{told}' is there, though field 'protocol.locked' is true")
     for i, point in enumerate(points):
         if "test" not in point and not locked:
             raise ValueError(f"field 'points.{i}.test' is missing")

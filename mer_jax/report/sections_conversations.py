@@ -11,14 +11,13 @@ from mer_jax.report.style import COLOURS
 from mer_jax.report.svg import key, signed_number
 
 GROUPS = {
-    "shifts": "another label than the speaker's last",
-    "rest": "the same label as the speaker's last",
-    "first": "no earlier label of the speaker",
+    "shifts": "shifts",
+    "rest": "the same as before",
+    "first": "a speaker’s first",
 }
 ROW = 44  # height of a turn, in units of the drawing of arrows; 16 of them are 1rem
 GUTTER = 58  # where the arrows are
-LANES, LANE = 4, 15  # speakers that have a lane of their own, and its width
-WIDTH = GUTTER + LANES * LANE
+LANES, LANE = 4, 15  # lanes at most, of which the last is of all further speakers, and their width
 
 
 def conversations(run: FinishedRun) -> str:
@@ -42,11 +41,11 @@ def _scores(run: FinishedRun) -> str:
         for text, group in named
     ]
     titles = [metric.title for metric in run.task.metrics.values()]
-    over = "; mean ± sample standard deviation over the replicas" if run.chosen["replicas"] > 1 else ""
+    over = " Figures are means ± sample standard deviations over the replicas." if run.chosen["replicas"] > 1 else ""
     return (
-        "<p>An emotion shift is a turn whose label is another than that of the same speaker's last turn with a label in "
-        "the dialogue; a turn whose speaker is not known is in none of these groups. Turns are counted from 1, with "
-        f"those that are not tested{over}.</p>"
+        "<p>A shift is a turn whose label is another than that of the same speaker’s last turn that has one, in the same "
+        "dialogue; a turn whose speaker is not known is in none of the first three rows. Turns are counted from 1, those "
+        f"that are not tested with them.{over}</p>"
         + table(title("Test scores by turn", run.task), ["", "utterances", *titles], rows)
     )
 
@@ -65,7 +64,7 @@ def _dialogues(run: FinishedRun) -> str:
         "<h3>Which turns moved which</h3><p>Test dialogues, those of few turns with the most shifts first, as "
         f"{escaped(run.extra['explain']['replica'])} reads them. An arrow leads from a turn to one that it moved: the "
         "thicker, the more the output that is explained changes when the turn is not heard; broken lines are of turns "
-        f"that spoke against the prediction. Each turn has the strongest few.</p>{drawn}"
+        f"that spoke against the prediction. Of each turn the strongest few are told.</p>{drawn}"
     )
 
 
@@ -80,8 +79,9 @@ def _dialogue(found: Mapping[str, Any]) -> str:
     lanes = [numbers[turn["speaker"]] for turn in turns]
     drawn = [*_arrows(turns, lanes), *(_dot(i, lane) for i, lane in enumerate(lanes))]
     heard = escaped(f"{what}: arrows from turns to those that they moved; the list beside it says the same")
-    height = ROW * shown
-    svg = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{heard}">{"".join(drawn)}</svg>'
+    width = GUTTER + LANE * min(LANES, len(numbers))
+    box = f'viewBox="0 0 {width} {ROW * shown}" style="width: {width / 16:g}rem"'
+    svg = f'<svg {box} role="img" aria-label="{heard}">{"".join(drawn)}</svg>'
     lines = "".join(f"<li>{_line(turn)}</li>" for turn in turns)
     swatch = '<circle class="filled" cx="15" cy="6" r="6"/>'
     speakers = [(number, (swatch, f"{number + 1} {name or 'not known'}")) for name, number in numbers.items()]
@@ -123,7 +123,7 @@ def _arrows(turns: Sequence[Mapping[str, Any]], lanes: Sequence[int]) -> list[st
         share = abs(size) / most
         words = f"turn {turns[start]['turn']} moves turn {turns[end]['turn']} by {signed_number(size)}"
         drawn.append(
-            f'<g class="arrow c{lanes[start] % COLOURS}" opacity="{0.3 + 0.7 * share:.2f}"><title>{escaped(words)}</title>'
+            f'<g class="arrow c{lanes[start] % COLOURS}" opacity="{0.4 + 0.6 * share:.2f}"><title>{escaped(words)}</title>'
             f'<path class="line"{dash} style="stroke-width: {0.7 + 3.3 * share:.1f}" d="{curve}"/>'
             f'<path class="filled" d="{head}"/></g>'
         )

@@ -70,7 +70,7 @@ svg .on { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; font-wei
 .filled { fill: var(--c); }
 figure.talk { max-width: 56rem; margin: 1rem 0; }
 .turns { display: flex; }
-.turns svg { flex: none; width: 7.375rem; }
+.turns svg { flex: none; }
 .turns ol { flex: 1; min-width: 0; }
 .turns li { height: 2.75rem; padding: 0; border: 0; font-size: .9rem; line-height: 1.3; }
 .turns li > span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
