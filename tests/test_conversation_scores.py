@@ -135,7 +135,7 @@ def test_over_replicas_utterances_are_counted_once_and_scores_are_means():
 
 
 def test_the_dialogues_that_are_told():
-    sizes = (8, 1, 30, 31, 50, 12)
+    sizes = (8, 1, 30, 50, 31, 12)
     ends = np.cumsum(sizes)
     dialogues = tuple(np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True))
     tested, shift = np.ones(ends[-1], bool), np.zeros(ends[-1], bool)
@@ -145,12 +145,12 @@ def test_the_dialogues_that_are_told():
     assert [turns.tolist() for turns, _ in chosen] == [dialogues[i].tolist() for i in (0, 2, 5)]
     assert [count for _, count in chosen] == [8, 30, 12]
     tested[dialogues[0]] = tested[dialogues[2]] = False  # are not of the test part
-    tested[dialogues[4][:45]] = False
+    tested[dialogues[3][:45]] = False
     chosen = influence.choose_dialogues(dialogues, tested, shift)
     assert [turns.tolist() for turns, _ in chosen] == [
         dialogues[5].tolist(),
-        dialogues[3][:30].tolist(),
-        dialogues[4][20:].tolist(),
+        dialogues[4][:30].tolist(),
+        dialogues[3][20:].tolist(),
     ]
     assert [count for _, count in chosen] == [12, 31, 50]
     assert influence.choose_dialogues(dialogues, np.zeros(ends[-1], bool), shift) == []
