@@ -103,14 +103,10 @@ def shifts_in_words(task: Task, found: Mapping[str, Any]) -> str:
     if "shifts" not in found:
         return ""
     metric = task.metrics[task.main_metric]
-    titles = {
-        "shifts": "where the label is another than the speaker's last",
-        "rest": "the same",
-        "first": "without one",
-    }
+    titles = {"shifts": "shifts", "rest": "the same label as the speaker's last", "first": "a speaker's first turns"}
     said = [
-        f"{title} {metric.format_mean(found[name]['scores'].get(task.main_metric))} ({found[name]['utterances']:,})"
+        f"of {title} {metric.format_mean(found[name]['scores'].get(task.main_metric))} ({found[name]['utterances']:,})"
         for name, title in titles.items()
         if name in found
     ]
-    return f"{metric.title} by turn: {', '.join(said)}"
+    return f"{metric.title} {', '.join(said)}"
