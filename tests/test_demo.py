@@ -1,7 +1,9 @@
 """The page: what it refuses, what it shows, and the real server in a real browser."""
 
+import dataclasses
 import importlib.util
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,9 +18,10 @@ from conftest import ROOT, free_ports, user_env
 from recordings import needs_prep, tone, write_movie, write_table, write_wav
 
 import mer_jax
-from mer_jax.demo import answers, command, html
+from mer_jax.demo import answers, command, conversation, html
 from mer_jax.errors import UserError
 from mer_jax.predict import encoder_client
+from mer_jax.predict.prediction import Prediction
 from mer_jax.tasks.classification import Classification
 
 needs_browser = pytest.mark.skipif(
@@ -141,6 +144,141 @@ def test_a_clip_is_deleted_once_it_is_answered(tmp_path):
     assert not clips[0].exists(), "nobody waits for its timeline"
 
 
+class Read(Heard):
+    """The same for text: a sentence is anger if it has a `!`, and cannot be read if it is all blanks. Runs that hear
+    the past go on turn by turn."""
+
+    modalities = ("text",)
+
+    def conversation(self, replica, encoders):
+        assert encoders is self, "nothing else starts them again"
+        return types.SimpleNamespace(add=lambda **said: self.told(**said))
+
+    def told(self, sentence, speaker, notes=()):
+        if "?" in sentence:
+            raise UserError("turn 1: <what> is that")
+        share = 0.75 if "!" in sentence else 0.25
+        output = {"prediction": ("joy", "anger")[share > 0.5], "probabilities": {"anger": share, "joy": 1 - share}}
+        notes = (*notes, "predicted without audio")
+        return Prediction("", output, sentence=sentence, speaker=speaker, notes=notes)
+
+    def predict(self, items, **_):
+        for item in items:
+            assert not {"file"} & set(item)
+            if item.get("error") or not item["sentence"]:
+                yield Prediction(item["id"], {}, error=item.get("error") or "no text", speaker=item["speaker"])
+            else:
+                yield self.told(item["sentence"], item.get("speaker", ""), item.get("notes", ()))
+
+
+@pytest.fixture
+def talks(tmp_path):
+    (tmp_path / "uploads").mkdir()
+    both = Read()
+    return conversation.ConversationAnswers(answers.Answers(both, both, uploads=tmp_path / "uploads"))
+
+
+def turns_in(page):
+    """(speaker, emotion, whether it is a shift) of each turn of a timeline."""
+    found = []
+    for row in page.split("<li")[1:]:
+        who, felt = (re.search(f"<{tag}>(.*?)</{tag}>", row) for tag in ("b", "strong"))
+        found.append((who and who[1], felt and felt[1], "shift, was" in row))
+    return found
+
+
+SHIFTS = [("Anna", "joy", False), ("Ben", "anger", False), ("Anna", "anger", True), ("Ben", "anger", False)]
+SAID = ("Oh.", "No!", "So <b>what</b>!", "That!")
+
+
+@pytest.mark.parametrize("form", ["named", "srt", "vtt", "csv"])
+def test_a_transcript_becomes_a_timeline_in_which_shifts_are_marked(talks, tmp_path, form):
+    lines = [f"{who}: {said}" for (who, *_), said in zip(SHIFTS, SAID, strict=True)]
+    times = [f"00:0{i}.000 --> 00:0{i}.900" for i in range(4)]
+    content = {
+        "named": "\n".join(lines),
+        "srt": "\n\n".join(f"{i}\n{times[i]}\n{line}" for i, line in enumerate(lines)),
+        "vtt": "WEBVTT\n\n" + "\n\n".join(f"{times[i]}\n{line}" for i, line in enumerate(lines)),
+        "csv": "file,speaker,sentence\n" + "\n".join("/etc/x.wav," + line.replace(": ", ",") for line in lines),
+    }[form]
+    file = tmp_path / "uploads" / f"a.{form.replace('named', 'txt')}"
+    file.write_text(content)
+    page = talks.transcript("", str(file))
+    assert turns_in(page) == SHIFTS
+    assert "shift, was joy" in page
+    assert "4 turns, 2 speakers, 1 shift" in page
+    assert "Predicted without audio (4 turns)." in page
+    assert ("The clip is not heard" in page) == (form == "csv")
+    assert "<b>what" not in page or form in ("srt", "vtt"), "captions lose their tags"
+    assert not list((tmp_path / "uploads").iterdir()), "it has been answered"
+    if form != "csv":
+        assert turns_in(talks.transcript(content, None)) == SHIFTS
+
+
+def test_lines_that_name_nobody_are_turns_without_shifts(talks):
+    page = talks.transcript("Oh.\n\nNo!\nAh.", None)
+    assert turns_in(page) == [(None, "joy", False), (None, "anger", False), (None, "joy", False)]
+    assert "nobody is named" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.srt", "no captions", "a.srt, line 1: a caption"),
+        ("a.wav", "RIFF", "a.wav is a clip: a conversation is read of .srt, .vtt, .txt, .csv"),
+        ("a.txt", " ", "a.txt holds no sentence"),
+        (
+            "a.csv",
+            "dialogue,turn,sentence\nx,0,Oh\ny,0,Ah\n",
+            "holds 2 dialogues (&#x27;x&#x27;, &#x27;y&#x27;): give one",
+        ),
+        ("a.csv", "sentence\n" + "Oh\n" * 501, "more than 500 turns"),
+        ("a.csv", "sentence,speaker\n,Anna\n", "None of the 1 turns can be read; the first: no text"),
+        ("a.txt", "a" * (2 * 2**20 + 1), "a.txt has 2.0 MiB; 2 MiB are the most"),
+        (None, " ", "Nothing to go by"),
+        (None, "a" * 200_001, "200001 letters; 200000 are the most"),
+        (None, "00:00.000 --> 00:01.000\nA\n00:01.000 --> 00:02.000\nB", "text.srt, line 3: an empty line is missing"),
+    ],
+)
+def test_a_transcript_that_cannot_be_used_is_told(talks, tmp_path, name, content, words):
+    file = tmp_path / "uploads" / str(name)
+    if name:
+        file.write_text(content)
+    page = talks.transcript("" if name else content, str(file) if name else None)
+    assert words in page
+    assert "alert" in page
+    assert str(tmp_path) not in page
+    assert not list((tmp_path / "uploads").iterdir())
+
+
+def test_a_turn_that_is_too_long_costs_itself(talks):
+    page = talks.transcript(f"Anna: Oh.\nBen: {'a' * 2001}\nAnna: Oh!", None)
+    assert [found[1:] for found in turns_in(page)] == [("joy", False), (None, False), ("anger", True)]
+    assert "it has 2001 letters; 2000 are the most" in page
+
+
+def test_turn_by_turn(talks):
+    page, talk, left = talks.say("Oh.", "Anna", None)
+    assert (turns_in(page), left) == (SHIFTS[:1], "")
+    page, talk, _ = talks.say("No!", "Ben", talk)
+    page, talk, left = talks.say("Huh?", "Ben", talk)
+    assert "turn 1: &lt;what&gt; is that" in page
+    assert (turns_in(page), left) == (SHIFTS[:2], "Huh?"), "what was said before is still there"
+    page, talk, _ = talks.say(" That! ", "Anna", talk)
+    assert turns_in(page) == SHIFTS[:3]
+    for said, speaker, words in (
+        (" ", "", "Nothing to go by"),
+        ("a" * 2001, "", "2001 letters"),
+        ("Oh", "a" * 41, "name has 41"),
+    ):
+        assert words in talks.say(said, speaker, talk)[0]
+    talk.found *= 200
+    assert (
+        "has 500 turns, which are the most"
+        in talks.say("Oh.", "Anna", dataclasses.replace(talk, found=talk.found[:500]))[0]
+    )
+
+
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it(name):
     before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
@@ -193,6 +331,9 @@ def test_a_prediction_with_its_reasons():
     assert "<go" not in page
     assert "2 time steps; the most is added by number 1" in page
     assert "What decided" not in html.answer(prediction(attribution=None), TASK)
+    hears = prediction()
+    hears.attribution.shapley["context"] = 9.0
+    assert html.answer(hears, TASK) == page, "one utterance has no other turns, whatever the run hears"
     assert "5 time steps" in html.answer(prediction(words=()), TASK)
 
 
@@ -216,7 +357,7 @@ def test_a_timeline():
 
 @pytest.fixture(scope="module")
 def trained(cache_home):
-    """A run on clips and sentences, made by the commands that a user would type."""
+    """A run on clips and sentences that hears the past, made by the commands that a user would type."""
 
     def make(folder):
         rows = []
@@ -224,7 +365,8 @@ def trained(cache_home):
             write_wav(folder / f"{i}.wav", tone(0.6, 120.0 + 150 * (i % 2)))
             said = ("I am so glad, wonderful!", "Leave me alone.")[i % 2]
             split = ("train", "valid", "test")[max(0, i // 2 - 3)]
-            rows.append({"file": f"{i}.wav", "label": ("joy", "anger")[i % 2], "sentence": said, "split": split})
+            row = {"file": f"{i}.wav", "label": ("joy", "anger")[i % 2], "sentence": said, "split": split}
+            rows.append(row | {"dialogue": split, "turn": i, "speaker": ("Anna", "Ben")[i % 2]})
         table = write_table(folder / "t.csv", rows)
         for module, *arguments in (
             ("data_prep.clips", table, "--out", folder / "corpus", "--audio-encoder=egemaps", "--audio-every=10"),
@@ -234,6 +376,8 @@ def trained(cache_home):
                 f"--config.data.path={folder / 'corpus'}",
                 "--config.train.batch_size=8",
                 "--config.train.epochs=1",
+                "--config.data.context=past",
+                "--config.context.width=16",
                 f"--workdir={folder / 'run'}",
             ),
         ):
@@ -349,6 +493,7 @@ class TestServer:
                         page.get_by_label(file.name, exact=True).wait_for(state="detached")
                         assert not list((tmp_path / "tmp").rglob(file.name)), "it has been answered"
                     self.a_clip(page, clip)
+                self.a_conversation(page, tmp_path)
                 assert page.evaluate("document.documentElement.scrollWidth") == width
                 assert "Traceback" not in page.content()
         assert served.end(signal.SIGTERM) == 0
@@ -392,6 +537,39 @@ class TestServer:
         ]
         assert page.query_selector_all("#answer rect")
         assert "not given" not in page.inner_text("#answer")
+
+    def a_conversation(self, page, folder):
+        page.get_by_role("tab", name="A conversation").click()
+        assert "hears what was said before" in page.inner_text("body")
+        page.get_by_label("A transcript").fill("Anna: I am so glad, wonderful!\nBen: Leave me <i>alone</i>.\nAnna: Oh.")
+        page.get_by_role("button", name="How does it go?").click()
+        self.has_turns(page, ["Anna", "Ben", "Anna"])
+        assert page.inner_text("#talk li:nth-child(2) .said") == "Leave me <i>alone</i>."
+        page.get_by_label("A transcript").fill("")
+        broken = folder / "broken.srt"
+        broken.write_text("no captions")
+        page.set_input_files("[role=tabpanel]:visible input[type=file]", broken)
+        page.get_by_label(broken.name, exact=True).wait_for()
+        page.get_by_role("button", name="How does it go?").click()
+        page.wait_for_selector("#talk [role=alert]:has-text('broken.srt, line 1')", timeout=60_000)
+        assert not list(self.uploads.rglob(broken.name)), "it has been answered"
+        for count, who in enumerate(("Anna", "Ben"), 1):
+            page.get_by_label("Who says the next turn").fill(who)
+            page.get_by_label("What is said next").fill("Oh, really?")
+            page.get_by_role("button", name="Say it").click()
+            self.has_turns(page, ["Anna", "Ben"][:count])
+        page.get_by_role("button", name="Begin again").click()
+        page.wait_for_selector("#talk li", state="detached")
+        page.get_by_label("What is said next").fill("Oh.")
+        page.get_by_label("What is said next").press("Enter")
+        self.has_turns(page, ["Ben"])
+
+    def has_turns(self, page, speakers):
+        page.wait_for_function(f"document.querySelectorAll('#talk li').length == {len(speakers)}", timeout=60_000)
+        assert [who.inner_text() for who in page.query_selector_all("#talk li b")] == speakers
+        felt = [name.inner_text() for name in page.query_selector_all("#talk li strong")]
+        assert set(felt) <= {"joy", "anger"}
+        assert len(felt) == len(speakers)
 
     def test_what_keeps_the_encoders_from_starting_ends_the_command(self, trained, run_cli):
         arguments = (trained, f"--port={free_ports(1)[0]}", "--audio-encoder=facebook/wav2vec2-base")

@@ -90,7 +90,7 @@ def test_hostile_packs(count, tmp_path):
         assert not OBEYED.search(one["said"] + one["out"]), one
         assert one["seconds"] < 20, one
     assert {one["code"] for one in found} == {0, 2}, "some are harmless"
-    assert found[-1]["mib"] - found[0]["mib"] < 1024, "the budget of a small file; torch, arrow and the like come first"
+    assert found[-1]["mib"] < 1200, "of which torch, arrow and the like take half"
 
 
 @needs_prep

@@ -42,9 +42,9 @@ class Answers:
             yield from self._answers(sentence, recorded, uploaded, over_time, window)
         finally:
             for clip in filter(None, (recorded, uploaded)):
-                self._delete(Path(clip))
+                self.delete(Path(clip))
 
-    def _delete(self, clip: Path) -> None:
+    def delete(self, clip: Path) -> None:
         if self.uploads is not None and clip.resolve().is_relative_to(self.uploads.resolve()):
             with contextlib.suppress(OSError):  # another answer has deleted it
                 clip.unlink()

@@ -4,10 +4,11 @@
     python -m mer_jax.demo RUN --port 8000 --asr PATH
 
 The page shows the probability of every class, what each modality, word and time step adds to the decision, and of a
-clip how it goes on over time. It needs `pip install -e ".[demo,prep]"` and a run whose corpus was made of clips or
-sentences by this project's own encoders (`python -m data_prep.clips`, …): they encode what is given as they did the
-corpus. Nothing leaves the machine; nobody else reaches the page, unless --host lets them, by the names of --allow-host;
-what was uploaded is deleted when it has been answered, or after ten minutes, and at the end.
+clip how it goes on over time. A conversation (a transcript, or turn by turn) becomes a timeline of speakers and
+emotions. It needs `pip install -e ".[demo,prep]"` and a run whose corpus was made of clips or sentences by this
+project's own encoders (`python -m data_prep.clips`, …): they encode what is given as they did the corpus. Nothing
+leaves the machine; nobody else reaches the page, unless --host lets them, by the names of --allow-host; what was
+uploaded is deleted when it has been answered, or after ten minutes, and at the end.
 """
 
 import argparse

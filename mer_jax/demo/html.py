@@ -1,6 +1,7 @@
 """Predictions, those of `Predictor.predict`, as HTML: what is likely, reasons, how it goes on over time. What comes
 from outside is escaped. No JAX."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,18 +10,23 @@ import numpy as np
 from mer_jax.plain import escaped
 from mer_jax.tasks import Task
 
+OTHER_TURNS = "context"  # among the Shapley values of a run that hears conversations; of one utterance there are none
+LANES = 5  # colours of speakers; the first is of those who are not known
 STYLE = """
 .gradio-container { max-width: 72rem !important; margin: 0 auto !important; }
-#answer { --for: #3567b0; --against: #b3541e; --likely: 53 103 176; --unlike: 179 84 30; --faint: #6a7076;
+#answer, #talk { --for: #3567b0; --against: #b3541e; --likely: 53 103 176; --unlike: 179 84 30; --faint: #6a7076;
   --line: #dcdfe3; overflow-wrap: anywhere; }
-.dark #answer { --for: #7fa9e8; --against: #e8a06a; --likely: 90 135 215; --unlike: 215 130 70; --faint: #9aa1a8;
+.dark #answer, .dark #talk { --for: #7fa9e8; --against: #e8a06a; --likely: 90 135 215; --unlike: 215 130 70; --faint: #9aa1a8;
   --line: #44484d; }
+#talk { --lane-0: #6a7076; --lane-1: #3567b0; --lane-2: #b3541e; --lane-3: #2f7d4f; --lane-4: #8a3fa0; --lane-5: #8a6d00; }
+.dark #talk { --lane-0: #9aa1a8; --lane-1: #7fa9e8; --lane-2: #e8a06a; --lane-3: #7cc79a; --lane-4: #cf9be0;
+  --lane-5: #d6bb55; }
 #answer h2 { font-size: 1.6rem; margin: 0 0 .5rem; }
 #answer h3 { font-size: 1rem; font-weight: 600; margin: 1.4rem 0 .3rem; }
-#answer p { margin: .3rem 0; }
-#answer .faint, #answer small { color: var(--faint); font-size: .85rem; }
-#answer .note { border-left: 4px solid var(--line); padding-left: .7rem; }
-#answer .alarm { border-color: var(--against); }
+#answer p, #talk p { margin: .3rem 0; }
+#answer .faint, #answer small, #talk .faint { color: var(--faint); font-size: .85rem; }
+#answer .note, #talk .note { border-left: 4px solid var(--line); padding-left: .7rem; }
+#answer .alarm, #talk .alarm { border-color: var(--against); }
 #answer table { border: 0; border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 #answer tr { border: 0; }
 #answer th, #answer td { padding: .15rem .4rem .15rem 0; border: 0; text-align: right; font-weight: inherit;
@@ -39,6 +45,15 @@ STYLE = """
 #answer .wide { overflow-x: auto; }
 #answer .wide th[scope=col] { text-align: center; padding: .15rem .3rem; }
 #answer .wide td { padding: .15rem .3rem; text-align: center; background: rgb(var(--likely) / var(--share)); }
+#talk ol { list-style: none; margin: .6rem 0; padding: 0; }
+#talk li { margin: 0 0 .6rem; padding: .1rem 0 .1rem .6rem; border-left: 4px solid var(--lane); }
+#talk li b { color: var(--lane); }
+#talk li .said { margin: 0; }
+#talk li .felt { display: flex; gap: .5rem; align-items: center; font-variant-numeric: tabular-nums; }
+#talk li .track { flex: 1; background: var(--line); border-radius: 2px; }
+#talk li i { display: block; height: .5rem; border-radius: 2px; min-width: 1px; background: var(--lane); }
+#talk .shift { border: 1px solid var(--against); color: var(--against); border-radius: 3px; padding: 0 .3rem;
+  font-size: .85rem; font-weight: 600; }
 """
 
 
@@ -76,7 +91,7 @@ def answer(found: Any, task: Task) -> str:
 
 def reasons(name: str, why: Any, words: Sequence[str]) -> str:
     """Shapley values as bars, then of each modality what its words or time steps add. name: of what is explained."""
-    sizes = {m: abs(value) for m, value in why.shapley.items()}
+    sizes = {m: abs(value) for m, value in why.shapley.items() if m != OTHER_TURNS}
     largest, total = max(sizes.values()) or 1.0, sum(sizes.values()) or 1.0
     rows, steps = "", ""
     for m in sorted(sizes, key=lambda m: -sizes[m]):
@@ -163,3 +178,51 @@ def _cell(one: Any, name: str, task: Task) -> str:
         return '<td style="--share:0">–</td>'
     share, best = task.shares(one.output)[name], " class=best" if one.prediction == name else ""
     return f'<td{best} style="--share:{0.65 * share:.2f}">{100 * share:.0f}</td>'
+
+
+def conversation(found: Sequence[Any], task: Task) -> str:
+    """A row for each turn: who says what, and the likeliest decision with its share, marked where it is another one
+    than at the speaker's turn before."""
+    lanes: dict[str, int] = {"": 0}
+    last: dict[str, str] = {}
+    rows, shifts = "", 0
+    for number, one in enumerate(found, 1):
+        lane = lanes.setdefault(one.speaker, len(lanes))
+        before = last.get(one.speaker) if one.speaker else None
+        shift = before if before is not None and not one.error and before != str(one.prediction) else None
+        shifts += shift is not None
+        rows += _turn(number, one, lane, shift, task)
+        if not one.error:
+            last[one.speaker] = str(one.prediction)
+    speakers = f"{_count(len(lanes) - 1, 'speaker')}, {_count(shifts, 'shift')}"
+    about = speakers if len(lanes) > 1 else "nobody is named, so that shifts are not known"
+    told = Counter(note for one in found for note in one.notes)
+    notes = "".join(
+        f'<p class="note">{escaped(note[:1].upper() + note[1:])} ({_count(turns, "turn")}).</p>'
+        for note, turns in told.items()
+    )
+    return (
+        f'<p class="faint">{_count(len(found), "turn")}, {about}. A shift: another emotion than at the same speaker’s '
+        f'turn before.</p><ol aria-label="Turns">{rows}</ol>{notes}'
+    )
+
+
+def _turn(number: int, one: Any, lane: int, shift: str | None, task: Task) -> str:
+    colour = (lane - 1) % LANES + 1 if lane else 0
+    who = f"<b>{escaped(one.speaker)}</b>" if one.speaker else '<span class="faint">not named</span>'
+    if one.error:
+        felt = f'<p class="note alarm">{escaped(one.error)}</p>'
+    else:
+        name = str(one.prediction)
+        share = task.shares(one.output)[name]
+        mark = "" if shift is None else f'<span class="shift">shift, was {escaped(shift)}</span>'
+        felt = (
+            f'<div class="felt"><strong>{escaped(name)}</strong><span>{100 * share:.0f} %</span>'
+            f'<span class="track"><i style="width:{100 * share:.1f}%"></i></span>{mark}</div>'
+        )
+    said = f'<p class="said">{escaped(one.sentence)}</p>' if one.sentence else ""
+    return f'<li style="--lane:var(--lane-{colour})"><span class="faint">{number}</span> {who}{said}{felt}</li>'
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)

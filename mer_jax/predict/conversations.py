@@ -1,15 +1,19 @@
 """Items that follow one another in a dialogue, as batches for a model that hears conversations; and a conversation that
 goes on."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from mer_jax import text_files
 from mer_jax.data.batch import Batch, Conversations, NextTurn, Turns
 from mer_jax.data.conversations import Dialogues, Layout, Rows, Shapes, Window, lines_of, numbered
 from mer_jax.errors import UserError
+from mer_jax.predict import inputs
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.item import Item
 from mer_jax.predict.prediction import Prediction
@@ -120,8 +124,10 @@ def turns_heard(
 class Conversation:
     """A conversation that goes on, for a model that hears what was said before (data.context=past).
 
-    model: a `Predictor`; replica: one of its models, see `Predictor.select_replicas`. What a turn costs does not grow
-    with the turns."""
+    model: a `Predictor`; replica: one of its models, or "all", see `Predictor.select_replicas`. encoders: what encodes
+    sentences and clips, to be used again; otherwise they start with the first turn that needs them, and `close` ends
+    them. turns: how many there were. What each turn costs does not grow with them. Not for several threads at a
+    time."""
 
     def __init__(self, model: Any, replica: int | str | None = None, encoders: EncoderClient | None = None):
         hears = model.config.data.context
@@ -132,16 +138,27 @@ class Conversation:
                 f"{why}"
             )
         self._model, self._replicas = model, model.select_replicas(replica)
-        self._encoders, self._memory = encoders, [None] * len(self._replicas)
+        self._encoders, self._ends_encoders = encoders or EncoderClient(model), encoders is None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all turns: the next one begins another conversation."""
+        self._memory: list[Any] = [None] * len(self._replicas)
         self._speakers = {"": 0}
         self.turns = 0
 
     def add(
         self, *, sentence: str | None = None, clip: Any = None, features: Any = None, speaker: str = "", id: str = ""
     ) -> Prediction:
-        """What is predicted of the next turn: what is said in it, a clip of it, or its features by modality. Raises
-        UserError, and forgets the turn, if it cannot be read."""
-        name = id or str(self.turns)
+        """What is predicted of the next turn.
+
+        sentence, clip: what is said in it, and the path of a clip of it; one may be missing, and a transcript beside
+        the clip is not looked for. features: instead of a clip, arrays [time, feat] by modality, as in
+        `Predictor.predict`; nothing is encoded then. speaker: who speaks; the same name is the same speaker, "" is
+        nobody who is known. id: of the prediction; default: the number of the turn. Raises UserError, and forgets the
+        turn, if it cannot be read: the conversation goes on without it."""
+        name = text_files.name("the next turn", "id", id) or str(self.turns)
+        speaker = text_files.name(f"turn {name}", "speaker", speaker)
         item = self._model.prepare(self._item(name, sentence, clip, features))
         if item.error:
             raise UserError(f"turn {name}: {item.error}")
@@ -152,32 +169,34 @@ class Conversation:
             predicted, kept = self._model.next_turn(replica, NextTurn(batch, np.array([number], np.int32), memory))
             outputs.append(predicted)
             after.append(kept)
-        self._memory, self._speakers[speaker], self.turns = after, number, self.turns + 1
         predicted = np.mean(jax.device_get(outputs), axis=0)[0]
-        about = {n: v for n, v in vars(item).items() if n != "features"}
-        about |= {"speaker": speaker, "turn": self.turns - 1}
+        about = {n: v for n, v in vars(item).items() if n != "features"} | {"speaker": speaker, "turn": self.turns}
+        self._memory, self._speakers[speaker], self.turns = after, number, self.turns + 1
         return Prediction(output=self._model.task.describe_prediction(predicted), **about)
 
     def _item(self, name: str, sentence: str | None, clip: Any, features: Any) -> Item:
+        where = f"turn {name}"
+        if sentence is None and clip is None and features is None:
+            raise UserError(f"{where}: give a sentence, a clip or features")
+        if not isinstance(sentence, str | None):
+            raise UserError(f"{where}: the sentence is {text_files.in_words(sentence)}, not a text")
         if features is not None:
-            return Item(name, dict(features), sentence or "")
-        if sentence is None and clip is None:
-            raise UserError(f"turn {name}: give a sentence, a clip or features")
-        if self._encoders is None:
-            self._encoders = EncoderClient(self._model)
-        request = {
-            "id": name,
-            "file": None if clip is None else str(clip),
-            "sentence": sentence,
-            "start": None,
-            "end": None,
-        }
-        [item] = self._encoders.items([request])
+            if clip is not None:
+                raise UserError(f"{where}: give a clip or its features, not both")
+            if not isinstance(features, Mapping):
+                wrong = text_files.in_words(features)
+                raise UserError(f"{where}: the features are {wrong}, not a dict of arrays by modality")
+            read = {m: features[m] for m in self._model.modalities if m in features}
+            return dataclasses.replace(inputs.of_arrays(self.turns, read, sentence or ""), id=name)
+        if not isinstance(clip, str | os.PathLike | None):
+            raise UserError(f"{where}: the clip is {text_files.in_words(clip)}, not a path")
+        file = None if clip is None else os.fsdecode(clip)
+        [item] = self._encoders.items([{"id": name, "file": file, "sentence": sentence}])
         return item
 
     def close(self) -> None:
-        """Ends the encoders' process, if there is one."""
-        if self._encoders is not None:
+        """Ends the encoders' process, unless it was given; a turn that needs it starts it again."""
+        if self._ends_encoders:
             self._encoders.close()
 
     def __enter__(self) -> "Conversation":

@@ -105,7 +105,7 @@ def items_of(
     """
     options = options or InputOptions()
     if isinstance(inputs, Mapping):
-        yield _of_arrays(0, inputs, options.sentence or "")
+        yield of_arrays(0, inputs, options.sentence or "")
         return
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
@@ -120,7 +120,7 @@ def items_of(
             if isinstance(one, Item):
                 yield _checked(one)
             elif isinstance(one, Mapping):
-                yield _of_arrays(i, one)
+                yield of_arrays(i, one)
             elif not isinstance(one, str | os.PathLike):
                 wrong = f"input {i} is {brief(one)}, not a path, a dict of arrays or an Item"
                 if alone:
@@ -145,7 +145,7 @@ def _checked(item: Item) -> Item:
     return item
 
 
-def _of_arrays(position: int, given: Mapping[str, Any], sentence: str = "") -> Item:
+def of_arrays(position: int, given: Mapping[str, Any], sentence: str = "") -> Item:
     """An utterance as a dict: features by modality, [time, width] or one vector, and what is said of it by the names of
     `Item`. Any other field is left alone; what cannot be read is its error."""
     name, field = str(position), "id"

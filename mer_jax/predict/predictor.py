@@ -1,5 +1,5 @@
-"""A finished run as something to use: `load` a workdir, then `predict`. It needs neither the corpus nor the optimiser's
-state."""
+"""A finished run as something to use, once `loading.load` has read its workdir. It needs neither the corpus nor the
+optimiser's state."""
 
 import dataclasses
 import functools
