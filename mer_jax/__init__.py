@@ -4,6 +4,11 @@ import mer_jax
 model = mer_jax.load("runs/lsgmer")
 for found in model.predict("clip.wav", sentence="I did not expect that."):
     print(found.prediction, found.probabilities)
+
+Of a run that hears what was said before (--config.data.context=past), turn by turn:
+
+with mer_jax.load("runs/A").conversation() as talk:
+    print(talk.add(sentence="I did not expect that.", speaker="Anna").prediction)
 """
 
 from typing import TYPE_CHECKING, Any

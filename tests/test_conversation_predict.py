@@ -67,6 +67,39 @@ def test_turns_as_they_come_are_the_whole_dialogue(model, corpus, predicted):
     assert np.abs(values(alone) - values(found)).max() > 1e-4, "what was said before matters"
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "turn 0: give a sentence, a clip or features"),
+        ({"sentence": 5}, "turn 0: the sentence is 5, not a text"),
+        ({"clip": 5}, "turn 0: the clip is 5, not a path"),
+        ({"clip": "a.wav", "features": {}}, "turn 0: give a clip or its features, not both"),
+        ({"features": 5}, "turn 0: the features are 5, not a dict of arrays by modality"),
+        ({"features": {"speech": 5}}, "turn 0: it has none of text, audio"),
+        ({"features": {"text": "Oh."}}, r"turn 0: text is \[\]; the model reads"),
+        ({"sentence": "Oh.", "speaker": ["Anna"] * 2}, "turn 0: the speaker is .*, not a name or number"),
+        ({"sentence": "Oh.", "id": 1.5j}, "the next turn: the id is"),
+    ],
+)
+def test_a_turn_that_cannot_be_read_is_told(model, given, words):
+    with model.conversation() as talk, pytest.raises(UserError, match=words):
+        talk.add(**given)
+    assert talk.turns == 0
+
+
+def test_a_conversation_begins_again_and_leaves_the_encoders_it_was_given(model, corpus):
+    class Encoders:
+        def close(self):
+            raise AssertionError("they are somebody else's")
+
+    with model.conversation(encoders=Encoders()) as talk:
+        first, *_ = found = [talk.add(features=corpus[row].features, speaker=5) for row in range(3)]
+        assert [(one.speaker, one.turn, one.id) for one in found] == [("5", turn, str(turn)) for turn in range(3)]
+        talk.reset()
+        again = talk.add(features=corpus[0].features, speaker="5")
+    assert again == first
+
+
 def test_neither_batches_nor_windows_of_items_matter(model, corpus, predicted):
     for size in (1, 7):
         for found in model.predict(corpus.path, batch_size=size):

@@ -554,14 +554,14 @@ class TestServer:
         page.wait_for_selector("#talk [role=alert]:has-text('broken.srt, line 1')", timeout=60_000)
         assert not list(self.uploads.rglob(broken.name)), "it has been answered"
         for count, who in enumerate(("Anna", "Ben"), 1):
-            page.get_by_label("Who says the next turn").fill(who)
-            page.get_by_label("What is said next").fill("Oh, really?")
+            page.get_by_label("Who speaks").fill(who)
+            page.get_by_label("The next turn").fill("Oh, really?")
             page.get_by_role("button", name="Say it").click()
             self.has_turns(page, ["Anna", "Ben"][:count])
         page.get_by_role("button", name="Begin again").click()
         page.wait_for_selector("#talk li", state="detached")
-        page.get_by_label("What is said next").fill("Oh.")
-        page.get_by_label("What is said next").press("Enter")
+        page.get_by_label("The next turn").fill("Oh.")
+        page.get_by_label("The next turn").press("Enter")
         self.has_turns(page, ["Ben"])
 
     def has_turns(self, page, speakers):

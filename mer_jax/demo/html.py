@@ -48,7 +48,6 @@ STYLE = """
 #talk ol { list-style: none; margin: .6rem 0; padding: 0; }
 #talk li { margin: 0 0 .6rem; padding: .1rem 0 .1rem .6rem; border-left: 4px solid var(--lane); }
 #talk li b { color: var(--lane); }
-#talk li .said { margin: 0; }
 #talk li .felt { display: flex; gap: .5rem; align-items: center; font-variant-numeric: tabular-nums; }
 #talk li .track { flex: 1; background: var(--line); border-radius: 2px; }
 #talk li i { display: block; height: .5rem; border-radius: 2px; min-width: 1px; background: var(--lane); }
@@ -220,7 +219,7 @@ def _turn(number: int, one: Any, lane: int, shift: str | None, task: Task) -> st
             f'<div class="felt"><strong>{escaped(name)}</strong><span>{100 * share:.0f} %</span>'
             f'<span class="track"><i style="width:{100 * share:.1f}%"></i></span>{mark}</div>'
         )
-    said = f'<p class="said">{escaped(one.sentence)}</p>' if one.sentence else ""
+    said = f'<div class="said">{escaped(one.sentence)}</div>' if one.sentence else ""
     return f'<li style="--lane:var(--lane-{colour})"><span class="faint">{number}</span> {who}{said}{felt}</li>'
 
 

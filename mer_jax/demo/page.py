@@ -81,10 +81,10 @@ def conversation_tab(gr: Any, talks: ConversationAnswers) -> None:
 
 
 def live_fields(gr: Any) -> tuple[Any, Any, Any, Any]:
-    """Who says the next turn, what, and the buttons that say it and begin again."""
+    """Who speaks, what, and the buttons that say it and begin again."""
     gr.Markdown("Or turn by turn, in a conversation of its own:")
-    speaker = gr.Textbox(label="Who says the next turn", max_length=MAX_NAME)
-    sentence = gr.Textbox(label="What is said next", max_length=MAX_LETTERS)
+    speaker = gr.Textbox(label="Who speaks", max_length=MAX_NAME)
+    sentence = gr.Textbox(label="The next turn", max_length=MAX_LETTERS)
     with gr.Row():
         return speaker, sentence, gr.Button("Say it", variant="primary"), gr.Button("Begin again")
 

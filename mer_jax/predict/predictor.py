@@ -231,7 +231,7 @@ class Predictor:
         try:
             for m in self.modalities:
                 value = item.features.get(m)
-                if value is not None and len(value):
+                if value is not None and (getattr(value, "shape", None) == () or len(value)):
                     features[m] = self._readable(m, value, notes)
         except ValueError as error:
             return dataclasses.replace(item, error=str(error))
