@@ -1,4 +1,4 @@
-"""What the page answers to a conversation: a transcript, or one turn after the other. No Gradio, and no JAX of its own."""
+"""What the page answers to a conversation: a transcript, or turn by turn. No Gradio, and no JAX of its own."""
 
 import dataclasses
 import tempfile

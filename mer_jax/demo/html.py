@@ -16,9 +16,10 @@ STYLE = """
 .gradio-container { max-width: 72rem !important; margin: 0 auto !important; }
 #answer, #talk { --for: #3567b0; --against: #b3541e; --likely: 53 103 176; --unlike: 179 84 30; --faint: #6a7076;
   --line: #dcdfe3; overflow-wrap: anywhere; }
-.dark #answer, .dark #talk { --for: #7fa9e8; --against: #e8a06a; --likely: 90 135 215; --unlike: 215 130 70; --faint: #9aa1a8;
-  --line: #44484d; }
-#talk { --lane-0: #6a7076; --lane-1: #3567b0; --lane-2: #b3541e; --lane-3: #2f7d4f; --lane-4: #8a3fa0; --lane-5: #8a6d00; }
+.dark #answer, .dark #talk { --for: #7fa9e8; --against: #e8a06a; --likely: 90 135 215; --unlike: 215 130 70;
+  --faint: #9aa1a8; --line: #44484d; }
+#talk { --lane-0: #6a7076; --lane-1: #3567b0; --lane-2: #b3541e; --lane-3: #2f7d4f; --lane-4: #8a3fa0;
+  --lane-5: #8a6d00; }
 .dark #talk { --lane-0: #9aa1a8; --lane-1: #7fa9e8; --lane-2: #e8a06a; --lane-3: #7cc79a; --lane-4: #cf9be0;
   --lane-5: #d6bb55; }
 #answer h2 { font-size: 1.6rem; margin: 0 0 .5rem; }
