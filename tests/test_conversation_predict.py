@@ -10,6 +10,7 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 from mer_jax.metrics.calibration import temperature_scale
 from mer_jax.predict.conversations import conversations
+from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.item import Item
 
 pytestmark = pytest.mark.slow
@@ -71,14 +72,13 @@ def test_turns_as_they_come_are_the_whole_dialogue(model, corpus, predicted):
     ("given", "words"),
     [
         ({}, "turn 0: give a sentence, a clip or features"),
-        ({"sentence": 5}, "turn 0: the sentence is 5, not a text"),
         ({"clip": 5}, "turn 0: the clip is 5, not a path"),
         ({"clip": "a.wav", "features": {}}, "turn 0: give a clip or its features, not both"),
         ({"features": 5}, "turn 0: the features are 5, not a dict of arrays by modality"),
         ({"features": {"speech": 5}}, "turn 0: it has none of text, audio"),
         ({"features": {"text": "Oh."}}, r"turn 0: text is \[\]; the model reads"),
-        ({"sentence": "Oh.", "speaker": ["Anna"] * 2}, "turn 0: the speaker is .*, not a name or number"),
-        ({"sentence": "Oh.", "id": 1.5j}, "the next turn: the id is"),
+        ({"features": {}, "speaker": "Anna\0"}, "turn 0: the speaker .* which is no character"),
+        ({"features": {}, "id": "\ud800"}, "the next turn: the id .* which is no character"),
     ],
 )
 def test_a_turn_that_cannot_be_read_is_told(model, given, words):
@@ -88,12 +88,12 @@ def test_a_turn_that_cannot_be_read_is_told(model, given, words):
 
 
 def test_a_conversation_begins_again_and_leaves_the_encoders_it_was_given(model, corpus):
-    class Encoders:
+    class Encoders(EncoderClient):
         def close(self):
             raise AssertionError("they are somebody else's")
 
-    with model.conversation(encoders=Encoders()) as talk:
-        first, *_ = found = [talk.add(features=corpus[row].features, speaker=5) for row in range(3)]
+    with model.conversation(encoders=Encoders(model)) as talk:
+        first, *_ = found = [talk.add(features=corpus[row].features, speaker="5") for row in range(3)]
         assert [(one.speaker, one.turn, one.id) for one in found] == [("5", turn, str(turn)) for turn in range(3)]
         talk.reset()
         again = talk.add(features=corpus[0].features, speaker="5")
