@@ -43,9 +43,9 @@ def _scores(run: FinishedRun) -> str:
     titles = [metric.title for metric in run.task.metrics.values()]
     over = " Figures are means ± sample standard deviations over the replicas." if run.chosen["replicas"] > 1 else ""
     return (
-        "<p>A shift is a turn whose label is another than that of the same speaker’s last turn that has one, in the same "
-        "dialogue; a turn whose speaker is not known is in none of the first three rows. Turns are counted from 1, those "
-        f"that are not tested with them.{over}</p>"
+        "<p>A shift is a turn whose label is another than that of the same speaker’s last turn that has one, in the "
+        "same dialogue; a turn whose speaker is not known is in none of the first three rows. Turns are counted from "
+        f"1, those that are not tested with them.{over}</p>"
         + table(title("Test scores by turn", run.task), ["", "utterances", *titles], rows)
     )
 
@@ -123,7 +123,8 @@ def _arrows(turns: Sequence[Mapping[str, Any]], lanes: Sequence[int]) -> list[st
         share = abs(size) / most
         words = f"turn {turns[start]['turn']} moves turn {turns[end]['turn']} by {signed_number(size)}"
         drawn.append(
-            f'<g class="arrow c{lanes[start] % COLOURS}" opacity="{0.4 + 0.6 * share:.2f}"><title>{escaped(words)}</title>'
+            f'<g class="arrow c{lanes[start] % COLOURS}" opacity="{0.4 + 0.6 * share:.2f}">'
+            f"<title>{escaped(words)}</title>"
             f'<path class="line"{dash} style="stroke-width: {0.7 + 3.3 * share:.1f}" d="{curve}"/>'
             f'<path class="filled" d="{head}"/></g>'
         )
