@@ -15,8 +15,8 @@ from mer_jax.models import lsgmer
 
 
 def get_config(arg: str = "") -> lsgmer.LSGMERExperiment:
-    """arg: "" = our defaults; "iemocap", "meld", "emodb" = tuned on that corpus's validation parts; "iemocap_utterance",
-    "meld_utterance" = the same, one utterance at a time; "tiny" = quick."""
+    """arg: "" = our defaults; "iemocap", "meld", "emodb" = tuned on that corpus's validation parts;
+    "iemocap_utterance", "meld_utterance" = the same, one utterance at a time; "tiny" = quick."""
     experiment = lsgmer.LSGMERExperiment(experiment="lsgmer" + (f"-{arg}" if arg else ""))
     model, optim, train = experiment.model, experiment.optim, experiment.train
     corpus, _, alone = arg.partition("_")
