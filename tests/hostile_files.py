@@ -108,10 +108,16 @@ def packs_of(folder, count, rng):
         path.unlink()
 
 
-def peak_mib():
-    """Of this process; getrusage would count whoever has started it, too."""
+def memory_mib(name):
+    """VmHWM, the most that this process had, or VmRSS, what it has; getrusage would count whoever has started it, too."""
     with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) // 1024 for line in file if line.startswith("VmHWM:"))
+        return next(int(line.split()[1]) // 1024 for line in file if line.startswith(f"{name}:"))
+
+
+def forget_peak():
+    """From now on VmHWM is of what comes."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
 
 
 def import_all(folder, count, seed):
@@ -120,6 +126,8 @@ def import_all(folder, count, seed):
     import_pack.text_encoder = lambda arguments: packs.Words()
     for path in packs_of(folder, count, random.Random(seed)):
         said, began, code = io.StringIO(), time.process_time(), 0
+        forget_peak()
+        before = memory_mib("VmRSS")
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()) as out:
             try:
                 import_pack.main([str(path), "--memory-limit=0.25", f"--out={folder / 'out' / path.name}"])
@@ -128,8 +136,8 @@ def import_all(folder, count, seed):
             except BaseException:
                 code = traceback.format_exc()
         found = {"file": path.name, "code": code, "said": said.getvalue(), "out": out.getvalue()}
-        peak = peak_mib()
-        print(json.dumps(found | {"seconds": time.process_time() - began, "mib": peak}), flush=True)
+        took = {"seconds": time.process_time() - began, "mib": memory_mib("VmHWM") - before}
+        print(json.dumps(found | took), flush=True)
 
 
 def write_clips(folder, count, seed):

@@ -89,8 +89,9 @@ def test_hostile_packs(count, tmp_path):
         assert one["code"] == 0 or (len(lines) == 1 and told_plainly(lines[0])), one
         assert not OBEYED.search(one["said"] + one["out"]), one
         assert one["seconds"] < 20, one
+        # The limit is 256 MiB: once for what is read and once for the rows; libraries that are loaded for it come on top.
+        assert one["mib"] < 2 * 256 + 300, one
     assert {one["code"] for one in found} == {0, 2}, "some are harmless"
-    assert found[-1]["mib"] < 1200, "of which torch, arrow and the like take half"
 
 
 @needs_prep
