@@ -245,6 +245,15 @@ def test_resident_and_streamed_training_batches_are_the_same(sources):
         np.testing.assert_array_equal(sources[0].addressable_rows(found[0][3], found[0][2]), found[0][3])
 
 
+def test_the_dialogues_of_a_small_corpus_occur_once_an_epoch(sources):
+    train = np.flatnonzero(sources[0].corpus.index["split"] == "train")
+    order = sources[0].training_order(train, 12, 0, 8, 3)
+    assert order.steps_per_epoch == 4
+    for epoch in range(3):
+        rows = np.concatenate([order[4 * epoch + i].rows for i in range(4)])
+        assert len(set(rows[rows >= 0].tolist())) == (rows >= 0).sum() == len(sources[0].pool)
+
+
 def test_resident_and_streamed_evaluation_batches_are_the_same(sources):
     split = sources[0].corpus.index["split"]
     parts = [np.flatnonzero(split == "valid"), np.flatnonzero(split == "test")]

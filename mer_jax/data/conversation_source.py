@@ -36,6 +36,7 @@ class ConversationSource(loader.BatchSource):
         windows, parts = self.dialogues.windows(wanted), self.microbatches
         mean = sum(len(one.rows) for one in windows) / len(windows)
         per_batch = parts * max(1, min(round(batch_size / mean / parts), len(windows) // parts))
+        window = max(1, min(window, len(windows) // per_batch))  # no dialogue twice among those that are shared out
         steps = epochs * -(-len(windows) // per_batch)
         return ConversationOrder(self.dialogues, windows, self.shapes(), per_batch, seed, window, parts, steps)
 
