@@ -24,6 +24,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 _state: dict[str, int] = {"asked": 0, "tidies": 0, "listens": 0}
+_ending = threading.Lock()  # of who ends the process; never released
 
 
 def started_as_command() -> bool:
@@ -105,7 +106,9 @@ def _watch(pipe: int) -> None:
 
 
 def end(number: int) -> None:
-    """Ends this process at once, with the signal's message and exit code."""
+    """Ends this process at once, with the signal's message and exit code. Where the main thread and `_watch` do so at
+    the same time, the second one leaves it to the first."""
+    _ending.acquire(timeout=1.0)
     with contextlib.suppress(OSError):
         os.write(2, f"{message(number)}\n".encode())
     os._exit(EXIT_CODES[signal.Signals(number)])
