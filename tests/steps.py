@@ -1,8 +1,8 @@
 """One process of a run that only trains a few steps with SGD: python tests/steps.py HOW CORPUS OUT.
 
-Process 0 saves, for both models, one of them in conversations, and both placements of the data: loss and gradient of every step, the final params, and
-what is predicted of the test part. The gradient is what the params moved by, over the rate: neither clip nor decay come
-between.
+Process 0 saves, for both models and both placements of the data, and for conversations that are streamed: loss and
+gradient of every step, the final params, and what is predicted of the test part. The gradient is what the params moved
+by, over the rate: neither clip nor decay come between.
 """
 
 import sys
@@ -62,10 +62,10 @@ def main(how, corpus, out):
     distributed.start(parse_distributed(how), 60, out)
     sharding.start(files.cache_folder() / "xla")
     found = {}
-    for family, context in (("lsgmer", "none"), ("deepmsi_mer", "none"), ("lsgmer", "both")):
-        for placement in ("resident", "stream"):
-            for name, value in train(experiment(family, context, placement), Corpus(corpus)).items():
-                found[f"{family} {context} {placement} {name}"] = value
+    runs = [(family, "none", placement) for family in ("lsgmer", "deepmsi_mer") for placement in ("resident", "stream")]
+    for family, context, placement in [*runs, ("lsgmer", "both", "stream")]:
+        for name, value in train(experiment(family, context, placement), Corpus(corpus)).items():
+            found[f"{family} {context} {placement} {name}"] = value
     if distributed.is_primary():
         np.savez(out, **found)
 

@@ -72,7 +72,7 @@ def test_any_number_of_processes_and_devices_is_one(tmp_path, cache_home):
         assert all(p.returncode == 0 for p in processes), "\n".join(told)
         found[devices] = np.load(out)
     one = found.pop((1,))
-    assert len(one) == 24
+    assert len(one) == 20
     for devices, many in found.items():
         for name, wanted in one.items():
             tolerance = {"rtol": 1e-5} if name.endswith("losses") else {"atol": 1e-5}
@@ -81,7 +81,8 @@ def test_any_number_of_processes_and_devices_is_one(tmp_path, cache_home):
         losses = one[f"{family} stream losses"]
         assert losses[-1] < losses[0], "it learns"
         assert (np.linalg.norm(one[f"{family} stream gradients"], axis=1) > 0.1).all(), "there are gradients to compare"
-        np.testing.assert_allclose(losses, one[f"{family} resident losses"], rtol=1e-5)
+    for family in ("lsgmer none", "deepmsi_mer none"):
+        np.testing.assert_allclose(one[f"{family} stream losses"], one[f"{family} resident losses"], rtol=1e-5)
 
 
 def reads(workdir):
