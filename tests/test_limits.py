@@ -287,7 +287,9 @@ def test_compiled_programs_on_a_full_and_on_a_read_only_disk(small_disk, cache_h
     def noted(folder):
         line = [sys.executable, "-c", COMPILES, folder]
         done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=170)
-        assert (done.returncode, done.stderr) == (0, "")
+        # XLA of JAX 0.8 doubts features that it has itself compiled for, on some processors.
+        ours = [row for row in done.stderr.splitlines() if "cpu_aot_loader.cc" not in row]
+        assert (done.returncode, ours) == (0, [])
         return done.stdout
 
     fill(disk, but=4096)  # of an entry's beginning
