@@ -195,8 +195,8 @@ def test_the_card_says_what_must_be_known_and_its_programs_run(made):
     assert ("LEAKY" in text) == made.leaky
     mine = next(r for r in metrics["replicas"] if f": {r['name']}." in text)
     scaling, temperature = mine["calibration"]["scaling"], f"{mine['calibration']['temperature']:.4f}"
-    used = f"divided by {temperature}, fitted on the \nvalidation part. Calibration"
-    told = f"since \n{scaling['reason']}. Calibration" if scaling["reason"] else used
+    used = f"divided by {temperature}, fitted on the \nvalidation part.\nCalibration"
+    told = f"since \n{scaling['reason']}.\nCalibration" if scaling["reason"] else used
     assert told in text
     for said in (
         metrics["data"]["manifest_sha256"],
