@@ -112,6 +112,7 @@ def kept_tokens(run: Any, replica: int, part: str) -> Iterator[tuple[int, Uttera
     import jax
 
     from mer_jax.data import loader
+    from mer_jax.evaluation.inspection import first_part
     from mer_jax.runtime import sharding
     from mer_jax.training import step
 
@@ -125,7 +126,7 @@ def kept_tokens(run: Any, replica: int, part: str) -> Iterator[tuple[int, Uttera
         return run.steps.apply(model.params, model.model_state, batch)[0]["kept"].place
 
     for source, positions, lengths, here in batches.evaluation([rows], run.config.train.eval_batch_size, 1):
-        at = sharding.device_put_global(positions[0], replicated)
+        at = sharding.device_put_global(first_part(positions), replicated)
         found = np.asarray(kept_places(model, loader.materialize_batch(source, at, lengths)))
         for row, kept in zip(here[0].tolist(), found, strict=True):
             if row < 0:

@@ -79,8 +79,7 @@ class Conversations:
 
     def with_weight(self, weight: Any) -> "Conversations":
         """The batch with other weights of its rows."""
-        ends = np.cumsum([group.weight.shape[0] for group in self.groups])
-        parts = jnp.split(weight, ends[:-1])
+        parts = split_rows(weight, self.groups)
         groups = (group.with_weight(part) for group, part in zip(self.groups, parts, strict=True))
         return dataclasses.replace(self, groups=tuple(groups))
 
@@ -89,20 +88,11 @@ class Conversations:
         return dataclasses.replace(self, groups=tuple(map(function, self.groups)))
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class Surrounded:
-    """Utterances, each by itself among the other turns of its dialogue, which are given as features.
-
-    utterances: the rows. others: Float[batch, turns, dim], what `family.Outputs` has as `utterance` of the turns of the
-    row's dialogue. heard: Bool[batch, turns], which of them it hears. speaker: Int32[batch, turns], as in `Turns`.
-    turn: Int32[batch], which of them the row itself is."""
+class OfOneLength:
+    """A batch whose rows have one padded length, and what is known beside them."""
 
     utterances: Batch
-    others: Any
-    heard: Any
-    speaker: Any
-    turn: Any
 
     @property
     def groups(self) -> tuple[Batch]:
@@ -116,45 +106,46 @@ class Surrounded:
     def targets(self) -> dict[str, Any]:
         return self.utterances.targets
 
-    def with_weight(self, weight: Any) -> "Surrounded":
+    def with_weight(self, weight: Any) -> Any:
         return self.map(lambda rows: rows.with_weight(weight))
 
-    def map(self, function: Callable[[Batch], Batch]) -> "Surrounded":
+    def map(self, function: Callable[[Batch], Batch]) -> Any:
         """The batch of what the function makes of the utterances."""
         return dataclasses.replace(self, utterances=function(self.utterances))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class NextTurn:
+class Surrounded(OfOneLength):
+    """Utterances, each by itself among the other turns of its dialogue, which are given as features.
+
+    utterances: the rows. others: Float[batch, turns, dim], what `family.Outputs` has as `utterance` of the turns of the
+    row's dialogue. heard: Bool[batch, turns], which of them it hears. speaker: Int32[batch, turns], as in `Turns`.
+    turn: Int32[batch], which of them the row itself is."""
+
+    others: Any
+    heard: Any
+    speaker: Any
+    turn: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class NextTurn(OfOneLength):
     """The turn that a conversation has come to. utterances: a batch of one row. speaker: Int32[1], as in `Turns`.
     memory: what the model has kept of the turns before, see `family.Outputs`; None before the first turn."""
 
-    utterances: Batch
     speaker: Any
     memory: Any
 
-    @property
-    def groups(self) -> tuple[Batch]:
-        return (self.utterances,)
-
-    @property
-    def weight(self) -> Any:
-        return self.utterances.weight
-
-    @property
-    def targets(self) -> dict[str, Any]:
-        return self.utterances.targets
-
-    def with_weight(self, weight: Any) -> "NextTurn":
-        return self.map(lambda rows: rows.with_weight(weight))
-
-    def map(self, function: Callable[[Batch], Batch]) -> "NextTurn":
-        """The batch of what the function makes of the utterance."""
-        return dataclasses.replace(self, utterances=function(self.utterances))
-
 
 AnyBatch = Batch | Conversations | Surrounded | NextTurn
+
+
+def split_rows(x: Any, batches: Iterable[Any]) -> list[Any]:
+    """[batch, …] of batches that lie one behind the other -> the rows of each."""
+    ends = np.cumsum([batch.weight.shape[0] for batch in batches])
+    return jnp.split(x, ends[:-1])
 
 
 def where_real(mask: Any, x: Any) -> Any:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mer_jax.data.batch import AnyBatch, Batch, Conversations, Surrounded, where_real
+from mer_jax.data.batch import AnyBatch, Batch, Conversations, Surrounded, split_rows, where_real
 from mer_jax.evaluation.path_integral import integrate
 from mer_jax.models.context import join_rows, surrounded
 from mer_jax.models.family import Family
@@ -92,8 +92,7 @@ def shapley_by_modality(
     """(the model's outputs, Shapley values of the modalities, and of `context` in conversations): a forward pass for
     every set of them, one after the other. The batch is as it was read, not standardised."""
     outputs, pieces = explained_pieces(apply, model, step.standardize(batch, model.input_stats))
-    ends = np.cumsum([piece.weight.shape[0] for piece in pieces])
-    logits = jnp.split(outputs["logits"], ends[:-1])
+    logits = split_rows(outputs["logits"], pieces)
     found = (_shapley(apply, model, piece, every) for piece, every in zip(pieces, logits, strict=True))
     return outputs, jax.tree.map(join_rows, *found)
 
@@ -125,12 +124,13 @@ def turn_influence(
     """`turns` of `BatchAttribution`: a pass through what comes after the encoders for every turn. The batch is as it
     was read."""
     outputs, pieces = explained_pieces(apply, model, step.standardize(batch, model.input_stats))
-    explained, first, found = task.explained(outputs["logits"]), 0, []
-    for piece in pieces:
-        weight = explained[first : first + piece.weight.shape[0]]
-        first += piece.weight.shape[0]
-        found.append(_influence(apply, model, piece, weight))  # type: ignore[arg-type]
-    return join_rows(*found)
+    explained = split_rows(task.explained(outputs["logits"]), pieces)
+    return join_rows(
+        *(
+            _influence(apply, model, piece, weight)  # type: ignore[arg-type]
+            for piece, weight in zip(pieces, explained, strict=True)
+        )
+    )
 
 
 def _influence(

@@ -44,7 +44,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from mer_jax import files, run_files
 from mer_jax.config import Experiment
 from mer_jax.data import loader
-from mer_jax.data.batch import Batch, where_real
+from mer_jax.data.batch import Batch, split_rows, where_real
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 from mer_jax.evaluation import attribution
@@ -126,11 +126,6 @@ def disturbed(
     return dataclasses.replace(batch, features=features, mask=mask)
 
 
-def disturbed_at(rows: Int[Array, "batch"], hidden: Any, sigma: Any, batch: Batch) -> Batch:
-    """`disturbed`, the batch last."""
-    return disturbed(batch, rows, hidden, sigma)
-
-
 def predictor(run: Run) -> Callable[..., Any]:
     """predict(model, source, row_positions, rows, hidden, sigma, padded_lengths) -> the decisions [(replicas,)
     conditions, batch] of the replicas that share a call; hidden and sigma hold one value for each condition. Compiled
@@ -143,13 +138,12 @@ def predictor(run: Run) -> Callable[..., Any]:
         def one(model: step.EvalState, positions: Any, rows: Any) -> Any:
             batch = step.standardize(loader.materialize_batch(source, positions, lengths), model.input_stats)
             _, pieces = attribution.explained_pieces(apply, model, batch)
-            ends = np.cumsum([piece.weight.shape[0] for piece in pieces])
-            parts = list(zip(pieces, jnp.split(rows, ends[:-1]), strict=True))
+            parts = list(zip(pieces, split_rows(rows, pieces), strict=True))
 
             def under(condition: tuple[Any, Any]) -> Any:
                 decided = []
                 for piece, at in parts:
-                    seen = piece.map(functools.partial(disturbed_at, at, *condition))
+                    seen = piece.map(functools.partial(disturbed, rows=at, hidden=condition[0], sigma=condition[1]))
                     outputs, _ = apply(model.params, model.model_state, seen)
                     decided.append(task.decide(outputs["logits"]))
                 return jnp.concatenate(decided)
