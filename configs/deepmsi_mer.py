@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
         experiment.context.heads, experiment.context.dropout = 8, 0.1
         loss.label_smoothing = 0.0
         optim.learning_rate, optim.weight_decay, optim.ema_decay = 1e-3, 1.0, 0.995
-        train.batch_size, train.epochs, train.patience = 400 if corpus == "iemocap" else 300, 20, 8
+        train.batch_size, train.epochs, train.patience = 400 if corpus == "iemocap" else 100, 20, 8
     elif arg == "tiny":
         model.early_width = model.projection = 32
         model.tcn_widths, model.late_widths = (32, 32), (32,)
