@@ -57,7 +57,6 @@ def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
         optim.learning_rate, optim.weight_decay, optim.ema_decay = 2e-3, 1.0, 0.995
         train.epochs, train.patience = 30, 8
     else:
-        suffixes = ("", "_utterance", "_published")
-        known = ", ".join([name + suffix for name in ("iemocap", "meld") for suffix in suffixes]) + " and tiny, or none"
+        known = "iemocap, meld, iemocap_utterance, meld_utterance, iemocap_published, meld_published and tiny, or none"
         raise ValueError(f"configs/deepmsi_mer.py knows the arguments {known}, not {arg!r}")
     return experiment

@@ -31,8 +31,11 @@ def get_config(arg: str = "") -> lsgmer.LSGMERExperiment:
             model.dropout, model.encoder_dropout, optim.ema_decay = 0.3, 0.1, 0.99
             train.epochs, train.patience = 8, 3
         if not alone:
-            hear_conversations(experiment)
-            train.batch_size, train.epochs, train.patience = (400, 20, 8) if corpus == "iemocap" else (100, 8, 3)
+            experiment.data.context, model.width = "both", 128
+            experiment.context.kind, experiment.context.heads = "speakers", 8
+            train.batch_size = 100
+            if corpus == "iemocap":
+                train.batch_size, train.epochs, train.patience = 400, 20, 8
     elif arg == "emodb":  # 300 to 450 utterances of 25 descriptors train: small, and often hidden
         experiment.data.modalities, experiment.data.protocol = ("audio",), "loso"
         model.width, model.input_dropout, model.time_dropout = 64, 0.1, 0.2
@@ -47,9 +50,3 @@ def get_config(arg: str = "") -> lsgmer.LSGMERExperiment:
         known = "iemocap, meld, iemocap_utterance, meld_utterance, emodb and tiny, or none"
         raise ValueError(f"configs/lsgmer.py knows the arguments {known}, not {arg!r}")
     return experiment
-
-
-def hear_conversations(experiment: lsgmer.LSGMERExperiment) -> None:
-    """Every turn hears those before and after it."""
-    experiment.data.context, experiment.model.width = "both", 128
-    experiment.context.kind, experiment.context.heads = "speakers", 8
