@@ -21,7 +21,7 @@ from mer_jax.models.lsgmer import LSGMERExperiment
 from mer_jax.runtime import console, sharding
 from mer_jax.training import setup, step
 
-ROUNDS, STEPS = 9, 6
+ROUNDS = 5  # of an epoch of each: batches of utterances differ in length, and so in cost
 
 
 def assembled(corpus, context, width, batch):
@@ -34,12 +34,13 @@ def assembled(corpus, context, width, batch):
 
 
 class Steps:
-    """Training steps of a run; each call does `STEPS` of them and returns the seconds of an utterance that is learnt."""
+    """An epoch of a run; each call returns the seconds of an utterance that is learnt."""
 
     def __init__(self, run):
         self.run, self.items = run, run.data.batches.training(run.data.order, 0)
         self.padded = self.real = 0
-        for _ in range(10 * STEPS):  # compiles every padded length
+        self.epoch = run.data.order.steps_per_epoch
+        for _ in range(self.epoch):  # compiles every padded length
             self.one()
         self.padded = self.real = 0
 
@@ -55,7 +56,7 @@ class Steps:
 
     def __call__(self):
         began = time.perf_counter()
-        utterances = sum(self.one() for _ in range(STEPS))
+        utterances = sum(self.one() for _ in range(self.epoch))
         return (time.perf_counter() - began) / utterances
 
 
@@ -247,15 +248,13 @@ def main():
         "padding, percent of time steps": {c: round(100 - 100 * s.real / s.padded, 1) for c, s in steps.items()},
         "milliseconds of a turn after so many": turns_of_a_conversation(runs["past"]),
     }
-    order = runs["both"].data.order
     if not arguments.without_torch:
         epoch = torch_epoch(runs["both"], corpus)
         epoch()
         ours, theirs = [], []
         for _ in range(3):
             began = time.perf_counter()
-            for _ in range(order.steps_per_epoch):
-                steps["both"].one()
+            steps["both"]()
             ours.append(time.perf_counter() - began)
             began = time.perf_counter()
             epoch()
