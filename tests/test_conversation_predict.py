@@ -11,7 +11,7 @@ from mer_jax.errors import UserError
 from mer_jax.metrics.calibration import temperature_scale
 from mer_jax.predict.conversations import conversations
 from mer_jax.predict.encoder_client import EncoderClient
-from mer_jax.predict.item import Item
+from mer_jax.predict.item import InputOptions, Item
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,12 @@ def test_a_corpus_is_predicted_as_the_run_was_tested(run, predicted):
     assert metrics["protocol"]["title"] == "official, the past heard"
     beside = metrics["protocol"]["context"]["test_turns_beside_training"]
     assert beside == 80, "the small corpus cuts all its dialogues"
+
+
+def test_the_command_reads_a_corpus_by_dialogue_too(model, corpus, predicted):
+    """It gives all options, whose defaults leave the records as they lie in their shards."""
+    for found in model.predict([corpus.path], **vars(InputOptions())):
+        np.testing.assert_allclose(values(found), values(predicted[found.id]), atol=1e-5)
 
 
 def test_turns_as_they_come_are_the_whole_dialogue(model, corpus, predicted):

@@ -145,7 +145,7 @@ class Predictor:
         replicas = self.select_replicas(replica)
         if attribution and len(replicas) > 1:
             raise UserError("attribution is of one model: give one replica")
-        how = InputOptions(**{"by_dialogue": self.hears} | options)
+        how = InputOptions(**options | {"by_dialogue": self.hears})
         prepared = (self.prepare(item) for item in items_of(inputs, self, how, encoders))
         batch_size += -batch_size % self.row_shards
         several = conversations.conversations(prepared) if self.hears else ([item] for item in prepared)
