@@ -108,6 +108,14 @@ def test_a_wrong_turn_costs_its_row(tmp_path):
     }, "what is not wrong with the place leaves it"
 
 
+def test_a_row_without_a_place_cuts_no_dialogue_in_two(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("sentence,dialogue,turn\nHi,a,0\nHo,a,1\nHo,a,1\nHm,a,2\nOh,b,0\n")
+    ordered = requests(path, by_dialogue=True)
+    assert [request["id"] for request in ordered] == [f"t.csv:{line}" for line in (2, 3, 5, 4, 6)]
+    assert "error" in ordered[3]
+
+
 def test_a_dict_says_who_speaks_when():
     given = [
         {"dialogue": b"d", "turn": np.array([3]), "speaker": 1.0, "text": [1.0]},

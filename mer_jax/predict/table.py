@@ -49,7 +49,7 @@ def requests_of_table(path: Path, by_dialogue: bool) -> Iterator[Request]:
         for members in dialogues:
             _number(members)
         if by_dialogue:
-            rows = [row for members in dialogues for row in sorted(members, key=lambda row: row.turn or 0)]
+            rows = [row for members in dialogues for row in sorted(members, key=_turn)]
     for row in rows:
         yield _request(path, row)
 
@@ -99,6 +99,11 @@ def _number(rows: Sequence[_Row]) -> None:
             row.error = f"{row.where}: turn is empty, and other rows of dialogue {brief(dialogue)} have one"
         if row.error:
             row.dialogue, row.turn = "", None
+
+
+def _turn(row: _Row) -> tuple[bool, int]:
+    """Sorts the rows of a dialogue; those that have no place in it come behind it, where they cut nothing in two."""
+    return row.turn is None, row.turn or 0
 
 
 def _request(path: Path, row: _Row) -> Request:
