@@ -143,6 +143,9 @@ def test_a_dict_says_who_speaks_when():
         strict=True,
     ):
         assert words in item.error
+    [bad] = inputs.items_of([{"start": "soon", "text": [1.0], "dialogue": "d", "turn": 1, "speaker": "A"}], NO_MODEL)
+    assert "start is 'soon'" in bad.error
+    assert place(bad) == ("d", 1, "A"), "so that the turns after it hear those before it"
     found = list(inputs.items_of([Item("a", dialogue="d", turn=0), Item("b", dialogue="d")], NO_MODEL))
     assert [item.error != "" for item in found] == [False, True]
 

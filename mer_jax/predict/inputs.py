@@ -26,7 +26,7 @@ from mer_jax.data.frames import EncodedFrames
 from mer_jax.errors import UserError
 from mer_jax.plain import brief, cause
 from mer_jax.predict.encoder_client import EncoderClient, EncoderLocations, EncodersUnavailable, ModelSpec, item_of
-from mer_jax.predict.item import InputOptions, Item, check_place
+from mer_jax.predict.item import PLACE, InputOptions, Item, check_place
 from mer_jax.predict.requests import MEDIA, requests_of
 from mer_jax.text_files import is_blank, plain, seconds, whole_number
 
@@ -147,14 +147,15 @@ def _checked(item: Item) -> Item:
 
 def of_arrays(position: int, given: Mapping[str, Any], sentence: str = "") -> Item:
     """An utterance as a dict: features by modality, [time, width] or one vector, and what is said of it by the names of
-    `Item`. Any other field is left alone; what cannot be read is its error."""
+    `Item`. Any other field is left alone; what cannot be read is its error, which leaves its place in a dialogue."""
     name, field = str(position), "id"
     features: dict[str, Any] = {}
     said: dict[str, Any] = {"sentence": sentence}
+    error = ""
     try:
         name = _text("an utterance", "id", given.get("id"), numbers=True) or name
         where = f"utterance {brief(name)}"
-        for field, x in given.items():
+        for field, x in sorted(given.items(), key=lambda one: one[0] not in PLACE):  # which an error leaves
             if field in ("start", "end"):
                 said[field] = seconds(where, field, x)
             elif field in ("sentence", "label"):
@@ -169,11 +170,12 @@ def of_arrays(position: int, given: Mapping[str, Any], sentence: str = "") -> It
                 value = np.asarray(x)
                 features[field] = value[None] if value.ndim == 1 else value
         check_place(where, said.get("dialogue", ""), said.get("turn"))
-    except UserError as error:
-        return Item(name, error=str(error))
-    except Exception as error:  # of whatever class the value has: it must not cost the others
-        what = field[:60] if isinstance(field, str) else brief(field)
-        return Item(name, error=f"{what}: {cause(error)}")
+    except UserError as wrong:
+        error = str(wrong)
+    except Exception as wrong:  # of whatever class the value has: it must not cost the others
+        error = f"{field[:60] if isinstance(field, str) else brief(field)}: {cause(wrong)}"
+    if error:
+        return Item(name, error=error, **{field: said[field] for field in PLACE if field in said})
     return Item(name, features, **said)
 
 
