@@ -9,7 +9,7 @@ import mer_jax
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 from mer_jax.metrics.calibration import temperature_scale
-from mer_jax.predict.conversations import conversations
+from mer_jax.predict.conversations import conversations, dialogues_of_items
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.item import InputOptions, Item
 
@@ -149,6 +149,16 @@ def test_what_cannot_be_read_is_not_heard(model, corpus, predicted):
     assert found[-1].error == "no such clip"
     for one in found[:-1]:
         np.testing.assert_allclose(values(one), values(predicted[one.id]), atol=1e-5)
+
+
+def test_who_cannot_be_heard_is_no_speaker():
+    """As in `Conversation`, which forgets such a turn: the next new speaker has the next number."""
+    said = [("A", ""), ("C", "no such clip"), ("B", ""), ("", ""), ("C", "")]
+    items = [Item(str(i), dialogue="d", turn=i, speaker=who, error=error) for i, (who, error) in enumerate(said)]
+    found = dialogues_of_items([[Item("x", error="broken")], items], "past", 8)
+    [rows] = found.rows
+    assert rows.tolist() == [1, 3, 4, 5]
+    assert found.speaker[rows].tolist() == [1, 2, 0, 3]
 
 
 def test_conversations_end_where_turns_do_not_rise():

@@ -52,15 +52,16 @@ def _goes_on(before: Item, item: Item) -> bool:
 
 def dialogues_of_items(window: Sequence[Sequence[Item]], context: str, max_turns: int) -> Dialogues:
     """The dialogues of a window of conversations, whose items are numbered one after the other. What cannot be read is
-    not heard."""
-    rows, speaker, first = [], [], 0
+    not heard, nor who speaks there."""
+    rows, first = [], 0
+    speaker = np.zeros(sum(map(len, window)), np.int32)
     for conversation in window:
-        speaker += numbered(item.speaker for item in conversation)
-        readable = [first + i for i, item in enumerate(conversation) if not item.error]
-        if readable:
-            rows.append(np.array(readable))
+        readable = np.array([i for i, item in enumerate(conversation) if not item.error], int)
+        if len(readable):
+            rows.append(first + readable)
+            speaker[rows[-1]] = numbered(conversation[i].speaker for i in readable.tolist())
         first += len(conversation)
-    return Dialogues(tuple(rows), np.array(speaker, np.int32), context, max_turns)
+    return Dialogues(tuple(rows), speaker, context, max_turns)
 
 
 def batches(model: Any, window: Sequence[Sequence[Item]], batch_size: int) -> Iterator[ConversationBatch]:
