@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from mer_jax.metrics.calibration import temperature_scale
 from mer_jax.predict.conversations import conversations, dialogues_of_items
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.item import InputOptions, Item
+from mer_jax.runtime import sharding
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +112,13 @@ def test_neither_batches_nor_windows_of_items_matter(model, corpus, predicted):
     for size in (1, 7):
         for found in model.predict(corpus.path, batch_size=size):
             np.testing.assert_allclose(values(found), values(predicted[found.id]), atol=1e-5)
+
+
+def test_devices_that_are_no_power_of_two_share_a_batch(run, corpus, predicted):
+    model = mer_jax.load(run)
+    model._mesh = sharding.make_mesh(devices=jax.devices()[:3])
+    for found in model.predict(corpus.path):
+        np.testing.assert_allclose(values(found), values(predicted[found.id]), atol=1e-5)
 
 
 def test_reasons_name_earlier_turns_of_the_same_dialogue(corpus, predicted):

@@ -84,10 +84,11 @@ def batches(model: Any, window: Sequence[Sequence[Item]], batch_size: int) -> It
 def _batch(
     model: Any, items: Sequence[Item], windows: Sequence[Window], dialogues: Dialogues, shapes: Shapes
 ) -> ConversationBatch:
-    """Its shapes are powers of two, so that few programs are compiled."""
+    """Its shapes are powers of two, of rows as many times what the devices share evenly, so that few programs are
+    compiled."""
     sizes = [len(window.rows) for window in windows]
     turns = power_of_two(max(sizes))
-    rows = max(shapes.quantum, power_of_two(sum(sizes)))
+    rows = shapes.quantum * power_of_two(-(-sum(sizes) // shapes.quantum))
     layout = Layout(((rows, ()),), power_of_two(len(lines_of(sizes, turns))), turns)
     found: Rows = shapes.arrange(windows, dialogues.speaker, layout)
     group: Batch = model.host_batch([items[i] if i >= 0 else Item("") for i in found.rows], rows)
