@@ -62,6 +62,16 @@ def test_the_command_reads_a_corpus_by_dialogue_too(model, corpus, predicted):
         np.testing.assert_allclose(values(found), values(predicted[found.id]), atol=1e-5)
 
 
+def test_the_other_turns_of_a_dialogue_are_heard_though_nobody_asks_for_them(run, model, corpus, predicted):
+    """As in the run's own test: the test part is the last two turns of every dialogue."""
+    tested = [str(name) for name in corpus.index["id"][corpus.index["split"] == "test"]]
+    for path, only in ((corpus.path, tested), (next(corpus.path.glob("test-*.tfrecord")), None)):
+        found = list(model.predict(path, only=only))
+        assert {one.id for one in found} == set(tested)
+        for one in found:
+            np.testing.assert_allclose(values(one), values(predicted[one.id]), atol=1e-5)
+
+
 def test_turns_as_they_come_are_the_whole_dialogue(model, corpus, predicted):
     members = np.flatnonzero(corpus.index["dialogue"] == "d7")
     with model.conversation() as talk:

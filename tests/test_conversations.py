@@ -16,6 +16,7 @@ from mer_jax.data.conversation_source import ConversationSource
 from mer_jax.data.conversations import ConversationOrder, Dialogues, Shapes
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.dialogues import heard_with
 from mer_jax.runtime import sharding
 
 
@@ -204,7 +205,7 @@ def test_who_names_no_dialogue_is_heard_alone(tmp_path):
 def test_heard_are_all_turns_of_a_dialogue(small_corpus):
     corpus = Corpus(small_corpus)
     some = np.flatnonzero(corpus.index["id"] == "u008")
-    heard = conversations.heard_with(corpus, some)
+    heard = heard_with(corpus, some)
     assert sorted(corpus.index["id"][heard].tolist()) == [f"u{i:03d}" for i in range(6, 12)]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import shutil
 import sys
 import types
@@ -12,11 +13,13 @@ import pytest
 from conftest import small_description
 from test_inputs import NO_MODEL, Lengths, Sentences
 
-from mer_jax.data.corpus import Corpus, Utterance
+from mer_jax.data.corpus import Corpus, Utterance, to_example
 from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.records import encode_example, write_record
 from mer_jax.errors import UserError
 from mer_jax.predict import encoder_client, inputs, output
 from mer_jax.predict import requests as requests_lib
+from mer_jax.predict.conversations import conversations
 from mer_jax.predict.item import InputOptions, Item
 from mer_jax.predict.prediction import Prediction
 from mer_jax.predict.table import COUNTED
@@ -175,11 +178,55 @@ def test_a_corpus_says_who_speaks_when(shuffled):
     assert {item.id: place(item) for item in found} == wanted
 
 
-@pytest.mark.parametrize("of", ["corpus", "shard"])
-def test_a_corpus_comes_by_dialogue_if_asked(shuffled, of):
-    path = shuffled if of == "corpus" else next(shuffled.glob("train-00000.tfrecord"))
-    as_it_is = list(inputs.of_corpus(path, TEXT, InputOptions()))
-    found = list(inputs.of_corpus(path, TEXT, InputOptions(by_dialogue=True)))
+@pytest.mark.parametrize("of", ["shard", "some"])
+def test_of_a_part_of_a_corpus_whole_dialogues_come(shuffled, of):
+    """Who is not asked for is heard."""
+    path, options = next(shuffled.glob("train-00000.tfrecord")), {}
+    if of == "some":
+        path, options = shuffled, {"only": ["Ses1_d01_F0", "Ses2_d07_M3", "alone1"]}
+    wanted = {item.id for item in inputs.of_corpus(path, TEXT, InputOptions(**options))}
+    found = list(inputs.of_corpus(path, TEXT, InputOptions(by_dialogue=True, **options)))
+    assert [item.id for item in found if item.asked] != [item.id for item in found]
+    assert {item.id for item in found if item.asked} == wanted
+    heard = {item.dialogue for item in found} - {""}
+    assert {item.id for item in found if item.dialogue} == {u.id for u in dialogues.utterances() if u.dialogue in heard}
+    assert len(list(conversations(found))) == len(heard) + (of == "some")
+
+
+def test_a_pack_comes_by_dialogue_if_asked(monkeypatch, tmp_path):
+    """In whatever order its rows are; one that is of no dialogue stays where it is among these."""
+    rows = [("b1", "b", 1), ("x", "", 0), ("a0", "a", 0), ("b0", "b", 0), ("y", "", 0), ("a2", "a", 2), ("a1", "a", 1)]
+    hello = encode_example({"hello": json.dumps({"modalities": {}}).encode()})
+    said = [
+        to_example(Utterance(name, "", dialogue, turn, "", "", "", "", {"text": np.ones((1, 6), np.float32)}))
+        for name, dialogue, turn in rows
+    ]
+
+    def stream(command, **_):
+        with open(command[command.index("--records") + 1], "wb") as file:
+            for record in (hello, *said):
+                write_record(file, record)
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(inputs.subprocess, "run", stream)
+    monkeypatch.setattr(inputs, "pack_encoder_flags", lambda *_: [])
+
+    def names(**options):
+        found = inputs.of_pack(tmp_path, TEXT, InputOptions(**options), encoder_client.EncoderLocations())
+        return [item.id if item.asked else f"({item.id})" for item in found]
+
+    assert names() == [name for name, *_ in rows]
+    assert names(by_dialogue=True) == ["b0", "b1", "x", "a0", "a1", "a2", "y"]
+    assert names(only=["a2", "x"]) == ["x", "a2"]
+    some = names(only=["a2", "x"], by_dialogue=True)
+    assert some == ["(b0)", "(b1)", "x", "(a0)", "(a1)", "a2", "(y)"]
+    with pytest.raises(UserError, match="holds none of the utterances asked for"):
+        names(only=["z"], by_dialogue=True)
+
+
+def test_a_corpus_comes_by_dialogue_if_asked(shuffled):
+    as_it_is = list(inputs.of_corpus(shuffled, TEXT, InputOptions()))
+    found = list(inputs.of_corpus(shuffled, TEXT, InputOptions(by_dialogue=True)))
     names = [item.dialogue or item.id for item in as_it_is]
     wanted = sorted(as_it_is, key=lambda item: (names.index(item.dialogue or item.id), item.turn or 0))
     assert [item.id for item in found] == [item.id for item in wanted] != [item.id for item in as_it_is]

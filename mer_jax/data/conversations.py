@@ -131,13 +131,6 @@ def numbered(speakers: Iterable[str]) -> list[int]:
     return [numbers.setdefault(name, len(numbers)) for name in speakers]
 
 
-def heard_with(corpus: Corpus, rows: np.ndarray) -> np.ndarray:
-    """The corpus's utterances `rows` and all others of their dialogues."""
-    dialogue = corpus.index["dialogue"]
-    named = np.unique(dialogue[rows])
-    return np.union1d(rows, np.flatnonzero(np.isin(dialogue, named[named != ""])))
-
-
 def deal(sizes: np.ndarray, bins: int) -> list[np.ndarray]:
     """Shares out things of these sizes among so many bins, alike many (or one fewer) in each and of nearly the same
     size in sum. Every round gives each bin one, the largest to the lightest."""

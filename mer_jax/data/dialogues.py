@@ -28,6 +28,13 @@ def same_turn(first: str, second: str, dialogue: str, turn: int) -> str:
     )
 
 
+def heard_with(corpus: Corpus, rows: np.ndarray) -> np.ndarray:
+    """The corpus's utterances `rows` and all others of their dialogues."""
+    dialogue = corpus.index["dialogue"]
+    named = np.unique(dialogue[rows])
+    return np.union1d(rows, np.flatnonzero(np.isin(dialogue, named[named != ""])))
+
+
 def turn_problems(corpus: Corpus) -> list[str]:
     """What is wrong with the turns of the corpus's dialogues: a sentence on each kind of problem, which counts them and
     names dialogue, turn and utterances of the first."""

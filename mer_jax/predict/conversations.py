@@ -72,7 +72,7 @@ def batches(model: Any, window: Sequence[Sequence[Item]], batch_size: int) -> It
     lengths = {m: np.array([len(item.features.get(m, ())) for item in items]) for m in model.modalities}
     shapes = Shapes(lengths, model.row_shards)
     together: list[Window] = []
-    for one in dialogues.windows(np.array([not item.error for item in items])):
+    for one in dialogues.windows(np.array([item.asked and not item.error for item in items])):
         if together and sum(len(other.rows) for other in together) + len(one.rows) > batch_size:
             yield _batch(model, items, together, dialogues, shapes)
             together = []
@@ -172,7 +172,7 @@ class Conversation:
             outputs.append(predicted)
             after.append(kept)
         predicted = np.mean(jax.device_get(outputs), axis=0)[0]
-        about = {n: v for n, v in vars(item).items() if n != "features"} | {"speaker": speaker, "turn": self.turns}
+        about = item.about() | {"speaker": speaker, "turn": self.turns}
         self._memory, self._speakers[speaker], self.turns = after, number, self.turns + 1
         return Prediction(output=self._model.task.describe_prediction(predicted), **about)
 

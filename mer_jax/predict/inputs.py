@@ -7,6 +7,7 @@ no PyTorch here.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -15,13 +16,14 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from mer_jax import text_files
 from mer_jax.data import records
 from mer_jax.data.corpus import Corpus, Manifest, encoder_of, hub_name
+from mer_jax.data.dialogues import heard_with
 from mer_jax.data.frames import EncodedFrames
 from mer_jax.errors import UserError
 from mer_jax.plain import brief, cause
@@ -208,24 +210,25 @@ def of_corpus(path: Path, model: ModelSpec, options: InputOptions) -> Iterator[I
     corpus = Corpus(path if path.is_dir() else path.parent)
     if not options.any_extractor:
         check_same_extractors(corpus.path, corpus.manifest, model)
-    rows = np.arange(len(corpus))
+    asked = np.ones(len(corpus), bool)
     if not path.is_dir():
         shards = [shard["file"] for shard in corpus.manifest["shards"]]
         if path.name not in shards:
             raise UserError(f"{path} is not a shard of the corpus beside it, whose manifest lists {', '.join(shards)}")
-        rows = np.flatnonzero(corpus.shard == shards.index(path.name))
+        asked = corpus.shard == shards.index(path.name)
+    index, rows = corpus.index, np.flatnonzero(asked)
     if options.only is not None:
-        rows = rows[np.isin(corpus.index["id"][rows], sorted(set(options.only)))]
-        if not len(rows):
+        asked &= np.isin(index["id"], sorted(set(options.only)))
+        if not len(rows := np.flatnonzero(asked)):
             raise UserError(f"{path} holds none of the utterances asked for")
-    index = corpus.index
     if options.by_dialogue:
-        rows = _by_dialogue(index["dialogue"][rows], index["turn"][rows], rows)
+        rows = heard_with(corpus, rows)
+        rows = rows[_by_dialogue(index["dialogue"][rows], index["turn"][rows])]
     dialogues, sizes = np.unique(index["dialogue"], return_counts=True)
     single = (index["dialogue"] == index["id"]) & (sizes[np.searchsorted(dialogues, index["dialogue"])] == 1)
     for row in rows.tolist():
         name, dialogue, speaker = (str(index[field][row]) for field in ("id", "dialogue", "speaker"))
-        place: dict[str, Any] = {"speaker": speaker}
+        place: dict[str, Any] = {"speaker": speaker, "asked": bool(asked[row])}
         if not single[row]:  # as utterances without a dialogue are written
             place |= {"dialogue": dialogue, "turn": int(index["turn"][row])}
         try:
@@ -237,10 +240,11 @@ def of_corpus(path: Path, model: ModelSpec, options: InputOptions) -> Iterator[I
         yield Item(name, features, found.sentence, found.label, found.start, found.end, **place)
 
 
-def _by_dialogue(dialogue: np.ndarray, turn: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The rows dialogue by dialogue, in the order in which these begin, and there by turn."""
+def _by_dialogue(dialogue: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """Positions dialogue by dialogue, in the order in which these begin, and there by turn; what is of none by
+    itself."""
     _, first, which = np.unique(dialogue, return_index=True, return_inverse=True)
-    return rows[np.lexsort((turn, first[which]))]
+    return np.lexsort((turn, np.where(dialogue == "", np.arange(len(dialogue)), first[which])))
 
 
 def check_same_extractors(where: Path, made: Mapping[str, Any], model: ModelSpec) -> None:
@@ -291,12 +295,35 @@ def of_pack(path: Path, model: ModelSpec, options: InputOptions, locations: Enco
             raise UserError(f"{path} could not be read; what `python -m data_prep.pack_stream` says is above")
         if not options.any_extractor:
             check_same_extractors(path, json.loads(bytes(hello["hello"][0])), model)
-        only = None if options.only is None else set(options.only)
-        found = 0
-        while (record := records.read_record(file)) is not None:
-            item = item_of(record, model.modalities)
-            if only is None or item.id in only:
-                found += 1
-                yield item
-        if not found:
-            raise UserError(f"{path} holds none of the utterances asked for")
+        yield from _of_records(file, path, model, options)
+
+
+def _of_records(file: IO[bytes], path: Path, model: ModelSpec, options: InputOptions) -> Iterator[Item]:
+    """The pack's utterances, one after the other; if they come by dialogue, the records are read twice."""
+    only, found = None if options.only is None else set(options.only), False
+    for at in _places(file, model) if options.by_dialogue else itertools.repeat(None):
+        if at is not None:
+            file.seek(at)
+        if (record := records.read_record(file)) is None:
+            break
+        item = item_of(record, model.modalities)
+        asked = only is None or item.id in only
+        found = found or asked
+        if asked or options.by_dialogue:
+            yield dataclasses.replace(item, asked=asked)
+    if not found:
+        raise UserError(f"{path} holds none of the utterances asked for")
+
+
+def _places(file: IO[bytes], model: ModelSpec) -> list[int]:
+    """Where the records lie that follow in the file, dialogue by dialogue."""
+    found: list[tuple[int, str, int]] = []
+    at = file.tell()
+    while (record := records.read_record(file)) is not None:
+        item = item_of(record, model.modalities)
+        found.append((at, item.dialogue, item.turn or 0))
+        at = file.tell()
+    if not found:
+        return []
+    places, dialogue, turn = map(np.array, zip(*found, strict=True))
+    return list(places[_by_dialogue(dialogue, turn)].tolist())

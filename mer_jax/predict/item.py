@@ -20,6 +20,7 @@ class Item:
     empty. start, end: seconds in the file. notes: what was done to it, for people. words: the sentence in pieces, one
     for each time step of text, where its encoder tells; empty for the encoder's own marks. dialogue, turn: where it
     stands in which conversation, if it is of one; turns count up, with gaps or without. speaker: who speaks, if known.
+    asked: whether it is predicted, and not only heard by the other turns.
     """
 
     id: str
@@ -34,6 +35,11 @@ class Item:
     dialogue: str = ""
     turn: int | None = None
     speaker: str = ""
+    asked: bool = True
+
+    def about(self) -> dict[str, Any]:
+        """What a prediction of it says of it, too."""
+        return {name: value for name, value in vars(self).items() if name not in ("features", "asked")}
 
 
 def check_place(where: str, dialogue: str, turn: int | None) -> None:
@@ -51,8 +57,9 @@ class InputOptions:
     sentence: what is said in the one clip; or transcript_file: the .srt, .vtt or .txt that has it. window, hop:
     seconds; a clip becomes windows that begin every hop (the window's length if 0). only: ids of a corpus's utterances;
     the others are left out. any_extractor: features need not be made as the run's were. pack: more arguments of
-    `python -m data_prep.pack_stream`, through which packs go. by_dialogue: the utterances of a corpus, shard or table
-    come dialogue by dialogue, in the order of their turns.
+    `python -m data_prep.pack_stream`, through which packs go. by_dialogue: the utterances of a corpus, shard, pack or
+    table come dialogue by dialogue, in the order of their turns; with those of a shard, or of `only`, come the other
+    turns of their dialogues, which are heard and not `asked` for.
     """
 
     sentence: str | None = None

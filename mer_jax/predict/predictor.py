@@ -193,7 +193,8 @@ class Predictor:
                     reason = dataclasses.replace(reason, turns=turns)
                 done[i] = self._prediction(items[i], self.task.describe_prediction(predicted[row]), reason)
         for i, item in enumerate(items):
-            yield done[i] if i in done else self._prediction(item, self._no_output, None)
+            if item.asked:
+                yield done[i] if i in done else self._prediction(item, self._no_output, None)
 
     def conversation(
         self, replica: int | str | None = None, encoders: EncoderClient | None = None
@@ -217,7 +218,7 @@ class Predictor:
         return jax.jit(predicted)
 
     def _prediction(self, item: Item, output: Mapping[str, Any], why: Attribution | None) -> Prediction:
-        about = {name: value for name, value in vars(item).items() if name != "features"}
+        about = item.about()
         if why is not None and why.gap is not None and not why.gap < COMPLETE:
             about["notes"] = (*item.notes, INCOMPLETE)
         return Prediction(output=output, attribution=why, **about)

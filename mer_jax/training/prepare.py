@@ -12,6 +12,7 @@ from mer_jax.config import Experiment, max_lengths
 from mer_jax.data import conversations, length_limits, loader, pool
 from mer_jax.data.conversation_source import ConversationSource
 from mer_jax.data.corpus import Corpus
+from mer_jax.data.dialogues import heard_with
 from mer_jax.data.frames import View
 from mer_jax.data.pool import UtterancePool
 from mer_jax.data.protocols import Fold, Split
@@ -59,7 +60,7 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
     device."""
     settings = config.data
     used = np.unique(np.concatenate([getattr(fold, part) for fold in split.folds for part in PARTS]))
-    rows = used if settings.context == "none" else conversations.heard_with(corpus, used)
+    rows = used if settings.context == "none" else heard_with(corpus, used)
     lengths = max_lengths(settings, corpus.manifest)
     utterances = pool.select_utterances(
         corpus, rows, lengths, targets_of(task, corpus, rows, used, settings.soft_labels)
