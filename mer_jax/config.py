@@ -189,6 +189,10 @@ def validate(config: AnyExperiment) -> AnyExperiment:
         context.width,
         f"a multiple of context.heads = {context.heads}",
     )
+    even = context.width % 2 == 0 or context.kind != "gru" or config.data.context != "both"
+    require(even, "context.width", context.width, "even for the two directions of context.kind=gru")
+    enough = context.heads >= 3 or context.kind != "speakers" or config.data.context == "none"
+    require(enough, "context.heads", context.heads, "at least 3 for context.kind=speakers: all, the same, the others")
     config.check()
     return config
 

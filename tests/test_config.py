@@ -219,6 +219,18 @@ def test_values_that_do_not_go_together_are_refused(changes, words):
         validate(config)
 
 
+def test_a_context_that_cannot_be_is_refused():
+    config = LSGMERExperiment()
+    config.data.context, config.context.kind, config.context.width, config.context.heads = "both", "gru", 15, 1
+    with pytest.raises(UserError, match=r"context\.width=15: must be even for the two directions of context\.kind=gru"):
+        validate(config)
+    config.context.kind, config.context.width, config.context.heads = "speakers", 16, 2
+    with pytest.raises(UserError, match=r"context\.heads=2: must be at least 3 for context\.kind=speakers"):
+        validate(config)
+    config.data.context = "none"
+    validate(config)
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
 def test_every_sweep_fits_its_config(path):
     own = [c.stem for c in CONFIGS if path.stem.startswith(c.stem)]
