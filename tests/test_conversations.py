@@ -49,6 +49,16 @@ def test_every_turn_counts_in_one_window_and_hears_half_a_window(context, turns,
                 assert after >= min(turns - 1 - row, size // 4 - 1)
 
 
+def test_what_a_turn_hears_of_the_past_does_not_tell_how_many_turns_follow():
+    def heard(turns):
+        """Of every turn the first one that it hears."""
+        found = dialogues([turns], "past", 8).windows(np.ones(turns, bool))
+        return [int(window.rows[0]) for window in found for _ in range(window.counts.sum())]
+
+    whole = heard(40)
+    assert all(heard(turns) == whole[:turns] for turns in range(1, 40))
+
+
 def test_who_does_not_count_is_heard():
     wanted = np.zeros(12, bool)
     wanted[[1, 9]] = True

@@ -77,7 +77,8 @@ class Dialogues:
     def windows(self, wanted: np.ndarray) -> list[Window]:
         """The windows in which each of the `wanted` utterances (Bool[pool]) counts once.
 
-        A dialogue of more than max_turns turns is read in windows that begin half of that apart. A turn counts where it
+        A dialogue of more than max_turns turns is read in windows that begin half of that apart, but that one of `both`
+        ends where the dialogue does. A turn counts where it
         hears most: of the past in the first window that holds it, else in the one whose ends are farthest from it."""
         found = []
         for rows in self.rows:
@@ -93,7 +94,10 @@ class Dialogues:
         size = self.max_turns
         if turns <= size:
             return [(0, turns, np.ones(turns, bool))]
-        starts = np.array([*range(0, turns - size, max(1, size // 2)), turns - size])
+        half, last = max(1, size // 2), turns - size
+        if self.context == "past":
+            last += -last % half  # how much a turn hears must not tell how many come after it
+        starts = np.array([*range(0, turns - size, half), last])
         at = np.arange(turns)
         if self.context == "past":
             own = np.searchsorted(starts + size, at, side="right")
