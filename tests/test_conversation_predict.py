@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import mer_jax
+from mer_jax.data.batch import Conversations
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 from mer_jax.metrics.calibration import temperature_scale
-from mer_jax.predict.conversations import conversations, dialogues_of_items
+from mer_jax.predict.conversations import ConversationBatch, conversations, dialogues_of_items, turns_heard
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.item import InputOptions, Item
 from mer_jax.runtime import sharding
@@ -148,6 +149,16 @@ def test_reasons_name_earlier_turns_of_the_same_dialogue(corpus, predicted):
             assert corpus.index["speaker"][other] == one["speaker"]
         assert json.loads(json.dumps(found.to_json()))["attribution"].get("turns", []) == list(told)
     assert moved > len(predicted)
+
+
+def test_what_is_but_rounding_has_moved_nothing():
+    """Least of all a later turn, for a model that hears the past."""
+    place = np.arange(3)
+    together = ConversationBatch(Conversations((), 1, 3), place, place, place, [place])
+    items = [Item(name, dialogue="d", turn=turn) for turn, name in enumerate("abc")]
+    influence = np.array([[0.0, 3e-7, -3e-7], [0.2, 0.0, 3e-6], [-0.3, 0.1, 0.0]])
+    told = [[one["id"] for one in turns_heard(together, items, influence, row)] for row in range(3)]
+    assert told == [[], ["a"], ["a", "b"]]
 
 
 def test_items_without_a_dialogue_are_heard_alone(model, corpus):

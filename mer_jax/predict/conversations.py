@@ -115,11 +115,11 @@ def turns_heard(
     members = next(rows for rows in found.members if row in rows)
     told = []
     for other in members.tolist():
-        size = float(influence[row, found.place[other] % found.batch.turns_per_line])
+        size = round(float(influence[row, found.place[other] % found.batch.turns_per_line]), 4)  # no rounding error
         if other != row and size:
             item = items[int(found.rows[other])]
             about = {"id": item.id, "turn": item.turn, "speaker": item.speaker}
-            told.append({name: x for name, x in about.items() if x not in ("", None)} | {"influence": round(size, 4)})
+            told.append({name: x for name, x in about.items() if x not in ("", None)} | {"influence": size})
     return tuple(sorted(told, key=lambda one: -abs(one["influence"])))
 
 
