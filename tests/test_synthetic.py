@@ -6,6 +6,8 @@ import pytest
 from mer_jax.data import synthetic as synthetic_lib
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic_dialogues import CONTEXTS, LONGEST, posteriors
+from mer_jax.evaluation.final import bayes_accuracy
+from mer_jax.models.lsgmer import LSGMERExperiment
 
 
 def test_same_seed_same_corpus_other_seed_other_corpus(tmp_path):
@@ -86,6 +88,15 @@ def test_more_modalities_and_more_context_are_better_and_each_beats_the_prior(de
         if small[0] <= large[0] and small[1] <= large[1]:
             assert small_accuracy < large_accuracy - 0.005, (small, large)
     assert min(accuracy) > synthetic_lib.PRIOR.max() + 0.1
+
+
+def test_a_bayes_accuracy_that_a_manifest_does_not_say_is_not_known():
+    """Those of corpora from before 0.11 say it without context alone."""
+    config, manifest = LSGMERExperiment(), {"bayes_accuracy": {"audio+text": 0.75}}
+    assert bayes_accuracy(config, manifest) == 0.75
+    assert bayes_accuracy(config, {}) is None
+    config.data.context = "past"
+    assert bayes_accuracy(config, manifest) is None
 
 
 def test_the_name_of_a_bayes_accuracy():

@@ -1,6 +1,7 @@
 """The end of a run: the best models scored once, and everything that is written of them."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,8 @@ def finish(run: Run, leaks: list[Any], checkpoint: dict[str, Any], cost: run_log
         "config": config_lib.to_dict(config),
         "versions": versions(),
     }
-    if (bayes := corpus.manifest.get("bayes_accuracy")) is not None:
-        result["data"]["bayes_accuracy"] = bayes[bayes_key(config.data.modalities, context=config.data.context)]
+    if (bayes := bayes_accuracy(config, corpus.manifest)) is not None:
+        result["data"]["bayes_accuracy"] = bayes
     if cost is not None:
         cost.write(config.train.epochs * run.data.order.steps_per_epoch)
     run_log.write_json(run.workdir / "metrics.json", result)
@@ -104,6 +105,12 @@ def describe_protocol(run: Run, leaks: list[Any]) -> dict[str, Any]:
         "test": "best epoch of the test part itself" if split.selects_on_test else honest,
         "locked": locked,
     }
+
+
+def bayes_accuracy(config: Experiment, manifest: Mapping[str, Any]) -> float | None:
+    """The best accuracy that a generated corpus allows, with what is heard; None where its manifest does not say."""
+    known: dict[str, float] = manifest.get("bayes_accuracy", {})
+    return known.get(bayes_key(config.data.modalities, context=config.data.context))
 
 
 def describe_context(hears: str, leaks: list[Any]) -> dict[str, Any]:
