@@ -100,7 +100,7 @@ def compare(a: FinishedRun, b: FinishedRun, *, samples: int = 10000, seed: int =
 
 
 def _about(run: FinishedRun) -> dict[str, Any]:
-    counted = {name: n for name, n in run.metrics["protocol"].items() if name == "test_looks"}
+    counted = {name: n for name, n in run.metrics["protocol"].items() if name in ("test_looks", "selects_on")}
     return {"path": str(run.path), "seeds": run.complete_seeds, **counted}
 
 

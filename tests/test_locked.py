@@ -21,6 +21,7 @@ from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
 from mer_jax.evaluation import final, summary
 from mer_jax.evaluation.finished_run import metrics_of, read_run
+from mer_jax.evaluation.score_table import looks
 from mer_jax.export.model_card import _scores
 from mer_jax.predict import command as predict_command
 from mer_jax.report import render
@@ -395,6 +396,14 @@ def test_a_lock_that_is_never_released_is_not_waited_for(tmp_path, monkeypatch):
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError):
             ledger.add(tmp_path, look())
+
+
+def test_looks_are_told_and_those_of_every_epoch_where_the_test_part_chooses():
+    honest = {"locked": False, "selects_on": "validation"}
+    assert looks(honest) == ""
+    told = {count: looks(honest | {"test_looks": count}) for count in (1, 2, None)}
+    assert told == {1: "looked at once", 2: "looked at 2 times", None: "looked at an unknown number of times"}
+    assert looks({"selects_on": "test", "test_looks": 1}) == "looked at once, and in every epoch"
 
 
 def test_a_test_part_is_its_utterances_however_they_are_folded(demo, dialogue_folder):

@@ -10,13 +10,13 @@ LOCKED = "locked, until --mode=test scores it"
 
 def looks(protocol: Mapping[str, Any]) -> str:
     """How often the test part had been looked at when it was scored, by metrics.json's `protocol`, in words; nothing of
-    a run that did not score it, or from before 0.11, when looks were not counted."""
+    a run that did not score it, or from before 0.11, when looks were not counted. Where the test part chooses the epoch
+    the ledger counts the ends of runs, and every epoch looked, too."""
     if protocol.get("locked") or "test_looks" not in protocol:
         return ""
     count = protocol["test_looks"]
-    if count is None:
-        return "looked at an unknown number of times"
-    return "looked at once" if count == 1 else f"looked at {count} times"
+    times = "once" if count == 1 else f"{'an unknown number of' if count is None else count} times"
+    return f"looked at {times}" + ", and in every epoch" * (protocol.get("selects_on") == "test")
 
 
 def part_of(points: Iterable[Mapping[str, Any]]) -> str:

@@ -199,7 +199,8 @@ def markdown(task: Task, found: dict[str, dict[str, Any]]) -> str:
         about.append("Validation scores: the test part is locked.")
     elif seen:
         most = max((count for count in seen if count is not None), default=None)
-        about.append(f"The test part was {looks({'test_looks': most})}.")
+        by = "test" if any(result["protocol"]["selects_on"] == "test" for result in found.values()) else "validation"
+        about.append(f"The test part was {looks({'test_looks': most, 'selects_on': by})}.")
     lines = [" ".join(about), "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, result in found.items():
         point = next(point for point in result["points"] if point["chosen"])
