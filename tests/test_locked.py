@@ -124,6 +124,17 @@ def test_what_reads_a_run_says_that_the_test_part_is_locked(made, tmp_path):
         compare.compare(read_run(folder / "open"), read_run(folder / "locked"))
 
 
+def test_predictions_of_a_locked_test_part_are_not_scored(copy, capsys):
+    """Its folds test the whole corpus together."""
+    for name, told in (("locked", False), ("open", True)):
+        given = [copy / name, copy / "corpus", "--out", copy / f"{name}.jsonl"]
+        assert predict_command.predict(predict_command.flags().parse_args(list(map(str, given)))) == 0
+        printed = " ".join(capsys.readouterr().err.split())
+        assert ("with a known label" in printed) is told
+        assert ("are of the run's test part, which is locked, until --mode=test scores it" in printed) is not told
+    assert (copy / "locked.jsonl").read_text().count("\n") == len(Corpus(copy / "corpus"))
+
+
 def test_a_locked_run_predicts_as_the_scored_one(made):
     folder, _ = made
     corpus = Corpus(folder / "corpus")

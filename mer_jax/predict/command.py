@@ -25,6 +25,7 @@ a pack is read whole.
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def predict(arguments: argparse.Namespace) -> int:
         options = dataclasses.replace(options, only=tested_ids(model, arguments.replica))
     for line in dict.fromkeys(model.describe_calibration(r) for r in model.select_replicas(arguments.replica)):
         print(line, file=sys.stderr)
-    report = PredictionReport(model.task)
+    report = PredictionReport(model.task, locked_ids(model))
     how = {"replica": arguments.replica, "attribution": arguments.attribution, "batch_size": arguments.batch_size}
     with (
         EncoderClient(model, locations_of(arguments)) as encoders,
@@ -143,8 +144,20 @@ def tested_ids(model: Any, replica: str | None) -> list[str]:
     members = model.select_replicas(replica)
     if len(members) > 1:
         raise UserError("--only-test is of one replica")
+    name = model.metrics["replicas"][members[0]]["fold"]
+    return next(fold["test"] for fold in folds_of(model) if fold["name"] == name)
+
+
+def locked_ids(model: Any) -> frozenset[str]:
+    """The ids of the run's test parts if they are locked: of these no score is told."""
+    if not model.metrics["protocol"].get("locked"):
+        return frozenset()
+    return frozenset(itertools.chain.from_iterable(fold["test"] for fold in folds_of(model)))
+
+
+def folds_of(model: Any) -> Any:
+    """The folds of split.json, by ids."""
     path = Path(model.workdir) / "split.json"
     if not path.is_file():
         raise UserError(f"{path} is missing: which utterances were tested is not known")
-    name = model.metrics["replicas"][members[0]]["fold"]
-    return next(fold["test"] for fold in files.read_json(path, run_files.SplitIds)["folds"] if fold["name"] == name)
+    return files.read_json(path, run_files.SplitIds)["folds"]

@@ -8,12 +8,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from mer_jax.evaluation.score_table import LOCKED
 from mer_jax.files import atomic_file
 from mer_jax.plain import for_spreadsheet, for_terminal
 from mer_jax.predict.item import PLACE
@@ -92,10 +93,11 @@ def _flat(output: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 class PredictionReport:
-    """What is said on stderr: how many and how fast, what was noted and what failed; of known labels the scores."""
+    """What is said on stderr: how many and how fast, what was noted and what failed; of known labels the scores, but
+    for those of utterances whose ids are `locked`."""
 
-    def __init__(self, task: Task):
-        self.task = task
+    def __init__(self, task: Task, locked: Collection[str] = ()):
+        self.task, self.locked, self.unscored = task, locked, 0
         self.counts: Any = None  # of the utterances whose label is known, as the task's scores take them
         self.done = self.failed = self.known = 0
         self.notes: Counter[str] = Counter()
@@ -107,6 +109,8 @@ class PredictionReport:
         if found.error:
             self.failed += 1
             print(f"{found.id}: {found.error}", file=sys.stderr)
+        elif found.id in self.locked:
+            self.unscored += 1
         elif (counts := self.task.count_prediction(found.label, found.output)) is not None:
             self.known += 1
             self.counts = counts if self.counts is None else self.counts + counts
@@ -130,6 +134,8 @@ class PredictionReport:
         for note, count in self.notes.items():
             if count > 1:
                 print(f"note, {count} times: {note}", file=sys.stderr)
+        if self.unscored:
+            print(f"{self.unscored} are of the run's test part, which is {LOCKED}: no score of them", file=sys.stderr)
         if self.known:
             values = self.task.metric_values(self.counts)
             scores = ", ".join(f"{name} {float(value):.4f}" for name, value in values.items())
