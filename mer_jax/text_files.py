@@ -171,12 +171,12 @@ def name(where: str, field: str, value: Any) -> str:
 
 def whole_number(where: str, field: str, value: Any) -> int:
     """Returns a whole number from 0, also of its text. Raises UserError for anything else."""
-    value = plain(where, field, value)
+    given = value = plain(where, field, value)
     if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.0*)?\s*", value):
         value = float(value)
     fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
     if not fits or int(value) != value:
-        raise UserError(f"{where}: the {field} is {in_words(value)}, not a whole number from 0")
+        raise UserError(f"{where}: the {field} is {in_words(given)}, not a whole number from 0 to {LARGEST}")
     return int(value)
 
 

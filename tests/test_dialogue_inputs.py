@@ -88,26 +88,27 @@ def test_turns_that_are_not_told_are_counted_and_it_is_said(tmp_path):
 def test_a_wrong_turn_costs_its_row(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(
-        "sentence,dialogue,turn,start\nok,a,1,\nthe same,a,1,\nhalf,a,1.5,\nbelow,a,-1,\nnone,a,,\nof nothing,,3,\n"
+        "sentence,dialogue,turn,start\nok,a,1,\nthe same,a,1,\nhalf,a,1.5,\nhuge,a,99999999999,\nbelow,a,-1,\nnone,a,,\nof nothing,,3,\n"
         "short,a\nlater,a,2,\nsoon,a,3,soon\n"
     )
     found = {request["id"].split(":")[1]: request for request in requests(path, by_dialogue=True)}
     wrong = {
         "3": "turn 1 of dialogue 'a' is that of line 2, too",
         "4": "line 4: the turn is '1.5', not a whole number from 0",
-        "5": "line 5: the turn is '-1', not a whole number from 0",
-        "6": "line 6: turn is empty, and other rows of dialogue 'a' have one",
-        "7": "line 7: it is turn 3 of no dialogue",
-        "8": "line 8: it has another number of fields",
-        "10": "line 10: start is 'soon'",
+        "5": "line 5: the turn is '99999999999', not a whole number from 0 to 2147483647",
+        "6": "line 6: the turn is '-1', not a whole number from 0",
+        "7": "line 7: turn is empty, and other rows of dialogue 'a' have one",
+        "8": "line 8: it is turn 3 of no dialogue",
+        "9": "line 9: it has another number of fields",
+        "11": "line 11: start is 'soon'",
     }
     for line, words in wrong.items():
         assert words in found[line]["error"]
-    assert {line for line, request in found.items() if "error" not in request} == {"2", "9"}
+    assert {line for line, request in found.items() if "error" not in request} == {"2", "10"}
     assert {line: place(request)[:2] for line, request in found.items() if place(request)[0]} == {
         "2": ("a", 1),
-        "9": ("a", 2),
-        "10": ("a", 3),
+        "10": ("a", 2),
+        "11": ("a", 3),
     }, "what is not wrong with the place leaves it"
 
 
