@@ -6,6 +6,7 @@
 FILE and the flags are those of data_prep.import_pack. OUT holds TFRecords as data_prep.stream answers with: `hello`,
 JSON of the modalities' extractors and of the text encoder, or `error`; then an Example for each utterance, with its
 label where the pack has one that has a name; or with `error`. The dialogue of an utterance that is of none is "".
+--by-dialogue: dialogue by dialogue, in the order of their turns.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from data_prep.importer import print_note
 from data_prep.packs.labels import name_labels
 from data_prep.packs.rows import PackRow, separate_parts
 from mer_jax.data.corpus import Utterance, to_example
+from mer_jax.data.dialogues import repeated_turns, same_turn
 from mer_jax.data.records import encode_example, write_record
 from mer_jax.errors import UserError, at, reported
 
@@ -64,6 +66,8 @@ def records(arguments: argparse.Namespace) -> Iterator[bytes]:
     name_known_labels(where, pack.rows, arguments.labels)
     for note in [*pack.notes, *separate_parts([row for row in pack.rows if not row.error])]:
         print_note(note)
+    if arguments.by_dialogue:
+        refuse_repeated(where, pack.rows)
     encoder = import_pack.text_encoder(arguments)
     encodes = not any("text" in row.features for row in pack.rows)
     converted(where, pack.rows, encoder)
@@ -78,7 +82,25 @@ def records(arguments: argparse.Namespace) -> Iterator[bytes]:
     for row in pack.rows:
         if row.dialogue == row.id and sizes[row.dialogue] == 1:  # as utterances without a dialogue are read
             row.dialogue = ""
+    for row in by_dialogue(pack.rows) if arguments.by_dialogue else pack.rows:
         yield record_of(row)
+
+
+def refuse_repeated(where: str, rows: list[PackRow]) -> None:
+    """A row with the turn of another row of its dialogue gets an error, and has no place then."""
+    usable = [row for row in rows if not row.error and row.dialogue != row.id]
+    for first, second in repeated_turns((row.dialogue for row in usable), (row.turn for row in usable)):
+        row = usable[second]
+        told = same_turn(f"{where}: the utterances {usable[first].id}", row.id, row.dialogue, row.turn)
+        row.error, row.dialogue = told, ""
+
+
+def by_dialogue(rows: list[PackRow]) -> list[PackRow]:
+    """The rows dialogue by dialogue, in the order in which these begin, and there by turn; a row of none is by
+    itself."""
+    first: dict[Any, int] = {}
+    began = [first.setdefault(row.dialogue or i, i) for i, row in enumerate(rows)]
+    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: (began[i], rows[i].turn))]
 
 
 def record_of(row: PackRow) -> bytes:
@@ -102,6 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--records", type=Path, required=True, metavar="OUT", help="the file to write")
+    parser.add_argument("--by-dialogue", action="store_true", help="dialogue by dialogue, in the order of their turns")
     flags.add_text(parser)
     limits.add_flags(parser)
     import_pack.add_flags(parser)

@@ -1,6 +1,7 @@
 """A run that hears conversations predicts whole dialogues, and turns as they come."""
 
 import json
+import pickle
 
 import jax
 import numpy as np
@@ -71,6 +72,27 @@ def test_the_other_turns_of_a_dialogue_are_heard_though_nobody_asks_for_them(run
         assert {one.id for one in found} == set(tested)
         for one in found:
             np.testing.assert_allclose(values(one), values(predicted[one.id]), atol=1e-5)
+
+
+def test_the_order_of_a_packs_records_changes_nothing(model, corpus, predicted, tmp_path):
+    """With all options given, as the command gives them."""
+    of = ("id", "dialogue", "turn", "speaker", "sentence")
+    utterances = [corpus[row] for row in np.random.default_rng(0).permutation(len(corpus)).tolist()]
+    pack = [{name: getattr(u, name) for name in of} | dict(u.features) for u in utterances]
+    twice = pack[5]
+    pack.append(twice | {"id": "twice"})
+    (tmp_path / "pack.pkl").write_bytes(pickle.dumps(pack))
+    *_, wrong = found = list(model.predict(tmp_path / "pack.pkl", **vars(InputOptions(any_extractor=True))))
+    assert wrong.error.endswith("of their own")
+    assert f"utterances {twice['id']} and twice both are turn {twice['turn']} of dialogue" in wrong.error
+    assert len(found) == len(pack)
+    for one in found[:-1]:
+        np.testing.assert_allclose(values(one), values(predicted[one.id]), atol=1e-5)
+    some = [one.id for one in found[3:9]]
+    part = list(model.predict(tmp_path / "pack.pkl", any_extractor=True, only=some))
+    assert [one.id for one in part] == some
+    for one in part:
+        np.testing.assert_allclose(values(one), values(predicted[one.id]), atol=1e-5)
 
 
 def test_turns_as_they_come_are_the_whole_dialogue(model, corpus, predicted):

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import shutil
 import sys
 import types
@@ -13,9 +12,9 @@ import pytest
 from conftest import small_description
 from test_inputs import NO_MODEL, Lengths, Sentences
 
-from mer_jax.data.corpus import Corpus, Utterance, to_example
+from data_prep.packs.rows import Reading, rows_of
+from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.corpus_writer import write_corpus
-from mer_jax.data.records import encode_example, write_record
 from mer_jax.errors import UserError
 from mer_jax.predict import encoder_client, inputs, output
 from mer_jax.predict import requests as requests_lib
@@ -167,6 +166,7 @@ def shuffled(tmp_path_factory):
     return folder
 
 
+GIVEN_TURNS = (("a", {"turn": 7}), ("a", {}), ("b", {}), ("b", {}))
 TEXT = types.SimpleNamespace(manifest=types.SimpleNamespace(manifest={}), modalities={"text": {"extractor": "random"}})
 
 
@@ -194,43 +194,21 @@ def test_of_a_part_of_a_corpus_whole_dialogues_come(shuffled, of):
     assert len(list(conversations(found))) == len(heard) + (of == "some")
 
 
-def test_a_pack_comes_by_dialogue_if_asked(monkeypatch, tmp_path):
-    """In whatever order its rows are; one that is of no dialogue stays where it is among these."""
-    rows = [("b1", "b", 1), ("x", "", 0), ("a0", "a", 0), ("b0", "b", 0), ("y", "", 0), ("a2", "a", 2), ("a1", "a", 1)]
-    hello = encode_example({"hello": json.dumps({"modalities": {}}).encode()})
-    said = [
-        to_example(Utterance(name, "", dialogue, turn, "", "", "", "", {"text": np.ones((1, 6), np.float32)}))
-        for name, dialogue, turn in rows
-    ]
-
-    def stream(command, **_):
-        with open(command[command.index("--records") + 1], "wb") as file:
-            for record in (hello, *said):
-                write_record(file, record)
-        return types.SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(inputs.subprocess, "run", stream)
-    monkeypatch.setattr(inputs, "pack_encoder_flags", lambda *_: [])
-
-    def names(**options):
-        found = inputs.of_pack(tmp_path, TEXT, InputOptions(**options), encoder_client.EncoderLocations())
-        return [item.id if item.asked else f"({item.id})" for item in found]
-
-    assert names() == [name for name, *_ in rows]
-    assert names(by_dialogue=True) == ["b0", "b1", "x", "a0", "a1", "a2", "y"]
-    assert names(only=["a2", "x"]) == ["x", "a2"]
-    some = names(only=["a2", "x"], by_dialogue=True)
-    assert some == ["(b0)", "(b1)", "x", "(a0)", "(a1)", "a2", "(y)"]
-    with pytest.raises(UserError, match="holds none of the utterances asked for"):
-        names(only=["z"], by_dialogue=True)
-
-
 def test_a_corpus_comes_by_dialogue_if_asked(shuffled):
     as_it_is = list(inputs.of_corpus(shuffled, TEXT, InputOptions()))
     found = list(inputs.of_corpus(shuffled, TEXT, InputOptions(by_dialogue=True)))
     names = [item.dialogue or item.id for item in as_it_is]
     wanted = sorted(as_it_is, key=lambda item: (names.index(item.dialogue or item.id), item.turn or 0))
     assert [item.id for item in found] == [item.id for item in wanted] != [item.id for item in as_it_is]
+
+
+def test_a_record_without_a_turn_among_others_costs_itself():
+    given = [{"id": str(i), "dialogue": d, "text": [1.0, 2.0]} | t for i, (d, t) in enumerate(GIVEN_TURNS)]
+    found = rows_of("p", given, Reading(to_predict=True)).rows
+    assert [row.error for row in found if row.error] == [
+        "p, record 1: 'turn' is missing, and other records of dialogue 'a' have it"
+    ]
+    assert [(row.dialogue, row.turn) for row in found if not row.error] == [("a", 7), ("b", 2), ("b", 3)]
 
 
 def test_a_damaged_record_keeps_its_place(shuffled, tmp_path):

@@ -152,6 +152,8 @@ def rows_of(where: str, records: Iterable[Mapping[str, Any]], reading: Reading =
         rows.append(row_or_error(key, "test", make, reading))
     if not any("turn" in record for record in named):
         _number_turns(rows)
+    if reading.to_predict:
+        _refuse_without_turn(where, rows, named)
     return Pack("list", rows, notes, {})
 
 
@@ -248,6 +250,15 @@ def _number_turns(rows: Sequence[PackRow]) -> None:
     for row in rows:
         row.turn = turns[row.dialogue]
         turns[row.dialogue] += 1
+
+
+def _refuse_without_turn(where: str, rows: Sequence[PackRow], named: Sequence[Mapping[str, Any]]) -> None:
+    """A row without a turn gets an error where others of its dialogue have one, and has no place then."""
+    with_turn = {row.dialogue for row, record in zip(rows, named, strict=True) if "turn" in record and not row.error}
+    for i, (row, record) in enumerate(zip(rows, named, strict=True)):
+        if not row.error and "turn" not in record and row.dialogue in with_turn:
+            told = f"'turn' is missing, and other records of dialogue {brief(row.dialogue)} have it"
+            row.error, row.dialogue = f"{where}, record {i}: {told}", ""
 
 
 def _row(where: str, i: int, record: Mapping[str, Any], features: set[str], reading: Reading) -> PackRow:

@@ -7,7 +7,6 @@ no PyTorch here.
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -16,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -241,10 +240,9 @@ def of_corpus(path: Path, model: ModelSpec, options: InputOptions) -> Iterator[I
 
 
 def _by_dialogue(dialogue: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """Positions dialogue by dialogue, in the order in which these begin, and there by turn; what is of none by
-    itself."""
+    """Positions dialogue by dialogue, in the order in which these begin, and there by turn."""
     _, first, which = np.unique(dialogue, return_index=True, return_inverse=True)
-    return np.lexsort((turn, np.where(dialogue == "", np.arange(len(dialogue)), first[which])))
+    return np.lexsort((turn, first[which]))
 
 
 def check_same_extractors(where: Path, made: Mapping[str, Any], model: ModelSpec) -> None:
@@ -286,6 +284,7 @@ def pack_encoder_flags(manifest: Manifest, locations: EncoderLocations) -> list[
 def of_pack(path: Path, model: ModelSpec, options: InputOptions, locations: EncoderLocations) -> Iterator[Item]:
     """A feature pack's utterances, through a process whose own messages go to stderr; it reads a pack whole."""
     flags = [*pack_encoder_flags(model.manifest, locations), *locations.limit_flags(), *options.pack]
+    flags += ["--by-dialogue"] * options.by_dialogue
     with tempfile.NamedTemporaryFile() as file:
         command = [sys.executable, "-m", "data_prep.pack_stream", str(path), "--records", file.name, *flags]
         done = subprocess.run(command, stdout=sys.stderr)
@@ -295,35 +294,13 @@ def of_pack(path: Path, model: ModelSpec, options: InputOptions, locations: Enco
             raise UserError(f"{path} could not be read; what `python -m data_prep.pack_stream` says is above")
         if not options.any_extractor:
             check_same_extractors(path, json.loads(bytes(hello["hello"][0])), model)
-        yield from _of_records(file, path, model, options)
-
-
-def _of_records(file: IO[bytes], path: Path, model: ModelSpec, options: InputOptions) -> Iterator[Item]:
-    """The pack's utterances, one after the other; if they come by dialogue, the records are read twice."""
-    only, found = None if options.only is None else set(options.only), False
-    for at in _places(file, model) if options.by_dialogue else itertools.repeat(None):
-        if at is not None:
-            file.seek(at)
-        if (record := records.read_record(file)) is None:
-            break
-        item = item_of(record, model.modalities)
-        asked = only is None or item.id in only
-        found = found or asked
-        if asked or options.by_dialogue:
-            yield dataclasses.replace(item, asked=asked)
-    if not found:
-        raise UserError(f"{path} holds none of the utterances asked for")
-
-
-def _places(file: IO[bytes], model: ModelSpec) -> list[int]:
-    """Where the records lie that follow in the file, dialogue by dialogue."""
-    found: list[tuple[int, str, int]] = []
-    at = file.tell()
-    while (record := records.read_record(file)) is not None:
-        item = item_of(record, model.modalities)
-        found.append((at, item.dialogue, item.turn or 0))
-        at = file.tell()
-    if not found:
-        return []
-    places, dialogue, turn = map(np.array, zip(*found, strict=True))
-    return list(places[_by_dialogue(dialogue, turn)].tolist())
+        only, found = None if options.only is None else set(options.only), False
+        while (record := records.read_record(file)) is not None:
+            item = item_of(record, model.modalities)
+            if only is None or item.id in only:
+                found = True
+                yield item
+            elif options.by_dialogue and item.dialogue:
+                yield dataclasses.replace(item, asked=False)
+        if not found:
+            raise UserError(f"{path} holds none of the utterances asked for")
