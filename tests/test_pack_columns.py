@@ -47,6 +47,16 @@ def test_columns_that_are_chosen_are_no_features_of_a_list(columns, imported, tm
     assert "features.x: p.pkl: 'vec' is the label, so that it is no feature" in said
 
 
+def test_a_mapping_of_features_alone_leaves_what_an_utterance_is_to_the_names(imported, tmp_path):
+    rows = utterances(Dialogue_ID=lambda i: f"d{i // 12}", turn=lambda i: 40 - i, speaker=lambda i: "ab"[i % 2])
+    text = '[features]\naudio = "audio"\n'
+    corpus, said = imported(as_table(tmp_path / "q.npz", rows), mapping(tmp_path / "m.toml", text))
+    assert corpus is not None, said
+    found = {str(corpus.index["id"][i]): i for i in range(len(corpus))}
+    place = [str(corpus.index[name][found["u13"]]) for name in ("dialogue", "turn", "speaker")]
+    assert place == ["d1", "27", "b"]
+
+
 @pytest.mark.parametrize("name", bombs.HOLLOW)
 def test_rows_that_hold_nothing(name, imported, tmp_path):
     if name.endswith("h5"):

@@ -17,11 +17,7 @@ from mer_jax.errors import UserError
 from mer_jax.plain import brief
 
 Tables = Mapping[str, Mapping[str, Column]]  # columns by file
-ALWAYS = (
-    "id",
-    "split",
-    "label",
-)  # what is read under its own name, or the only one that means it, whatever a mapping names
+NEVER_FEATURES = ("id", "split", "label")  # even where a mapping names them so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,18 +76,24 @@ def _chosen(tables: Tables, mapping: Chosen) -> tuple[dict[str, Found], dict[str
     if features_of(mapping) is None:
         columns = {name: found for name, found in every.items() if our_name(name) in FIELDS}
         return columns, {n: x for n, x in every.items() if n not in columns and _holds_vectors(x.column)}
+    # Read under its own name, or the only one that means it, unless the mapping says otherwise.
     own: dict[str, Found] = {}
-    for field in ALWAYS:
+    for field in FIELDS:
         alike = [name for name in every if our_name(name) == field]
         if field in every or len(alike) == 1:
             own[field] = every[field if field in every else alike[0]]
     columns = own | {field: _find(tables, name) for field, name in mapping.get("columns", {}).items()}
+    named = {m: _find(tables, name) for m, name in mapping.get("features", {}).items()}
+    taken = {place for found in named.values() for place in found.places}
+    columns = {
+        field: found
+        for field, found in columns.items()
+        if field in (*NEVER_FEATURES, *mapping.get("columns", {})) or taken.isdisjoint(found.places)
+    }
     said = {place: field for field, found in columns.items() for place in found.places}
-    features = {}
     for m, name in mapping.get("features", {}).items():
-        features[m] = _find(tables, name)
-        for place in features[m].places:
-            if place in said or our_name(place[1]) in ALWAYS:
+        for place in named[m].places:
+            if place in said or our_name(place[1]) in NEVER_FEATURES:
                 what = said.get(place, our_name(place[1]))
                 raise UserError(f"features.{m}: {place[0]}: {brief(place[1])} is the {what}, so that it is no feature")
         if name.endswith("*") and is_telling(name[:-1].rpartition(":")[2]):
@@ -99,7 +101,7 @@ def _chosen(tables: Tables, mapping: Chosen) -> tuple[dict[str, Found], dict[str
                 f"features.{m}: {brief(name)} says what an utterance is, by its name, so that it is no feature; if it "
                 "is one, rename its columns"
             )
-    return columns, features
+    return columns, named
 
 
 def _holds_vectors(column: Column) -> bool:
