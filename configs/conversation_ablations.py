@@ -2,6 +2,9 @@
 
 python -m mer_jax.sweep --config=configs/lsgmer.py:iemocap --sweep=configs/conversation_ablations.py \
     --config.data.path=DIR --config.replicas.seeds=5
+
+LSGMER on IEMOCAP: test weighted F1 of 66.8 with past and future heard, 65.7 with the past, 57.9 with utterances alone,
+65.4 with a transformer over all turns, 63.1 with a GRU.
 """
 
 

@@ -164,7 +164,9 @@ class ReplicaSettings:
 
 @dataclasses.dataclass
 class MeshSettings:
-    """How the run lies on the devices; it changes no result but in rounding. Replicas and data share what is left."""
+    """How the run lies on the devices; it changes no result but in rounding. Replicas and data share what is left.
+    Where conversations are heard and 8 is no multiple of the devices that share the data, batches are padded otherwise,
+    and dropout draws otherwise."""
 
     # Devices that share the weights of each layer, by output features.
     model: int = setting(1, at_least=1, changes_result=False)

@@ -188,7 +188,7 @@ def test_turns_are_in_the_order_of_the_records_turn(tmp_path):
     write_corpus(tmp_path / "c", shuffled(), small_description())
     corpus = Corpus(tmp_path / "c")
     rows = np.arange(len(corpus))
-    found = conversations.dialogues_of(corpus, rows, "past", 100)
+    found = conversations.dialogues_of(corpus, rows, np.zeros(len(rows), bool), "past", 100)
     assert sorted(np.concatenate(found.rows).tolist()) == rows.tolist()
     for members in found.rows:
         assert len(set(corpus.index["dialogue"][members].tolist())) == 1
@@ -197,16 +197,17 @@ def test_turns_are_in_the_order_of_the_records_turn(tmp_path):
         assert found.speaker[members].tolist() == [1 + (name != names[0]) for name in names]
 
 
-def test_who_names_no_dialogue_is_heard_alone(tmp_path):
+def test_who_names_no_dialogue_or_has_no_features_is_heard_alone(tmp_path):
     def some_alone():
         for i, u in enumerate(small_utterances()):
             yield dataclasses.replace(u, dialogue="" if i < 4 else u.dialogue, speaker="" if i == 7 else u.speaker)
 
     write_corpus(tmp_path / "c", some_alone(), small_description())
     corpus = Corpus(tmp_path / "c")
-    found = conversations.dialogues_of(corpus, np.arange(len(corpus)), "past", 100)
-    alone = {i for i in range(len(corpus)) if corpus.index["dialogue"][i] == ""}
-    assert len(alone) == 4
+    silent = corpus.index["id"] == "u020"
+    found = conversations.dialogues_of(corpus, np.arange(len(corpus)), silent, "past", 100)
+    alone = {i for i in range(len(corpus)) if corpus.index["dialogue"][i] == "" or silent[i]}
+    assert len(alone) == 5
     assert {int(rows[0]) for rows in found.rows if len(rows) == 1} >= alone
     nameless = np.flatnonzero(corpus.index["speaker"] == "")
     assert found.speaker[nameless].tolist() == [0]
@@ -230,7 +231,7 @@ def sources(small_corpus):
         corpus, pool, np.ones((1, len(pool)), bool), "refuse", local_rows=np.arange(len(pool)), keep=True
     )
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    known = conversations.dialogues_of(corpus, rows, "both", 100)
+    known = conversations.dialogues_of(corpus, rows, np.zeros(len(rows), bool), "both", 100)
     resident = loader.pack(corpus, pool, scan.features, mesh)
     return [
         ConversationSource(corpus, pool, "refuse", mesh, source=source, dialogues=known, microbatches=2)

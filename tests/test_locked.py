@@ -25,6 +25,7 @@ from mer_jax.evaluation.score_table import looks
 from mer_jax.export.model_card import _scores
 from mer_jax.predict import command as predict_command
 from mer_jax.report import render
+from mer_jax.runtime.console import console
 from mer_jax.tasks import task_of
 
 OF_TEST = ("predictions.jsonl", "map.json", "explain.json")
@@ -124,8 +125,9 @@ def test_what_reads_a_run_says_that_the_test_part_is_locked(made, tmp_path):
         compare.compare(read_run(folder / "open"), read_run(folder / "locked"))
 
 
-def test_predictions_of_a_locked_test_part_are_not_scored(copy, capsys):
+def test_predictions_of_a_locked_test_part_are_not_scored(copy, capsys, monkeypatch):
     """Its folds test the whole corpus together."""
+    monkeypatch.setattr(console, "stderr", False)  # what the command sets is undone
     for name, told in (("locked", False), ("open", True)):
         given = [copy / name, copy / "corpus", "--out", copy / f"{name}.jsonl"]
         assert predict_command.predict(predict_command.flags().parse_args(list(map(str, given)))) == 0

@@ -114,12 +114,13 @@ class Dialogues:
         return sum(len(rows) > self.max_turns for rows in self.rows)
 
 
-def dialogues_of(corpus: Corpus, rows: np.ndarray, context: str, max_turns: int) -> Dialogues:
-    """The dialogues of the corpus's utterances `rows`, which are the pool. An utterance that names no dialogue is one
-    of its own."""
+def dialogues_of(corpus: Corpus, rows: np.ndarray, silent: np.ndarray, context: str, max_turns: int) -> Dialogues:
+    """The dialogues of the corpus's utterances `rows`, which are the pool. silent: Bool[rows], of which the run's
+    modalities hold nothing. An utterance that names no dialogue is one of its own, and so is a silent one: nobody hears
+    it, as in predictions."""
     dialogue, turn, name = (corpus.index[field][rows] for field in ("dialogue", "turn", "speaker"))
     number = np.unique(dialogue, return_inverse=True)[1] if len(rows) else np.zeros(0, int)
-    alone = dialogue == ""
+    alone = (dialogue == "") | silent
     number[alone] = len(rows) + np.arange(int(alone.sum()))
     order = np.lexsort((turn, number))
     members = np.split(order, np.flatnonzero(np.diff(number[order])) + 1)

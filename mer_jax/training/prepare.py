@@ -126,7 +126,8 @@ def source_of_batches(
     }
     if settings.context == "none":
         return loader.BatchSource(corpus, utterances, settings.nonfinite, mesh, **how)
-    known = conversations.dialogues_of(corpus, utterances.rows, settings.context, settings.max_turns)
+    silent = np.sum(list(utterances.lengths.values()), axis=0) == 0
+    known = conversations.dialogues_of(corpus, utterances.rows, silent, settings.context, settings.max_turns)
     return ConversationSource(corpus, utterances, settings.nonfinite, mesh, dialogues=known, **how)
 
 
