@@ -14,7 +14,8 @@ All want text, audio and visual features; --config.data.modalities=text,audio le
 
 On two idle CPU cores the demo takes 34 to 40 s, compilation included, and reaches 0.966 to 0.971 of the Bayes-optimal
 accuracy with three seeds. To expect, test weighted F1, mean over five seeds: 76.0 on CMU-MOSI; with the features of
-configs/README.md 66.7 for `:iemocap` and text,audio. `:meld` has not been measured, nor have the published settings.
+configs/README.md 66.7 for `:iemocap` and text,audio (66.3 if only the past is heard).
+`:meld` has not been measured, nor have the published settings.
 """
 
 from mer_jax.models import deepmsi_mer
