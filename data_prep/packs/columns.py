@@ -76,20 +76,17 @@ def _chosen(tables: Tables, mapping: Chosen) -> tuple[dict[str, Found], dict[str
     if features_of(mapping) is None:
         columns = {name: found for name, found in every.items() if our_name(name) in FIELDS}
         return columns, {n: x for n, x in every.items() if n not in columns and _holds_vectors(x.column)}
-    # Read under its own name, or the only one that means it, unless the mapping says otherwise.
-    own: dict[str, Found] = {}
+    chosen = {field: _find(tables, name) for field, name in mapping.get("columns", {}).items()}
+    named = {m: _find(tables, name) for m, name in mapping.get("features", {}).items()}
+    taken = {place for found in named.values() for place in found.places}
+    own: dict[str, Found] = {}  # read under its own name, or the only one that means it
     for field in FIELDS:
         alike = [name for name in every if our_name(name) == field]
         if field in every or len(alike) == 1:
-            own[field] = every[field if field in every else alike[0]]
-    columns = own | {field: _find(tables, name) for field, name in mapping.get("columns", {}).items()}
-    named = {m: _find(tables, name) for m, name in mapping.get("features", {}).items()}
-    taken = {place for found in named.values() for place in found.places}
-    columns = {
-        field: found
-        for field, found in columns.items()
-        if field in (*NEVER_FEATURES, *mapping.get("columns", {})) or taken.isdisjoint(found.places)
-    }
+            found = every[field if field in every else alike[0]]
+            if field in NEVER_FEATURES or taken.isdisjoint(found.places):
+                own[field] = found
+    columns = own | chosen
     said = {place: field for field, found in columns.items() for place in found.places}
     for m, name in mapping.get("features", {}).items():
         for place in named[m].places:

@@ -77,9 +77,9 @@ class Dialogues:
     def windows(self, wanted: np.ndarray) -> list[Window]:
         """The windows in which each of the `wanted` utterances (Bool[pool]) counts once.
 
-        A dialogue of more than max_turns turns is read in windows that begin half of that apart, but that one of `both`
-        ends where the dialogue does. A turn counts where it
-        hears most: of the past in the first window that holds it, else in the one whose ends are farthest from it."""
+        A dialogue of more than max_turns turns is read in windows that begin half of that apart; the last one of `both`
+        ends where the dialogue does. A turn counts where it hears most: of the past in the first window that holds it,
+        else in the one whose ends are farthest from it."""
         found = []
         for rows in self.rows:
             if not wanted[rows].any():

@@ -40,8 +40,7 @@ class Steps:
         self.run, self.items = run, run.data.batches.training(run.data.order, 0)
         self.padded = self.real = 0
         self.epoch = run.data.order.steps_per_epoch
-        for _ in range(self.epoch):  # compiles every padded length
-            self.one()
+        self()  # compiles every padded length
         self.padded = self.real = 0
 
     def one(self):
