@@ -18,7 +18,6 @@ from typing import Any
 
 from data_prep import limits
 from data_prep.encoders import flags
-from data_prep.encoders.audio import EGEMAPS
 from data_prep.encoders.extract import (
     UtteranceClip,
     check_clips,
@@ -127,7 +126,7 @@ def heard_in(rows: list[UtteranceClip], checked: Mapping[str, Checked], cache: P
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tar", type=Path, metavar="emodb_wav.tar")
-    flags.add_audio(parser, default=EGEMAPS)
+    flags.add_audio(parser, default="egemaps")
 
 
 def read(arguments: argparse.Namespace) -> Source:

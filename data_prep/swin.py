@@ -107,7 +107,7 @@ def convert(name: str, out: Path, window: str = "") -> None:
 
 def from_transformers(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
     """Returns arrays, arguments of the model, and what it is."""
-    found = pretrained.load("NAME", name, "", "cpu")
+    found = pretrained.load("NAME", name, "", pretrained.Placement("cpu"))
     config = found.model.config
     if config.model_type != "swinv2":
         raise UserError(f"{name} is a {config.model_type}, not a swinv2")

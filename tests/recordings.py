@@ -137,6 +137,8 @@ def write_models(root):
         )
         model(net).save_pretrained(root / name)
         t.Wav2Vec2FeatureExtractor(return_attention_mask=norm == "layer").save_pretrained(root / name)
+    write_speech_models(t, root, sizes)
+    write_language_models(t, root, sizes, words)
     eye = {"image_size": 32, "patch_size": 8}
     resize = t.ViTImageProcessorPil(size={"height": 32, "width": 32})
     vit = t.ViTConfig(**sizes, **eye)
@@ -158,6 +160,55 @@ def write_models(root):
         model.save_pretrained(root / name)
         resize.save_pretrained(root / name)
     return root
+
+
+def write_speech_models(t, root, sizes):
+    """Whisper, w2v-BERT 2.0 and data2vec-audio."""
+    whisper = t.WhisperConfig(
+        vocab_size=20,
+        d_model=32,
+        encoder_layers=3,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+    t.WhisperModel(whisper).save_pretrained(root / "whisper")
+    t.WhisperFeatureExtractor().save_pretrained(root / "whisper")
+    t.Wav2Vec2BertModel(t.Wav2Vec2BertConfig(**sizes)).save_pretrained(root / "w2v-bert")
+    t.SeamlessM4TFeatureExtractor().save_pretrained(root / "w2v-bert")
+    data2vec = t.Data2VecAudioConfig(**sizes, conv_dim=(16,) * 7, num_conv_pos_embedding_groups=2)
+    t.Data2VecAudioModel(data2vec).save_pretrained(root / "data2vec")
+    t.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(root / "data2vec")
+
+
+def write_language_models(t, root, sizes, words):
+    """GPT-2 and Llama, which only decode, and T5, of which the encoder counts; their tokenizers know the words."""
+    import tokenizers as k
+
+    made = k.Tokenizer(k.models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
+    made.pre_tokenizer = k.pre_tokenizers.Whitespace()
+    plain = t.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", model_max_length=16)
+    made.post_processor = k.processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 3)])
+    ended = t.PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="[UNK]", eos_token="[SEP]", pad_token="[PAD]", model_max_length=16
+    )
+    size = {"vocab_size": len(words)}
+    llama = t.LlamaConfig(**sizes, **size, max_position_embeddings=32)
+    gpt2 = t.GPT2Config(**size, n_embd=32, n_layer=2, n_head=2, n_positions=32)
+    t5 = t.T5Config(**size, d_model=32, d_kv=16, d_ff=32, num_layers=2, num_heads=2)
+    for name, model, tokenizer in (
+        ("llama", t.LlamaModel(llama), plain),
+        ("gpt2", t.GPT2Model(gpt2), plain),
+        ("t5", t.T5Model(t5), ended),
+    ):
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
 
 
 def write_speech(folder):

@@ -210,7 +210,7 @@ class TestClips:
             "--device=cpu",
             *small_bert(models),
             "--audio-encoder=egemaps",
-            "--audio-every=5",
+            "--audio-stride-ms=50",
         ]
         done = run_cli(*arguments, module="data_prep.clips")
         assert done.returncode == 2, done.stderr
@@ -245,6 +245,7 @@ class TestClips:
         import av
         import transformers
 
+        from data_prep.encoders.pretrained import Placement
         from data_prep.encoders.visual import FrameEncoder
 
         rows = []
@@ -288,10 +289,10 @@ class TestClips:
         images = media.frames(clip, 30.0, count=10)
         images = [image[faces.largest(image)] for image in images[:5]] + images[5:]
         processor = transformers.ViTImageProcessorPil.from_pretrained(models / "vit")
-        encoder = FrameEncoder(str(models / "vit"), frames=10, faces=True, device="cpu")
+        encoder = FrameEncoder(str(models / "vit"), frames=10, faces=True, placement=Placement("cpu"))
         pixels = np.stack([processor(image, return_tensors="np")["pixel_values"][0] for image in images])
         np.testing.assert_allclose(encoder.prepare(clip).pixels, pixels, atol=1e-6)
-        assert encoder.identity != FrameEncoder(str(models / "vit"), frames=10, device="cpu").identity
+        assert encoder.identity != FrameEncoder(str(models / "vit"), frames=10, placement=Placement("cpu")).identity
         again = run_cli(*arguments, "--out", tmp_path / "out2", module="data_prep.clips")
         assert "no face was found in 15 of 40 frames" in again.stdout, "also when none is computed again"
 

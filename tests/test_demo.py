@@ -369,7 +369,7 @@ def trained(cache_home):
             rows.append(row | {"dialogue": split, "turn": i, "speaker": ("Anna", "Ben")[i % 2]})
         table = write_table(folder / "t.csv", rows)
         for module, *arguments in (
-            ("data_prep.clips", table, "--out", folder / "corpus", "--audio-encoder=egemaps", "--audio-every=10"),
+            ("data_prep.clips", table, "--out", folder / "corpus", "--audio-encoder=egemaps", "--audio-stride-ms=100"),
             (
                 "mer_jax.main",
                 "--config=configs/lsgmer.py:tiny",

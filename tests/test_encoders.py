@@ -15,7 +15,11 @@ from recordings import (
 
 from data_prep.encoders import media
 from data_prep.encoders.media import Clip
+from data_prep.encoders.pretrained import Placement
+from data_prep.encoders.selection import Selection
 from mer_jax.errors import UserError
+
+CPU = Placement("cpu")
 
 
 @pytest.mark.slow
@@ -26,8 +30,8 @@ class TestEncoders:
     def test_batching_and_padding_change_nothing(self, models, speech, name, pads):
         from data_prep.encoders.audio import SpeechEncoder
 
-        encoder = SpeechEncoder(str(models / name), (0, -1), device="cpu")
-        assert encoder.pads == pads
+        encoder = SpeechEncoder(str(models / name), Selection((0, -1)), placement=CPU)
+        assert encoder.input.pads == pads
         prepared = [encoder.prepare(Clip(p.name, p)) for p in speech]
         together = encoder.encode(prepared)
         for sound, found in zip(prepared, together, strict=True):
@@ -43,7 +47,7 @@ class TestEncoders:
 
         from data_prep.encoders.audio import SpeechEncoder
 
-        encoder = SpeechEncoder(str(models / "hubert"), (1,), device="cpu", every=3)
+        encoder = SpeechEncoder(str(models / "hubert"), Selection((1,), every=3), placement=CPU)
         model = transformers.HubertModel.from_pretrained(models / "hubert").eval()
         sound = media.samples(Clip("a", speech[3]), RATE, 30.0)
         sound = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
@@ -55,10 +59,17 @@ class TestEncoders:
         assert encoder.steps_per_second == pytest.approx(len(minute) / 60, rel=0.01)
 
     def test_what_is_too_short_is_filled_up(self, models, tmp_path):
-        from data_prep.encoders.audio import Egemaps, SpeechEncoder
+        from data_prep.encoders.audio import SpeechEncoder
+        from data_prep.encoders.opensmile import OpenSmile
 
         clip = Clip("a", write_wav(tmp_path / "a.wav", tone()[:100]))
-        for encoder, width in ((SpeechEncoder(str(models / "wavlm"), device="cpu"), 32), (Egemaps(), 25)):
+        for encoder, width in (
+            (SpeechEncoder(str(models / "wavlm"), placement=CPU), 32),
+            (OpenSmile("egemaps"), 25),
+            (OpenSmile("egemaps-functionals"), 88),
+            (OpenSmile("compare"), 65),
+            (OpenSmile("compare-functionals"), 6373),
+        ):
             found = encoder.encode([encoder.prepare(clip)])[0]
             assert found.shape[1] == width
             assert np.isfinite(found).all()
@@ -76,15 +87,15 @@ class TestEncoders:
         from data_prep.encoders.visual import FrameEncoder
 
         films = [Clip(f"{n}", write_movie(tmp_path / f"{n}.mp4", count=n)) for n in (10, 20, 30)]
-        encoder = FrameEncoder(str(models / name), frames=4, device="cpu")
+        encoder = FrameEncoder(str(models / name), frames=4, placement=CPU)
         assert of in encoder.extractor
         prepared = [encoder.prepare(film) for film in films]
         for one, found in zip(prepared, encoder.encode(prepared), strict=True):
             assert found.shape == (4, width)
             np.testing.assert_allclose(found, encoder.encode([one])[0], atol=2e-3)
-        again = FrameEncoder(str(models / name), frames=4, device="cpu")
+        again = FrameEncoder(str(models / name), frames=4, placement=CPU)
         assert again.identity == encoder.identity, "weights that the checkpoint lacks are drawn anew, and do not count"
-        deep = FrameEncoder(str(models / name), (0, -1), frames=4, device="cpu", pooling="mean")
+        deep = FrameEncoder(str(models / name), Selection((0, -1), pool="mean"), frames=4, placement=CPU)
         assert deep.encode([prepared[0]])[0].shape == (1, 24 if name == "swin" else 64)
 
     def test_clips_eye_is_its_own(self, models, tmp_path):
@@ -93,7 +104,7 @@ class TestEncoders:
 
         from data_prep.encoders.visual import FrameEncoder
 
-        encoder = FrameEncoder(str(models / "clip"), frames=3, device="cpu")
+        encoder = FrameEncoder(str(models / "clip"), frames=3, placement=CPU)
         model = transformers.CLIPModel.from_pretrained(models / "clip").eval()
         prepared = encoder.prepare(Clip("a", write_movie(tmp_path / "a.mp4")))
         with torch.inference_mode():
@@ -103,9 +114,9 @@ class TestEncoders:
     def test_descriptors_are_opensmiles(self, speech):
         import opensmile
 
-        from data_prep.encoders.audio import Egemaps
+        from data_prep.encoders.opensmile import OpenSmile
 
-        encoder = Egemaps()
+        encoder = OpenSmile("egemaps")
         assert encoder.steps_per_second == 100
         smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.LowLevelDescriptors)
         found = encoder.encode([encoder.prepare(Clip(p.name, p)) for p in speech[:4]])
@@ -124,9 +135,9 @@ class TestEncoders:
         with pytest.raises(UserError, match=r"--audio-encoder=.*neither a local folder nor reachable.*give its path"):
             SpeechEncoder(str(tmp_path / "nothing"))
         with pytest.raises(UserError, match=r"--audio-layers=7: .* has layers 0 to 2"):
-            SpeechEncoder(str(models / "wavlm"), (7,))
+            SpeechEncoder(str(models / "wavlm"), Selection((7,)))
         with pytest.raises(UserError, match="--device=nowhere"):
-            FrameEncoder(str(models / "vit"), device="nowhere")
+            FrameEncoder(str(models / "vit"), placement=Placement("nowhere"))
         with pytest.raises(UserError, match="the folder holds no whole model"):
             SpeechEncoder(str(models / "bert"))
         broken = shutil.copytree(models / "vit", tmp_path / "vit")

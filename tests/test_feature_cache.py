@@ -92,12 +92,3 @@ def test_reading_ahead_is_in_order_and_bounded():
         assert len(begun) <= taken + 1 + 4 + feature_cache.THREADS
     stream.close()
     assert len(begun) < 100
-
-
-def test_pooling():
-    states = np.arange(10, dtype=np.float32).reshape(5, 2)
-    np.testing.assert_array_equal(feature_cache.pool(states, "tokens"), states)
-    np.testing.assert_array_equal(feature_cache.pool(states, "mean"), [[4, 5]])
-    np.testing.assert_array_equal(feature_cache.pool(states, "tokens", 2), [[1, 2], [5, 6], [8, 9]])
-    with pytest.raises(UserError, match="beyond half precision"):
-        feature_cache.pool(states * 1e5, "tokens")

@@ -104,7 +104,7 @@ def test_hostile_clips(count, tmp_path):
     whole = hostile_files.write_clips(folder, count, 0)
     rows = [{"file": name, "label": "ab"[i % 2], "split": "train"} for i, name in enumerate(whole)]
     table = write_table(folder / "t.csv", rows)
-    command = [sys.executable, "-m", "data_prep.clips", table, "--audio-encoder=egemaps", "--audio-every=10"]
+    command = [sys.executable, "-m", "data_prep.clips", table, "--audio-encoder=egemaps", "--audio-stride-ms=100"]
     command += ["--skip-broken", f"--cache={tmp_path / 'cache'}", "--out", tmp_path / "corpus"]
     done = subprocess.run(command, cwd=ROOT, env=user(tmp_path), capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr[-3000:]

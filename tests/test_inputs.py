@@ -135,7 +135,7 @@ def test_a_pack_s_sentences_go_through_the_run_s_text_encoder(tmp_path):
         return inputs.pack_encoder_flags(found, encoder_client.EncoderLocations(text=text))
 
     encoder = {"name": "FacebookAI/roberta-base", "layers": [10, 12], "pooling": "mean"}
-    of_it = ["--text-layers=10,12", "--text-pooling=mean", "--device=auto"]
+    of_it = ["--text-layers=10,12", "--text-pool=mean", "--device=auto"]
     assert flags("a", provenance={"tool": "clips", "text_encoder": encoder}) == [
         "--text-encoder=FacebookAI/roberta-base",
         *of_it,

@@ -10,6 +10,7 @@ from conftest import SHARED
 
 from data_prep import iemocap, meld_table, mosi
 from data_prep.encoders import text
+from data_prep.encoders.selection import Selection
 from data_prep.sentences import normalise
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
@@ -242,7 +243,7 @@ class TestWithTheRealEncoder:
         import torch
         import transformers
 
-        encoder = text.TextEncoder(text.MINILM, (-3, -1), tmp_path)
+        encoder = text.TextEncoder(text.MINILM, Selection((-3, -1)), tmp_path)
         sentences = ["Excuse me.", "Do you have your forms?", "Yeah.", "Excuse me."]
         states = encoder.states(sentences)
         path = text._minilm_path()
@@ -261,7 +262,7 @@ class TestWithTheRealEncoder:
 
     def test_an_unknown_encoder_is_an_error(self, tmp_path):
         with pytest.raises(UserError, match="neither a local folder nor reachable"):
-            text.TextEncoder(str(tmp_path / "nothing"), (-1,), tmp_path)
+            text.TextEncoder(str(tmp_path / "nothing"), Selection(), tmp_path)
 
 
 def mosi_table(path, **changes):

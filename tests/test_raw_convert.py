@@ -149,7 +149,7 @@ def flags(models, tmp_path):
         tmp_path / "tfds",
         "--device=cpu",
         "--longest=3",
-        "--audio-every=5",
+        "--audio-stride-ms=50",
         *small_bert(models),
         "--audio-encoder=egemaps",
     ]

@@ -221,7 +221,7 @@ class Louder:
 @pytest.fixture
 def hear(monkeypatch):
     """Answers to requests, by an audio encoder that is a toy; (features, notes or error)."""
-    monkeypatch.setattr(serving, "Egemaps", Louder)
+    monkeypatch.setattr(serving, "AudioEncoder", Louder)
     made = serving.RequestEncoder({"audio": Louder()})
 
     def ask(**request):
@@ -261,7 +261,7 @@ def test_what_is_done_to_a_clip_is_told(hear, tmp_path):
 @needs_av
 def test_what_is_not_transcribed_is_told(tmp_path, monkeypatch):
     """The sound of the audio encoder serves the recogniser, too, and so it is cut as for that."""
-    monkeypatch.setattr(serving, "Egemaps", Louder)
+    monkeypatch.setattr(serving, "AudioEncoder", Louder)
     recogniser = types.SimpleNamespace(rate=16000, name="toy")
     made = serving.RequestEncoder({"audio": Louder(), "text": None}, recogniser)
     path = write_wav(tmp_path / "a.wav", tone(3.0))

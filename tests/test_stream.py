@@ -103,7 +103,7 @@ class TestCommand:
             tmp_path,
             rows,
             "--audio-encoder=egemaps",
-            "--audio-every=3",
+            "--audio-stride-ms=60",
             "--visual-encoder=jpeg",
             "--frame-size=16",
             "--frames=4",
@@ -167,11 +167,11 @@ class TestCommand:
             tmp_path,
             rows,
             *small_bert(models),
-            "--text-pooling=mean",
+            "--text-pool=mean",
             "--audio-encoder",
             models / "wavlm",
             "--audio-layers=1,-1",
-            "--audio-every=2",
+            "--audio-stride-ms=40",
             "--visual-encoder",
             models / "vit",
             "--visual-layers=0,2",
@@ -281,9 +281,11 @@ class TestCommand:
         heard = [i for i, before in zip(best, [None, *best], strict=False) if i not in (before, 0)]
         wanted = " ".join("".join(letters[i] for i in heard).replace("|", " ").split())
         assert len(wanted) > 5
+        from data_prep.encoders.pretrained import Placement
+        from data_prep.encoders.selection import Selection
         from data_prep.encoders.text import MINILM, TextEncoder
 
-        text = TextEncoder(MINILM, (-1,), tmp_path, device="cpu")
+        text = TextEncoder(MINILM, Selection(), tmp_path, Placement("cpu"))
         made = serving.RequestEncoder({"text": text}, SpeechRecogniser(str(folder), "cpu"))
 
         def ask(**request):

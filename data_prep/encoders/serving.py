@@ -8,8 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from data_prep.encoders import media
-from data_prep.encoders.audio import Egemaps, SpeechEncoder
-from data_prep.encoders.extract import STREAMS, AnyEncoder
+from data_prep.encoders.extract import STREAMS, AnyEncoder, AudioEncoder
 from data_prep.encoders.feature_cache import THREADS
 from data_prep.encoders.hearing import MAX_SILENCE, level
 from data_prep.encoders.media import SLACK, Clip
@@ -88,7 +87,7 @@ class RequestEncoder:
 
     def _sound(self, ready: Ready, clip: Clip, rate: int, length: float, hear: bool) -> None:
         encoder, samples = self.encoders.get("audio"), None
-        if isinstance(encoder, Egemaps | SpeechEncoder):
+        if isinstance(encoder, AudioEncoder):
             samples = media.samples(clip, encoder.rate, encoder.longest)
             loudest = level(clip, samples)
             ready.notes += [f"resampled from {rate} Hz to {encoder.rate} Hz"] * (rate != encoder.rate)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import PIL
@@ -10,9 +11,11 @@ from PIL import Image
 
 from data_prep.encoders import faces as face
 from data_prep.encoders import media, pretrained
-from data_prep.encoders.feature_cache import pool
 from data_prep.encoders.media import Clip
+from data_prep.encoders.pretrained import ANYWHERE, Placement
+from data_prep.encoders.selection import Selection
 from mer_jax.data.frames import EncodedFrames, encode_frames, middle_square
+from mer_jax.errors import UserError
 
 SAVED_TOGETHER = 8  # clips saved to the cache at a time
 BATCH = 64  # frames
@@ -28,12 +31,19 @@ class Prepared:
     pixels: np.ndarray
     without_face: int = 0
 
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+POOLED = Selection(layers=())  # the model's own output instead of hidden layers
+
 
 class FrameEncoder:
     """ViT, Swin, CLIP's eye, … of transformers: Float16[frames, width].
 
-    Without `layers` a frame's vector is the model's own pooled output, or the mean over the last layer's patches where
-    the checkpoint has no trained pooler; with them the means over the patches of these hidden layers, side by side.
+    Without layers in the `selection` a frame's vector is the model's own pooled output, or the mean over the last
+    layer's patches where the checkpoint has no trained pooler; with them the means over the patches of these hidden
+    layers. The selection's pool is over the frames.
     """
 
     batch_size = SAVED_TOGETHER
@@ -41,80 +51,81 @@ class FrameEncoder:
     def __init__(
         self,
         name: str,
-        layers: tuple[int, ...] = (),
+        selection: Selection = POOLED,
         *,
         frames: int = 15,
         per_second: float | None = None,
         faces: bool = False,
-        pooling: str = "tokens",
         longest: float = 30.0,
-        device: str = "auto",
+        placement: Placement = ANYWHERE,
     ):
         decoder, detector = media.library(), face.library() if faces else None
         # Pillow resizes alike wherever it is installed; torchvision, taken where there is one, does not.
-        self._pretrained = pretrained.load("--visual-encoder", name, "AutoImageProcessor", device, backend="pil")
+        self._pretrained = pretrained.load("--visual-encoder", name, "AutoImageProcessor", placement, backend="pil")
         config = self._pretrained.model.config
         depth = len(getattr(config, "depths", ())) or config.num_hidden_layers
-        self.layers = pretrained.resolve("--visual-layers", layers, name, depth) if layers else ()
-        self.frames, self.per_second, self.pooling, self.longest = frames, per_second, pooling, longest
-        self.tally = _without_face if faces else None
-        self.steps_per_second = per_second if pooling == "tokens" else None
-        self.pooled = not layers and self._has_pooler()
-        if layers:
-            of = f"mean over the patches of {pretrained.layers_in_words(self.layers, depth)}"
+        layered = selection.layers != ()
+        self.selection = selection.resolved("--visual-layers", name, depth) if layered else selection
+        self.axis = self.selection.axis
+        self.frames, self.per_second, self.longest = frames, per_second, longest
+        self.tally = without_face if faces else None
+        self.steps_per_second = per_second if selection.pool == "none" else None
+        self.pooled = not layered and self._has_pooler()
+        if layered:
+            of = f"mean over the patches of {self.selection.layers_in_words(depth)}"
         else:
             of = "pooled output" if self.pooled else "mean over the last layer's patches"
-        often = _often(frames, per_second)
-        self.identity = self._pretrained.identity | {
-            "frame": of,
-            "frames": often,
-            "pooling": pooling,
-            "longest": longest,
-            "av": decoder,
-            **({"faces": detector} if detector else {}),
-        }
-        over = ", the mean over them" if pooling == "mean" else ""
+        black = self._states(self._black())
+        if layered and black.shape[1] < len(self.selection.layers or ()) and (selection.averaged or self.axis):
+            raise UserError(f"--visual-layers: the layers of {name} differ in width: they can only lie side by side")
+        self.width = self.selection.features(black).shape[1]
+        often = often_in_words(frames, per_second)
+        self.identity = self._pretrained.identity | (self.selection.identity() if layered else {})
+        self.identity |= {"frame": of, "frames": often, "pooling": selection.identity()["pooling"], "longest": longest}
+        self.identity |= {"av": decoder, **({"faces": detector} if detector else {})}
+        over = "" if selection.pool == "none" else f", {selection.pool_in_words('frame')}"
         what = f", each cut to its largest face ({face.CASCADE}; whole where none is found)" if faces else ""
         self.extractor = f"{self.identity['name']}, {of}, {often}{what}{over}, frozen"
 
     def prepare(self, clip: Clip) -> Prepared:
-        images, without = _taken(self, clip)
+        images, without = taken(self, clip)
         return Prepared(self._pixels(images), without)
 
     def encode(self, prepared: list[Prepared]) -> list[np.ndarray]:
         pixels = np.concatenate([p.pixels for p in prepared])
-        vectors = np.concatenate([self._vectors(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)])
+        states = np.concatenate([self._states(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)])
         ends = list(itertools.accumulate(len(p.pixels) for p in prepared))
-        return [pool(v, self.pooling) for v in np.split(vectors, ends[:-1])]
+        return [self.selection.features(s) for s in np.split(states, ends[:-1])]
 
     def _pixels(self, images: Sequence[np.ndarray]) -> np.ndarray:
         made = self._pretrained.processor(images=images, return_tensors="np")
         return np.asarray(made["pixel_values"], np.float32)
 
-    def _has_pooler(self) -> bool:
-        import torch
+    def _black(self) -> np.ndarray:
+        return self._pixels([np.zeros((64, 64, 3), np.uint8)])
 
-        black = self._pixels([np.zeros((64, 64, 3), np.uint8)])
-        with torch.inference_mode():
-            found = self._pretrained.model(**self._pretrained.on_device({"pixel_values": black}))
+    def _has_pooler(self) -> bool:
+        with self._pretrained.computing():
+            found = self._pretrained.model(**self._pretrained.on_device({"pixel_values": self._black()}))
         trained = not any("pooler" in key for key in self._pretrained.missing)
         return trained and getattr(found, "pooler_output", None) is not None
 
-    def _vectors(self, pixels: np.ndarray) -> np.ndarray:
-        """Returns Float32[frames, width]."""
+    def _states(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns Float32[frames, layers, width]."""
         import torch
 
-        with torch.inference_mode():
-            found = self._pretrained.model(
-                **self._pretrained.on_device({"pixel_values": pixels}), output_hidden_states=bool(self.layers)
-            )
-            if self.layers:
-                vectors = torch.cat([_over_patches(found.hidden_states[layer]) for layer in self.layers], -1)
-            elif self.pooled:
-                vectors = found.pooler_output.flatten(1)
+        layers = self.selection.layers
+        with self._pretrained.computing():
+            inputs = self._pretrained.on_device({"pixel_values": pixels})
+            found = self._pretrained.model(**inputs, output_hidden_states=bool(layers))
+            if layers:
+                each = [_over_patches(found.hidden_states[layer]) for layer in layers]
+                alike = len({x.shape for x in each}) == 1
+                states = torch.stack(each, 1) if alike else torch.cat(each, -1)[:, None]  # Swin's grow wider
             else:
-                vectors = _over_patches(found.last_hidden_state)
-            return vectors.float().cpu().numpy()
+                one = found.pooler_output.flatten(1) if self.pooled else _over_patches(found.last_hidden_state)
+                states = one[:, None]
+            return states.float().cpu().numpy()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +135,14 @@ class Pictures:
     frames: EncodedFrames
     without_face: int = 0
 
+    def __len__(self) -> int:
+        return len(self.frames)
+
 
 class FrameCoder:
     """The frames themselves: of each the largest square in the middle (of the face, too), [size, size] pixels."""
 
-    batch_size = SAVED_TOGETHER
+    batch_size, axis = SAVED_TOGETHER, ()
 
     def __init__(
         self,
@@ -142,9 +156,9 @@ class FrameCoder:
     ):
         decoder, detector = media.library(), face.library() if faces else None
         self.coding, self.size, self.frames, self.per_second, self.longest = coding, size, frames, per_second, longest
-        self.tally = _without_face if faces else None
+        self.tally = without_face if faces else None
         self.steps_per_second = per_second
-        often = _often(frames, per_second)
+        often = often_in_words(frames, per_second)
         kind = f"JPEG of quality {QUALITY}" if coding == "jpeg" else "PNG"
         what = f", cut to the largest face ({face.CASCADE}; whole where none is found)" if faces else ""
         self.identity = {
@@ -159,7 +173,7 @@ class FrameCoder:
         self.extractor = f"{often} as {kind}, {size} x {size} pixels{what}"
 
     def prepare(self, clip: Clip) -> Pictures:
-        images, without = _taken(self, clip)
+        images, without = taken(self, clip)
         return Pictures(encode_frames([_square(image, self.size) for image in images], self.coding, QUALITY), without)
 
     def encode(self, prepared: list[Pictures]) -> list[np.ndarray]:
@@ -179,11 +193,11 @@ class FrameCoder:
         return EncodedFrames(self.coding, self.size, self.size, data)
 
 
-def _often(frames: int, per_second: float | None) -> str:
+def often_in_words(frames: int, per_second: float | None) -> str:
     return f"{per_second:g} frames a second" if per_second else f"{frames} frames evenly spread"
 
 
-def _taken(by: FrameEncoder | FrameCoder, clip: Clip) -> tuple[Sequence[np.ndarray], int]:
+def taken(by: Any, clip: Clip) -> tuple[Sequence[np.ndarray], int]:
     """Returns the clip's frames, cut to their faces if the encoder asks for it, and how many of them have none."""
     images = media.frames(clip, by.longest, count=by.frames, per_second=by.per_second)
     return face.cropped(images) if by.tally else (images, 0)
@@ -195,9 +209,9 @@ def _square(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box))
 
 
-def _without_face(prepared: Prepared | Pictures) -> tuple[int, int]:
+def without_face(prepared: Any) -> tuple[int, int]:
     """Returns how many frames show no face, of how many."""
-    return prepared.without_face, len(prepared.pixels if isinstance(prepared, Prepared) else prepared.frames)
+    return prepared.without_face, len(prepared)
 
 
 def _over_patches(states):  # type: ignore[no-untyped-def]

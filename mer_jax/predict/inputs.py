@@ -272,11 +272,14 @@ def pack_encoder_flags(manifest: Manifest, locations: EncoderLocations) -> list[
     identity = manifest.encoder("text")
     if not identity or not (place := locations.text or hub_name(identity)):
         return []
-    layers = ",".join(map(str, identity["layers"]))
+    layers = "mean" if identity.get("averaged") else ",".join(map(str, identity["layers"]))
+    pool = "none" if identity["pooling"] == "tokens" else identity["pooling"]
     return [
         f"--text-encoder={place}",
         f"--text-layers={layers}",
-        f"--text-pooling={identity['pooling']}",
+        *["--text-layers-apart"] * identity.get("apart", False),
+        f"--text-pool={pool}",
+        *(f"--precision={precision}" for precision in [identity.get("precision")] if precision),
         f"--device={locations.device}",
     ]
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.encoders.audio import Egemaps, SpeechEncoder
+from data_prep.encoders.audio import SpeechEncoder
 from data_prep.encoders.feature_cache import extract
 from data_prep.encoders.media import Clip, check
+from data_prep.encoders.opensmile import OpenSmile
+from data_prep.encoders.pretrained import Placement
 from data_prep.encoders.visual import FrameEncoder
 
 RATE, SECONDS, FRAME_RATE, SIZE = 16000, 3.0, 25, (640, 360)
@@ -90,13 +92,13 @@ def main():
             film(root / f"{i}.mp4", i)
             clip = Clip(f"{i}.mp4", root / f"{i}.mp4")
             clips[check(clip, ("audio", "video")).key] = clip
-        speech = SpeechEncoder(arguments.audio_encoder or hubert, device=arguments.device)
-        frames = FrameEncoder(arguments.visual_encoder or vit, device=arguments.device)
+        speech = SpeechEncoder(arguments.audio_encoder or hubert, placement=Placement(arguments.device))
+        frames = FrameEncoder(arguments.visual_encoder or vit, placement=Placement(arguments.device))
         found = {
             "clips": f"{len(clips)} of {SECONDS:g} s, {SIZE[0]}x{SIZE[1]}, 15 frames taken",
             "device": speech.identity["device"],
             f"audio, {speech.identity['name']}": measure(speech, clips, root, "audio"),
-            "audio, egemaps": measure(Egemaps(), clips, root, "egemaps"),
+            "audio, egemaps": measure(OpenSmile("egemaps"), clips, root, "egemaps"),
             f"visual, {frames.identity['name']}": measure(frames, clips, root, "visual"),
         }
     json.dump(found, sys.stdout, indent=1)

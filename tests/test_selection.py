@@ -1,0 +1,97 @@
+"""Hidden states become features: layers side by side, apart or averaged, and what of their time steps."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from data_prep.encoders.selection import SPANS, Selection, parse_layers
+from mer_jax.errors import UserError
+
+STATES = np.random.default_rng(0).normal(size=(75, 3, 4)).astype(np.float32)  # time, layers, width
+
+
+def reference(states, pool, every, averaged):
+    """Float64, one layer after the other."""
+    layers = [states.astype(np.float64).mean(1)] if averaged else [states[:, i].astype(np.float64) for i in range(3)]
+    time = len(states)
+    if pool == "none":
+        each = [[x[at : at + every].mean(0) for at in range(0, time, every)] for x in layers]
+    elif pool == "attention-ready":
+        spans = min(SPANS, time)
+        ends = [i * time // spans for i in range(spans + 1)]
+        each = [[x[a:b].mean(0) for a, b in itertools.pairwise(ends)] for x in layers]
+    else:
+        of = {
+            "mean": lambda x: x.mean(0),
+            "mean+std": lambda x: np.concatenate([x.mean(0), np.sqrt(np.square(x - x.mean(0)).mean(0))]),
+            "max": lambda x: x.max(0),
+            "first": lambda x: x[0],
+        }[pool]
+        each = [[of(x)] for x in layers]
+    return np.concatenate([np.stack(steps) for steps in each], -1)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize(
+    ("pool", "every"),
+    [("none", 1), ("none", 4), ("mean", 1), ("mean+std", 1), ("max", 1), ("first", 1), ("attention-ready", 1)],
+)
+@pytest.mark.parametrize("time", [1, 5, 75])
+def test_features_are_what_is_asked_for(pool, every, averaged, time):
+    selection = Selection((0, 1, 2), averaged, pool=pool, every=every)
+    found = selection.features(STATES[:time])
+    wanted = reference(STATES[:time], pool, every, averaged)
+    assert found.dtype == np.float16
+    assert found.shape[1] == selection.width(4)
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
+    again = Selection.from_identity(selection.identity() | {"every": every})
+    assert again == selection
+
+
+def test_half_precision_that_is_too_narrow_is_refused():
+    with pytest.raises(UserError, match="beyond half precision; take other layers"):
+        Selection((0, 1, 2)).features(STATES * 1e5)
+
+
+@pytest.mark.parametrize(
+    ("text", "layers", "averaged"),
+    [
+        ("6,12", (6, 12), False),
+        ("-1", (12,), False),
+        ("all", tuple(range(13)), False),
+        ("mean", tuple(range(13)), True),
+    ],
+)
+def test_layers_are_read_and_counted_from_the_front(text, layers, averaged):
+    which, mean = parse_layers("--text-layers", text)
+    found = Selection(which, mean, True).resolved("--text-layers", "mpnet", 12)
+    assert (found.layers, found.averaged) == (layers, averaged)
+    assert found.axis == (() if averaged else layers)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("13", "mpnet has layers 0 to 12"), ("-14", "mpnet has layers 0 to 12"), ("12,-1", "a layer is named twice")],
+)
+def test_layers_that_are_not_there_are_refused(text, words):
+    which, mean = parse_layers("--text-layers", text)
+    with pytest.raises(UserError, match=f"--text-layers={text}: {words}"):
+        Selection(which, mean).resolved("--text-layers", "mpnet", 12)
+
+
+def test_layers_must_be_numbers():
+    with pytest.raises(UserError, match="--text-layers=last: must be whole numbers, all or mean"):
+        parse_layers("--text-layers", "last")
+
+
+def test_a_stride_is_a_multiple_of_the_encoder_s_step():
+    assert Selection(stride_ms=80).strided(50.0, "whisper").every == 4
+    assert Selection(stride_ms=20).strided(50.0, "whisper").every == 1
+    for ms in (10, 30, 90.5):
+        with pytest.raises(UserError, match=r"must be a multiple of 20, the milliseconds of a step of whisper"):
+            Selection(stride_ms=ms).strided(50.0, "whisper")
+    with pytest.raises(UserError, match="does not say how many steps a second"):
+        Selection(stride_ms=20).strided(None, "mine")
+    with pytest.raises(UserError, match="--audio-pool=mean leaves no steps"):
+        Selection(pool="mean", stride_ms=20).strided(50.0, "whisper")
