@@ -34,9 +34,10 @@ class Source:
     """An importer has read this: the utterances, in any order, and what the manifest says of them.
 
     `encoder` embeds the label words, which are the labels unless `label_words` says otherwise; where the text features
-    are its own, too, both lie in one space. `provenance` follows the name of the tool in the manifest. `extra_happy` is
-    the file whose ids the audit counts, and `closing_lines` are printed last. `kept_unlabelled` says of every utterance
-    without a class, by its id, where it is or why; None where --keep-unlabelled is not given.
+    are its own, too, both lie in one space. `layers` and `steps_per_second` are those of `Description`. `provenance`
+    follows the name of the tool in the manifest. `extra_happy` is the file whose ids the audit counts, and
+    `closing_lines` are printed last. `kept_unlabelled` says of every utterance without a class, by its id, where it is
+    or why; None where --keep-unlabelled is not given.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Source:
     provenance: Mapping[str, Any]
     licence: str
     label_words: tuple[str, ...] = ()
+    layers: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     steps_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
     extra_happy: Path | None = None
@@ -75,6 +77,7 @@ class Source:
             protocol=self.protocol,
             provenance={"tool": tool, **self.provenance, **unlabelled},
             licence=self.licence,
+            layers=self.layers,
             trained_on=self.trained_on,
             steps_per_second=self.steps_per_second,
         )

@@ -45,6 +45,7 @@ def read(arguments):
         provenance={"sources": checksums(), "count": arguments.count},
         licence="none",
         label_words=("good", "bad"),
+        layers={"audio": (6, 12)},
         closing_lines=["That was all."],
     )
 
@@ -68,6 +69,7 @@ def test_a_new_corpus_costs_one_file(toy, tmp_path, capsys):
     assert len(corpus) == 12
     assert corpus.manifest["provenance"] == {"tool": "data_prep.toy", "sources": {}, "count": 12}
     assert corpus.manifest["label_words"] == ["good", "bad"]
+    assert corpus.modalities["audio"]["layers"] == [6, 12]
     assert corpus.manifest["label_space"] == "letters", "no features lie in the space of the label words"
     printed = capsys.readouterr().out
     assert "utterances, manifest sha256" in printed, "the audit ends the import"

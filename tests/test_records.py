@@ -16,6 +16,7 @@ from damage import DAMAGES, damage_flipped_bit
 
 from mer_jax import files
 from mer_jax.data import records
+from mer_jax.data.__main__ import main as describe
 from mer_jax.data.corpus import Corpus, soft_label
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
@@ -240,6 +241,42 @@ def test_tokens_must_share_the_width(tmp_path, tokens):
 def test_tokens_are_written(tmp_path):
     write_corpus(tmp_path / "out", small_utterances(), small_description(tokens={"text": 3}))
     assert Corpus(tmp_path / "out").modalities["text"]["tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"layers": {"text": (1, 2, 3, 4)}}, "text is 6 wide and has 4 layers"),
+        ({"layers": {"text": ()}}, "different numbers from 0"),
+        ({"layers": {"text": (4, 4)}}, "different numbers from 0"),
+        ({"layers": {"text": (-1, 4)}}, "different numbers from 0"),
+        ({"layers": {"smell": (1,)}}, "layers are given for 'smell'"),
+        ({"layers": {"text": (4, 8)}, "tokens": {"text": 2}}, "text has layers and tokens"),
+        ({"layers": {"text": (4, 8)}, "label_embeddings": np.eye(3, 4)}, "shape"),
+    ],
+)
+def test_layers_must_share_the_width(tmp_path, given, words):
+    with pytest.raises(UserError, match=words):
+        write_corpus(tmp_path / "out", small_utterances(), small_description(**given))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("width", [6, 2])  # of the label words: all layers side by side, or one of them
+def test_layers_are_written_and_told(tmp_path, capsys, width):
+    description = small_description(layers={"text": (4, 8, 11)}, label_embeddings=np.eye(3, width))
+    write_corpus(tmp_path / "out", small_utterances(), description)
+    assert Corpus(tmp_path / "out").modalities["text"]["layers"] == [4, 8, 11]
+    describe([str(tmp_path / "out")])
+    assert "text: 6 wide of float16, layers 4, 8, 11 of 2 each, up to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layers", [[1, 2, 3, 4], "12", [True, 2], None])
+def test_layers_of_a_manifest_are_checked(small_corpus, layers):
+    manifest = json.loads((small_corpus / "manifest.json").read_text())
+    manifest["modalities"]["text"]["layers"] = layers
+    (small_corpus / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"manifest.json: (layers of text|text is 6 wide)"):
+        Corpus(small_corpus)
 
 
 def _with(utterance, **changes):

@@ -122,13 +122,29 @@ def from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
     return Utterance(turn=raw["turn"][0], features=features, votes=tuple(votes), **fields)  # type: ignore[arg-type]
 
 
-def check_tokens(where: str, modality: str, spec: Mapping[str, Any]) -> None:
-    """Raises UserError unless the tokens of a time step share its width evenly."""
+def check_step(where: str, modality: str, spec: Mapping[str, Any]) -> None:
+    """Raises UserError unless what lies side by side in a time step, tokens or an encoder's layers, shares its width
+    evenly."""
     tokens, width = spec.get("tokens", 1), spec.get("width")
     if not (type(tokens) is int and type(width) is int and tokens > 0 and width > 0 and width % tokens == 0):
         raise UserError(
             f"{where}: {modality} is {width!r} wide and has {tokens!r} tokens a step; tokens must share the width"
         )
+    if "layers" in spec:
+        _check_layers(where, modality, spec)
+
+
+def _check_layers(where: str, modality: str, spec: Mapping[str, Any]) -> None:
+    layers, width = spec["layers"], spec["width"]
+    numbers = isinstance(layers, list) and all(type(layer) is int and layer >= 0 for layer in layers)
+    if not (numbers and layers and len(set(layers)) == len(layers)):
+        raise UserError(f"{where}: layers of {modality} are {layers!r}; they must be different numbers from 0")
+    if width % len(layers):
+        raise UserError(
+            f"{where}: {modality} is {width} wide and has {len(layers)} layers a step; layers must share the width"
+        )
+    if other := [name for name in ("tokens", "pixels") if name in spec]:
+        raise UserError(f"{where}: {modality} has layers and {other[0]}; a time step holds one or the other")
 
 
 class Manifest:
@@ -309,5 +325,5 @@ def _parse_manifest(content: str | bytes, where: str) -> dict[str, Any]:
             if name == ".." or Path(name).name != name:
                 raise UserError(f"{where}: a shard or index is {name!r:.200}; it must be a file of the same folder")
     for modality, spec in manifest["modalities"].items():
-        check_tokens(where, modality, spec)
+        check_step(where, modality, spec)
     return manifest

@@ -23,6 +23,7 @@ class Modality(TypedDict):
     longest: NotRequired[Count]
     pixels: NotRequired[tuple[Positive, Positive]]
     tokens: NotRequired[Any]
+    layers: NotRequired[Any]
     trained_on: NotRequired[list[Split]]
     extractor: NotRequired[str]
     steps_per_second: NotRequired[Above0]

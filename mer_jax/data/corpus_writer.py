@@ -21,7 +21,7 @@ from mer_jax.data.corpus import (
     TEXT_COLUMNS,
     Corpus,
     Utterance,
-    check_tokens,
+    check_step,
     soft_label,
     to_example,
 )
@@ -41,8 +41,9 @@ class Description:
     """What a writer states of a corpus; everything countable is counted by `write_corpus` itself.
 
     `extractors[m]` says how modality m was made; `label_embeddings` is [classes, width] in the space of modality
-    `label_space` (or of an encoder of that name, which no modality uses); `label_words` are the words it was made of;
-    `protocol` names and describes the split; `tokens[m]` says that a time step of m is so many tokens side by side;
+    `label_space` (or of an encoder of that name, which no modality uses), of one of its layers or of all where it has
+    several; `label_words` are the words it was made of; `protocol` names and describes the split; `tokens[m]` says that
+    a time step of m is so many tokens side by side, `layers[m]` that it is these hidden layers of an encoder;
     `trained_on[m]` names the splits on whose labels the features of m were trained: no other protocol may test on
     these. `steps_per_second[m]`: how many time steps of m a second of a clip gives, where that is the same for all.
     """
@@ -58,6 +59,7 @@ class Description:
     licence: str
     bayes_accuracy: Mapping[str, float] | None = None
     tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    layers: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     steps_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -197,15 +199,17 @@ def _complete_specs(specs: dict[str, dict[str, Any]], description: Description) 
     for modality in description.extractors:
         if modality not in specs:
             raise UserError(f"modality {modality!r} is declared but no utterance has it")
+    for name in ("tokens", "layers"):
+        for modality, value in getattr(description, name).items():
+            if modality not in specs:
+                raise UserError(f"{name} are given for {modality!r}, which is not declared")
+            specs[modality][name] = list(value) if name == "layers" else value
+            check_step(name, modality, specs[modality])
     shape = np.shape(description.label_embeddings)
-    width = specs.get(description.label_space, {}).get("width", shape[-1])
-    if shape != (len(description.labels), width):
+    space = specs.get(description.label_space, {"width": shape[-1]})
+    widths = space["width"], space["width"] // len(space.get("layers", [0]))
+    if shape[:-1] != (len(description.labels),) or shape[-1] not in widths:
         raise UserError(f"label_embeddings has shape {shape}, not [classes, width of the label space]")
-    for modality, tokens in description.tokens.items():
-        if modality not in specs:
-            raise UserError(f"tokens are given for {modality!r}, which is not declared")
-        specs[modality]["tokens"] = tokens
-        check_tokens("tokens", modality, specs[modality])
     for modality, splits in description.trained_on.items():
         if modality not in specs or not set(splits) <= set(SPLITS):
             raise UserError(
@@ -367,4 +371,6 @@ def describe_spec(spec: Mapping[str, Any]) -> str:
     """Width and type of a modality, in words."""
     if "pixels" in spec:
         return "{} x {} pixels".format(*spec["pixels"]) + f" as {spec['dtype']}"
-    return f"{spec['width']} wide of {spec['dtype']}"
+    layers = spec.get("layers", ())
+    each = f", layers {', '.join(map(str, layers))} of {spec['width'] // len(layers)} each" if layers else ""
+    return f"{spec['width']} wide of {spec['dtype']}{each}"
