@@ -23,6 +23,7 @@ from data_prep.encoders.decoding import SLACK, SLACK_SHARE
 from data_prep.encoders.extract import (
     STREAMS,
     UtteranceClip,
+    axes,
     check_clips,
     digest,
     features_of,
@@ -111,6 +112,7 @@ def read(arguments: argparse.Namespace) -> Source:
         encoder=words,
         extractors={modality: encoder.extractor for modality, encoder in chosen.items()},
         steps_per_second=rates(chosen),
+        layers=axes(chosen),
         protocol=OFFICIAL if {row.utterance.split for row in rows} == set(SPLITS) else NONE,
         provenance={
             "sources": {**checksums(arguments.table), "clips": digest(rows, checked)},

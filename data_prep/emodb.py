@@ -20,6 +20,7 @@ from data_prep import limits
 from data_prep.encoders import flags
 from data_prep.encoders.extract import (
     UtteranceClip,
+    axes,
     check_clips,
     features_of,
     print_lengths,
@@ -146,6 +147,7 @@ def read(arguments: argparse.Namespace) -> Source:
         encoder=words,
         extractors={"audio": audio.extractor},
         steps_per_second=rates({"audio": audio}),
+        layers=axes({"audio": audio}),
         protocol={
             "name": "speakers",
             "description": "ours: speakers 12 and 14 validate, 15 and 16 test; the field leaves one speaker out (loso)",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import typed_columns
+from data_prep.encoders.extract import axes
 from data_prep.encoders.flags import text_encoder
 from data_prep.importer import Importer, Source, add_keep_unlabelled, checksums, print_note
 from data_prep.packs import class_counts, values
@@ -191,6 +192,7 @@ def read(arguments: argparse.Namespace) -> Source:
             "text": encoder.extractor,
             "audio": f"column {arguments.audio} of the table, one vector an utterance",
         },
+        layers=axes({"text": encoder}),
         label_words=tuple(WORDS[name] for name in kept_labels),
         protocol={
             "name": "dialoguernn",

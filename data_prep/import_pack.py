@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import limits
+from data_prep.encoders.extract import axes
 from data_prep.encoders.flags import text_encoder
 from data_prep.encoders.text import TextEncoder
 from data_prep.importer import Importer, Source, add_keep_unlabelled, print_note
@@ -108,6 +109,7 @@ def read(arguments: argparse.Namespace) -> Source:
         kept_unlabelled={row.id: row.unlabelled for row in pack.rows if row.unlabelled} if keep else None,
         encoder=encoder,
         extractors={m: encoder.extractor if texts and m == "text" else from_pack for m in modalities},
+        layers=axes({"text": encoder}) if texts else {},
         label_words=words,
         protocol={"name": "pack", "description": "; ".join(["the parts of the pack", *pack.notes])},
         provenance={

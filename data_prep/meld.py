@@ -8,6 +8,7 @@ FOLDER holds train_sent_emo.csv, dev_sent_emo.csv and test_sent_emo.csv as the a
 import argparse
 from pathlib import Path
 
+from data_prep.encoders.extract import axes
 from data_prep.encoders.flags import text_encoder
 from data_prep.importer import Importer, Source, checksums, print_note
 from data_prep.meld_table import FILES, LABELS, LICENCE, PROTOCOL, TOTALS, overlaps, read_rows, utterances
@@ -34,6 +35,7 @@ def read(arguments: argparse.Namespace) -> Source:
         labels=LABELS,
         encoder=encoder,
         extractors={"text": encoder.extractor},
+        layers=axes({"text": encoder}),
         protocol=PROTOCOL,
         provenance={
             "sources": checksums(*(arguments.folder / name for name in FILES.values())),

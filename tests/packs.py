@@ -119,7 +119,7 @@ def write_deepmsi(folder, count=20, seed=0):
 class Words:
     """A text encoder that needs no weights."""
 
-    identity, extractor = {"name": "letters"}, "letters"
+    identity, extractor, axis = {"name": "letters"}, "letters", ()
 
     def states(self, sentences):
         return [np.frombuffer(s.encode()[:4].ljust(4), np.uint8)[None].astype(np.float16) for s in sentences]

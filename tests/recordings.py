@@ -23,7 +23,7 @@ class Letters(TextEncoder):
     """A text encoder that takes no model."""
 
     def __init__(self):
-        self.identity, self.extractor = {"name": "letters"}, "how many letters"
+        self.identity, self.extractor, self.axis = {"name": "letters"}, "how many letters", ()
 
     def states(self, sentences):
         return [np.full((1, 2), len(sentence), np.float16) for sentence in sentences]

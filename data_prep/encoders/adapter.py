@@ -26,7 +26,7 @@ from data_prep.encoders import media, pretrained
 from data_prep.encoders.media import Clip, filled
 from data_prep.encoders.pretrained import ANYWHERE, Placement
 from data_prep.encoders.selection import Selection
-from data_prep.encoders.visual import often_in_words, taken, without_face
+from data_prep.encoders.visual import frames_in, often_in_words, taken, without_face
 from mer_jax import schema
 from mer_jax.errors import UserError
 from mer_jax.files import sha256_of
@@ -170,6 +170,10 @@ class AudioAdapter:
         of = self.selection.layers_in_words(about.get("layers", 1) - 1)
         self.extractor = f"{about['name']} (adapter), {self.selection.pool_in_words()} of {of}, frozen"
 
+    def room(self, seconds: float) -> int:
+        """Returns how many bytes the features of so many seconds take; of an unknown rate as of 50 steps a second."""
+        return self.selection.size(seconds * (self._own_rate or 50), self._of_model)
+
     def prepare(self, clip: Clip) -> tuple[str, np.ndarray]:
         return clip.name, self.ready(media.samples(clip, self.rate, self.longest))[1]
 
@@ -241,6 +245,10 @@ class FrameAdapter:
         self.extractor = (
             f"{about['name']} (adapter), {self.selection.pool_in_words('frame')} of {of}, {often}{what}, frozen"
         )
+
+    def room(self, seconds: float) -> int:
+        """Returns how many bytes the features of so many seconds take."""
+        return self.selection.size(frames_in(self, seconds), self._of_model)
 
     def prepare(self, clip: Clip) -> Images:
         return Images(clip.name, *taken(self, clip))

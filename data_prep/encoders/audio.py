@@ -33,7 +33,8 @@ class SpeechEncoder:
         depth = config.num_hidden_layers
         resolved = (selection or Selection()).resolved("--audio-layers", name, depth)
         self.selection = resolved.strided(self._rate(), name)
-        self.axis, self.width = self.selection.axis, self.selection.width(config.hidden_size)
+        self._of_model = config.hidden_size
+        self.axis, self.width = self.selection.axis, self.selection.width(self._of_model)
         every = self.selection.every
         self.steps_per_second = self._rate() / every if self.selection.pool == "none" else None
         window = {"window": self.input.window} if self.input.window else {}
@@ -44,6 +45,10 @@ class SpeechEncoder:
             f"{self.identity['name']}, {self.selection.pool_in_words()} of "
             f"{self.selection.layers_in_words(depth)}{self._windows(longest)}, frozen"
         )
+
+    def room(self, seconds: float) -> int:
+        """Returns how many bytes the features of so many seconds take."""
+        return self.selection.size(seconds * self._rate(), self._of_model)
 
     def prepare(self, clip: Clip) -> np.ndarray:
         """Returns Float32[…], as the model's feature extractor makes it."""

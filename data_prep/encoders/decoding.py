@@ -69,11 +69,12 @@ def probe(clip: Clip, streams: tuple[str, ...]) -> Probed:
     if not there:
         raise UserError(f"{clip.name} has neither sound nor pictures")
     wanted = tuple(kind for kind in streams if kind in there) or tuple(there)
-    return Probed(whole(clip, wanted), rate, "video" in there)
+    return Probed(whole(clip, wanted)[0], rate, "video" in there)
 
 
-def whole(clip: Clip, streams: tuple[str, ...]) -> float:
-    """Returns its seconds. Raises UserError unless it has these streams, none of them cut short."""
+def whole(clip: Clip, streams: tuple[str, ...]) -> tuple[float, int]:
+    """Returns its seconds, and samples of sound a second, 0 if that is not asked for. Raises UserError unless it has
+    these streams, none of them cut short."""
     _refuse_short_wav(clip)
     with _opened(clip) as container:
         wanted = [_stream(container, clip, kind) for kind in streams]
@@ -88,7 +89,8 @@ def whole(clip: Clip, streams: tuple[str, ...]) -> float:
                     f"{clip.name}: {kind} ends after {last - first:.2f} s, its header says {announced:.2f} s: "
                     "it is truncated or damaged"
                 )
-        return max((last for _, last in span.values()), default=0.0) - _origin(container)
+        rate = next((int(stream.rate) for kind, stream in zip(streams, wanted, strict=True) if kind == "audio"), 0)
+        return max((last for _, last in span.values()), default=0.0) - _origin(container), rate
 
 
 def shown(clip: Clip) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from data_prep.encoders.adapter import AudioAdapter, FrameAdapter
 from data_prep.encoders.audio import SpeechEncoder
-from data_prep.encoders.feature_cache import THREADS, FeatureCache, Progress, by_length, extract
+from data_prep.encoders.feature_cache import THREADS, FeatureCache, Progress, by_length, extract, refuse_no_room
 from data_prep.encoders.media import Checked, Clip, check
 from data_prep.encoders.opensmile import OpenSmile
 from data_prep.encoders.text import TextEncoder
@@ -56,7 +57,25 @@ def check_clips(rows: Sequence[UtteranceClip], streams: tuple[str, ...]) -> tupl
                 broken[row.utterance.id] = f"{row.where}: {found}"
             progress.update(1)
     progress.close()
+    print_sample_rates(rows, checked)
     return checked, broken
+
+
+def print_sample_rates(rows: Sequence[UtteranceClip], checked: Mapping[str, Checked]) -> None:
+    """Prints a note where the recordings' samples a second differ: what was cut off above half of the least is in some
+    of them only, and may tell where they come from."""
+    clips: dict[int, str] = {}
+    counts: Counter[int] = Counter()
+    for row in rows:
+        if (found := checked.get(row.utterance.id)) and found.rate:
+            clips.setdefault(found.rate, row.clip.name)
+            counts[found.rate] += 1
+    if len(counts) > 1:
+        each = "; ".join(f"{n:,} of {rate:,} Hz, as {clips[rate]}" for rate, n in counts.most_common())
+        print(
+            f"note: the clips differ in sample rate: {each}. All are resampled to what the encoder reads; those of "
+            f"{min(counts):,} Hz hold nothing above {min(counts) // 2:,} Hz"
+        )
 
 
 def refuse_broken(broken: Mapping[str, str]) -> None:
@@ -90,6 +109,7 @@ def features_of(
         seconds = {checked[row.utterance.id].key: checked[row.utterance.id].seconds for row in rows}
         keys = by_length(list(clips), [seconds[key] for key in clips])
         unreadable: dict[str, str] = {}
+        refuse_no_room(modality, sum(encoder.room(min(s, encoder.longest)) for s in seconds.values()), cache)
         found = extract(
             encoder, {key: clips[key] for key in keys}, cache, modality, unreadable if skip_broken else None
         )

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import sys
 import time
 import zipfile
@@ -20,6 +21,7 @@ from mer_jax.errors import UserError
 from mer_jax.files import atomic_file
 
 THREADS = min(8, (os.cpu_count() or 1) + 1)  # that decode while the encoder computes
+LARGE = 2**30  # bytes of features that are worth a note
 TALLY = "#tally"  # after an utterance's key: what the encoder counted of it
 
 
@@ -159,6 +161,22 @@ def read_ahead(
             waiting.extend(itertools.islice(futures, 1))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def refuse_no_room(name: str, size: int, root: Path) -> None:
+    """Call before long work whose features take so many bytes: it prints that if it is more than LARGE. Raises
+    UserError if there is no room for them in the cache and, a second time, in the corpus."""
+    there = next(folder for folder in [root, *root.absolute().parents] if folder.exists())
+    free = shutil.disk_usage(there).free
+    told = f"the {name} features take {size / 1e9:.3g} GB, in the cache and again in the corpus"
+    if 2 * size > free:
+        raise UserError(
+            f"{told}; {free / 1e9:.3g} GB are free in {root}. Take fewer --{name}-layers, a --{name}-pool"
+            + ", a longer --audio-stride-ms" * (name == "audio")
+            + ", or a --cache elsewhere"
+        )
+    if size > LARGE:
+        print(f"note: {told}", file=sys.stderr)
 
 
 def by_length(keys: Sequence[str], lengths: Sequence[float]) -> list[str]:

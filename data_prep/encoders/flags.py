@@ -83,7 +83,7 @@ def add_audio(parser: argparse.ArgumentParser, default: str | None = None) -> No
         metavar="NAME|" + "|".join(SETS) + "|FILE.py",
         help="a speech encoder of transformers by hub name or local path (wav2vec2, HuBERT, WavLM, data2vec, w2v-BERT, "
         "Whisper); openSMILE's descriptors (egemaps, compare) or functionals; or an adapter for any other "
-        "(data_prep/encoders/README.md); default: %(default)s",
+        "(data_prep/README.md); default: %(default)s",
     )
     _add_selection(parser, "audio", "-1", "step")
     parser.add_argument(
@@ -107,7 +107,7 @@ def add_visual(parser: argparse.ArgumentParser) -> None:
         "--visual-encoder",
         metavar="NAME|jpeg|png|FILE.py",
         help="an image encoder of transformers by hub name or local path; an adapter for any other, as of faces or "
-        "expressions (data_prep/encoders/README.md); or jpeg, png: the frames themselves, for "
+        "expressions (data_prep/README.md); or jpeg, png: the frames themselves, for "
         "configs/deepmsi_mer_frames.py",
     )
     _add_selection(parser, "visual", None, "frame")

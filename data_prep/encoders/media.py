@@ -23,23 +23,25 @@ __all__ = ["SLACK", "Checked", "Clip", "Probed", "check", "filled", "frames", "l
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """`check` found this: `sha256` of the whole recording, `key` of the clip's content, its length in seconds."""
+    """`check` found this: `sha256` of the whole recording, `key` of the clip's content, its length in seconds, and the
+    samples of sound a second, 0 where that was not asked for."""
 
     sha256: str
     key: str
     seconds: float
+    rate: int = 0
 
 
 def check(clip: Clip, streams: tuple[str, ...]) -> Checked:
     """Reads all of the clip's packets, decoding none; `streams` are those that it must have, of audio and video. A file
     of many parts is read for the first of them."""
-    sha256, whole = _read_once(_read, clip, streams)
+    sha256, (whole, rate) = _read_once(_read, clip, streams)
     if clip.start >= whole or (clip.end or 0.0) > whole + SLACK:
         raise UserError(f"{clip.name}: {clip.start} to {clip.end} s is asked for, it is {whole:.2f} s long")
     part = "" if clip.end is None else f" {clip.start!r} {clip.end!r}"
     part += f" {clip.half}" if clip.half else ""
     seconds = min(clip.end or whole, whole) - clip.start
-    return Checked(sha256, hashlib.sha256((sha256 + part).encode()).hexdigest(), seconds)
+    return Checked(sha256, hashlib.sha256((sha256 + part).encode()).hexdigest(), seconds, rate)
 
 
 def probe(clip: Clip, streams: tuple[str, ...]) -> Probed:
@@ -65,8 +67,8 @@ def _cached(read: Callable[..., Any], clip: Clip, arguments: tuple[Any, ...], ch
     return read(clip, *arguments)
 
 
-def _read(clip: Clip, streams: tuple[str, ...]) -> tuple[str, float]:
-    """Returns (sha256, seconds) of the whole recording."""
+def _read(clip: Clip, streams: tuple[str, ...]) -> tuple[str, tuple[float, int]]:
+    """Returns sha256, and (seconds, samples a second), of the whole recording."""
     return _sha256(clip), _ask("whole", clip, streams)[0]
 
 

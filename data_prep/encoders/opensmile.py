@@ -62,6 +62,11 @@ class OpenSmile:
         pooled = "" if self.functionals else f", {self.selection.pool_in_words()}"
         self.extractor = f"{self.identity['name']} at 16 kHz{pooled}"
 
+    def room(self, seconds: float) -> int:
+        """Returns how many bytes the features of so many seconds take."""
+        descriptors = self.selection.size(seconds * STEPS, len(self._smile.feature_names))
+        return 4 * self.width if self.functionals else descriptors * (1 if self.half else 2)
+
     def prepare(self, clip: Clip) -> np.ndarray:
         return self.ready(media.samples(clip, self.rate, self.longest))
 

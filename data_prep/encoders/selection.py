@@ -2,6 +2,7 @@
 time steps."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,11 @@ class Selection:
         """Returns the features of a time step, where a layer of the model has so many."""
         return model * (1 if self.averaged else len(self.layers or ())) * (1 + (self.pool == "mean+std"))
 
+    def size(self, time: float, model: int) -> int:
+        """Returns how many bytes the features of so many time steps of the model take."""
+        steps = {"none": math.ceil(time / self.every), "attention-ready": min(SPANS, math.ceil(time))}
+        return steps.get(self.pool, 1) * self.width(model) * np.dtype(np.float16).itemsize
+
     def layers_in_words(self, depth: int) -> str:
         which = ", ".join(map(str, self.layers or ()))
         if self.averaged:
@@ -99,7 +105,7 @@ class Selection:
 
     def pool_in_words(self, step: str = "step") -> str:
         whole = {
-            "mean": f"the mean over the {step}s",
+            "mean": {"token": "mean over the tokens", "frame": "the mean over them"}.get(step, "the mean over time"),
             "mean+std": f"mean and standard deviation over the {step}s",
             "max": f"the maximum over the {step}s",
             "first": f"the first {step}",

@@ -172,5 +172,5 @@ def input_of(model: PretrainedModel, flag: str, name: str) -> SpeechInput:
         return Filterbanks(model)
     raise UserError(
         f"{flag}={name}: {kind} reads sound in a way that is not known here; take wav2vec2, HuBERT, WavLM, data2vec, "
-        "w2v-BERT, Whisper or their kin, or write an adapter (data_prep/encoders/README.md)"
+        "w2v-BERT, Whisper or their kin, or write an adapter (data_prep/README.md)"
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.encoders import pretrained
-from data_prep.encoders.feature_cache import extract
+from data_prep.encoders.feature_cache import extract, refuse_no_room
 from data_prep.encoders.pretrained import ANYWHERE, Placement
 from data_prep.encoders.selection import Selection
 from mer_jax.errors import UserError
@@ -42,7 +42,8 @@ class TextEncoder:
         if selection.pool == "first" and self.tokenizer.cls_token is None:
             raise UserError(f"--text-pool=first: {name} has no first token that stands for the sentence (CLS)")
         self.limit = _limit(self.tokenizer, config)
-        self.width, self.axis = self.selection.width(config.hidden_size), self.selection.axis
+        self._of_model = config.hidden_size
+        self.width, self.axis = self.selection.width(self._of_model), self.selection.axis
         self.cache = cache
         self.identity = self._pretrained.identity | self.selection.identity()
         if path is not None:
@@ -56,9 +57,11 @@ class TextEncoder:
         """Returns each sentence's features, Float16[steps, width], of all its tokens, the special ones included."""
         unique = sorted(set(sentences), key=lambda s: (len(s), s))  # by length: little padding
         keys = {s: hashlib.sha256(s.encode()).hexdigest() for s in unique}
+        lengths = self.lengths(unique)
+        read = [min(length, self.limit) for length in lengths]
+        refuse_no_room("text", sum(self.selection.size(length, self._of_model) for length in read), self.cache)
         found = extract(self, {key: s for s, key in keys.items()}, self.cache, "text").read(keys.values())
-        cut = sum(length > self.limit for length in self.lengths(unique))
-        if cut:
+        if cut := sum(length > self.limit for length in lengths):
             print(f"{cut} sentences were cut to the encoder's {self.limit} tokens", file=sys.stderr)
         return [found[keys[s]] for s in sentences]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from data_prep.encoders import faces as face
 from data_prep.encoders import media, pretrained
 from data_prep.encoders.media import Clip
 from data_prep.encoders.pretrained import ANYWHERE, Placement
-from data_prep.encoders.selection import Selection
+from data_prep.encoders.selection import SPANS, Selection
 from mer_jax.data.frames import EncodedFrames, encode_frames, middle_square
 from mer_jax.errors import UserError
 
@@ -86,6 +87,11 @@ class FrameEncoder:
         over = "" if selection.pool == "none" else f", {selection.pool_in_words('frame')}"
         what = f", each cut to its largest face ({face.CASCADE}; whole where none is found)" if faces else ""
         self.extractor = f"{self.identity['name']}, {of}, {often}{what}{over}, frozen"
+
+    def room(self, seconds: float) -> int:
+        """Returns how many bytes the features of so many seconds take."""
+        steps = {"none": frames_in(self, seconds), "attention-ready": min(SPANS, frames_in(self, seconds))}
+        return steps.get(self.selection.pool, 1) * self.width * 2
 
     def prepare(self, clip: Clip) -> Prepared:
         images, without = taken(self, clip)
@@ -172,6 +178,10 @@ class FrameCoder:
         }
         self.extractor = f"{often} as {kind}, {size} x {size} pixels{what}"
 
+    def room(self, seconds: float) -> int:
+        """Returns 0: how many bytes pictures take is not known before they are made."""
+        return 0
+
     def prepare(self, clip: Clip) -> Pictures:
         images, without = taken(self, clip)
         return Pictures(encode_frames([_square(image, self.size) for image in images], self.coding, QUALITY), without)
@@ -191,6 +201,11 @@ class FrameCoder:
         ends = 8 + 8 * count + np.cumsum(sizes)
         data = tuple(raw[end - size : end] for end, size in zip(ends.tolist(), sizes.tolist(), strict=True))
         return EncodedFrames(self.coding, self.size, self.size, data)
+
+
+def frames_in(by: Any, seconds: float) -> int:
+    """Returns how many frames an encoder takes of a clip of so many seconds."""
+    return math.ceil(seconds * by.per_second) if by.per_second else by.frames
 
 
 def often_in_words(frames: int, per_second: float | None) -> str:

@@ -12,6 +12,7 @@ from data_prep.encoders.extract import (
     STREAMS,
     AnyEncoder,
     UtteranceClip,
+    axes,
     check_clips,
     digest,
     features_of,
@@ -98,6 +99,7 @@ def read(
         encoder=encoder,
         extractors={modality: encoder.extractor for modality, encoder in chosen.items()},
         steps_per_second=rates(chosen),
+        layers=axes(chosen),
         label_words=selection.words,
         protocol=selection.protocol,
         provenance={
