@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from mer_jax.data import dialogues, length_limits, protocols
+from mer_jax.data import dialogues, encoder_layers, length_limits, protocols
 from mer_jax.errors import UserError
 from mer_jax.settings import (
     ContextSettings,
     DataSettings,
     MeshSettings,
+    ModelSettings,
     OptimSettings,
     ReplicaSettings,
     Rule,
@@ -97,6 +98,12 @@ class Experiment:
                 f"--config.data.soft_labels=True: corpus {name!r} does not say how its raters voted; leave it off"
             )
 
+    def check_layers(self, manifest: Any) -> None:
+        """Raises UserError unless the corpus holds the encoder's layers that the model reads."""
+        held = encoder_layers.layers_of(manifest.modalities, self.data.modalities)
+        settings = model_settings(self)
+        encoder_layers.check_mix(manifest.manifest["name"], held, settings.layer_mix, settings.layer)
+
     def _lacks(self, corpus: Any, modality: str) -> str:
         known = self.known_modalities() or tuple(corpus.modalities)
         if self.frame_augmentation() is None:
@@ -107,6 +114,12 @@ class Experiment:
             f"has no {modality!r}; it has {', '.join(corpus.modalities)}"
             + (f". Run with --config.data.modalities={usable}" if usable else "")
         )
+
+
+def model_settings(config: Experiment) -> ModelSettings:
+    """What the model of every family has; the defaults for a family whose settings do not have it."""
+    found = getattr(config, "model", None)
+    return found if isinstance(found, ModelSettings) else ModelSettings()
 
 
 AnyExperiment = TypeVar("AnyExperiment", bound=Experiment)
@@ -180,6 +193,9 @@ def validate(config: AnyExperiment) -> AnyExperiment:
     names = "one or more different names, as in --config.data.modalities=text,audio"
     require(different, "data.modalities", ",".join(modalities), names)
     length_limits.check_setting(config.data.max_length, modalities)
+    mix = model_settings(config).layer_mix
+    reads_one = mix == "one" or not config.sweeps("model.layer")
+    require(reads_one, "model.layer_mix", mix, "one where model.layer is swept")
     hears = config.data.context == "none" or config.reads_conversations
     require(hears, "data.context", config.data.context, f"none: model family {config.family()} reads single utterances")
     context = config.context

@@ -9,7 +9,7 @@ import jax
 from clu import parameter_overview
 from etils import epath
 
-from mer_jax.config import Experiment
+from mer_jax.config import Experiment, with_values
 from mer_jax.data import leakage, protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic import demo_corpus
@@ -22,7 +22,7 @@ from mer_jax.runtime import checkpoint, distributed, run_log
 from mer_jax.runtime.console import console
 from mer_jax.tasks import task_of
 from mer_jax.training.loop import Loop
-from mer_jax.training.replicas import replicas_of
+from mer_jax.training.replicas import replicas_of, sweep_points
 from mer_jax.training.resume import restore_finished, resume_or_begin
 from mer_jax.training.setup import Run, assemble, split_of
 from mer_jax.training.workdir import held_alone, identity, is_finished, with_old_defaults
@@ -50,6 +50,8 @@ def check(config: Experiment, corpus: Corpus) -> None:
             f"--config.train.batch_size={config.train.batch_size}: the training part has only {smallest} utterances"
         )
     replicas_of(config, split)
+    for point in sweep_points(config):
+        with_values(config, point).check_layers(corpus)
 
 
 def run(

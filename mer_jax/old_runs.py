@@ -32,6 +32,9 @@ BEFORE_CONTEXT: dict[str, dict[str, Any]] = {
     },
     "loss": {"class_weight_power": 1.0},
 }
+# The same since 0.12, of these families; others need not have them.
+BEFORE_LAYERS = {"model": {"layer_mix": "joined", "layer": 0}}
+FAMILIES = ("lsgmer", "deepmsi_mer", "deepmsi_mer_frames")
 # Parts of a checkpoint, 0.8 -> 0.9.
 ARRAYS = {"rest": "model_state", "average": "ema", "given": "inputs", "values": "overrides"}
 OLD_ARRAYS = {today: old for old, today in ARRAYS.items()}
@@ -50,8 +53,15 @@ def read_config(tree: dict[str, Any]) -> dict[str, Any]:
             }
         found[name] = value
     if "data" in found and "context" not in found:
-        found |= {name: found.get(name, {}) | fields for name, fields in BEFORE_CONTEXT.items()}
+        found |= _with(found, BEFORE_CONTEXT)
+    if "data" in found and found["family"] in FAMILIES and "layer_mix" not in found.get("model", {}):
+        found |= _with(found, BEFORE_LAYERS)
     return found
+
+
+def _with(tree: dict[str, Any], later: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Groups of a config with the fields that came later."""
+    return {name: tree.get(name, {}) | fields for name, fields in later.items()}
 
 
 def _family_of_08(tree: dict[str, Any]) -> str:

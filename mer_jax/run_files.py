@@ -1,9 +1,13 @@
 """What the files of a workdir hold, of any task, as types of `schema.check`; the task checks the rest of metrics.json.
 A score may be missing: the run may be older than the score."""
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from mer_jax.schema import Above0, Count, Finite, Positive, Share, Text
+
+LayerNumber = Annotated[str, Meta(pattern="^[0-9]{1,4}$")]  # a hidden layer of an encoder
 
 
 class MeanSd(TypedDict):
@@ -145,6 +149,7 @@ class Point(TypedDict):
     interval: NotRequired[dict[str, Interval]]
     ensemble: NotRequired[Ensemble]
     conversation: NotRequired[ByTurn]  # of corpora with dialogues, since 0.11
+    layer_weights: NotRequired[dict[str, dict[LayerNumber, MeanSd]]]  # of model.layer_mix=learned
 
 
 class ReplicaResult(TypedDict):
@@ -154,6 +159,7 @@ class ReplicaResult(TypedDict):
     point: Count
     status: Literal["finished", "diverged"]
     step: Count | None
+    layer_weights: NotRequired[dict[str, dict[LayerNumber, Share]]]
 
 
 class CheckpointDigest(TypedDict):

@@ -93,6 +93,15 @@ class ContextSettings:
 
 
 @dataclasses.dataclass
+class ModelSettings:
+    """What the model of every family has: how it reads features that are several hidden layers of an encoder."""
+
+    # joined: side by side; learned: their weighted sum, with a learned weight for each; one: the layer `layer` alone.
+    layer_mix: str = setting("joined", choices=("joined", "learned", "one"))
+    layer: int = setting(0, at_least=0, swept=True)  # of layer_mix=one, as the corpus numbers them
+
+
+@dataclasses.dataclass
 class LossSettings:
     """What the loss of every family has."""
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, small_description, small_utterances, user_env
+from layered import layered_folder
 
 import mer_jax
 from mer_jax.data.corpus_writer import write_corpus
@@ -255,3 +256,24 @@ def test_what_computes_something_else_is_not_written(exported, tmp_path, capsys,
     for replica in ("all", "7", "nobody"):
         with pytest.raises(UserError, match="replica"):
             folder.export_run(exported[0] / "lsgmer", tmp_path / "out", ["safetensors"], replica)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--config.model.layer_mix=learned"],
+        ["--config.model.layer_mix=one", "--config.replicas.grid=model.layer=4,8"],  # the program of the file picks it
+    ],
+)
+def test_an_export_mixes_the_layers_of_an_encoder(flags, tmp_path, cache_home):
+    run, out = tmp_path / "run", tmp_path / "out"
+    config = [f"--config={ROOT / 'configs' / 'lsgmer.py'}:tiny", f"--workdir={run}", "--config.train.epochs=1"]
+    config += [f"--config.data.path={layered_folder()}", "--config.train.batch_size=16", *flags]
+    for module, more in (("main", config), ("export", [run, "--out", out])):
+        call = [sys.executable, "-m", f"mer_jax.{module}", *map(str, more)]
+        done = subprocess.run(call, cwd=ROOT, env=user_env(cache_home), capture_output=True, text=True, timeout=170)
+        assert done.returncode == 0, done.stdout + done.stderr
+    about = json.loads((out / "io.json").read_text())
+    assert about["good"]
+    assert next(one for one in about["inputs"] if one["jax"] == "features['text']")["shape"][-1] == 6

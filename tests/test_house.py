@@ -53,9 +53,9 @@ NO_JAX = (
     "errors", "interrupts", "plain", "files", "text_files", "schema", "run_files", "old_runs", "settings", "config", "compare",
     "tasks",
     "data/corpus", "data/corpus_files", "data/corpus_writer", "data/records",
-    "data/protocols", "data/dialogues", "data/leakage", "data/ledger", "data/frames", "data/synthetic",
+    "data/encoder_layers", "data/protocols", "data/dialogues", "data/leakage", "data/ledger", "data/frames", "data/synthetic",
     "data/synthetic_dialogues", "metrics/metric", "metrics/classification", "metrics/calibration", "metrics/significance",
-    "evaluation/finished_run", "evaluation/predictions", "evaluation/robustness_curves", "evaluation/conversation_scores", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
+    "evaluation/finished_run", "evaluation/layer_weights", "evaluation/predictions", "evaluation/robustness_curves", "evaluation/conversation_scores", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
     "training/replicas", "models/pretrained", "runtime/console",
 )  # fmt: skip
 # Words of classification, and who may say them besides tasks/, metrics/ and models/.

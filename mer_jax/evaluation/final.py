@@ -26,10 +26,13 @@ from mer_jax.evaluation.inspection import (
     compute_inspection_outputs,
     pca_projection,
 )
+from mer_jax.evaluation.layer_weights import Weights, layer_weights
 from mer_jax.evaluation.looks import count_look
 from mer_jax.evaluation.predictions import format_predictions
 from mer_jax.evaluation.score_table import LOCKED
 from mer_jax.evaluation.summary import Tests, print_summary, summarise_points
+from mer_jax.models import layer_mix
+from mer_jax.models.family import mixed_layers
 from mer_jax.runtime import distributed, run_log
 from mer_jax.runtime.console import console
 from mer_jax.tasks import Task
@@ -204,9 +207,17 @@ def score_parts(run: Run, *, locked: bool) -> tuple[list[dict[str, Any]], Tests]
                     about["conversation"] = score_turns(task, here, truth["test"], decisions)
             about |= {part: task.score(found[r]) for part, found in (("valid", valid), ("test", test)) if r in found}
             about |= task.analyse(valid[r], test.get(r), truth)
+            if weights := weights_of(run, r):
+                about["layer_weights"] = weights
         results.append(about)
     tests = {r: (run.data.folds[groups.replicas[r].fold].test, found["predicted"]) for r, found in test.items()}
     return results, tests
+
+
+def weights_of(run: Run, r: int) -> Weights:
+    """How much the best model of replica r takes of each layer of the encoders; empty where it learns no mix."""
+    learned = run.groups.best(r).params.get(layer_mix.NAME, {}).get("scores")
+    return layer_weights(distributed.to_host(learned), mixed_layers(run.config, run.corpus)) if learned else {}
 
 
 def print_result(task: Task, result: dict[str, Any], workdir: epath.Path) -> None:

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from mer_jax.data.corpus import Corpus
 from mer_jax.evaluation.conversation_scores import pool_turns, shifts_in_words
+from mer_jax.evaluation.layer_weights import pool_weights, weights_in_words
 from mer_jax.evaluation.score_table import (
     cells,
     columns,
@@ -45,7 +46,7 @@ def summarise_points(
 
     results: as in metrics.json's `replicas`. interval: bootstrap over dialogues, of all folds' test parts together,
     averaged over the seeds. ensemble: the seeds' mean predictions, where there are several. conversation: see
-    `pool_turns`. The rest is what the task pools."""
+    `pool_turns`; layer_weights: `pool_weights`. The rest is what the task pools."""
     points = []
     for number in sorted({replica.point for replica in replicas}):
         of_point = [i for i, replica in enumerate(replicas) if replica.point == number]
@@ -62,6 +63,8 @@ def summarise_points(
             point |= task.pool([results[i] for i in done])
             if all("conversation" in results[i] for i in done):
                 point["conversation"] = pool_turns([results[i] for i in done])
+            if all("layer_weights" in results[i] for i in done):
+                point["layer_weights"] = pool_weights([results[i]["layer_weights"] for i in done])
             point |= _over_seeds(task, corpus, data, _whole_seeds(replicas, tests, of_point))
         points.append(point)
     finished = [point for point in points if point["replicas"]]
@@ -144,6 +147,8 @@ def print_summary(task: Task, result: dict[str, Any]) -> None:
         console.print(few(chosen["dialogues"]), end="")
     if by_turn := shifts_in_words(task, chosen.get("conversation", {})):
         console.print(by_turn)
+    if by_layer := weights_in_words(chosen.get("layer_weights", {})):
+        console.print(by_layer)
     task.print_analysis(chosen, protocol["selects_on"])
     for replica in replicas:
         if replica["status"] == "diverged":

@@ -23,7 +23,7 @@ from mer_jax.models.fusion import EarlyFusion, MLPBlock, ProjectionHead, dense
 from mer_jax.models.layers import Number, drop_steps, is_off, masked_mean, split_key, sweepable, unit, value_of
 from mer_jax.models.losses import contrastive
 from mer_jax.models.tcn import TCN
-from mer_jax.settings import LossSettings, group, setting
+from mer_jax.settings import LossSettings, ModelSettings, group, setting
 from mer_jax.tasks import Task
 
 MODALITIES = ("visual", "text", "audio")  # the order in which late fusion reads them
@@ -34,7 +34,7 @@ SENTENCE = (
 
 
 @dataclasses.dataclass
-class DeepMSISettings:
+class DeepMSISettings(ModelSettings):
     """DeepMSI-MER on features. Sizes here are ours; the published ones are in configs/deepmsi_mer.py."""
 
     # fixed: as the paper means it; published: as the official code computes it.

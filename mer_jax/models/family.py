@@ -13,10 +13,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mer_jax import old_runs, schema
-from mer_jax.config import Experiment, fields, fields_without_result, flatten
+from mer_jax.config import Experiment, fields, fields_without_result, flatten, model_settings
 from mer_jax.data.batch import AnyBatch, where_real
 from mer_jax.data.corpus import Manifest
+from mer_jax.data.encoder_layers import Layers, layers_of
 from mer_jax.errors import UserError
+from mer_jax.models import layer_mix
 from mer_jax.tasks import Task
 
 Path = tuple[str, ...]  # of a parameter in the model's tree
@@ -130,8 +132,26 @@ def experiment_type(name: str) -> type[Experiment]:
 
 
 def family_of(config: Experiment, manifest: Manifest, task: Task) -> Family:
-    """The family of the config, built for a corpus and its task."""
-    return family_module(config.family()).build(config, manifest, task)
+    """The family of the config, built for a corpus and its task. It knows nothing of layers: `functionalize` mixes
+    them before its module is called."""
+    found: Family = family_module(config.family()).build(config, manifest, task)
+    layers = mixed_layers(config, manifest)
+    if not layers:
+        return found
+
+    def module(config: Any, rngs: nnx.Rngs) -> nnx.Module:
+        model = found.module(config, rngs)
+        setattr(model, layer_mix.NAME, layer_mix.LayerMix(model_settings(config), layers))
+        return model
+
+    return dataclasses.replace(found, module=module)
+
+
+def mixed_layers(config: Experiment, manifest: Manifest) -> Layers:
+    """The layers of every modality of which the model reads a mix instead of all side by side."""
+    if model_settings(config).layer_mix == "joined":
+        return {}
+    return layers_of(manifest.modalities, config.data.modalities)
 
 
 def experiment_from(tree: dict[str, Any]) -> Experiment:
@@ -157,8 +177,9 @@ def experiment_from(tree: dict[str, Any]) -> Experiment:
 
 
 def widths_of(config: Experiment, manifest: Manifest) -> dict[str, int]:
-    """Features per time step of every modality that the run reads."""
-    return {m: manifest.modalities[m]["width"] for m in config.data.modalities}
+    """Features per time step of every modality, as a family's module is given them."""
+    mixed = mixed_layers(config, manifest)
+    return {m: manifest.modalities[m]["width"] // len(mixed.get(m, (0,))) for m in config.data.modalities}
 
 
 def check_outputs(outputs: Any, rows: int, task: Task, family: str) -> None:

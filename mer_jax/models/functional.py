@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mer_jax.models import layer_mix
+
 
 @dataclasses.dataclass(frozen=True)
 class FunctionalModel:
@@ -30,7 +32,7 @@ def functionalize(
 ) -> FunctionalModel:
     """`module(overrides, rngs)` turned into pure functions, for any values of the `swept` fields. compute: the float
     type that `apply` works in; variables and outputs stay float32. frozen(path): whether a parameter is not learnt and
-    so belongs to the model state."""
+    so belongs to the model state. A module that has a `LayerMix` is given batches that it has mixed."""
     learnt = nnx.All(nnx.Param, lambda path, variable: not frozen(tuple(map(str, path))))
 
     def make(key: jax.Array, overrides: dict[str, Any]) -> nnx.Module:
@@ -65,6 +67,8 @@ def functionalize(
             held = choose(model_state, cast(model_state, compute))
         variables = fill(params_spec, _numbered(params)), fill(state_spec, _numbered(held))
         model: Any = nnx.merge(graph, *variables, copy=True)
+        if (mix := getattr(model, layer_mix.NAME, None)) is not None:
+            batch = batch.map(mix)
         outputs, changed = model(batch, key=key), _named(nnx.to_pure_dict(split(model)[2]))
         if compute is not None:
             outputs, changed = cast(outputs, jnp.float32), cast(changed, jnp.float32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-Number = float | Float[Array, ""]  # of the config: a constant of the program or, swept over replicas, an array
+Number = float | int | Float[Array, ""]  # of the config: a constant of the program or, swept over replicas, an array
 
 
 class SweptScalar(nnx.Variable):

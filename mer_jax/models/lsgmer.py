@@ -34,7 +34,7 @@ from mer_jax.models.layers import (
     value_of,
 )
 from mer_jax.models.losses import jensen_shannon, weighted_mean
-from mer_jax.settings import LossSettings, group, setting
+from mer_jax.settings import LossSettings, ModelSettings, group, setting
 from mer_jax.tasks import Task
 
 SENTENCE = (
@@ -44,7 +44,7 @@ SENTENCE = (
 
 
 @dataclasses.dataclass
-class LSGMERSettings:
+class LSGMERSettings(ModelSettings):
     """LSGMER (arXiv 2504.05158). Every default here is ours; the paper states none."""
 
     width: int = setting(256, at_least=1)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from mer_jax.evaluation.finished_run import FinishedRun
 from mer_jax.report.sections_conversations import conversations
-from mer_jax.report.sections_inputs import modalities, robustness
+from mer_jax.report.sections_inputs import encoder_layers, modalities, robustness
 from mer_jax.report.sections_run import cost, data_and_protocol, reproduce, settings, versions
 from mer_jax.report.sections_scores import chosen_scores, learning_curves, points
 
@@ -21,6 +21,7 @@ FIRST: tuple[Section, ...] = (
 LAST: tuple[Section, ...] = (
     ("Conversations", conversations),
     ("Modalities", modalities),
+    ("Encoder layers", encoder_layers),
     ("Robustness", robustness),
     ("Hardware and cost", cost),
     ("Settings", settings),
@@ -30,11 +31,12 @@ LAST: tuple[Section, ...] = (
 
 
 def sections_of(run: FinishedRun) -> tuple[Section, ...]:
-    """The sections that every run has, and in their middle the SECTIONS of the module that the run's task names."""
+    """The sections that the run has, and in their middle the SECTIONS of the module that its task names."""
     first = tuple(
         ("Validation scores" if title == SCORES and run.locked else title, content) for title, content in FIRST
     )
+    last = tuple(section for section in LAST if section[1] is not encoder_layers or "layer_weights" in run.chosen)
     if not run.task.report_sections:
-        return (*first, *LAST)
+        return (*first, *last)
     of_task = importlib.import_module(run.task.report_sections)
-    return (*first, *of_task.SECTIONS, *LAST)
+    return (*first, *of_task.SECTIONS, *last)

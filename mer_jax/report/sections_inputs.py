@@ -1,4 +1,5 @@
-"""Sections on the inputs: what each modality adds, and what is lost with missing modalities and noise."""
+"""Sections on the inputs: what each modality adds, how an encoder's layers are weighted, and what is lost with missing
+modalities and noise."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,6 +34,26 @@ def modalities(run: FinishedRun) -> str:
         f"{found['utterances_used']:,} test utterances of {escaped(found['replica'])}, by what is predicted.</p>"
         f"{plots([bars])}{note}"
     )
+
+
+def encoder_layers(run: FinishedRun) -> str:
+    """The learned weight of each layer of the encoders, over the replicas."""
+    found, lines, rows = run.chosen["layer_weights"], [], []
+    for name, weights in found.items():
+        layers = sorted(map(int, weights))
+        told = [[weights[str(layer)][part] for part in ("mean", "sd")] for layer in layers]
+        lines.append(_curve(name, layers, told, 1))
+        rows += [
+            [escaped(f"{name}, layer {layer}"), f"{mean:.3f}" + (f" ± {sd:.3f}" if sd is not None else "")]
+            for layer, (mean, sd) in zip(layers, told, strict=True)
+        ]
+    several = run.chosen["replicas"] > 1
+    spread = " Mean ± sample standard deviation over the replicas, which are the bands." if several else ""
+    text = (
+        f"The model reads a weighted sum of an encoder’s hidden layers, with learned weights that add up to 1.{spread}"
+    )
+    figure = curves("Weight of each layer", lines, "layer", "weight", integers=True)
+    return f"<p>{escaped(text)}</p>{plots([figure])}{table('Weights', ['', 'weight'], rows)}"
 
 
 def robustness(run: FinishedRun) -> str:
