@@ -32,7 +32,8 @@ BEFORE_CONTEXT: dict[str, dict[str, Any]] = {
     },
     "loss": {"class_weight_power": 1.0},
 }
-# The same since 0.12, of these families; others need not have them.
+# The same since 0.12; what is of the model in these families, others need not have it.
+BEFORE_CHOICES: dict[str, dict[str, Any]] = {"replicas": {"choose": "point"}}
 BEFORE_LAYERS = {"model": {"layer_mix": "joined", "layer": 0}}
 FAMILIES = ("lsgmer", "deepmsi_mer", "deepmsi_mer_frames")
 # Parts of a checkpoint, 0.8 -> 0.9.
@@ -54,6 +55,8 @@ def read_config(tree: dict[str, Any]) -> dict[str, Any]:
         found[name] = value
     if "data" in found and "context" not in found:
         found |= _with(found, BEFORE_CONTEXT)
+    if "data" in found and "choose" not in found.get("replicas", {}):
+        found |= _with(found, BEFORE_CHOICES)
     if "data" in found and found["family"] in FAMILIES and "layer_mix" not in found.get("model", {}):
         found |= _with(found, BEFORE_LAYERS)
     return found

@@ -141,6 +141,7 @@ class ByTurn(TypedDict):
 class Point(TypedDict):
     values: dict[str, Finite]
     chosen: bool
+    by_fold: NotRequired[dict[str, Count]]  # of replicas.choose=fold: which point every fold took
     replicas: Count
     diverged: Count
     valid: dict[str, MeanSd]

@@ -167,6 +167,8 @@ class ReplicaSettings:
     seeds: int = setting(1, at_least=1)  # seeds config.seed, config.seed + 1, …
     grid: str = ""  # swept fields, every combination: "optim.learning_rate=1e-4,3e-4 model.dropout=0.1,0.3"
     points: str = ""  # swept fields, just these points: "optim.learning_rate=1e-4,model.dropout=0.1 …"
+    # Validation chooses one point for all folds, or every fold its own, the best in the mean over the seeds.
+    choose: str = setting("point", choices=("point", "fold"))
     # Replicas in one compiled step; 1 = one after the other; 0 = 1 on a CPU, else all.
     replicas_per_step: int = setting(0, at_least=0, changes_result=False)
 

@@ -1,7 +1,7 @@
 """The end of a run: the best models scored once, and everything that is written of them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from mer_jax.evaluation.inspection import (
 from mer_jax.evaluation.layer_weights import Weights, layer_weights
 from mer_jax.evaluation.looks import count_look
 from mer_jax.evaluation.predictions import format_predictions
-from mer_jax.evaluation.score_table import LOCKED
+from mer_jax.evaluation.score_table import LOCKED, replicas_of_choice
 from mer_jax.evaluation.summary import Tests, print_summary, summarise_points
 from mer_jax.models import layer_mix
 from mer_jax.models.family import mixed_layers
@@ -59,9 +59,11 @@ def finish(run: Run, leaks: list[Any], checkpoint: dict[str, Any], cost: run_log
     if not protocol["locked"]:
         protocol["test_looks"] = count_look(run, "test" if cost is None else "train", checkpoint)
     results, tests = score_parts(run, locked=protocol["locked"])
-    points = summarise_points(run.task, corpus, run.data, replicas, results, tests, config.train.select)
+    points = summarise_points(
+        run.task, corpus, run.data, replicas, results, tests, config.train.select, config.replicas.choose
+    )
     chosen = next(point for point in points if point["chosen"])
-    write_of_test(run, tests, chosen)
+    write_of_test(run, tests, replicas_of_choice(points, results))
     result: dict[str, Any] = {
         "task": run.task.name,
         "labels": list(corpus.labels),
@@ -138,8 +140,9 @@ def counts_of(run: Run, *, locked: bool) -> dict[str, Any]:
     }
 
 
-def write_of_test(run: Run, tests: Tests, chosen: dict[str, Any]) -> None:
-    """Writes the files of OF_TEST; where nothing is known of the test part none stays of a command that was killed."""
+def write_of_test(run: Run, tests: Tests, chosen: Sequence[int]) -> None:
+    """Writes the files of OF_TEST, map and explanations of the first of the chosen replicas; where nothing is known of
+    the test part none stays of a command that was killed."""
     replicas = run.groups.replicas
     if not tests:
         for name in OF_TEST if distributed.is_primary() else ():
@@ -149,7 +152,7 @@ def write_of_test(run: Run, tests: Tests, chosen: dict[str, Any]) -> None:
     lines = format_predictions(run.task, run.corpus, run.data.pool.rows, entries, run.data.sentences)
     run_log.write_text(run.workdir / "predictions.jsonl", lines)
     if run.config.train.inspect:
-        first = next(r for r in tests if replicas[r].values == chosen["values"])
+        first = next(r for r in chosen if r in tests)
         write_inspection(run, first, *tests[first])
 
 

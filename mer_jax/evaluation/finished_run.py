@@ -13,6 +13,7 @@ from etils import epath
 from mer_jax import run_files, schema
 from mer_jax.errors import UserError
 from mer_jax.evaluation.predictions import Predictions, damaged, parse_predictions, read_lines
+from mer_jax.evaluation.score_table import replicas_of_choice
 from mer_jax.files import load_json, read_json
 from mer_jax.old_runs import read_config
 from mer_jax.tasks import Task, task_of_results
@@ -22,8 +23,8 @@ from mer_jax.tasks import Task, task_of_results
 class FinishedRun:
     """A finished run.
 
-    chosen: the point of the sweep that validation chose. replicas: those that finished at this point, by name;
-    predictions: what they predict of their test parts, nothing while these are locked.
+    chosen: the point of the sweep that validation chose, or what every fold's own are together. replicas: those that
+    finished at this point, by name; predictions: what they predict of their test parts, nothing while these are locked.
     """
 
     path: Any
@@ -62,8 +63,8 @@ class FinishedRun:
     @functools.cached_property
     def unfinished_folds(self) -> dict[int, list[str]]:
         """Of every seed of the chosen point, the folds that did not finish."""
-        number = self.metrics["points"].index(self.chosen)
-        replicas = [replica for replica in self.metrics["replicas"] if replica["point"] == number]
+        chosen = replicas_of_choice(self.metrics["points"], self.metrics["replicas"])
+        replicas = [self.metrics["replicas"][i] for i in chosen]
         finished = {(replica["seed"], replica["fold"]) for replica in self.replicas.values()}
         seeds, folds = (sorted({replica[field] for replica in replicas}) for field in ("seed", "fold"))
         return {seed: [fold for fold in folds if (seed, fold) not in finished] for seed in seeds}
@@ -94,8 +95,9 @@ def read_run(folder: epath.PathLike) -> FinishedRun:
     metrics = read_metrics(path)
     task = task_of_results(metrics)
     metrics["config"] = read_config(metrics["config"])
-    number, chosen = next((i, point) for i, point in enumerate(metrics["points"]) if point["chosen"])
-    replicas = {r["name"]: r for r in metrics["replicas"] if r["point"] == number and r["status"] == "finished"}
+    chosen = next(point for point in metrics["points"] if point["chosen"])
+    taken = (metrics["replicas"][i] for i in replicas_of_choice(metrics["points"], metrics["replicas"]))
+    replicas = {replica["name"]: replica for replica in taken if replica["status"] == "finished"}
     known = {replica["name"] for replica in metrics["replicas"]}
     lines = () if metrics["protocol"].get("locked") else read_lines(path / "predictions.jsonl")
     predictions = parse_predictions(path / "predictions.jsonl", lines, task, list(replicas), known)
@@ -153,14 +155,19 @@ def _check_places(metrics: dict[str, Any]) -> None:
             raise ValueError(f"field 'points.{i}.test' is missing")
     if (chosen := sum(point["chosen"] for point in points)) != 1:
         raise ValueError(f"field 'points': {'several points are' if chosen else 'no point is'} chosen")
+    swept = sum("by_fold" not in point for point in points)
+    for i, point in enumerate(points):
+        for fold, number in point.get("by_fold", {}).items():
+            if fold not in counts or number >= swept:
+                raise ValueError(f"field 'points.{i}.by_fold.{fold}': there are {swept} points and no such fold")
     names = [replica["name"] for replica in metrics["replicas"]]
     if len(set(names)) < len(names):
         raise ValueError("field 'replicas': two have the same name")
     for i, replica in enumerate(metrics["replicas"]):
         if replica["fold"] not in counts:
             raise ValueError(f"field 'replicas.{i}.fold': 'data.counts' has no {replica['fold']!r}")
-        if replica["point"] >= len(points):
-            raise ValueError(f"field 'replicas.{i}.point': there are {len(points)} points")
+        if replica["point"] >= swept:
+            raise ValueError(f"field 'replicas.{i}.point': there are {swept} points")
         if replica["step"] is None and replica["status"] == "finished":
             raise ValueError(f"field 'replicas.{i}.step': a replica that finished has a best step")
 

@@ -67,7 +67,7 @@ from mer_jax.evaluation.robustness_curves import (
     percent,
     retention,
 )
-from mer_jax.evaluation.score_table import LOCKED, looks
+from mer_jax.evaluation.score_table import LOCKED, looks, replicas_of_choice
 from mer_jax.runtime import distributed, run_log
 from mer_jax.runtime.console import Progress, console, duration
 from mer_jax.tasks import Task, task_of
@@ -212,8 +212,8 @@ def measure(
     other = None if beside is None else read_beside(epath.Path(beside), about, workdir, tuple(metrics))
     run = restore_finished(config, corpus, workdir)
     task = run.task
-    chosen = next(i for i, point in enumerate(known["points"]) if point["chosen"])
-    which = [r for r, x in enumerate(known["replicas"]) if x["point"] == chosen and x["status"] == "finished"]
+    chosen = replicas_of_choice(known["points"], known["replicas"])
+    which = [r for r in chosen if known["replicas"][r]["status"] == "finished"]
     modalities, pool = config.data.modalities, run.data.pool
     listed = conditions(modalities)
     known["protocol"]["test_looks"] = count_look(run, "robustness", known.get("checkpoint", {}))

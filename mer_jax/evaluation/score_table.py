@@ -1,9 +1,10 @@
 """A point of metrics.json as a row of a table: the console, summary.md and the report show the same columns. No JAX."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mer_jax.tasks import Task
+from mer_jax.training.replicas import format_overrides
 
 LOCKED = "locked, until --mode=test scores it"
 
@@ -22,6 +23,30 @@ def looks(protocol: Mapping[str, Any]) -> str:
 def part_of(points: Iterable[Mapping[str, Any]]) -> str:
     """The part whose scores a table of these points shows: test, unless that is locked for all of them."""
     return "test" if any("test" in point for point in points) else "valid"
+
+
+def replicas_of_choice(points: Sequence[Mapping[str, Any]], replicas: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Of metrics.json's `replicas` the positions of those that validation chose, finished or not: all at the chosen
+    point, or at every fold's own."""
+    number, chosen = next((i, point) for i, point in enumerate(points) if point["chosen"])
+    of_fold = chosen.get("by_fold")
+    return [
+        i
+        for i, replica in enumerate(replicas)
+        if replica["point"] == (number if of_fold is None else of_fold.get(replica["fold"]))
+    ]
+
+
+def point_name(point: Mapping[str, Any]) -> str:
+    """A point of a sweep in a table; empty without a sweep."""
+    return "every fold's own point" if "by_fold" in point else format_overrides(point["values"])
+
+
+def choices_in_words(points: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str:
+    """Which point was chosen: `model.layer=8`, or `fold 1: model.layer=8; fold 2: model.layer=4`."""
+    if "by_fold" not in chosen:
+        return format_overrides(chosen["values"])
+    return "; ".join(f"fold {fold}: {format_overrides(points[i]['values'])}" for fold, i in chosen["by_fold"].items())
 
 
 def scores_title(part: str, task: Task) -> str:

@@ -13,10 +13,12 @@ from mer_jax.evaluation.conversation_scores import pool_turns, shifts_in_words
 from mer_jax.evaluation.layer_weights import pool_weights, weights_in_words
 from mer_jax.evaluation.score_table import (
     cells,
+    choices_in_words,
     columns,
     ensemble_cells,
     looks,
     part_of,
+    point_name,
     title,
     with_titles,
 )
@@ -25,7 +27,7 @@ from mer_jax.metrics.significance import FEW_DIALOGUES, bootstrap
 from mer_jax.runtime.console import console
 from mer_jax.tasks import Task
 from mer_jax.training.prepare import TrainingData
-from mer_jax.training.replicas import Replica, format_overrides
+from mer_jax.training.replicas import Replica
 
 # Of replicas that finished, by number: positions in the pool and what is predicted of their test part.
 Tests = dict[int, tuple[np.ndarray, np.ndarray]]
@@ -39,44 +41,67 @@ def summarise_points(
     results: Sequence[dict[str, Any]],
     tests: Tests,
     select: str,
+    choose: str = "point",
 ) -> list[dict[str, Any]]:
     """Of every point of the sweep its finished replicas' mean ± sample standard deviation; of the point that has the
     best mean validation score, and only of that, is said that it is `chosen`. Where tests are none, the test part is
     locked, and nothing is said of it.
 
+    choose: "fold" lets every fold choose its own point by its own validation score, the mean over the seeds. What they
+    chose is one more point, the last: its `by_fold` has the number of each fold's point by the fold's name.
+
     results: as in metrics.json's `replicas`. interval: bootstrap over dialogues, of all folds' test parts together,
     averaged over the seeds. ensemble: the seeds' mean predictions, where there are several. conversation: see
     `pool_turns`; layer_weights: `pool_weights`. The rest is what the task pools."""
-    points = []
-    for number in sorted({replica.point for replica in replicas}):
-        of_point = [i for i, replica in enumerate(replicas) if replica.point == number]
-        done = [i for i in of_point if results[i]["status"] == "finished"]
-        point: dict[str, Any] = {
-            "values": replicas[of_point[0]].values,
-            "chosen": False,
-            "replicas": len(done),
-            "diverged": len(of_point) - len(done),
-        }
-        for part in ("valid", "test") if tests else ("valid",):
-            point[part] = {score: mean_sd([results[i][part][score] for i in done]) for score in task.metrics}
-        if done:
-            point |= task.pool([results[i] for i in done])
-            if all("conversation" in results[i] for i in done):
-                point["conversation"] = pool_turns([results[i] for i in done])
-            if all("layer_weights" in results[i] for i in done):
-                point["layer_weights"] = pool_weights([results[i]["layer_weights"] for i in done])
-            point |= _over_seeds(task, corpus, data, _whole_seeds(replicas, tests, of_point))
-        points.append(point)
-    finished = [point for point in points if point["replicas"]]
-    whole = [point for point in finished if not point["diverged"]]  # the others' means are of fewer folds
-    best: dict[str, Any] | None = None
-    for point in whole or finished:
-        before = None if best is None else best["valid"][select]["mean"]
-        if task.is_better(select, point["valid"][select]["mean"], before):
-            best = point
+
+    def summarised(members: list[int]) -> dict[str, Any]:
+        point = _of_replicas(task, results, members, ("valid", "test") if tests else ("valid",))
+        if point["replicas"]:
+            point |= _over_seeds(task, corpus, data, _whole_seeds(replicas, tests, members))
+        return point
+
+    members = [[i for i, r in enumerate(replicas) if r.point == n] for n in sorted({r.point for r in replicas})]
+    points = [{"values": replicas[some[0]].values, "chosen": False} | summarised(some) for some in members]
+    folds = list(dict.fromkeys(replica.fold_name for replica in replicas))
+    if choose == "fold" and len(points) > 1 and len(folds) > 1:
+        of_fold = {name: [[i for i in some if replicas[i].fold_name == name] for some in members] for name in folds}
+        each = {name: [_of_replicas(task, results, some, ("valid",)) for some in of_fold[name]] for name in folds}
+        by_fold = {name: _best(task, each[name], select) or 0 for name in folds}
+        chosen = sorted(i for name, number in by_fold.items() for i in of_fold[name][number])
+        return [*points, {"values": {}, "chosen": True, "by_fold": by_fold} | summarised(chosen)]
+    best = _best(task, points, select)
     assert best is not None, "at least one replica has finished"
-    best["chosen"] = True
+    points[best]["chosen"] = True
     return points
+
+
+def _of_replicas(
+    task: Task, results: Sequence[dict[str, Any]], members: Sequence[int], parts: Sequence[str]
+) -> dict[str, Any]:
+    """What is said of some replicas together, by their positions in `results`."""
+    done = [results[i] for i in members if results[i]["status"] == "finished"]
+    found: dict[str, Any] = {"replicas": len(done), "diverged": len(members) - len(done)}
+    for part in parts:
+        found[part] = {score: mean_sd([result[part][score] for result in done]) for score in task.metrics}
+    if done:
+        found |= task.pool(done)
+        if all("conversation" in result for result in done):
+            found["conversation"] = pool_turns(done)
+        if all("layer_weights" in result for result in done):
+            found["layer_weights"] = pool_weights([result["layer_weights"] for result in done])
+    return found
+
+
+def _best(task: Task, points: Sequence[dict[str, Any]], select: str) -> int | None:
+    """The number of the point with the best mean validation score; None where no replica of any finished. Points of
+    which a replica diverged count where there are no others: their means are of fewer folds."""
+    finished = [i for i, point in enumerate(points) if point["replicas"]]
+    best: int | None = None
+    for i in [i for i in finished if not points[i]["diverged"]] or finished:
+        before = None if best is None else points[best]["valid"][select]["mean"]
+        if task.is_better(select, points[i]["valid"][select]["mean"], before):
+            best = i
+    return best
 
 
 def _whole_seeds(replicas: Sequence[Replica], tests: Tests, of_point: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -142,7 +167,8 @@ def print_summary(task: Task, result: dict[str, Any]) -> None:
         if len(points) > 1:
             _print_choice(task, points, chosen)
         if part == "test":
-            task.print_part("all test parts together" + " at the chosen point" * (len(points) > 1), chosen["pooled"])
+            where = f" at {'every fold’s own' if 'by_fold' in chosen else 'the chosen'} point" * (len(points) > 1)
+            task.print_part(f"all test parts together{where}", chosen["pooled"])
     if "dialogues" in chosen:
         console.print(few(chosen["dialogues"]), end="")
     if by_turn := shifts_in_words(task, chosen.get("conversation", {})):
@@ -157,7 +183,7 @@ def print_summary(task: Task, result: dict[str, Any]) -> None:
 
 def _print_choice(task: Task, points: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> None:
     """Which of several points is chosen, and what the others' test scores are."""
-    main, values = task.main_metric, format_overrides(chosen["values"])
+    main, values = task.main_metric, escape(choices_in_words(points, chosen))
     metric = task.metrics[main]
     if "test" not in chosen:
         console.print(f"chosen by validation: {values}")
@@ -181,7 +207,7 @@ def _print_points(task: Task, title: str, points: Sequence[dict[str, Any]]) -> N
     for name in ("", "replicas", *columns(task, part)):
         table.add_column(name, justify="right" if name else "left")
     for point in points:
-        name = format_overrides(point["values"]) or "mean ± sd"
+        name = point_name(point) or "mean ± sd"
         marked = f"{name} *" if point["chosen"] and len(points) > 1 else name
         table.add_row(marked, str(point["replicas"]), *cells(task, point, part))
         if "ensemble" in point:
@@ -210,6 +236,6 @@ def markdown(task: Task, found: dict[str, dict[str, Any]]) -> str:
     for name, result in found.items():
         point = next(point for point in result["points"] if point["chosen"])
         row = name + (f", {result['protocol']['title']}" if len(titles) > 1 else "")
-        row += f", {format_overrides(point['values'])}" if point["values"] else ""
+        row += f", {point_name(point)}" if point_name(point) else ""
         lines.append(f"| {' | '.join([row, *cells(task, point, part), str(point['replicas'])])} |")
     return "\n".join(lines) + "\n"

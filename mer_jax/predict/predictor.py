@@ -21,6 +21,7 @@ from mer_jax.data.pool import zero_nonfinite
 from mer_jax.errors import UserError
 from mer_jax.evaluation.attribution import BatchAttribution, attribute
 from mer_jax.evaluation.path_integral import COMPLETE
+from mer_jax.evaluation.score_table import replicas_of_choice
 from mer_jax.predict import conversations
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.inputs import items_of
@@ -71,10 +72,9 @@ class Predictor:
         return (spec["width"],), np.float32
 
     def chosen_replicas(self) -> list[int]:
-        """The finished replicas of the sweep point that validation chose."""
-        values = next(point["values"] for point in self.metrics["points"] if point["chosen"])
-        replicas = enumerate(self.metrics["replicas"])
-        return [i for i, r in replicas if r["status"] == "finished" and r["values"] == values]
+        """The finished replicas of the sweep point that validation chose, or of every fold's own."""
+        chosen = replicas_of_choice(self.metrics["points"], self.metrics["replicas"])
+        return [i for i in chosen if self.metrics["replicas"][i]["status"] == "finished"]
 
     def select_replicas(self, replica: int | str | None) -> list[int]:
         """None: the first of `chosen_replicas`; "all": all of these; else a replica by number or name. Raises UserError

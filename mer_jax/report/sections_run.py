@@ -21,8 +21,8 @@ UNTRUSTED = (
 
 def data_and_protocol(run: FinishedRun) -> str:
     protocol, data, config = run.metrics["protocol"], run.metrics["data"], run.metrics["config"]
-    replicas, points = run.metrics["replicas"], run.metrics["points"]
-    folds, seeds = ({replica[field] for replica in replicas} for field in ("fold", "seed"))
+    replicas = run.metrics["replicas"]
+    folds, seeds, points = ({replica[field] for replica in replicas} for field in ("fold", "seed", "point"))
     counted = [(len(folds), "fold"), (len(seeds), "seed"), (len(points), "swept point")]
     size = " × ".join(f"{n} {word}{'s' * (n > 1)}" for n, word in counted if n > 1 or word != "swept point")
     modalities = " + ".join(config["data"]["modalities"]) if "data" in config else ""

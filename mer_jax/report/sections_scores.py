@@ -12,7 +12,6 @@ from mer_jax.metrics.significance import FEW_DIALOGUES
 from mer_jax.report.html import breakable, escaped, missing, plots, table
 from mer_jax.report.svg import Line, curves
 from mer_jax.tasks import Task
-from mer_jax.training.replicas import format_overrides
 
 
 def count_dialogues(run: FinishedRun) -> int:
@@ -48,8 +47,13 @@ def chosen_scores(run: FinishedRun) -> str:
         text += f" The test part was {seen} when they were made."
     if 1 < dialogues < FEW_DIALOGUES:
         text += f" {dialogues} dialogues are few: the intervals are too narrow."
-    if point["values"]:
-        text += f" Of the point that validation chose: {format_overrides(point['values'])}."
+    if words := score_table.choices_in_words(run.metrics["points"], point):
+        what = (
+            "every fold's own point, which its validation chose"
+            if "by_fold" in point
+            else "the point that validation chose"
+        )
+        text += f" Of {what}: {words}."
     parts = [f'<dl class="stats">{"".join(tiles)}</dl>', f"<p>{escaped(text)}</p>"]
     if (bayes := run.metrics["data"].get("bayes_accuracy")) is not None:
         parts.append(f"<p>The best accuracy that these data allow is {100 * bayes:.1f}.</p>")
@@ -66,7 +70,7 @@ def point_rows(run: FinishedRun, part: str, name: str = "", protocol: bool = Fal
     protocol it is, and how often the test part was looked at."""
     rows, found = [], run.metrics["points"]
     for point in found:
-        title = ", ".join(filter(None, (breakable(name), breakable(format_overrides(point["values"])))))
+        title = ", ".join(filter(None, (breakable(name), breakable(score_table.point_name(point)))))
         title = title or ("mean ± sd" if point["replicas"] > 1 else "the replica")
         if point["chosen"] and len(found) > 1:
             title = f'<span class="chosen">{title}</span> <span class="ok">chosen</span>'
@@ -96,9 +100,10 @@ def points(run: FinishedRun) -> str:
     others = [mean for mean in others if mean is not None]
     if others:
         low, high = metric.format(min(others)), metric.format(max(others))
+        what = "Every fold’s own point was" if "by_fold" in run.chosen else "The point was"
         lie = f"lies between {low} and {high}" if len(others) > 1 else f"is {low}"
         note = (
-            f"<p>The point was chosen by {escaped(run.metrics['protocol']['selects_on'])}. The test {metric.title} of "
+            f"<p>{what} chosen by {escaped(run.metrics['protocol']['selects_on'])}. The test {metric.title} of "
             f"the other{'s' * (len(others) > 1)} {lie}, which is no reason to choose one of them.</p>"
         )
     part = score_table.part_of(run.metrics["points"])
