@@ -11,27 +11,14 @@ train. The split written in the corpus is ours, there is no official one.
 import argparse
 import re
 import tarfile
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from data_prep import limits
+from data_prep import limits, speech_corpus
 from data_prep.encoders import flags
-from data_prep.encoders.extract import (
-    UtteranceClip,
-    axes,
-    check_clips,
-    features_of,
-    print_lengths,
-    rates,
-    refuse_broken,
-    utterances,
-)
-from data_prep.encoders.hearing import listen, told
-from data_prep.encoders.media import Checked, Clip
+from data_prep.encoders.extract import UtteranceClip
+from data_prep.encoders.media import Clip
 from data_prep.importer import Importer, Source, checksums, print_note
-from mer_jax.data.corpus import Utterance
+from data_prep.speech_corpus import SpeechCorpus, acted, numbered
 from mer_jax.errors import UserError
 
 NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z])\.wav")
@@ -64,29 +51,23 @@ LARGEST = 1 << 26  # bytes of a member; the longest has 9 s
 def read_tar(path: Path) -> list[UtteranceClip]:
     """Returns the recordings in order of their names. Raises UserError naming the tar and the member."""
     rows: list[UtteranceClip] = []
-    turns: Counter[str] = Counter()
     for name, recording in sorted(_members(path).items()):
         if not (found := NAME.fullmatch(name)) or found[2] not in SENTENCES:
             raise UserError(
                 f"{path}: {name} is not named as in EmoDB: speaker, sentence, emotion, version, as 03a01Fa.wav"
             )
         speaker, sentence, emotion, _ = found.groups()
-        utterance = Utterance(
+        utterance = acted(
             id=name.removesuffix(".wav"),
             split=PARTS.get(speaker, "train"),
-            dialogue=speaker,
-            turn=turns[speaker],
             speaker=speaker,
-            session=speaker,
             label=LABELS[emotion],
             sentence=SENTENCES[sentence],
-            features={},
         )
-        turns[speaker] += 1
         rows.append(UtteranceClip(utterance, Clip(name, recording), str(path)))
     if not rows:
         raise UserError(f"{path} holds no wav")
-    return rows
+    return numbered(rows)
 
 
 def _members(path: Path) -> dict[str, bytes]:
@@ -114,53 +95,28 @@ def _members(path: Path) -> dict[str, bytes]:
     return found
 
 
-def heard_in(rows: list[UtteranceClip], checked: Mapping[str, Checked], cache: Path) -> dict[str, Any]:
-    """Listens to the recordings and prints what is odd; returns it for the manifest. Raises UserError for those whose
-    sound cannot be read."""
-    sounds, deaf = listen(rows, checked, cache)
-    refuse_broken(deaf)
-    notes, found = told(sounds, rows)
-    for note in notes:
-        print_note(note)
-    return found
-
-
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tar", type=Path, metavar="emodb_wav.tar")
     flags.add_audio(parser, default="egemaps")
+    speech_corpus.add_skip_broken(parser)
 
 
 def read(arguments: argparse.Namespace) -> Source:
     rows = read_tar(arguments.tar)
     if len(rows) != TOTAL:
         print_note(f"{arguments.tar.name} has {len(rows)} recordings, EmoDB {TOTAL}")
-    words, audio = flags.text_encoder(arguments), flags.audio_encoder(arguments)
-    checked, broken = check_clips(rows, ("audio",))
-    refuse_broken(broken)
-    heard = heard_in(rows, checked, arguments.cache)
-    over_longest = print_lengths(rows, checked, arguments.longest)
-    rows, features, _ = features_of(rows, checked, {"audio": audio}, arguments.cache, skip_broken=False)
-    return Source(
+    corpus = SpeechCorpus(
         name="emodb",
-        utterances=utterances(rows, features),
+        rows=rows,
         labels=tuple(LABELS.values()),
-        encoder=words,
-        extractors={"audio": audio.extractor},
-        steps_per_second=rates({"audio": audio}),
-        layers=axes({"audio": audio}),
         protocol={
             "name": "speakers",
             "description": "ours: speakers 12 and 14 validate, 15 and 16 test; the field leaves one speaker out (loso)",
         },
-        provenance={
-            "sources": checksums(arguments.tar),
-            **over_longest,
-            **heard,
-            "label_word_encoder": words.identity,
-            "audio_encoder": audio.identity,
-        },
         licence="EmoDB: free for research, cite Burkhardt et al. 2005; openSMILE's features likewise",
+        sources=checksums(arguments.tar),
     )
+    return speech_corpus.source_of(corpus, arguments)
 
 
 main = Importer("data_prep.emodb", __doc__, add_flags, read).main

@@ -16,7 +16,6 @@ from recordings import (
 )
 
 from data_prep import emodb
-from data_prep.encoders.extract import check_clips
 from mer_jax.data import protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
@@ -72,21 +71,6 @@ def test_a_truncated_tar_is_named(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a whole tar"):
         emodb.read_tar(path)
-
-
-@needs_prep
-def test_silence_and_the_same_sound_in_two_parts_are_told(tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    spoken, other = (0.3 * rng.standard_normal(2 * RATE).clip(-3, 3) for _ in range(2))
-    names = ["03a01Fa.wav", "03a01Na.wav", "08a01Na.wav", "15a01Na.wav"]
-    tar = small_tar(tmp_path / "e.tar", names, sounds=[0 * spoken, spoken, other, spoken])
-    rows = emodb.read_tar(tar)
-    checked, _ = check_clips(rows, ("audio",))
-    found = emodb.heard_in(rows, checked, tmp_path / "cache")
-    assert found == {"silent": ["03a01Fa"], "same_sound": [["03a01Na", "15a01Na"]]}
-    said = capsys.readouterr()
-    assert "1 clips are silent" in said.out + said.err
-    assert "03a01Na.wav (train) and 15a01Na.wav (test)" in said.out + said.err
 
 
 @needs_emodb

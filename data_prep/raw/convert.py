@@ -24,7 +24,8 @@ from data_prep.encoders.extract import (
 from data_prep.encoders.hearing import listen, told
 from data_prep.encoders.media import Checked, Clip
 from data_prep.importer import Source, checksums, print_note
-from data_prep.raw.turns import SHORT, KnownIssues, Turn
+from data_prep.raw.turns import KnownIssues, Turn
+from data_prep.speech_corpus import add_lengths
 from mer_jax import files
 from mer_jax.data.corpus import Utterance
 from mer_jax.errors import UserError
@@ -157,7 +158,7 @@ def _features(
     for modality, of_modality in of.items():
         kept = [row for row in of_modality if row.utterance.id not in broken]
         cut.append(print_lengths(kept, checked[modality], arguments.longest))
-        _lengths(kept, checked[modality], arguments.longest, issues)
+        add_lengths(kept, checked[modality], arguments.longest, issues)
         if modality == "audio":
             sounds, _ = listen(kept, checked[modality], arguments.cache)  # what cannot be read is told below
             for note in told(sounds, kept)[0]:
@@ -189,13 +190,3 @@ def _check(
             except UserError as error:
                 broken[row.utterance.id] = f"{row.where}: {error}"
     return checked, broken
-
-
-def _lengths(
-    rows: Sequence[UtteranceClip], checked: Mapping[str, Checked], longest: float, issues: KnownIssues
-) -> None:
-    for row in rows:
-        seconds = checked[row.utterance.id].seconds
-        name = "clip-over-long" if seconds > longest else "clip-short" if seconds < SHORT else ""
-        if name and row.utterance.id not in issues.found[name]:
-            issues.add(name, row.utterance.id)

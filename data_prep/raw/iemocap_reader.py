@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from data_prep.packs.class_counts import SIX
-from data_prep.raw.turns import CLIP_ISSUES, KnownIssues, RawCorpus, Turn, is_hidden, text_of
+from data_prep.raw.turns import CLIP_ISSUES, COUNTS, HIDDEN_FILE, KnownIssues, RawCorpus, Turn, is_hidden, text_of
 from data_prep.sentences import normalise
 from mer_jax.errors import UserError
 from mer_jax.text_files import seconds
@@ -27,7 +27,7 @@ CODES = {
 }
 MIN_TURNS, MAX_TURNS = 8, 110  # turns of the six classes in a dialogue
 ISSUES = {
-    "counts": "differ from the published ones; say so beside every figure",
+    **COUNTS,
     "missing-session": "is not there; protocols by session test fewer",
     "missing-dialogue": "has an evaluation or a transcript, not both: its turns are left out, or have no sentence",
     "dialogue-length": (
@@ -56,7 +56,7 @@ ISSUES = {
     "transcript-line": "a line of a transcript that belongs to no turn; left out",
     "evaluation-line": "a line of an evaluation that could not be read; left out",
     "text-cp1252": "text in Windows-1252; repaired",
-    "hidden-file": "._ files of macOS; left out",
+    **HIDDEN_FILE,
     "times": "end before they begin; refused, or left out with --skip-broken, where frames are asked for",
     "two-actors-in-the-film": "frames are of the speaker's half only; --marked",
     "missing-film": "no frames; refused, or left out with --skip-broken, where frames are asked for",

@@ -7,7 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.meld_table import FILES, MeldRow, read_rows, utterances
-from data_prep.raw.turns import CLIP_ISSUES, WINDOWS_1252, KnownIssues, RawCorpus, Turn, is_hidden
+from data_prep.raw.turns import (
+    CLIP_ISSUES,
+    COUNTS,
+    HIDDEN_FILE,
+    WINDOWS_1252,
+    KnownIssues,
+    RawCorpus,
+    Turn,
+    is_hidden,
+    needed_file,
+    within,
+)
 from data_prep.sentences import QUOTES
 from mer_jax.data.corpus import SPLITS
 from mer_jax.errors import UserError
@@ -22,7 +33,7 @@ ARCHIVES = {"train": "train.tar.gz", "valid": "dev.tar.gz", "test": "test.tar.gz
 CLIP = re.compile(r"dia(\d+)_utt(\d+)\.mp4")
 TYPOGRAPHIC = re.compile("[" + "".join(map(chr, QUOTES)) + "]")
 ISSUES = {
-    "counts": "differ from the published ones; say so beside every figure",
+    **COUNTS,
     "ids-restart": "dialogue numbers that occur in several parts; ids hold the part",
     "missing-dialogue": "a number that no dialogue has (60 of train); numbers are names, not positions",
     "utterance-gaps": "dialogues whose utterance numbers have gaps; turns are positions in the dialogue",
@@ -33,30 +44,15 @@ ISSUES = {
     "text-typographic": "sentences with typographic quotes and dashes; made plain",
     "text-cp1252": "sentences in Windows-1252 or read as Latin-1; repaired",
     "times": "end before they begin; kept, since clips are cut already",
-    "hidden-file": "._ files of macOS; left out",
+    **HIDDEN_FILE,
     **CLIP_ISSUES,
 }
 
 
 def sources(folder: Path) -> tuple[list[Path], list[Path]]:
     """Returns the tables, and the recordings."""
-    tables = [_table(folder, name) for name in FILES.values()]
+    tables = [needed_file(folder, name, FILES.values()) for name in FILES.values()]
     return tables, [path for split in SPLITS for path in sorted(_clips(folder, split).iterdir())]
-
-
-def _within(folder: Path, name: str) -> list[Path]:
-    return [path for depth in ("", "*/", "*/*/") for path in sorted(folder.glob(depth + name))]
-
-
-def _table(folder: Path, name: str) -> Path:
-    found = [path for path in _within(folder, name) if path.is_file()]
-    if not found:
-        raise UserError(
-            f"{folder} holds no {name}; it must hold {', '.join(FILES.values())}, as deep as two folders down"
-        )
-    if len(found) > 1:
-        raise UserError(f"{folder} holds {name} more than once: {found[0]}, {found[1]}; give a folder with one of them")
-    return found[0]
 
 
 def _clips(folder: Path, split: str) -> Path:
@@ -64,11 +60,11 @@ def _clips(folder: Path, split: str) -> Path:
     found = [
         path
         for name in FOLDERS[split]
-        for path in _within(folder, name)
+        for path in within(folder, name)
         if path.is_dir() and any(CLIP.fullmatch(clip.name) for clip in path.iterdir())
     ]
     if not found:
-        packed = [f" ({path} is still packed)" for path in _within(folder, ARCHIVES[split])]
+        packed = [f" ({path} is still packed)" for path in within(folder, ARCHIVES[split])]
         raise UserError(
             f"{folder} holds no folder {FOLDERS[split][0]} with clips named as dia0_utt0.mp4{''.join(packed[:1])}"
         )
@@ -83,7 +79,7 @@ def read(folder: Path) -> RawCorpus:
     rows: list[MeldRow] = []
     turns: list[Turn] = []
     for split, name in FILES.items():
-        of_split = read_rows(_table(folder, name), split)
+        of_split = read_rows(needed_file(folder, name, FILES.values()), split)
         rows += of_split
         turns += _turns(folder, split, of_split, issues)
     _numbers(rows, issues)

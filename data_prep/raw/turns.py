@@ -13,6 +13,8 @@ MAX_PRINTED = 3  # ids of an issue
 MAX_WRITTEN = 20  # ids of an issue in the manifest
 SHORT = 0.5  # seconds
 WINDOWS_1252 = re.compile("[\udc80-\udcff\x80-\x9f]")  # bytes that are no UTF-8, or were once read as Latin-1
+COUNTS = {"counts": "differ from the published ones; say so beside every figure"}
+HIDDEN_FILE = {"hidden-file": "._ files of macOS; left out"}
 CLIP_ISSUES = {
     "clip-missing": "no recording; refused or left out where sound or frames are asked for",
     "clip-unreadable": "cannot be decoded; refused or left out where sound or frames are asked for",
@@ -54,6 +56,11 @@ class KnownIssues:
     def add(self, name: str, *ids: str) -> None:
         self.found[name] += ids
 
+    def compare(self, found: Mapping[str, int], published: Mapping[str, int]) -> None:
+        """Adds to `counts` how many there are of what differs from the published number."""
+        differing = {name: n for name, n in published.items() if found.get(name, 0) != n}
+        self.add("counts", *(f"{name} {found.get(name, 0):,} instead of {n:,}" for name, n in differing.items()))
+
     def lines(self, corpus: str) -> Iterator[str]:
         yield f"the known traps of {corpus}, one by one:"
         width = max(map(len, self.handled))
@@ -86,3 +93,23 @@ def text_of(path: Path) -> tuple[str, bool]:
 def is_hidden(path: Path) -> bool:
     """Finds the `._` files that macOS leaves in archives: there are as many as recordings, and none is one."""
     return path.name.startswith(".")
+
+
+def within(folder: Path, name: str) -> list[Path]:
+    """Returns what has this name in a folder, as deep as two folders down."""
+    return [path for depth in ("", "*/", "*/*/") for path in sorted(folder.glob(depth + name))]
+
+
+def file_within(folder: Path, name: str) -> Path | None:
+    """Returns the one file of this name in a folder, as deep as two folders down. Raises UserError for several."""
+    found = [path for path in within(folder, name) if path.is_file()]
+    if len(found) > 1:
+        raise UserError(f"{folder} holds {name} more than once: {found[0]}, {found[1]}; give a folder with one of them")
+    return found[0] if found else None
+
+
+def needed_file(folder: Path, name: str, all_names: Iterable[str]) -> Path:
+    """Returns the one file of this name in a folder. Raises UserError if there is none, with all that it must hold."""
+    if (found := file_within(folder, name)) is None:
+        raise UserError(f"{folder} holds no {name}; it must hold {', '.join(all_names)}, as deep as two folders down")
+    return found
