@@ -28,6 +28,7 @@ from data_prep.encoders.extract import (
     check_clips,
     digest,
     features_of,
+    print_faces,
     print_lengths,
     rates,
     refuse_broken,
@@ -223,16 +224,7 @@ def _features(
     clips, and what is wrong with the other rows."""
     clips = {modality: clips_of(corpus, modality) for modality in chosen if modality in STREAMS}
     skip_broken = getattr(arguments, "skip_broken", False)
-    broken: dict[str, str] = {}
-    if skip_broken and clips:
-        where = {row.utterance.id: row.where for row in corpus.rows}
-        broken = {name: f"{where[name]}: {what}" for name, what in corpus.faulty.items() if name in where}
-    checked: dict[str, dict[str, Checked]] = {}
-    for modality, of_modality in clips.items():
-        left = [row for row in of_modality if row.utterance.id not in broken]
-        checked[modality], wrong = check_clips(left, (STREAMS[modality],))
-        issues.add("clip-unreadable", *(name for name in wrong if name not in broken))
-        broken |= wrong
+    checked, broken = _checked(corpus, clips, issues, skip_broken)
     if not skip_broken:
         refuse_broken(broken)
     heard: dict[str, Any] = {}
@@ -254,6 +246,10 @@ def _features(
         issues.add("clip-unreadable", *wrong)
         broken |= wrong
         features |= found
+        if modality == "visual" and arguments.faces:
+            heard["frames_without_face"] = print_faces(
+                [row for row in left if row.utterance.id not in wrong], found[modality]
+            )
     rows = [row for row in rows if row.utterance.id not in broken]
     digests = {
         f"{modality} clips": digest([row for row in of if row.utterance.id not in broken], checked[modality])
@@ -265,16 +261,36 @@ def _features(
 
 
 def clips_of(corpus: SpeechCorpus, modality: str) -> list[UtteranceClip]:
-    """Returns the rows with the clips of a modality. Raises UserError naming what has no film."""
-    if modality != "visual" or corpus.films is None:
+    """Returns the rows with the clips of a modality, without those that have no film."""
+    films = corpus.films
+    if modality != "visual" or films is None:
         return list(corpus.rows)
-    if missing := [row.utterance.id for row in corpus.rows if row.utterance.id not in corpus.films]:
-        raise UserError(
-            f"--visual-encoder: {len(missing)} of {len(corpus.rows)} recordings have no film, as {missing[0]}; "
-            "put the films of the corpus into its folder, too"
-        )
-    films = [corpus.films[row.utterance.id] for row in corpus.rows]
-    return [UtteranceClip(row.utterance, clip, clip.name) for row, clip in zip(corpus.rows, films, strict=True)]
+    return [
+        UtteranceClip(row.utterance, films[row.utterance.id], films[row.utterance.id].name)
+        for row in corpus.rows
+        if row.utterance.id in films
+    ]
+
+
+def _checked(
+    corpus: SpeechCorpus, clips: Mapping[str, Sequence[UtteranceClip]], issues: KnownIssues, skip_broken: bool
+) -> tuple[dict[str, dict[str, Checked]], dict[str, str]]:
+    """Returns by modality and id what the whole clips are, and what is wrong with recordings that cannot be used; with
+    --skip-broken those that are known to be faulty are among these."""
+    where = {row.utterance.id: row.where for row in corpus.rows}
+    broken: dict[str, str] = {}
+    if skip_broken and clips:
+        broken = {name: f"{where[name]}: {what}" for name, what in corpus.faulty.items() if name in where}
+    checked: dict[str, dict[str, Checked]] = {}
+    for modality, rows in clips.items():
+        left = [row for row in rows if row.utterance.id not in broken]
+        checked[modality], wrong = check_clips(left, (STREAMS[modality],))
+        issues.add("clip-unreadable", *wrong)
+        there = {row.utterance.id for row in rows}
+        broken |= wrong | {
+            name: f"{at}: the folder holds no film of it" for name, at in where.items() if name not in there
+        }
+    return checked, broken
 
 
 def hear(

@@ -378,7 +378,8 @@ def test_mmsa_without_lengths_has_no_padding(imported, tmp_path):
 def test_features_that_saw_labels_can_be_said_to_on_any_import(tmp_path, monkeypatch, capsys):
     from data_prep import importer
 
-    for tool in ("clips", "emodb", "iemocap", "mosi", "meld", "raw.iemocap", "raw.meld", "import_pack"):
+    of_corpora = ("ravdess", "crema_d", "esd", "savee", "tess", "emorynlp", "dailydialog", "mosei", "emodb", "mosi")
+    for tool in (*of_corpora, "clips", "iemocap", "meld", "raw.iemocap", "raw.meld", "import_pack"):
         module = pytest.importorskip(f"data_prep.{tool}", reason="needs the extra prep")
         with pytest.raises(SystemExit):
             module.main(["x", "--out", str(tmp_path / "out"), "--trained-on=text=tset"])
