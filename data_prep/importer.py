@@ -51,6 +51,7 @@ class Source:
     label_words: tuple[str, ...] = ()
     layers: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    made_by: Mapping[str, str] = dataclasses.field(default_factory=dict)
     steps_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
     extra_happy: Path | None = None
     closing_lines: Sequence[str] = ()
@@ -61,6 +62,15 @@ class Source:
         if other := [m for m in given if m not in self.extractors]:
             raise UserError(f"--trained-on: {other[0]!r} is none of the modalities {', '.join(self.extractors)}")
         return {m: parts for m, parts in {**self.trained_on, **given}.items() if parts}
+
+    def refuse_makers(self, given: Mapping[str, str]) -> None:
+        """Raises UserError if --made-by is of a modality that is not here, or whose encoder is known."""
+        for m, encoder in given.items():
+            if m not in self.extractors:
+                raise UserError(f"--made-by: {m!r} is none of the modalities {', '.join(self.extractors)}")
+            known = self.provenance.get(f"{m}_encoder") or (self.extractors[m] == self.encoder.extractor)
+            if known:
+                raise UserError(f"--made-by={m}={encoder}: the {m} features are made here, by {self.extractors[m]}")
 
     def description(self, tool: str) -> Description:
         words = self.label_words or self.labels
@@ -79,6 +89,7 @@ class Source:
             licence=self.licence,
             layers=self.layers,
             trained_on=self.trained_on,
+            made_by=self.made_by,
             steps_per_second=self.steps_per_second,
         )
 
@@ -118,15 +129,24 @@ class Importer:
             "text=train,valid; none: on no labels. Testing on what they were trained on is then refused. Default: what "
             "is known of the source",
         )
+        parser.add_argument(
+            "--made-by",
+            action="append",
+            default=[],
+            metavar="MODALITY=ENCODER",
+            help="which encoder made features that came with the source, by its name on a hub, as in "
+            "audio=iic/emotion2vec_base: python -m mer_jax.data --contamination tells what some have seen",
+        )
         self.add_flags(parser)
         return parser
 
     def convert(self, arguments: argparse.Namespace) -> None:
         refuse_existing(arguments.out)
         limits.use(arguments)
-        given = trained_parts(arguments.trained_on)
+        given, makers = trained_parts(arguments.trained_on), named_makers(arguments.made_by)
         source = self.read(arguments)
-        source = dataclasses.replace(source, trained_on=source.with_trained_parts(given))
+        source.refuse_makers(makers)
+        source = dataclasses.replace(source, trained_on=source.with_trained_parts(given), made_by=makers)
         for m, parts in source.trained_on.items():
             print_note(
                 f"the {m} features were trained on the labels of {' and '.join(parts)}: testing on these is refused"
@@ -169,6 +189,17 @@ def trained_parts(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
         if not modality or not set(named) <= set(SPLITS):
             raise UserError(f"--trained-on={text}: must be MODALITY=PARTS, parts of {', '.join(SPLITS)}, or none")
         found[modality] = named
+    return found
+
+
+def named_makers(given: Sequence[str]) -> dict[str, str]:
+    """Returns {modality: encoder}. Raises UserError for what --made-by cannot mean."""
+    found = {}
+    for text in given:
+        modality, _, encoder = text.partition("=")
+        if not modality or not encoder:
+            raise UserError(f"--made-by={text}: must be MODALITY=ENCODER, as in audio=iic/emotion2vec_base")
+        found[modality] = encoder
     return found
 
 

@@ -10,7 +10,7 @@ from clu import parameter_overview
 from etils import epath
 
 from mer_jax.config import Experiment, with_values
-from mer_jax.data import leakage, protocols
+from mer_jax.data import contamination, leakage, protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic import demo_corpus
 from mer_jax.errors import UserError
@@ -169,11 +169,13 @@ def write_beginning(run: Run, leaks: list[Any], start: int) -> None:
 
 
 def print_leakage(run: Run) -> list[Any]:
-    """Counts what the parts of every fold share, and says so."""
+    """Counts what the parts of every fold share, and says so, and what the encoders have seen of the corpus."""
     sentences = dict(zip(run.data.pool.rows.tolist(), run.data.sentences, strict=True))
     leaks = [leakage.leakage(run.corpus, fold, sentences) for fold in run.split.folds]
     for line in leakage.leak_lines(run.split, leaks):
         console.print(f"  {line}")
+    for line in contamination.exposure_lines(contamination.exposures(run.corpus, run.config.data.modalities)):
+        console.print(f"  {line}", markup=False)
     heard = describe_context(run.config.data.context, leaks)
     if heard["test_turns_beside_training"]:
         console.print(f"  {heard['in_words']}")

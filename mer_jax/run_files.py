@@ -77,6 +77,16 @@ class ContextHeard(TypedDict):
     test_turns_beside_training: Count
 
 
+class EncoderExposure(TypedDict):
+    """What the encoder of a modality has seen of the corpus; parts: on whose labels it was trained, where known."""
+
+    modality: Text
+    encoder: str
+    what: Literal["tuned", "pretrained", "none", "unknown"]
+    parts: list[str]
+    in_words: str
+
+
 class ProtocolUsed(TypedDict):
     name: str
     title: str
@@ -84,6 +94,7 @@ class ProtocolUsed(TypedDict):
     leaky: str
     split_sha256: str
     leakage: list[str]
+    contamination: NotRequired[list[EncoderExposure]]  # since 0.12
     context: NotRequired[ContextHeard]
     selection: str
     selects_on: str

@@ -1,10 +1,13 @@
 """A new corpus costs one file; everything that importers share is done for it."""
 
+import dataclasses
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 
 from mer_jax.data.corpus import Corpus
+from mer_jax.errors import UserError
 
 ONE_FILE = '''
 """Toy utterances become a corpus."""
@@ -84,3 +87,30 @@ def test_a_corpus_is_refused_before_its_source_is_read(toy, tmp_path, capsys):
     with pytest.raises(SystemExit, match="0"):
         toy.main(["--help"])
     assert "python -m data_prep.toy" in capsys.readouterr().out
+
+
+def test_features_that_came_along_are_said_to_be_made_by_somebody(toy, tmp_path, capsys):
+    toy.main(["--out", str(tmp_path / "out"), "--made-by", "audio=iic/emotion2vec_base"])
+    assert Corpus(tmp_path / "out").modalities["audio"]["made_by"] == "iic/emotion2vec_base"
+    assert "iic/emotion2vec_base" in capsys.readouterr().out  # in the audit: what it has seen of a corpus called toy
+    toy.main(["--out", str(tmp_path / "unsaid")])
+    assert "made_by" not in Corpus(tmp_path / "unsaid").modalities["audio"]
+    for given, why in (
+        ("audio", "must be MODALITY=ENCODER"),
+        ("=me/mine", "must be MODALITY=ENCODER"),
+        ("text=me/mine", "'text' is none of the modalities audio"),
+    ):
+        with pytest.raises(SystemExit):
+            toy.main(["--out", str(tmp_path / "bad"), "--made-by", given])
+        assert why in capsys.readouterr().err
+
+
+def test_an_encoder_that_is_known_cannot_be_said_to_be_another_one(toy):
+    source = toy.read(SimpleNamespace(count=6))
+    source.refuse_makers({"audio": "me/mine"})
+    known = dataclasses.replace(source, provenance={"audio_encoder": {"name": "egemaps"}})
+    with pytest.raises(UserError, match="--made-by=audio=me/mine: the audio features are made here, by the number"):
+        known.refuse_makers({"audio": "me/mine"})
+    own = dataclasses.replace(source, extractors={"text": source.encoder.extractor})
+    with pytest.raises(UserError, match="made here"):
+        own.refuse_makers({"text": "me/mine"})

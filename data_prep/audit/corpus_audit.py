@@ -10,6 +10,7 @@ import rich.table
 import rich.text
 
 from data_prep.audit.dialogue_findings import dialogues
+from data_prep.audit.encoder_findings import encoders
 from data_prep.audit.feature_findings import features
 from data_prep.audit.finding import LEVELS, Audit, number
 from data_prep.audit.findings import classes, floor_findings, lengths, sharing, unread_findings
@@ -62,6 +63,7 @@ def audit(
             *unread_findings(corpus),
             *features(corpus, reading),
             *sharing(corpus, reading),
+            *encoders(corpus),
             *floor_findings(floors),
         ),
         classes={split: s["classes"] for split, s in corpus.manifest["splits"].items()},

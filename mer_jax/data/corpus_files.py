@@ -25,6 +25,7 @@ class Modality(TypedDict):
     tokens: NotRequired[Any]
     layers: NotRequired[Any]
     trained_on: NotRequired[list[Split]]
+    made_by: NotRequired[Text]
     extractor: NotRequired[str]
     steps_per_second: NotRequired[Above0]
 

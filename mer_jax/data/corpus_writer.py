@@ -45,7 +45,8 @@ class Description:
     several; `label_words` are the words it was made of; `protocol` names and describes the split; `tokens[m]` says that
     a time step of m is so many tokens side by side, `layers[m]` that it is these hidden layers of an encoder;
     `trained_on[m]` names the splits on whose labels the features of m were trained: no other protocol may test on
-    these. `steps_per_second[m]`: how many time steps of m a second of a clip gives, where that is the same for all.
+    these. `made_by[m]` names the encoder that made them, as its hub does, where provenance does not hold its identity.
+    `steps_per_second[m]`: how many time steps of m a second of a clip gives, where that is the same for all.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Description:
     tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
     layers: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    made_by: Mapping[str, str] = dataclasses.field(default_factory=dict)
     steps_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -216,6 +218,10 @@ def _complete_specs(specs: dict[str, dict[str, Any]], description: Description) 
                 f"trained_on: {modality!r} is not declared, or {', '.join(splits)} are not of {', '.join(SPLITS)}"
             )
         specs[modality]["trained_on"] = list(splits)
+    for modality, encoder in description.made_by.items():
+        if modality not in specs or not encoder:
+            raise UserError(f"made_by: {modality!r} is not declared, or its encoder {encoder!r} is no name")
+        specs[modality]["made_by"] = encoder
     for modality, rate in description.steps_per_second.items():
         if modality not in specs or not 0 < rate < math.inf:
             raise UserError(f"steps_per_second: {modality!r} is not declared, or {rate!r} is no number above 0")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mer_jax.data.contamination import tuned_parts
 from mer_jax.data.corpus import SPLITS, Corpus
 from mer_jax.data.protocols import Fold, Split, sha256
 
@@ -57,7 +58,7 @@ def knowing(corpus: Corpus, fold: Fold, modalities: Sequence[str]) -> np.ndarray
     known = np.unique(dialogue[fold.train])
     found = np.isin(dialogue[fold.valid], known[known != ""])
     for m in modalities:
-        found |= np.isin(written[fold.valid], list(corpus.modalities[m].get("trained_on", ())) or [""])
+        found |= np.isin(written[fold.valid], tuned_parts(corpus, m) or ("",))
     return found
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mer_jax.data.contamination import exposures
 from mer_jax.data.corpus import SPLITS, Corpus
 from mer_jax.errors import UserError
 
@@ -131,19 +132,44 @@ def split(corpus: Corpus, protocol: str, seed: int) -> Split:
 
 
 def refuse_retest(corpus: Corpus, split: Split, modalities: Sequence[str]) -> None:
-    """Raises UserError if a fold tests utterances on whose labels features of one of the modalities were trained."""
+    """Raises UserError if a fold tests utterances on whose labels features of one of the modalities were trained, or,
+    as nobody says on which, may have been."""
+    for one in exposures(corpus, modalities):
+        if not (tested := _tested_of(corpus, split, one.tuned_parts())):
+            continue
+        part, count = next(iter(tested.items()))
+        if one.parts:
+            why = (
+                f"it tests {count} utterances of {part}, on whose labels the corpus's {one.modality} features were "
+                "trained: their figures would be too good. Use official, leave"
+            )
+        else:
+            why = (
+                f"it tests {sum(tested.values())} utterances whose labels the features may know: {one.in_words()}. "
+                "Take another encoder, say with --trained-on of the import which parts it was trained on, leave"
+            )
+        raise _refusal(
+            split.protocol,
+            f"{why} the modality out with --config.data.modalities, or force it with "
+            "--config.data.test_on_trained=True, which is told in metrics.json",
+        )
+
+
+def told_retest(corpus: Corpus, split: Split, modalities: Sequence[str]) -> Split:
+    """The split, leaky by what `refuse_retest` refuses."""
+    seen = [one for one in exposures(corpus, modalities) if _tested_of(corpus, split, one.tuned_parts())]
+    why = [split.leaky] * bool(split.leaky)
+    for one in seen:
+        trained = "were trained" if one.parts else "were trained, nobody says on which part,"
+        why.append(f"the {one.modality} features {trained} on labels of the test part")
+    return dataclasses.replace(split, leaky="; ".join(why))
+
+
+def _tested_of(corpus: Corpus, split: Split, parts: Sequence[str]) -> dict[str, int]:
+    """How many utterances of the parts, as written in the records, are tested in any fold; only parts that are."""
     written = corpus.index["split"]
-    for m in modalities:
-        for part in corpus.modalities[m].get("trained_on", ()):
-            tested = sum(int((written[fold.test] == part).sum()) for fold in split.folds)
-            if tested:
-                raise _refusal(
-                    split.protocol,
-                    f"it tests {tested} utterances of {part}, on whose labels the corpus's {m} features were trained: "
-                    "their figures would be too good. Use official, leave the modality out with "
-                    "--config.data.modalities, or force it with --config.data.test_on_trained=True, which is told in "
-                    "metrics.json",
-                )
+    counts = {part: sum(int((written[fold.test] == part).sum()) for fold in split.folds) for part in parts}
+    return {part: count for part, count in counts.items() if count}
 
 
 def _dialoguernn(index: Index, protocol: str, seed: int) -> tuple[list[Fold], str]:

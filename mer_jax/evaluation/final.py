@@ -9,7 +9,7 @@ from etils import epath
 
 from mer_jax import config as config_lib
 from mer_jax.config import Experiment
-from mer_jax.data import leakage, protocols
+from mer_jax.data import contamination, leakage, protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.leakage import knowing
 from mer_jax.data.synthetic import bayes_key
@@ -104,6 +104,7 @@ def describe_protocol(run: Run, leaks: list[Any]) -> dict[str, Any]:
         "leaky": split.leaky,
         "split_sha256": protocols.sha256(run.corpus, split),
         "leakage": leakage.leak_lines(split, leaks),
+        "contamination": [one.to_json() for one in contamination.exposures(run.corpus, run.config.data.modalities)],
         "context": describe_context(run.config.data.context, leaks),
         "selection": f"best {by} {run.config.train.select}",
         "selects_on": by,

@@ -109,6 +109,7 @@ def _data(model: Any, result: Mapping[str, Any]) -> Iterator[str]:
         heard = protocol["context"]["in_words"]
         yield f"- the scores are of conversations, {heard}; this program reads every utterance by itself"
     yield from (f"- {line}" for line in protocol["leakage"])
+    yield from (f"- {one['in_words']}" for one in protocol.get("contamination", []))
     if manifest.get("provenance", {}).get("tool", "").startswith("mer_jax."):
         yield "- the corpus is **generated**: there is no person in it, and the model knows nothing of any"
 

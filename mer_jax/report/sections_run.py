@@ -39,6 +39,7 @@ def data_and_protocol(run: FinishedRun) -> str:
             alarms(run),
             target_counts(run),
             f"<p>What the parts share:</p><ul>{shared}</ul>",
+            encoders(run),
             *(f'<p class="problem">Left out, diverged: {escaped(name)}.</p>' for name in diverged),
             f'<p class="faint">{escaped(str(run.path))}<br/>manifest sha256 {escaped(data["manifest_sha256"])}<br/>',
             f"split sha256 {escaped(protocol['split_sha256'])}</p>",
@@ -58,6 +59,14 @@ def alarms(run: FinishedRun) -> str:
         )
     found += [f"<strong>Not all is read.</strong> {escaped(line)}" for line in run.metrics["data"].get("problems", [])]
     return "".join(f'<p class="alarm" role="note">{text}</p>' for text in found)
+
+
+def encoders(run: FinishedRun) -> str:
+    """What the encoders have seen of the corpus before; nothing of runs that do not say it."""
+    found = run.metrics["protocol"].get("contamination", [])
+    problem = ' class="problem"'
+    items = "".join(f"<li{problem * (one['what'] == 'tuned')}>{escaped(one['in_words'])}</li>" for one in found)
+    return f"<p>What the encoders have seen of the corpus:</p><ul>{items}</ul>" if found else ""
 
 
 def target_counts(run: FinishedRun) -> str:

@@ -53,4 +53,5 @@ def assemble(
 
 def split_of(config: Experiment, corpus: Corpus) -> Split:
     """Who trains, validates and tests whom."""
-    return protocols.split(corpus, config.data.protocol, config.data.seed)
+    split = protocols.split(corpus, config.data.protocol, config.data.seed)
+    return protocols.told_retest(corpus, split, config.data.modalities)
