@@ -226,7 +226,7 @@ def test_a_run_tells_beside_its_figures(run):
     assert why in protocol["title"]
     assert {one["modality"]: one["what"] for one in protocol["contamination"]} == {"text": "unknown", "audio": "tuned"}
     assert why in printed
-    assert f"the audio encoder {TUNED} was trained on the emotion labels of iemocap-4" in printed
+    assert f"the audio encoder {TUNED} was trained on the labels of iemocap-4" in printed
     assert f"not known whether the encoders have seen iemocap-4: text ({MINILM}" in printed
     page = (workdir / "report.html").read_text()
     assert "What the encoders have seen of the corpus:" in page
@@ -240,7 +240,7 @@ def test_the_model_card_tells(run):
     manifest = SimpleNamespace(manifest=json.loads((run[0] / "manifest.json").read_text()))
     model = SimpleNamespace(metrics=metrics, manifest=manifest)
     card = "\n".join(model_card._data(model, metrics["replicas"][0]))
-    assert f"- the audio encoder {TUNED} was trained on the emotion labels of iemocap-4, nobody says which part" in card
+    assert f"- the audio encoder {TUNED} was trained on the labels of iemocap-4, nobody says which part" in card
     assert "- the text encoder" in card
     del metrics["protocol"]["contamination"]  # a run from before 0.12
     assert TUNED not in "\n".join(model_card._data(model, metrics["replicas"][0]))

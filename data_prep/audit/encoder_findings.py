@@ -30,9 +30,10 @@ def _advice(one: Exposure) -> str:
             "take another encoder: a test on these is refused. If you know on which parts it was trained, say it with "
             "--trained-on when you import"
         )
+    if one.what == "unknown" and not one.encoder:
+        return "say so beside every figure; if you know whose features they are, name it with --made-by when you import"
     return {
         "tuned": "test on other parts: a test on these is refused",
         "pretrained": "say so beside every figure: no label is known, but the test part is not new to the encoder",
-        "unknown": "say so beside every figure; if you know the encoder of features that you were given, name it with "
-        "--made-by when you import",
+        "unknown": "say so beside every figure",
     }.get(one.what, "")

@@ -1,6 +1,6 @@
 """Has the encoder seen the corpus? contamination.toml holds what is documented, with a source for every row. No JAX.
 
-An encoder has seen a corpus with labels ("tuned": it was trained on its emotion labels), without labels ("pretrained":
+An encoder has seen a corpus with labels ("tuned": it was trained on its labels), without labels ("pretrained":
 it was trained on its recordings or sentences), or, as its training data are documented, not at all ("none"). All else
 is unknown, and said to be.
 """
@@ -18,7 +18,7 @@ from mer_jax.data.corpus import SPLITS, Manifest, encoder_of, hub_name
 
 WHAT = ("tuned", "pretrained", "none", "unknown")  # from what counts most
 SEEN = {
-    "tuned": "trained on the emotion labels of",
+    "tuned": "trained on the labels of",
     "pretrained": "trained on recordings or sentences of",
     "none": "has not seen",
     "unknown": "not known whether it has seen",
