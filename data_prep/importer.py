@@ -8,6 +8,8 @@ A new corpus takes one file:
 
     if __name__ == "__main__":
         main()
+
+One of recordings or dialogues that lie in a folder has its clips, encoders and known traps from speech_corpus.py.
 """
 
 import argparse

@@ -24,6 +24,14 @@ def hidden(path):
     return beside
 
 
+RAVDESS_FILMS = [
+    ("Silent", "02-01-01-01-02-01-01"),
+    ("Video", "01-01-01-01-02-01-01"),
+    ("Video", "02-01-03-01-02-01-01"),
+    ("Video", "01-02-05-02-01-02-01"),  # a song
+]
+
+
 def ravdess(folder):
     pitch = 100.0
     for actor in ("01", "02", "21", "24"):
@@ -33,11 +41,12 @@ def ravdess(folder):
             wav(room / f"03-01-{emotion}-01-02-01-{actor}.wav", pitch)
     wav(folder / "Actor_01" / "03-01-05-02-01-02-02.wav", 300.0)
     wav(folder / "Actor_01" / "03-02-05-02-01-02-01.wav", 310.0)
+    wav(folder / "Extracted" / "01-01-03-01-02-01-01.wav", 320.0)
     copy = folder / "audio_speech_actors_01-24" / "Actor_01" / "03-01-01-01-02-01-01.wav"
     copy.parent.mkdir(parents=True)
     copy.write_bytes((folder / "Actor_01" / copy.name).read_bytes())
-    for name in ("01-01-01-01-02-01-01", "02-01-01-01-02-01-01", "02-01-03-01-02-01-01", "01-02-05-02-01-02-01"):
-        film = folder / "Video" / "Actor_01" / f"{name}.mp4"
+    for room, name in RAVDESS_FILMS:
+        film = folder / room / "Actor_01" / f"{name}.mp4"
         film.parent.mkdir(parents=True, exist_ok=True)
         film.write_bytes(b"film")
     hidden(folder / "Actor_02" / "03-01-01-01-02-01-02.wav")
@@ -58,6 +67,7 @@ def crema_d(folder):
     room = folder / "AudioWAV"
     names = [
         "1001_DFA_ANG_XX",
+        "1001_DFA_DIS_XX",  # nobody rated it
         "1001_IEO_HAP_LO",
         "1009_IEO_SAD_HI",
         "1010_TIE_NEU_XX",
@@ -133,6 +143,7 @@ def tess(folder):
                 wav(folder / room / f"{speaker}_{word}_{emotion}.wav", pitch)
     wav(folder / "OAF_neutral" / "OA_bite_neutral.wav", 400.0)
     wav(folder / "OAF_neutral" / "YAF_back_neutral.wav", 410.0)
+    wav(folder / "YAF_happy" / "YAF_back_fear.wav", 420.0)
     for path in sorted((folder / "YAF_Sad").glob("*.wav")):
         copy = folder / "TESS Toronto emotional speech set data" / "YAF_Sad" / path.name
         copy.parent.mkdir(parents=True, exist_ok=True)

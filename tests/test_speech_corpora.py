@@ -27,8 +27,8 @@ TRAPS = {
         "hidden-file": ["Actor_02/._03-01-01-01-02-01-02.wav"],
         "song": ["Actor_01/03-02-05-02-01-02-01.wav", "Video/Actor_01/01-02-05-02-01-02-01.mp4"],
         "other-modality": [
-            f"Video/Actor_01/{name}.mp4"
-            for name in ("01-01-01-01-02-01-01", "02-01-01-01-02-01-01", "02-01-03-01-02-01-01")
+            "Extracted/01-01-03-01-02-01-01.wav",
+            *(f"{room}/Actor_01/{name}.mp4" for room, name in corpus_folders.RAVDESS_FILMS[:3]),
         ],
         "folder-of-another-actor": ["Actor_01/03-01-05-02-01-02-02.wav"],
     },
@@ -40,7 +40,7 @@ TRAPS = {
         "level-misnamed": ["AudioWAV/1040_ITH_SAD_X.wav"],
         "intended-not-perceived": ["1001_IEO_HAP_LO"],
         "no-majority": ["1009_IEO_SAD_HI"],
-        "no-rater": ["1076_MTI_SAD_XX"],
+        "no-rater": ["1001_DFA_DIS_XX", "1076_MTI_SAD_XX"],
         "rated-twice": ["1001_DFA_ANG_XX c"],
     },
     "esd": {
@@ -61,7 +61,7 @@ TRAPS = {
         "copy": [f"YAF_Sad/YAF_{word}_sad.wav" for word in corpus_folders.TESS_WORDS],
         "hidden-file": [],
         "speaker-misnamed": ["OAF_neutral/OA_bite_neutral.wav"],
-        "folder-of-another": ["OAF_neutral/YAF_back_neutral.wav"],
+        "folder-of-another": ["OAF_neutral/YAF_back_neutral.wav", "YAF_happy/YAF_back_fear.wav"],
         "word-shared": None,
     },
 }
@@ -129,7 +129,7 @@ def test_counts_that_differ_are_named(read):
     assert "anger 1 instead of 1,271" in read["crema_d"][-1].found["counts"]
     assert "angry 10 instead of 7,000" in read["esd"][-1].found["counts"]
     assert "sadness 4 instead of 60" in read["savee"][-1].found["counts"]
-    assert "fear 0 instead of 400" in read["tess"][-1].found["counts"]
+    assert "happy 0 instead of 400" in read["tess"][-1].found["counts"]
     issues = KnownIssues(speech_corpus.ISSUES)
     issues.compare({"anger": 60}, {"anger": 60})
     assert issues.found["counts"] == []
@@ -152,7 +152,14 @@ def test_names_and_raters_of_crema_d(read, folders):
     labels = {row.utterance.id: row.utterance.label for row in heard}
     assert labels["1001_IEO_HAP_LO"] == "neutral"
     assert not {"1009_IEO_SAD_HI", "1076_MTI_SAD_XX"} & labels.keys(), "a tie and nobody's answer are no label"
-    assert [row.utterance.turn for row in heard] == [0, 1, 0, 0, 0]
+    assert labels.keys() == {
+        "1001_DFA_ANG_XX",
+        "1001_IEO_HAP_LO",
+        "1010_TIE_NEU_XX",
+        "1040_ITH_SAD_XX",
+        "1064_IEO_DIS_MD",
+    }
+    assert [row.utterance.turn for row in heard] == [0, 1, 0, 0, 0], "numbered without those left out"
     seen = of({"seen": crema_d.read_corpus(folders["crema_d"], "perceived", "face")}, "seen")
     assert {name: u.label for name, u in seen.items()} == {"1001_DFA_ANG_XX": "fear"}
 
@@ -210,7 +217,7 @@ def test_words_of_tess_are_not_in_train_and_valid(read):
     assert {u.dialogue for u in found.values() if u.split == "valid"} == {"OAF_door"}
     assert {u.speaker for u in found.values() if u.split == "test"} == {"YAF"}
     shared = read["tess"][-1].found["word-shared"]
-    assert len(shared) == 13
+    assert len(shared) == 14
     assert not [name for name in shared if "door" in name]
 
 
@@ -290,6 +297,7 @@ def test_what_is_broken_silent_or_faulty_is_refused_or_left_out(tmp_path, letter
     assert source.provenance["traps"]["silent"]["first"] == ["1002_DFA_ANG_XX"]
     assert {u.id for u in source.utterances} == {
         "1001_DFA_ANG_XX",
+        "1001_DFA_DIS_XX",
         "1009_IEO_SAD_HI",
         "1010_TIE_NEU_XX",
         "1040_ITH_SAD_XX",
