@@ -85,7 +85,7 @@ def identity_of(manifest: Mapping[str, Any], modality: str) -> dict[str, Any]:
         raise UserError(
             f"this run's {modality} features were made by ‘{made}’, which is not an encoder that can be run here: "
             "give features (a corpus folder or a pack) instead of clips, "
-            "or a run on a corpus that python -m data_prep.clips, emodb or raw made"
+            "or a run on a corpus that python -m data_prep.clips, or an importer of recordings, has made"
         )
     return found
 
