@@ -193,6 +193,8 @@ def validate(config: AnyExperiment) -> AnyExperiment:
     names = "one or more different names, as in --config.data.modalities=text,audio"
     require(different, "data.modalities", ",".join(modalities), names)
     length_limits.check_setting(config.data.max_length, modalities)
+    norm = config.data.speaker_norm
+    require(config.data.standardize or norm == "none", "data.speaker_norm", norm, "none where data.standardize is off")
     mix = model_settings(config).layer_mix
     reads_one = mix == "one" or not config.sweeps("model.layer")
     require(reads_one, "model.layer_mix", mix, "one where model.layer is swept")

@@ -15,7 +15,14 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic import demo_corpus
 from mer_jax.errors import UserError
 from mer_jax.evaluation import robustness
-from mer_jax.evaluation.final import describe_context, finish, print_result, refuse_unfinished, tell_other_figures
+from mer_jax.evaluation.final import (
+    describe_context,
+    describe_speaker_norm,
+    finish,
+    print_result,
+    refuse_unfinished,
+    tell_other_figures,
+)
 from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.report import render
 from mer_jax.runtime import checkpoint, distributed, run_log
@@ -179,6 +186,8 @@ def print_leakage(run: Run) -> list[Any]:
     heard = describe_context(run.config.data.context, leaks)
     if heard["test_turns_beside_training"]:
         console.print(f"  {heard['in_words']}")
+    if norm := describe_speaker_norm(run):
+        console.print(f"  standardised are {norm['in_words']}")
     return leaks
 
 

@@ -87,6 +87,16 @@ class EncoderExposure(TypedDict):
     in_words: str
 
 
+class SpeakerNorm(TypedDict):
+    """own: of every fold the names that have statistics of their own."""
+
+    kind: Literal["train", "own", "session"]
+    names: list[str]
+    own: dict[str, list[str]]
+    by_own: Count
+    in_words: str
+
+
 class ProtocolUsed(TypedDict):
     name: str
     title: str
@@ -96,6 +106,7 @@ class ProtocolUsed(TypedDict):
     leakage: list[str]
     contamination: NotRequired[list[EncoderExposure]]  # since 0.12
     context: NotRequired[ContextHeard]
+    speaker_norm: NotRequired[SpeakerNorm]  # where data.speaker_norm is not none
     selection: str
     selects_on: str
     test: str

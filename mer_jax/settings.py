@@ -69,6 +69,9 @@ class DataSettings:
     nonfinite: str = setting("refuse", choices=("refuse", "zero"))
     # Zero mean and unit variance of every feature, measured on the training part (of frames always ImageNet's).
     standardize: bool = True
+    # By whose mean and scale: the training part's (none); a speaker's own where the speaker trains (train); every
+    # speaker's or session's own, of test utterances, too, without their labels (own, session: transductive).
+    speaker_norm: str = setting("none", choices=("none", "train", "own", "session"))
     # Splits lie on the device or are streamed; auto keeps them on the device up to resident_limit_mb.
     placement: str = setting("auto", choices=("auto", "resident", "stream"), changes_result=False)
     resident_limit_mb: int = setting(4096, at_least=1, changes_result=False)

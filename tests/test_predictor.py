@@ -303,7 +303,7 @@ def test_a_batch_without_pictures_has_their_shape():
     )
     config = runpy.run_path(str(ROOT / "configs" / "deepmsi_mer_frames.py"))["get_config"]("tiny")
     config.data.modalities, config.data.max_length, config.frames.size = ("text", "visual"), (9, 9), 48
-    model = predictor.Predictor(config, manifest, {"replicas": []}, None)
+    model = predictor.Predictor(config, manifest, {"replicas": [], "protocol": {}}, None)
     words = {"text": np.ones((3, 6), np.float32)}
     pictures = words | {"visual": np.ones((2, 48, 48, 3), np.uint8)}
     for items, steps in (

@@ -35,6 +35,8 @@ class Batch:
     targets[n]:  [batch, …], what the task makes of the utterances' targets; empty where they are not known
     weight:      Float[batch], 0 for rows that are neither learnt nor scored, else 1
     turns:       of a batch that belongs to `Conversations`
+    norm_group:  Int32[batch], by whose statistics a row is standardised (`speaker_norm.NormGroups`); None: the training
+                 part's
     """
 
     features: dict[str, Any]
@@ -42,6 +44,7 @@ class Batch:
     targets: dict[str, Any]
     weight: Any
     turns: Turns | None = None
+    norm_group: Any = None
 
     def with_weight(self, weight: Any) -> "Batch":
         return dataclasses.replace(self, weight=weight)

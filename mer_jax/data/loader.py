@@ -110,12 +110,14 @@ def bucket_length(length: int) -> int:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Resident:
-    """A pool on the device. flat[m]: [all time steps, feat], utterance i at start[m][i] for length[m][i] steps."""
+    """A pool on the device. flat[m]: [all time steps, feat], utterance i at start[m][i] for length[m][i] steps.
+    norm_group: of every utterance, as `Batch` has it."""
 
     flat: dict[str, Any]
     start: dict[str, Any]
     length: dict[str, Any]
     targets: dict[str, Any]
+    norm_group: Any = None
 
 
 class Block(NamedTuple):
@@ -163,7 +165,13 @@ def pack(
             flat[m] = sharding.from_local_rows(flat[m], len(blocks) * size, everywhere)
     replicated = sharding.replicated(mesh)
     flat = sharding.replicate(flat, mesh) if len(blocks) > 1 else sharding.device_put_global(flat, replicated)
-    return Resident(flat, *sharding.device_put_global((start, length, dict(pool.targets)), replicated))
+    beside = start, length, dict(pool.targets), groups_of(pool)
+    return Resident(flat, *sharding.device_put_global(beside, replicated))
+
+
+def groups_of(pool: UtterancePool) -> np.ndarray | None:
+    """`Batch.norm_group` of every utterance of the pool."""
+    return None if pool.groups is None else pool.groups.of
 
 
 def gather(resident: Resident, rows: Int[Array, "batch"], padded_lengths: PaddedLengths) -> Batch:
@@ -177,7 +185,8 @@ def gather(resident: Resident, rows: Int[Array, "batch"], padded_lengths: Padded
         value = resident.flat[m].at[resident.start[m][at][:, None] + steps].get(mode="clip")
         features[m] = jnp.where(mask[m][..., None], value.astype(jnp.float32), 0)
     targets = {name: x[at] for name, x in resident.targets.items()}
-    return Batch(features, mask, targets, real.astype(jnp.float32))
+    group = None if resident.norm_group is None else resident.norm_group[at]
+    return Batch(features, mask, targets, real.astype(jnp.float32), norm_group=group)
 
 
 def collate(
@@ -214,7 +223,9 @@ def collate(
         features[m], mask[m] = pad_rows(sequences, len(rows), time, shape, dtype)
     at = np.maximum(rows, 0)
     targets = {name: x[at] for name, x in pool.targets.items()}
-    return Batch(features, mask, targets, (rows >= 0).astype(np.float32))
+    groups = groups_of(pool)
+    group = None if groups is None else groups[at]
+    return Batch(features, mask, targets, (rows >= 0).astype(np.float32), norm_group=group)
 
 
 def take_rows(batch: Batch, row_positions: Int[Array, "batch"]) -> Batch:
@@ -223,7 +234,8 @@ def take_rows(batch: Batch, row_positions: Int[Array, "batch"]) -> Batch:
     mask = {m: x[at] & real[:, None] for m, x in batch.mask.items()}
     features = {m: where_real(mask[m], x[at]) for m, x in batch.features.items()}
     targets = {name: x[at] for name, x in batch.targets.items()}
-    return Batch(features, mask, targets, real.astype(jnp.float32))
+    group = None if batch.norm_group is None else batch.norm_group[at]
+    return Batch(features, mask, targets, real.astype(jnp.float32), norm_group=group)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from jaxtyping import Bool
 
 from mer_jax.data.corpus import Corpus, Utterance
 from mer_jax.data.frames import MEAN, SCALE, EncodedFrames
+from mer_jax.data.speaker_norm import NormGroups, norm_groups, scale_of
 from mer_jax.errors import UserError
 from mer_jax.runtime import distributed
 
@@ -23,21 +24,28 @@ class UtterancePool:
     targets: Mapping[str, np.ndarray]
     lengths: Mapping[str, np.ndarray]
     whole: Mapping[str, np.ndarray]  # how many there were before sequences were cut
+    groups: NormGroups | None = None  # by whose statistics each is standardised, if not by the training part's
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 def select_utterances(
-    corpus: Corpus, rows: np.ndarray, max_lengths: Mapping[str, int], targets: Mapping[str, np.ndarray]
+    corpus: Corpus,
+    rows: np.ndarray,
+    max_lengths: Mapping[str, int],
+    targets: Mapping[str, np.ndarray],
+    speaker_norm: str = "none",
 ) -> UtterancePool:
-    """The corpus's utterances `rows` with their `targets`; their sequences are cut to `max_lengths` time steps."""
+    """The corpus's utterances `rows` with their `targets`; their sequences are cut to `max_lengths` time steps.
+    speaker_norm: see `speaker_norm.norm_groups`."""
     full = {m: corpus.index[f"length/{m}"][rows] for m in max_lengths}
     return UtterancePool(
         rows=rows,
         targets=targets,
         lengths={m: np.minimum(full[m], limit) for m, limit in max_lengths.items()},
         whole=full,
+        groups=norm_groups(corpus, rows, speaker_norm),
     )
 
 
@@ -84,37 +92,38 @@ class Scan:
     """What one pass over the pool finds.
 
     stats: per modality {"mean", "scale"}, Float32[folds, feat], of the training parts; of frames Float32[folds, 3], the
-    constants of public image backbones. nonfinite: how many values of every utterance were not finite. features: those
-    that this process has read, if they were kept.
+    constants of public image backbones. Of a pool with groups they are Float32[folds, groups, feat], and own says which
+    groups have statistics of their own in any modality, Bool[folds, names]. nonfinite: how many values of every
+    utterance were not finite. features: those that this process has read, if they were kept.
     """
 
     stats: dict[str, dict[str, np.ndarray]]
     nonfinite: dict[str, np.ndarray]
     sentences: list[str]
     features: dict[int, dict[str, np.ndarray]]
+    own: np.ndarray | None = None
 
 
 class _Sums:
-    """What is added up over the records of a modality, in float64: of every fold's training part the time steps, the
-    features and their squares; of every utterance the values that were not finite."""
+    """What is added up over the records of a modality, in float64: of every cell (a fold's training part, or a group)
+    the time steps, the features and their squares; of every utterance the values that were not finite."""
 
-    def __init__(self, folds: int, utterances: int, width: int):
-        self.steps = np.zeros(folds)
-        self.features = np.zeros((folds, width))
-        self.squares = np.zeros((folds, width))
+    def __init__(self, cells: int, utterances: int, width: int):
+        self.steps = np.zeros(cells)
+        self.features = np.zeros((cells, width))
+        self.squares = np.zeros((cells, width))
         self.nonfinite = np.zeros(utterances, np.int64)
 
-    def add(self, folds: np.ndarray, features: np.ndarray) -> None:
-        """Features [time, width] of an utterance that trains in these folds."""
+    def add(self, cells: np.ndarray, features: np.ndarray) -> None:
+        """Features [time, width] of an utterance that is in these cells."""
         exact = features.astype(np.float64)
-        self.features[folds] += exact.sum(0)
-        self.squares[folds] += np.square(exact).sum(0)
+        self.features[cells] += exact.sum(0)
+        self.squares[cells] += np.square(exact).sum(0)
 
-    def mean_and_scale(self) -> dict[str, np.ndarray]:
-        mean = self.features / self.steps[:, None]
-        deviation = np.sqrt(np.maximum(self.squares / self.steps[:, None] - np.square(mean), 0))
-        scale = np.where(deviation > 1e-6, deviation, 1.0)  # a constant feature stays 0
-        return {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)}
+    def mean_and_deviation(self) -> tuple[np.ndarray, np.ndarray]:
+        steps = np.maximum(self.steps, 1)[:, None]
+        mean = self.features / steps
+        return mean, np.sqrt(np.maximum(self.squares / steps - np.square(mean), 0))
 
 
 def scan(
@@ -128,23 +137,24 @@ def scan(
     progress: Callable[[], None] = lambda: None,
 ) -> Scan:
     """Reads every record of the pool once, this process those of `local_rows`. A fold's mean and scale are over all
-    time steps of its training part (`train`). A bad record is a UserError in every process. keep: whether the features
-    stay."""
+    time steps of its training part (`train`), a group's over those of its members. A bad record is a UserError in every
+    process. keep: whether the features stay."""
     widths = {m: 0 if "pixels" in corpus.modalities[m] else corpus.modalities[m]["width"] for m in pool.lengths}
-    sums = {m: _Sums(len(train), len(pool), width) for m, width in widths.items()}
+    cells = train if pool.groups is None else pool.groups.members(train)
+    sums = {m: _Sums(len(cells), len(pool), width) for m, width in widths.items()}
     features: dict[int, dict[str, np.ndarray]] = {}
     sentences: dict[int, str] = {}
     error = ""
     try:
         for i in local_rows.tolist():
             read, zeroed, sentences[i] = read_utterance(corpus, pool, i, nonfinite)
-            folds = np.flatnonzero(train[:, i])
+            here = np.flatnonzero(cells[:, i])
             for m, value in read.items():
-                sums[m].steps[folds] += len(value)
+                sums[m].steps[here] += len(value)
                 if isinstance(value, EncodedFrames):
                     corpus.decode_frames(int(pool.rows[i]), value, EncodedFrames.check)
                 else:
-                    sums[m].add(folds, value)
+                    sums[m].add(here, value)
                     sums[m].nonfinite[i] = zeroed.get(m, 0)
             if keep:
                 features[i] = read
@@ -152,9 +162,13 @@ def scan(
     except UserError as refused:
         error = str(refused)
     sentences = _add_up(sums, sentences, error)
-    stats = {m: _statistics(corpus, m, total) for m, total in sums.items()}
+    found = {m: _statistics(corpus, m, total, len(train), pool.groups) for m, total in sums.items()}
     return Scan(
-        stats, {m: total.nonfinite for m, total in sums.items()}, [sentences[i] for i in range(len(pool))], features
+        {m: stats for m, (stats, _) in found.items()},
+        {m: total.nonfinite for m, total in sums.items()},
+        [sentences[i] for i in range(len(pool))],
+        features,
+        None if pool.groups is None else np.any([own for _, own in found.values()], axis=0),
     )
 
 
@@ -175,13 +189,21 @@ def _add_up(sums: Mapping[str, _Sums], sentences: Mapping[int, str], error: str)
     return found
 
 
-def _statistics(corpus: Corpus, modality: str, total: _Sums) -> dict[str, np.ndarray]:
-    for fold in np.flatnonzero(total.steps == 0)[:1]:
+def _statistics(
+    corpus: Corpus, modality: str, total: _Sums, folds: int, groups: NormGroups | None
+) -> tuple[dict[str, np.ndarray], Any]:
+    """Mean and scale, and which groups have their own."""
+    for fold in np.flatnonzero(total.steps[:folds] == 0)[:1]:
         raise UserError(f"{corpus.path}: no utterance of the training part (fold {fold}) has {modality!r} features")
     if "pixels" in corpus.modalities[modality]:
         fixed = {"mean": MEAN, "scale": SCALE}
-        return {name: np.tile(np.float32(value), (len(total.steps), 1)) for name, value in fixed.items()}
-    return total.mean_and_scale()
+        shape = (folds, 1) if groups is None else (folds, 1 + len(groups.names), 1)
+        none = None if groups is None else np.zeros((folds, len(groups.names)), bool)
+        return {name: np.tile(np.float32(value), shape) for name, value in fixed.items()}, none
+    mean, deviation = total.mean_and_deviation()
+    if groups is not None:
+        return groups.statistics(total.steps, mean, deviation, folds)
+    return {"mean": mean.astype(np.float32), "scale": scale_of(deviation).astype(np.float32)}, None
 
 
 def packed_megabytes(corpus: Corpus, pool: UtterancePool) -> float:

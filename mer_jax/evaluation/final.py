@@ -12,6 +12,7 @@ from mer_jax.config import Experiment
 from mer_jax.data import contamination, leakage, protocols
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.leakage import knowing
+from mer_jax.data.speaker_norm import describe_norm, title_of
 from mer_jax.data.synthetic import bayes_key
 from mer_jax.errors import UserError
 from mer_jax.evaluation.conversation_scores import score_turns, turn_places
@@ -93,13 +94,13 @@ def finish(run: Run, leaks: list[Any], checkpoint: dict[str, Any], cost: run_log
 
 def describe_protocol(run: Run, leaks: list[Any]) -> dict[str, Any]:
     """What metrics.json says of who trained, validated and tested whom."""
-    split = run.split
+    split, norm = run.split, describe_speaker_norm(run)
     by = "test" if split.selects_on_test else "validation"
     locked = not run.config.train.score_test
     honest = LOCKED if locked else "scored once per replica, with the selected checkpoint"
     return {
         "name": split.protocol,
-        "title": split.title() + HEARD[run.config.data.context][0],
+        "title": split.title() + HEARD[run.config.data.context][0] + title_of(norm),
         "description": split.description,
         "leaky": split.leaky,
         "split_sha256": protocols.sha256(run.corpus, split),
@@ -110,7 +111,17 @@ def describe_protocol(run: Run, leaks: list[Any]) -> dict[str, Any]:
         "selects_on": by,
         "test": "best epoch of the test part itself" if split.selects_on_test else honest,
         "locked": locked,
+        **({} if norm is None else {"speaker_norm": norm}),
     }
+
+
+def describe_speaker_norm(run: Run) -> dict[str, Any] | None:
+    """What metrics.json says of data.speaker_norm; nothing where it is none."""
+    data = run.data
+    if data.pool.groups is None or data.own_norm is None:
+        return None
+    tests = [fold.test for fold in data.folds]
+    return describe_norm(data.pool.groups, data.own_norm, tests, [fold.name for fold in data.folds])
 
 
 def bayes_accuracy(config: Experiment, manifest: Mapping[str, Any]) -> float | None:

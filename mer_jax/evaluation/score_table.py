@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mer_jax.data.speaker_norm import title_of
 from mer_jax.tasks import Task
 from mer_jax.training.replicas import format_overrides
 
@@ -18,6 +19,12 @@ def looks(protocol: Mapping[str, Any]) -> str:
     count = protocol["test_looks"]
     times = "once" if count == 1 else f"{'an unknown number of' if count is None else count} times"
     return f"looked at {times}" + ", and in every epoch" * (protocol.get("selects_on") == "test")
+
+
+def transductive(protocol: Mapping[str, Any]) -> str:
+    """That features of the test part were standardised by themselves, if they were, by metrics.json's `protocol`; as
+    its title ends."""
+    return title_of(protocol.get("speaker_norm"))
 
 
 def part_of(points: Iterable[Mapping[str, Any]]) -> str:

@@ -23,6 +23,10 @@ READS_ALONE = (
     "every utterance by itself: the other turns of a dialogue, which the model has learnt to hear, are no inputs of "
     "this program; mer_jax.predict hears them"
 )
+WHOEVER_SPEAKS = (
+    "features are standardised by the whole training part, whoever speaks; mer_jax.predict does it by the speaker, for "
+    "those who trained"
+)
 MAX_ABS_DIFF = 1e-5  # by which an output of a file may differ from the model's
 
 
@@ -88,7 +92,8 @@ def describe(model: Predictor, replica: int, function: ExportedFunction, formats
     return {
         "inputs": inputs,
         **model.task.describe_export(),
-        "reads": READS_ALONE if model.hears else "every utterance by itself, as in training",
+        "reads": (READS_ALONE if model.hears else "every utterance by itself, as in training")
+        + f"; {WHOEVER_SPEAKS}" * (model.config.data.speaker_norm != "none"),
         "time_steps": {m: {"longest": n, "read_at_most": function.fixed_lengths.get(m)} for m, n in longest},
         "extractors": {m: spec["extractor"] for m, spec in model.modalities.items()},
         "temperature": model.temperature(replica),

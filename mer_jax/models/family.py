@@ -48,7 +48,8 @@ class Outputs(TypedDict):
 class ReplicaInputs:
     """What makes a replica.
 
-    input_stats[m]: mean and scale, Float[feat], that raw features are standardised with. prior: what the task's loss
+    input_stats[m]: mean and scale, Float[feat] or Float[groups, feat] (`data.speaker_norm`), that raw features are
+    standardised with. prior: what the task's loss
     knows of the training part, for classes their shares, Float[classes]. overrides: the swept fields, `{field:
     Float[]}`."""
 

@@ -161,7 +161,8 @@ class Conversation:
         turn, if it cannot be read: the conversation goes on without it."""
         name = text_files.name("the next turn", "id", id) or str(self.turns)
         speaker = text_files.name(f"turn {name}", "speaker", speaker)
-        item = self._model.prepare(self._item(name, sentence, clip, features))
+        item = dataclasses.replace(self._item(name, sentence, clip, features), speaker=speaker)
+        item = self._model.prepare(item, self._replicas)
         if item.error:
             raise UserError(f"turn {name}: {item.error}")
         number = self._speakers.get(speaker, len(self._speakers))
@@ -172,7 +173,7 @@ class Conversation:
             outputs.append(predicted)
             after.append(kept)
         predicted = np.mean(jax.device_get(outputs), axis=0)[0]
-        about = item.about() | {"speaker": speaker, "turn": self.turns}
+        about = item.about() | {"turn": self.turns}
         self._memory, self._speakers[speaker], self.turns = after, number, self.turns + 1
         return Prediction(output=self._model.task.describe_prediction(predicted), **about)
 

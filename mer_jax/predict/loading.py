@@ -10,6 +10,7 @@ from mer_jax.data.corpus import Manifest
 from mer_jax.errors import UserError
 from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.models.family import experiment_from
+from mer_jax.predict.known_speakers import refuse_unknown_statistics
 from mer_jax.predict.predictor import Predictor
 from mer_jax.runtime import checkpoint, sharding
 from mer_jax.training.resume import refuse_other_models, refuse_other_results
@@ -35,6 +36,7 @@ def load(run: epath.PathLike) -> Predictor:
             f"{run} was written by mer_jax {written}, whose runs this version cannot read ({error}); use that version, "
             "or train again"
         ) from None
+    refuse_unknown_statistics(str(run), metrics["protocol"].get("speaker_norm"))
     manifest = _manifest(run, config, sha256, written)
     sharding.start(files.cache_folder() / "xla")
     info, best_models, digest = checkpoint.best_models(run / "checkpoints")

@@ -26,6 +26,7 @@ from mer_jax.predict import conversations
 from mer_jax.predict.encoder_client import EncoderClient
 from mer_jax.predict.inputs import items_of
 from mer_jax.predict.item import InputOptions, Item
+from mer_jax.predict.known_speakers import KnownSpeakers
 from mer_jax.predict.prediction import Attribution, Prediction, empty_output
 from mer_jax.runtime import sharding
 from mer_jax.tasks import Task, task_of
@@ -58,6 +59,7 @@ class Predictor:
         self.replicas = [replica["name"] for replica in metrics["replicas"]]
         self.family, self.functions = model_of(config, manifest, self.task)
         self._best_models = best_models
+        self.speakers = KnownSpeakers(metrics["protocol"].get("speaker_norm"))
         self._max_lengths = config_lib.max_lengths(config.data, manifest.manifest)
         frames = config.frame_augmentation()
         self._view = None if frames is None else View(**vars(frames))
@@ -146,7 +148,7 @@ class Predictor:
         if attribution and len(replicas) > 1:
             raise UserError("attribution is of one model: give one replica")
         how = InputOptions(**options | {"by_dialogue": self.hears})
-        prepared = (self.prepare(item) for item in items_of(inputs, self, how, encoders))
+        prepared = (self.prepare(item, replicas) for item in items_of(inputs, self, how, encoders))
         batch_size += -batch_size % self.row_shards
         several = conversations.conversations(prepared) if self.hears else ([item] for item in prepared)
         for window in windows(several, WINDOW_BATCHES * batch_size):
@@ -223,9 +225,9 @@ class Predictor:
             about["notes"] = (*item.notes, INCOMPLETE)
         return Prediction(output=output, attribution=why, **about)
 
-    def prepare(self, item: Item) -> Item:
-        """The item with the features that the models read, cut to length and with finite values; or with its
-        `error`."""
+    def prepare(self, item: Item, replicas: Sequence[int] = ()) -> Item:
+        """The item with the features that the models read, cut to length and with finite values; or with its `error`.
+        replicas: those that predict it; the notes say so where one of them does not know the speaker."""
         if item.error:
             return item
         notes, features = list(item.notes), {}
@@ -241,6 +243,8 @@ class Predictor:
             return dataclasses.replace(item, error=f"it has none of {wanted}, which the model reads")
         if missing := [m for m in self.modalities if m not in features]:
             notes.append(f"predicted without {' and '.join(missing)}")
+        if note := self.speakers.note(item.speaker, [self.metrics["replicas"][r]["fold"] for r in replicas]):
+            notes.append(note)
         return dataclasses.replace(item, features=features, notes=tuple(notes))
 
     def _readable(self, modality: str, value: Any, notes: list[str]) -> Any:
@@ -288,7 +292,13 @@ class Predictor:
             steps = loader.bucket_length(max(map(len, values)))
             shape, dtype = self.step_spec(m)
             features[m], mask[m] = pad_rows(values, rows, steps, shape, dtype)
-        return Batch(features, mask, {}, (np.arange(rows) < len(items)).astype(np.float32))
+        return Batch(
+            features,
+            mask,
+            {},
+            (np.arange(rows) < len(items)).astype(np.float32),
+            norm_group=self.speakers.groups([item.speaker for item in items], rows),
+        )
 
     def on_devices(self, batch: Any) -> Any:
         """The batch on the devices, which share its rows."""

@@ -34,6 +34,7 @@ def data_and_protocol(run: FinishedRun) -> str:
             f"<strong>{escaped(data['name'])}</strong> ({escaped(modalities)}): {size}. ",
             f"Protocol <strong>{escaped(protocol['name'])}</strong>: {escaped(protocol['description'])}. ",
             f"Heard is {escaped(protocol['context']['in_words'])}. " if "context" in protocol else "",
+            f"Standardised are {escaped(protocol['speaker_norm']['in_words'])}. " if "speaker_norm" in protocol else "",
             f"Checkpoint: {escaped(with_titles(protocol['selection'], run.task))}; "
             f"test: {escaped(', '.join(filter(None, (protocol['test'], looks(protocol)))))}.</p>",
             alarms(run),

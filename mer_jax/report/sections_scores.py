@@ -45,6 +45,8 @@ def chosen_scores(run: FinishedRun) -> str:
         text += f" The test part is {score_table.LOCKED}."
     elif seen := score_table.looks(run.metrics["protocol"]):
         text += f" The test part was {seen} when they were made."
+    if score_table.transductive(run.metrics["protocol"]):
+        text += f" They are of {run.metrics['protocol']['speaker_norm']['in_words']}."
     if 1 < dialogues < FEW_DIALOGUES:
         text += f" {dialogues} dialogues are few: the intervals are too narrow."
     if words := score_table.choices_in_words(run.metrics["points"], point):
@@ -89,7 +91,8 @@ def _protocol_cell(run: FinishedRun) -> str:
     hears = protocol.get("context", {}).get("hears", "none")
     seen = score_table.looks(protocol) or ("test part locked" if run.locked else "")
     heard = escaped(f", {hears} heard") if hears != "none" else ""
-    return escaped(protocol["name"]) + leaky + heard + (f' <span class="faint">{seen}</span>' if seen else "")
+    norm = escaped(score_table.transductive(protocol))
+    return escaped(protocol["name"]) + leaky + heard + norm + (f' <span class="faint">{seen}</span>' if seen else "")
 
 
 def points(run: FinishedRun) -> str:

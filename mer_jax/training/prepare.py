@@ -30,7 +30,7 @@ class TrainingData:
     batches: what feeds them. folds: the protocol's folds, as positions in the pool. trains: Bool[folds, pool], which
     utterances train in each. inputs[i]: what replicas of fold i are given. counts[i]: what its parts hold. sentences:
     of the pool's utterances. unread: what of every modality's sequences is cut off, and problems: where that is
-    much. order: in which they train."""
+    much. order: in which they train. own_norm: which groups of the pool have statistics of their own (`pool.Scan`)."""
 
     batches: loader.BatchSource
     folds: tuple[Fold, ...]
@@ -41,6 +41,7 @@ class TrainingData:
     unread: tuple[length_limits.Unread, ...] = ()
     problems: tuple[str, ...] = ()
     order: Any = None
+    own_norm: np.ndarray | None = None
 
     @property
     def pool(self) -> UtterancePool:
@@ -63,7 +64,7 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
     rows = used if settings.context == "none" else heard_with(corpus, used)
     lengths = max_lengths(settings, corpus.manifest)
     utterances = pool.select_utterances(
-        corpus, rows, lengths, targets_of(task, corpus, rows, used, settings.soft_labels)
+        corpus, rows, lengths, targets_of(task, corpus, rows, used, settings.soft_labels), settings.speaker_norm
     )
     folds = tuple(
         Fold(fold.name, *(np.searchsorted(rows, getattr(fold, part)) for part in PARTS)) for fold in split.folds
@@ -109,7 +110,9 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
         console.print(f"  {note}")
     raw = () if settings.standardize else tuple(m for m in lengths if "pixels" not in corpus.modalities[m])
     inputs = tuple(replica_inputs(task, utterances, scan, i, fold, raw) for i, fold in enumerate(folds))
-    return TrainingData(batches, folds, trains, inputs, counts, scan.sentences, tuple(cut), tuple(problems), order)
+    return TrainingData(
+        batches, folds, trains, inputs, counts, scan.sentences, tuple(cut), tuple(problems), order, scan.own
+    )
 
 
 def source_of_batches(

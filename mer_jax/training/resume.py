@@ -58,15 +58,20 @@ def data_identity(run: Run) -> dict[str, Any]:
     """What a checkpoint must agree in with the run that carries it on: which data its replicas saw, and how."""
     settings = run.config.data
     heard = {"context": settings.context, "max_turns": settings.max_turns} if settings.context != "none" else {}
-    return heard | {
-        "manifest_sha256": run.corpus.manifest_sha256,
-        "split_sha256": protocols.sha256(run.corpus, run.split),
-        "modalities": list(settings.modalities),
-        "max_length": list(settings.max_length),
-        "standardize": settings.standardize,
-        "nonfinite": settings.nonfinite,
-        "seed": settings.seed,
-    }
+    norm = {"speaker_norm": settings.speaker_norm} if settings.speaker_norm != "none" else {}
+    return (
+        heard
+        | norm
+        | {
+            "manifest_sha256": run.corpus.manifest_sha256,
+            "split_sha256": protocols.sha256(run.corpus, run.split),
+            "modalities": list(settings.modalities),
+            "max_length": list(settings.max_length),
+            "standardize": settings.standardize,
+            "nonfinite": settings.nonfinite,
+            "seed": settings.seed,
+        }
+    )
 
 
 def refuse_other_results(

@@ -65,14 +65,22 @@ class Objective(NamedTuple):
 
 
 def standardize(batch: AnyBatch, input_stats: dict[str, Any]) -> Any:
-    """(x - mean) / scale along the last axis on the real time steps; padding stays zero."""
+    """(x - mean) / scale along the last axis on the real time steps; padding stays zero. Where there are statistics of
+    groups ([groups, feat]), by those of each row's `norm_group`; by the training part's, group 0, if the batch names
+    none."""
 
-    def of(m: str, x: Array, mask: Array) -> Array:
-        mean, scale = (jnp.expand_dims(input_stats[m][name], range(x.ndim - 1)) for name in ("mean", "scale"))
+    def along(stat: Array, x: Array, norm_group: Array | None) -> Array:
+        if stat.ndim == 1 or norm_group is None:
+            return jnp.expand_dims(stat if stat.ndim == 1 else stat[0], range(x.ndim - 1))
+        return jnp.expand_dims(stat[norm_group], range(1, x.ndim - 1))
+
+    def of(m: str, x: Array, mask: Array, norm_group: Array | None) -> Array:
+        mean, scale = (along(input_stats[m][name], x, norm_group) for name in ("mean", "scale"))
         return where_real(mask, (x.astype(jnp.float32) - mean) / scale)
 
     def of_group(group: Batch) -> Batch:
-        return dataclasses.replace(group, features={m: of(m, x, group.mask[m]) for m, x in group.features.items()})
+        features = {m: of(m, x, group.mask[m], group.norm_group) for m, x in group.features.items()}
+        return dataclasses.replace(group, features=features)
 
     return batch.map(of_group)
 
