@@ -142,7 +142,7 @@ def score_test(config: Experiment, corpus: Corpus, workdir: epath.PathLike) -> d
             distributed.barrier("finished")
         else:
             console.print(f"the test part is scored already; {workdir} tells its figures without another look")
-            print_result(task_of(corpus), result := known, workdir)
+            print_result(task_of(corpus).led_by(config.train.select), result := known, workdir)
         write_report(workdir)
     return result
 

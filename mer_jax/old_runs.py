@@ -33,7 +33,11 @@ BEFORE_CONTEXT: dict[str, dict[str, Any]] = {
     "loss": {"class_weight_power": 1.0},
 }
 # The same since 0.12; what is of the model in these families, others need not have it.
-BEFORE_CHOICES: dict[str, dict[str, Any]] = {"replicas": {"choose": "point"}, "data": {"speaker_norm": "none"}}
+BEFORE_CHOICES: dict[str, dict[str, Any]] = {
+    "replicas": {"choose": "point"},
+    "data": {"speaker_norm": "none"},
+    "loss": {"logit_adjustment_tau": 1.0},
+}
 BEFORE_LAYERS = {"model": {"layer_mix": "joined", "layer": 0}}
 FAMILIES = ("lsgmer", "deepmsi_mer", "deepmsi_mer_frames")
 # Parts of a checkpoint, 0.8 -> 0.9.

@@ -108,10 +108,11 @@ class ModelSettings:
 class LossSettings:
     """What the loss of every family has."""
 
-    imbalance: str = setting("none", choices=("none", "class_weights", "focal", "logit_adjustment"))
+    imbalance: str = setting("none", choices=("none", "class_weights", "focal", "logit_adjustment", "balanced_softmax"))
     focal_gamma: float = setting(2.0, at_least=0, swept=True)
     # Of class_weights: 1 = one over the class's share, 0.5 = one over its square root.
     class_weight_power: float = setting(1.0, at_least=0, swept=True)
+    logit_adjustment_tau: float = setting(1.0, at_least=0, swept=True)  # strength of logit_adjustment; 0 = none
     label_smoothing: float = setting(0.1, below=1, swept=True)
 
 

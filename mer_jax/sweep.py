@@ -58,7 +58,7 @@ def main(_: list[str]) -> None:
 
 def run_rows(configs: dict[str, Experiment], corpus: Corpus, workdir: epath.Path) -> None:
     """Runs every row and writes their table. Raises UserError, at the end, if a row failed."""
-    task = task_of(corpus)
+    task = task_of(corpus).led_by(next(iter(configs.values())).train.select)
     found: dict[str, dict[str, Any]] = {}  # rows that have finished
     failed: list[str] = []
     for number, (row, config) in enumerate(configs.items(), 1):

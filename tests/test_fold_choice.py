@@ -118,7 +118,7 @@ def test_a_choice_that_cannot_be_is_told(by_fold, choice):
 
 @pytest.mark.slow
 def test_the_test_parts_of_what_the_folds_chose_are_pooled(tmp_path, capsys):
-    config = experiment(seeds=2, grid="optim.learning_rate=0.02,0.2", choose="fold")
+    config = experiment(seeds=1, grid="optim.learning_rate=0.02,0.2", choose="fold")
     corpus, workdir = Corpus(corpus_of(240)), tmp_path / "w"
     result = run(config, corpus, workdir)
     chosen = result["points"][-1]
@@ -130,10 +130,10 @@ def test_the_test_parts_of_what_the_folds_chose_are_pooled(tmp_path, capsys):
         ]
         assert number == int(np.argmax(means))
         taken += [r for r in result["replicas"] if (r["fold"], r["point"]) == (fold, number)]
-    assert len(taken) == 6
+    assert len(taken) == 3
     pooled = np.sum([r["test"]["confusion"] for r in taken], axis=0)
     np.testing.assert_array_equal(chosen["pooled"]["confusion"], pooled)
-    assert pooled.sum() == 2 * 240, "every utterance is tested once by each seed"
+    assert pooled.sum() == 240, "every utterance is tested once"
     assert result["test"] == chosen["test"]
     found = read_run(workdir)
     interval = bootstrap(found.counts(), scores=found.task.metric_values)

@@ -53,9 +53,11 @@ def test_without_a_temperature_q_stays_flat(classes):
     assert round(float(q[0]), 3) == {4: 0.711, 6: 0.596, 7: 0.552}[classes]
 
 
-def reference_cross_entropy(logits, target, prior, imbalance, gamma, smoothing, power=1.0):
+def reference_cross_entropy(logits, target, prior, imbalance, gamma, smoothing, power=1.0, tau=1.0):
     if imbalance == "logit_adjustment":
-        logits = logits + np.log(prior)
+        logits = logits + tau * np.log(prior)
+    if imbalance == "balanced_softmax":
+        logits = logits + np.log(731 * prior)  # of so many training utterances
     p = reference.softmax(logits)
     loss = -sum((q * (1 - smoothing) + smoothing / len(p)) * np.log(x) for q, x in zip(target, p, strict=True))
     rare = [1 / share**power for share in prior]
@@ -66,16 +68,24 @@ def reference_cross_entropy(logits, target, prior, imbalance, gamma, smoothing, 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(
-    ("imbalance", "power"),
-    [("none", 1.0), ("class_weights", 1.0), ("class_weights", 0.5), ("focal", 1.0), ("logit_adjustment", 1.0)],
+    ("imbalance", "strength"),
+    [
+        ("none", 1.0),
+        ("class_weights", 1.0),
+        ("class_weights", 0.5),
+        ("focal", 1.0),
+        ("logit_adjustment", 1.0),
+        ("logit_adjustment", 0.4),
+        ("balanced_softmax", 0.4),
+    ],
 )
-def test_cross_entropy_family(imbalance, power, smoothing):
+def test_cross_entropy_family(imbalance, strength, smoothing):
     """Half of the rows have a certain label, half what raters said."""
     logits = 2 * RNG.normal(size=(40, 5))
     target = np.concatenate([np.eye(5)[RNG.integers(0, 5, 20)], RNG.multinomial(3, np.full(5, 0.2), 20) / 3])
     prior = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
     wanted = [
-        reference_cross_entropy(a, b, prior, imbalance, 2.0, smoothing, power)
+        reference_cross_entropy(a, b, prior, imbalance, 2.0, smoothing, strength, strength)
         for a, b in zip(logits, target, strict=True)
     ]
     found = losses.cross_entropy(
@@ -84,7 +94,8 @@ def test_cross_entropy_family(imbalance, power, smoothing):
         prior=jnp.asarray(prior, jnp.float32),
         imbalance=imbalance,
         focal_gamma=2.0,
-        class_weight_power=power,
+        class_weight_power=strength,
+        logit_adjustment_tau=strength,
         label_smoothing=smoothing,
     )
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -228,3 +239,12 @@ def test_fusion_objective_averages_the_pairs_that_are_there():
         terms["contrastive"], reference.contrastive(a[kept], b[kept], label[kept], 0.5, False), rtol=1e-5
     )
     assert int(terms["positive_pairs"]) == 2
+
+
+@pytest.mark.parametrize("tau", [1.0, jnp.float32(1)])
+def test_logit_adjustment_of_strength_one_is_bit_for_bit_the_one_without(tau):
+    logits = jnp.asarray(RNG.normal(size=(20, 3)), jnp.float32)
+    prior, target = jnp.array([0.7, 0.2, 0.1]), jax.nn.one_hot(jnp.arange(20) % 3, 3)
+    found = losses.cross_entropy(logits, target, prior=prior, imbalance="logit_adjustment", logit_adjustment_tau=tau)
+    wanted = -(target * jax.nn.log_softmax(logits + jnp.log(prior)[None])).sum(-1)
+    np.testing.assert_array_equal(found, wanted)

@@ -215,8 +215,8 @@ def test_speakers_of_later_utterances():
 # ---- whole runs ----
 
 
-def norm_config(kind, context="none", placement="auto", **replicas):
-    config = experiment("lsgmer", context, **({"seeds": 1, "folds": (0, 1), "replicas_per_step": 2} | replicas))
+def norm_config(kind, placement="auto"):
+    config = experiment(seeds=1, folds=(0, 1), replicas_per_step=2)
     config.data.speaker_norm, config.data.placement, config.train.inspect = kind, placement, False
     config.train.epochs = 1
     return config_lib.validate(config)
@@ -225,7 +225,7 @@ def norm_config(kind, context="none", placement="auto", **replicas):
 @pytest.mark.slow
 def test_a_run_says_it_and_refuses_to_predict(tmp_path, capsys):
     corpus = Corpus(corpus_of(120))
-    config = norm_config("own", context="past", placement="stream")
+    config = norm_config("own", placement="stream")
     result = run(config, corpus, tmp_path / "w")
     end = ", speakers normalised by their own test utterances (transductive)"
     assert result["protocol"]["title"].endswith(end)
@@ -234,7 +234,7 @@ def test_a_run_says_it_and_refuses_to_predict(tmp_path, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "standardised are speakers by all of their own utterances (transductive): 120 of 120 test" in out
     assert end in out
-    resident = run(norm_config("own", context="past"), corpus, tmp_path / "resident")
+    resident = run(norm_config("own"), corpus, tmp_path / "resident")
     for a, b in zip(result["replicas"], resident["replicas"], strict=True):
         assert a["test"]["confusion"] == b["test"]["confusion"]
         assert a["test"]["loss"] == pytest.approx(b["test"]["loss"], rel=1e-5)

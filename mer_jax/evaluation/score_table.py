@@ -75,7 +75,7 @@ def with_titles(text: str, task: Task) -> str:
 
 def columns(task: Task, part: str) -> list[str]:
     """The heads of the columns, after the one that names the row."""
-    first, *others = (metric.title for metric in task.metrics.values())
+    first, *others = (task.metrics[name].title for name in (task.main_metric, *task.other_metrics))
     if part == "valid":
         return [first, *others]
     return [first, "95 %", *others, f"validation {task.metrics[task.main_metric].short}"]
@@ -84,10 +84,10 @@ def columns(task: Task, part: str) -> list[str]:
 def cells(task: Task, point: Mapping[str, Any], part: str) -> list[str]:
     """A point's scores of the part: mean ± sample standard deviation over its replicas; `-` where the run does not know
     a score, `locked` where nobody knows one yet."""
-    main, *others = task.metrics
+    main, others = task.main_metric, task.other_metrics
     valid = {name: metric.format_mean(point["valid"].get(name)) for name, metric in task.metrics.items()}
     if part == "valid":
-        return list(valid.values())
+        return [valid[main], *(valid[name] for name in others)]
     interval = task.metrics[main].format_interval((point.get("interval") or {}).get(main))
     if "test" in point:
         test = {name: metric.format_mean(point["test"].get(name)) for name, metric in task.metrics.items()}
@@ -98,7 +98,7 @@ def cells(task: Task, point: Mapping[str, Any], part: str) -> list[str]:
 
 def ensemble_cells(task: Task, ensemble: Mapping[str, Any]) -> list[str]:
     """The scores of a point's ensemble, which has none on the validation part."""
-    main, *others = task.metrics
+    main, others = task.main_metric, task.other_metrics
     values = {
         name: metric.format(ensemble[name]["value"]) if name in ensemble else "-"
         for name, metric in task.metrics.items()

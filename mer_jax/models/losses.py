@@ -22,6 +22,7 @@ def cross_entropy(
     imbalance: str = "none",
     focal_gamma: Number = 2.0,
     class_weight_power: Number = 1.0,
+    logit_adjustment_tau: Number = 1.0,
     label_smoothing: Number = 0.0,
 ) -> Float[Array, "batch"]:
     """Cross entropy -sum target log p in nats, `target` a distribution (one-hot where the label is certain), with one
@@ -30,10 +31,15 @@ def cross_entropy(
     class_weights: times the mean under the target of prior^-class_weight_power, scaled so that the mean weight over
     the training part is 1 (power 1: one over classes * prior)
     focal: times (1 - p)^gamma, p the mean of the probabilities under the target (Lin et al. 2017)
-    logit_adjustment: logits + log prior while training (Menon et al. 2021); prediction uses the bare logits"""
+    logit_adjustment: logits + logit_adjustment_tau * log prior while training (Menon et al. 2021); prediction uses the
+    bare logits
+    balanced_softmax: the softmax of logits + log class counts while training (Ren et al. 2020). The counts are the
+    prior times one number, which a softmax does not see: it is logit_adjustment with tau = 1"""
     classes = logits.shape[-1]
-    if imbalance == "logit_adjustment":
-        logits = logits + jnp.log(jnp.maximum(prior, 1e-6))[None]
+    if imbalance in ("logit_adjustment", "balanced_softmax"):
+        log_prior = jnp.log(jnp.maximum(prior, 1e-6))[None]
+        tau = logit_adjustment_tau if imbalance == "logit_adjustment" else 1.0
+        logits = logits + tau * log_prior
     log_p = jax.nn.log_softmax(logits)
     smooth = target * (1 - label_smoothing) + label_smoothing / classes
     loss = -(smooth * log_p).sum(-1)

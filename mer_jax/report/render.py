@@ -69,7 +69,7 @@ def comparison(runs: Sequence[FinishedRun]) -> str:
     """One row for each run and point of its sweep, and whether the rows can be compared."""
     parts = [_note_on(runs, "data", _data), _note_on(runs, "split", _split)]
     part = score_table.part_of(point for run in runs for point in run.metrics["points"])
-    rows = [row for run in runs for row in point_rows(run, part, run.name, protocol=True)]
+    rows = [row for run in runs for row in point_rows(run, part, runs[0].task, run.name, protocol=True)]
     title = f"{score_table.scores_title(part, runs[0].task)}: mean ± sample standard deviation over replicas"
     parts.append(table(title, ["run", *columns(runs[0].task, part), "protocol"], rows))
     for run in runs:

@@ -67,8 +67,9 @@ def columns(task: Task, part: str) -> list[str]:
     return [*score_table.columns(task, part), "replicas"]
 
 
-def point_rows(run: FinishedRun, part: str, name: str = "", protocol: bool = False) -> list[list[str]]:
-    """One row with the part's scores for each point of a run, and for its ensemble. protocol: the last cell says which
+def point_rows(run: FinishedRun, part: str, task: Task, name: str = "", protocol: bool = False) -> list[list[str]]:
+    """One row with the part's scores for each point of a run, and for its ensemble. task: whose columns they are, of
+    several runs the first one's. protocol: the last cell says which
     protocol it is, and how often the test part was looked at."""
     rows, found = [], run.metrics["points"]
     for point in found:
@@ -77,11 +78,11 @@ def point_rows(run: FinishedRun, part: str, name: str = "", protocol: bool = Fal
         if point["chosen"] and len(found) > 1:
             title = f'<span class="chosen">{title}</span> <span class="ok">chosen</span>'
         diverged = f", {point['diverged']} diverged" if point["diverged"] else ""
-        cells = [title, *score_table.cells(run.task, point, part), f"{point['replicas']}{diverged}"]
+        cells = [title, *score_table.cells(task, point, part), f"{point['replicas']}{diverged}"]
         rows.append(cells + [_protocol_cell(run)] * protocol)
         if ensemble := point.get("ensemble"):
             title = f'<span class="faint">ensemble of its {ensemble["members"]} seeds</span>'
-            rows.append([title, *score_table.ensemble_cells(run.task, ensemble), ""] + [""] * protocol)
+            rows.append([title, *score_table.ensemble_cells(task, ensemble), ""] + [""] * protocol)
     return rows
 
 
@@ -111,7 +112,7 @@ def points(run: FinishedRun) -> str:
         )
     part = score_table.part_of(run.metrics["points"])
     title, heads = score_table.scores_title(part, run.task), ["", *columns(run.task, part)]
-    return table(title, heads, point_rows(run, part)) + note
+    return table(title, heads, point_rows(run, part, run.task)) + note
 
 
 def learning_curves(run: FinishedRun) -> str:

@@ -18,4 +18,4 @@ def task_of_results(metrics: dict[str, Any]) -> Task:
     name = metrics.get("task", Classification.name)
     if name not in kinds:
         raise ValueError(f"field 'task': this mer_jax knows {', '.join(kinds)}, not {name!r}")
-    return kinds[name](metrics)
+    return kinds[name](metrics).led_by(metrics["config"].get("train", {}).get("select", ""))

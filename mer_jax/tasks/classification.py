@@ -90,6 +90,7 @@ class Classification(Task):
             imbalance=settings.imbalance,
             focal_gamma=settings.focal_gamma,
             class_weight_power=settings.class_weight_power,
+            logit_adjustment_tau=settings.logit_adjustment_tau,
             label_smoothing=settings.label_smoothing,
         )
         return weighted_mean(each, weight)

@@ -2,6 +2,7 @@
 task; none of them knows whether the targets are classes, numbers or several labels at once. No JAX at import."""
 
 import abc
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -43,19 +44,31 @@ class Card:
 class Task(abc.ABC):
     """One kind of target, of one corpus.
 
-    metrics: the table of its scores; the first row is the main score. width: numbers that a model gives for an
-    utterance. Decisions are what a model finally says of utterances, [rows]; values are what it gives for them, [rows,
-    width]."""
+    metrics: the table of its scores. selects: the one by which a run chooses, if that is known. width: numbers that a
+    model gives for an utterance. Decisions are what a model finally says of utterances, [rows]; values are what it
+    gives for them, [rows, width]."""
 
     name: ClassVar[str]
     report_sections: ClassVar[str] = ""  # the module with the sections of a report that only this task has
     metrics: Mapping[str, Metric]
+    selects: str = ""
     width: int
+
+    def led_by(self, score: str) -> "Task":
+        """The same task for a run that chooses by this score."""
+        led = copy.copy(self)
+        led.selects = score
+        return led
 
     @property
     def main_metric(self) -> str:
-        """The score that tables lead with."""
-        return next(iter(self.metrics))
+        """The score that tables lead with: the one that selects, else the first of the table."""
+        return self.selects if self.selects in self.metrics else next(iter(self.metrics))
+
+    @property
+    def other_metrics(self) -> list[str]:
+        """The scores after the main one, in the order of the table."""
+        return [name for name in self.metrics if name != self.main_metric]
 
     @abc.abstractmethod
     def check_results(self, metrics: Mapping[str, Any]) -> None:

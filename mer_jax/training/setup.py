@@ -41,7 +41,7 @@ def assemble(
     config: Experiment, corpus: Corpus, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None
 ) -> Run:
     """Everything of the run on the devices (all there are), at no step yet."""
-    task, split = task_of(corpus), split_of(config, corpus)
+    task, split = task_of(corpus).led_by(config.train.select), split_of(config, corpus)
     replicas = replicas_of(config, split)
     mesh = sharding.make_mesh(replicas_per_step(config, len(replicas)), config.mesh.model, devices)
     data = prepare_data(config, task, corpus, split, mesh)
