@@ -59,16 +59,22 @@ def read_config(tree: dict[str, Any]) -> dict[str, Any]:
         found[name] = value
     if "data" in found and "context" not in found:
         found |= _with(found, BEFORE_CONTEXT)
-    if "data" in found and "choose" not in found.get("replicas", {}):
+    if "data" in found and _lacks(found, "replicas", "choose"):
         found |= _with(found, BEFORE_CHOICES)
-    if "data" in found and found["family"] in FAMILIES and "layer_mix" not in found.get("model", {}):
+    if "data" in found and found["family"] in FAMILIES and _lacks(found, "model", "layer_mix"):
         found |= _with(found, BEFORE_LAYERS)
     return found
 
 
+def _lacks(tree: dict[str, Any], group: str, field: str) -> bool:
+    held = tree.get(group, {})
+    return isinstance(held, dict) and field not in held
+
+
 def _with(tree: dict[str, Any], later: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Groups of a config with the fields that came later."""
-    return {name: tree.get(name, {}) | fields for name, fields in later.items()}
+    """Groups of a config with the fields that came later; a group that is damaged stays so."""
+    groups = {name: tree.get(name, {}) for name in later}
+    return {name: held | later[name] if isinstance(held, dict) else held for name, held in groups.items()}
 
 
 def _family_of_08(tree: dict[str, Any]) -> str:

@@ -10,10 +10,13 @@ import tarfile
 import numpy as np
 import pytest
 from conftest import ROOT, user_env
+from experiments import FAMILIES
 
 import mer_jax
 from mer_jax import old_runs
+from mer_jax.config import to_dict
 from mer_jax.data.corpus import Corpus
+from mer_jax.errors import UserError
 from mer_jax.models.family import experiment_from
 
 COMMON = ["--config.data.path=corpus", "--config.train.epochs=2", "--config.train.batch_size=8"]
@@ -81,6 +84,18 @@ def test_its_config_is_read_in_todays_words(folder):
     config = experiment_from(old_runs.read_config(tree))
     assert (config.family(), config.model.width, config.optim.ema_decay) == ("lsgmer", 8, tree["optim"]["average"])
     assert old_runs.read_config(tree | {"backbone": {"rate": 0.5}})["backbone"] == {"lr_scale": 0.5}
+
+
+def test_a_config_of_0_11_lacks_what_came_later():
+    for kind in FAMILIES.values():
+        tree = to_dict(kind())
+        for group, fields in (old_runs.BEFORE_CHOICES | old_runs.BEFORE_LAYERS).items():
+            for field in fields:
+                del tree[group][field]
+        assert to_dict(experiment_from(tree)) == to_dict(kind())
+    tree["replicas"]["seeds"] = "three"
+    with pytest.raises(UserError, match="seeds"):
+        experiment_from(tree)
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def standardize(batch: AnyBatch, input_stats: dict[str, Any]) -> Any:
     groups ([groups, feat]), by those of each row's `norm_group`; by the training part's, group 0, if the batch names
     none."""
 
-    def along(stat: Array, x: Array, norm_group: Array | None) -> Array:
+    def along(stat: Any, x: Array, norm_group: Array | None) -> Array:
         if stat.ndim == 1 or norm_group is None:
             return jnp.expand_dims(stat if stat.ndim == 1 else stat[0], range(x.ndim - 1))
         return jnp.expand_dims(stat[norm_group], range(1, x.ndim - 1))
