@@ -16,7 +16,8 @@ from mer_jax.models import lsgmer
 
 def get_config(arg: str = "") -> lsgmer.LSGMERExperiment:
     """arg: "" = our defaults; "iemocap", "meld", "emodb" = tuned on that corpus's validation parts;
-    "iemocap_utterance", "meld_utterance" = the same, one utterance at a time; "tiny" = quick."""
+    "iemocap_utterance", "meld_utterance" = the same, one utterance at a time; "emodb_vector" = for one vector a
+    recording, "emodb_layers" = for the layers of a speech encoder; "tiny" = quick."""
     experiment = lsgmer.LSGMERExperiment(experiment="lsgmer" + (f"-{arg}" if arg else ""))
     model, optim, train = experiment.model, experiment.optim, experiment.train
     corpus, _, alone = arg.partition("_")
@@ -30,6 +31,8 @@ def get_config(arg: str = "") -> lsgmer.LSGMERExperiment:
         else:
             model.dropout, model.encoder_dropout, optim.ema_decay = 0.3, 0.1, 0.99
             train.epochs, train.patience = 8, 3
+            if not alone:
+                experiment.loss.imbalance, experiment.loss.class_weight_power = "class_weights", 0.5
         if not alone:
             experiment.data.context, model.width = "both", 128
             experiment.context.kind, experiment.context.heads = "speakers", 8
@@ -42,11 +45,18 @@ def get_config(arg: str = "") -> lsgmer.LSGMERExperiment:
         experiment.loss.label_smoothing = 0.0
         optim.learning_rate, optim.ema_decay = 5e-3, 0.95
         train.batch_size, train.epochs, train.patience = 32, 25, 0
+    elif arg in ("emodb_vector", "emodb_layers"):  # one vector a recording, from functionals or a speech encoder
+        experiment.data.modalities, experiment.data.protocol = ("audio",), "loso"
+        model.width, model.input_dropout = 128, 0.4
+        model.layer_mix = "learned" if arg == "emodb_layers" else "joined"
+        experiment.loss.label_smoothing = 0.0
+        optim.learning_rate, optim.ema_decay = 1e-3, 0.95
+        train.batch_size, train.epochs, train.patience = 32, 25, 0
     elif arg == "tiny":
         model.width = 32
         optim.learning_rate = 2e-3
         train.epochs = 3
     elif arg:
-        known = "iemocap, meld, iemocap_utterance, meld_utterance, emodb and tiny, or none"
+        known = "iemocap, meld, iemocap_utterance, meld_utterance, emodb, emodb_vector, emodb_layers and tiny, or none"
         raise ValueError(f"configs/lsgmer.py knows the arguments {known}, not {arg!r}")
     return experiment

@@ -34,6 +34,7 @@ PARAMETERS = {
     "lsgmer:iemocap_utterance": 2_257_159,
     "lsgmer:meld_utterance": 1_131_783,
     "lsgmer:emodb": 73_543,
+    "lsgmer:emodb_vector": 286_343,
     "deepmsi_mer": 758_887,
     "deepmsi_mer:tiny": 27_559,
     "deepmsi_mer:iemocap": 1_193_079,
