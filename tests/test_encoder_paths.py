@@ -1,6 +1,8 @@
 """Every way in which encoders read gives what transformers' own forward gives of one unpadded input, whatever else is
 in the batch."""
 
+import shutil
+
 import numpy as np
 import pytest
 from recordings import RATE, needs_prep
@@ -108,6 +110,48 @@ def test_long_sound_is_heard_in_windows_by_whisper_alone(models):
 
 @pytest.mark.slow
 @needs_prep
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
+@pytest.mark.parametrize("seconds", [0, 0.01, 0.035])
+@pytest.mark.parametrize("name", ["whisper", "w2v-bert", "wavlm"])
+def test_a_moment_of_sound_has_a_step(models, name, seconds):
+    from data_prep.encoders.audio import SpeechEncoder
+
+    encoder = SpeechEncoder(str(models / name), placement=CPU)
+    (found,) = encoder.encode([encoder.ready(noise(seconds))])
+    assert len(found) in (1, 2)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.slow
+@needs_prep
+@pytest.mark.parametrize(
+    ("flag", "name", "words"),
+    [
+        ("text", "whisper", "whisper reads sound, not sentences"),
+        ("text", "wav2vec2", "wav2vec2 reads sound, not sentences"),
+        ("text", "swin", "swin reads pictures, not sentences"),
+        ("audio", "bert", "bert reads sentences, not sound"),
+        ("audio", "clip", "clip_vision_model reads pictures, not sound"),
+        ("visual", "llama", "llama reads sentences, not pictures"),
+        ("visual", "w2v-bert", "wav2vec2-bert reads sound, not pictures"),
+    ],
+)
+def test_an_encoder_of_something_else_is_refused(models, tmp_path, flag, name, words):
+    from data_prep.encoders.audio import SpeechEncoder
+    from data_prep.encoders.text import TextEncoder
+    from data_prep.encoders.visual import FrameEncoder
+
+    make = {
+        "text": lambda path: TextEncoder(path, Selection(), tmp_path, CPU),
+        "audio": lambda path: SpeechEncoder(path, placement=CPU),
+        "visual": lambda path: FrameEncoder(path, placement=CPU),
+    }[flag]
+    with pytest.raises(UserError, match=f"^--{flag}-encoder=[^ ]*: {words}; take another encoder$"):
+        make(str(models / name))
+
+
+@pytest.mark.slow
+@needs_prep
 class TestText:
     @pytest.mark.parametrize(("name", "special"), [("bert", 2), ("gpt2", 0), ("llama", 0), ("t5", 1)])
     def test_a_batch_gives_what_each_sentence_gives_alone(self, models, tmp_path, name, special):
@@ -128,6 +172,41 @@ class TestText:
         at = 1 if name == "bert" else 0
         wanted = own_states(model, range(3), input_ids=word["input_ids"])[at].reshape(-1)
         np.testing.assert_allclose(encoder.words(["glad"])[0], wanted, atol=1e-5)
+
+    @pytest.mark.parametrize("name", ["gpt2", "llama"])
+    @pytest.mark.parametrize("pool", ["none", "mean+std"])
+    def test_a_sentence_of_no_tokens_has_one_step(self, models, tmp_path, name, pool):
+        from data_prep.encoders.text import TextEncoder
+
+        encoder = TextEncoder(str(models / name), Selection(pool=pool), tmp_path, CPU)
+        assert encoder.tokenizer([""]).input_ids == [[]]
+        empty, hello, again = encoder.encode(["", "hello you", ""])
+        np.testing.assert_array_equal(empty, again)
+        np.testing.assert_allclose(encoder.encode([""])[0], empty, atol=2e-3)
+        np.testing.assert_allclose(encoder.encode(["hello you"])[0], hello, atol=2e-3)
+        assert encoder.lengths(["", "hello you"]) == [1, 2]
+        assert len(empty) == 1
+        with pytest.raises(UserError, match="its tokenizer makes nothing of ''"):
+            encoder.words(["glad", ""])
+
+    def test_the_tower_of_clip_that_reads_sentences_is_taken(self, models):
+        from data_prep.encoders import pretrained
+
+        with pytest.raises(UserError, match="its tokenizer knows 2 tokens, the model 9: the tokenizer's files"):
+            self.encoder(models / "clip")
+        found = pretrained.load("--text-encoder", str(models / "clip"), "AutoTokenizer", CPU)
+        assert found.hidden((0, 2), input_ids=np.array([[1, 4, 2]])).shape == (1, 3, 2, 32)
+
+    def test_a_tokenizer_that_knows_no_words_is_refused(self, models, tmp_path):
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(models / "bert" / name, tmp_path)
+        with pytest.raises(UserError, match=r"its tokenizer knows 5 tokens, the model 21: .* vocab.txt"):
+            self.encoder(tmp_path)
+
+    def encoder(self, folder):
+        from data_prep.encoders.text import TextEncoder
+
+        return TextEncoder(str(folder), Selection(), folder / "cache", CPU)
 
     def test_pools_and_layers_apart(self, models, tmp_path):
         from data_prep.encoders.text import TextEncoder

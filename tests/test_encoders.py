@@ -138,7 +138,7 @@ class TestEncoders:
             SpeechEncoder(str(models / "wavlm"), Selection((7,)))
         with pytest.raises(UserError, match="--device=nowhere"):
             FrameEncoder(str(models / "vit"), placement=Placement("nowhere"))
-        with pytest.raises(UserError, match="the folder holds no whole model"):
+        with pytest.raises(UserError, match="bert reads sentences, not sound"):
             SpeechEncoder(str(models / "bert"))
         broken = shutil.copytree(models / "vit", tmp_path / "vit")
         weights = load_file(broken / "model.safetensors")

@@ -15,7 +15,7 @@ class SpeechEncoder:
     """wav2vec 2.0, HuBERT, WavLM, data2vec, w2v-BERT, the encoder of Whisper: see `speech_inputs`. Float16[steps,
     features]."""
 
-    batch_size, shortest = SAVED_TOGETHER, 0.03  # seconds; shorter clips are filled up with silence to give one step
+    batch_size = SAVED_TOGETHER
 
     def __init__(
         self,
@@ -30,6 +30,7 @@ class SpeechEncoder:
         config = self._pretrained.model.config
         self.input = input_of(self._pretrained, "--audio-encoder", name)
         self.rate, self.longest = self.input.rate, longest
+        self.shortest = self.input.shortest  # seconds; shorter clips are filled up with silence
         depth = config.num_hidden_layers
         resolved = (selection or Selection()).resolved("--audio-layers", name, depth)
         self.selection = resolved.strided(self._rate(), name)

@@ -19,6 +19,12 @@ SPREAD = "spread"  # a device: all that there are, and the main memory, share on
 # float32: all of it. autocast: products in bfloat16, weights and everything else in float32. bfloat16, float16: the
 # weights, too, for models that would not fit otherwise.
 PRECISIONS = ("float32", "autocast", "bfloat16", "float16")
+# By the class of transformers that makes a model's inputs: what it is made of, and what the model may call it.
+READS = {
+    "AutoTokenizer": ("sentences", ("input_ids",)),
+    "AutoFeatureExtractor": ("sound", ("input_values", "input_features")),
+    "AutoImageProcessor": ("pictures", ("pixel_values",)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +85,8 @@ def load(
     **options: Any,
 ) -> PretrainedModel:
     """Loads a model, from `path` if not from `name`; of one that encodes and decodes, the encoder. `processor` is the
-    transformers class that makes the model's inputs, or empty. Raises UserError in terms of `flag`, the option that
-    named the model."""
+    transformers class that makes the model's inputs, of `READS`, or empty. Raises UserError in terms of `flag`, the
+    option that named the model."""
     try:
         import safetensors
         import torch
@@ -94,12 +100,16 @@ def load(
     where = device_of(placement.device)
     spread = {"device_map": "auto"} if placement.device == SPREAD else {}
     try:
-        made = processor and getattr(transformers, processor).from_pretrained(place, trust_remote_code=False, **options)
-        model, loaded = transformers.AutoModel.from_pretrained(
+        whole, loaded = transformers.AutoModel.from_pretrained(
             place, trust_remote_code=False, dtype=kind, output_loading_info=True, **spread
         )
-    except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        model, prefix = _encoding_part(whole, processor)
+        refuse_other_inputs(flag, name, processor, model)
+        made = processor and getattr(transformers, processor).from_pretrained(place, trust_remote_code=False, **options)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if Path(place).is_dir():
             raise UserError(f"{flag}={name}: the folder holds no whole model ({reason})") from None
         raise UserError(
@@ -107,7 +117,6 @@ def load(
             "Without a network, copy the model's folder here (config.json, the weights, what its processor needs) "
             f"and give its path: {flag}=PATH"
         ) from None
-    model, prefix = _encoding_part(model)
     missing = tuple(sorted(key.removeprefix(prefix) for key in loaded["missing_keys"]))
     weights = {k: v for k, v in model.state_dict().items() if k not in missing}
     if lost := [k for k in missing if k in model.state_dict() and not any(word in k for word in UNUSED)]:
@@ -127,13 +136,22 @@ def load(
     return PretrainedModel(made, model, where, missing, identity, placement.precision)
 
 
-def _encoding_part(model: Any) -> tuple[Any, str]:
-    """Returns what of a model encodes, and the prefix of its weights' names."""
-    if hasattr(model, "vision_model"):  # of CLIP and its kin, which also read text
-        return model.vision_model, "vision_model."
+def _encoding_part(model: Any, processor: str) -> tuple[Any, str]:
+    """Returns what of a model encodes what the processor makes, and the prefix of its weights' names."""
+    if hasattr(model, "vision_model"):  # CLIP and its kin have a tower for pictures and one for sentences
+        part = "text_model" if processor == "AutoTokenizer" and hasattr(model, "text_model") else "vision_model"
+        return getattr(model, part), f"{part}."
     if getattr(model.config, "is_encoder_decoder", False):  # Whisper, T5, BART
         return model.get_encoder(), "encoder."
     return model, ""
+
+
+def refuse_other_inputs(flag: str, name: str, processor: str, model: Any) -> None:
+    """Raises UserError if the model does not read what the processor makes."""
+    wanted, inputs = READS.get(processor, ("", ()))
+    if inputs and model.main_input_name not in inputs:
+        reads = next((what for what, names in READS.values() if model.main_input_name in names), model.main_input_name)
+        raise UserError(f"{flag}={name}: {model.config.model_type} reads {reads}, not {wanted}; take another encoder")
 
 
 def _digest(weights: Mapping[str, Any]) -> str:

@@ -16,10 +16,11 @@ BATCH_SECONDS = 160  # of sound, padding included, that go through the encoder a
 
 class SpeechInput(abc.ABC):
     """One way to read sound. pads: whether what waits is padded to a common length; window: seconds that the model
-    hears at a time, None if it hears all."""
+    hears at a time, None if it hears all; shortest: seconds that give one time step."""
 
     pads: bool
     window: float | None = None
+    shortest = 0.03
 
     def __init__(self, model: PretrainedModel):
         self.model, self.rate = model, int(model.processor.sampling_rate)
@@ -108,7 +109,10 @@ class Samples(Padded):
 
 
 class Filterbanks(Padded):
-    """w2v-BERT 2.0 reads pairs of filterbank frames, which are its time steps."""
+    """w2v-BERT 2.0 reads pairs of filterbank frames, which are its time steps. A frame hears 25 ms, the next one begins
+    10 ms later."""
+
+    shortest = 0.04
 
     def ready(self, samples: np.ndarray) -> np.ndarray:
         made = self.model.processor(samples, sampling_rate=self.rate, return_tensors="np", padding=False)

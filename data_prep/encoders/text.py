@@ -36,10 +36,12 @@ class TextEncoder:
     def __init__(self, name: str, selection: Selection, cache: Path, placement: Placement = ANYWHERE):
         path = _minilm_path() if name in (MINILM, MINILM_NAME) else None
         self._pretrained = pretrained.load("--text-encoder", name, "AutoTokenizer", placement, path=path)
-        self.tokenizer, config = _padding(self._pretrained.processor), self._pretrained.model.config
+        self.tokenizer = _padding(self._pretrained.processor)
+        config = self._pretrained.model.config.get_text_config()  # of a model that also sees, its language model's
+        refuse_strange_words("--text-encoder", name, self.tokenizer, config)
         depth = config.num_hidden_layers
         self.selection = selection.resolved("--text-layers", name, depth)
-        if selection.pool == "first" and self.tokenizer.cls_token is None:
+        if selection.pool == "first" and self.tokenizer("a").input_ids[:1] != [self.tokenizer.cls_token_id]:
             raise UserError(f"--text-pool=first: {name} has no first token that stands for the sentence (CLS)")
         self.limit = _limit(self.tokenizer, config)
         self._of_model = config.hidden_size
@@ -79,7 +81,7 @@ class TextEncoder:
 
     def lengths(self, sentences: Sequence[str]) -> list[int]:
         """Returns how many tokens each sentence has; those beyond the `limit` are cut off."""
-        return [len(ids) for ids in self.tokenizer(list(sentences)).input_ids]
+        return [max(1, len(ids)) for ids in self.tokenizer(list(sentences)).input_ids]
 
     def pieces(self, sentence: str) -> list[str]:
         """Returns what of the sentence each of its tokens stands for, with the space before it; special tokens stand
@@ -101,7 +103,8 @@ class TextEncoder:
         return [self.selection.features(states) for batch in batches for states, _ in self._tokens(batch)]
 
     def _tokens(self, sentences: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Returns of each sentence its states, Float32[tokens, layers, width], and which tokens are special."""
+        """Returns of each sentence its states, Float32[tokens, layers, width], and which tokens are special. A sentence
+        of which the tokenizer makes nothing, as many language models' do of an empty one, is one token of padding."""
         tokens = dict(
             self.tokenizer(
                 sentences,
@@ -112,6 +115,11 @@ class TextEncoder:
                 return_tensors="np",
             )
         )
+        if not tokens["input_ids"].shape[1]:
+            fill = {"input_ids": self.tokenizer.pad_token_id, "special_tokens_mask": 1}
+            tokens = {name: np.full((len(sentences), 1), fill.get(name, 0), np.int64) for name in tokens}
+        without = tokens["attention_mask"].sum(1) == 0
+        tokens["attention_mask"][without, 0] = 1
         special = tokens.pop("special_tokens_mask").astype(bool)
         states = self._pretrained.hidden(self.selection.layers or (), **tokens)
         ends = tokens["attention_mask"].sum(1).tolist()
@@ -125,6 +133,17 @@ def _padding(tokenizer: Any) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
+
+
+def refuse_strange_words(flag: str, name: str, tokenizer: Any, config: Any) -> None:
+    """Raises UserError if the tokenizer knows far fewer tokens than the model: of a folder without a tokenizer's files
+    transformers makes one that knows no words."""
+    known, wanted = len(tokenizer), getattr(config, "vocab_size", 0)
+    if 2 * known < wanted:
+        raise UserError(
+            f"{flag}={name}: its tokenizer knows {known:,} tokens, the model {wanted:,}: the tokenizer's files are "
+            "missing, as tokenizer.json or vocab.txt"
+        )
 
 
 def _limit(tokenizer: Any, config: Any) -> int:
