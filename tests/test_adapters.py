@@ -118,8 +118,13 @@ def test_frames_become_steps_with_layers(adapter, tmp_path):
         ({"a": ("def load", "def lade")}, r"it has no function load; an adapter has the functions describe, load"),
         ({"a": ('return {"scale": 1.0}', "return 1 / 0")}, r"load failed: ZeroDivisionError"),
         ({"a": ("import numpy as np", "import numpi as np")}, r"it cannot be imported: ModuleNotFoundError"),
-        ({"a": ("10}", '10, "weights": ["/nowhere.bin"]}')}, r"names the weights /nowhere.bin, which do not exist"),
+        ({"a": ("10}", '10, "weights": ["/nowhere.bin"]}')}, r"names the weights /nowhere.bin, which are no file"),
         ({"a": ("10}", '10, "layers": 3}')}, r"encode gave 1 layers, describe says 3"),
+        ({"a": ("10}", '10, "weights": [__file__, __file__]}')}, r"names two weights that are called adapter.py"),
+        ({"a": ("return found", "return [[[1.0], [1.0, 2.0]]]")}, r"silence: encode gave no NumPy array: ValueError"),
+        ({"a": ("return found", "import torch\n    return [torch.ones(10, 2, requires_grad=True)]")}, r"detach\(\)"),
+        ({"a": ("return found", "raise ValueError('a' + chr(10) + 'b')")}, r"of a second of silence failed: .*a b$"),
+        ({"a": ('return {"scale": 1.0}', "raise SystemExit(3)")}, r"load failed: SystemExit: 3"),
     ],
 )
 def test_what_an_adapter_gets_wrong_is_told_before_the_work(adapter, change, words):
@@ -143,5 +148,24 @@ def test_what_an_adapter_gets_wrong_of_a_clip_names_the_clip(adapter):
         FrameAdapter(adapter(COLOURS, a=few), Selection(), placement=CPU)
     with pytest.raises(UserError, match="there is no such file; an adapter is a Python file with the functions"):
         AudioAdapter("nothing.py", Selection(), placement=CPU)
-    with pytest.raises(UserError, match="leave out --precision"):
-        AudioAdapter(adapter(), Selection(), placement=Placement("cpu", "autocast"))
+
+
+@needs_av
+def test_an_adapter_may_be_any_module_whose_weights_lie_beside_it(adapter, tmp_path, monkeypatch):
+    """Dataclasses look their module up; a relative path begins at the file, wherever the command is given; --precision
+    is of other encoders."""
+    source = "from __future__ import annotations\nimport dataclasses\n" + LOUDNESS.replace(
+        "def load", "@dataclasses.dataclass\nclass Model:\n    scale: float\n\ndef load"
+    )
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "w.bin").write_text(name)
+    path = adapter(source, weights=("10}", '10, "weights": ["a/w.bin", "b/w.bin"]}'))
+    monkeypatch.chdir("/")
+    encoder = AudioAdapter(path, Selection(), placement=Placement("cpu", "autocast"))
+    assert list(encoder.identity["adapter_weights"]) == ["a/w.bin", "b/w.bin"]
+    assert "precision" not in encoder.identity
+    (tmp_path / "b" / "w.bin").write_text("c")
+    other = AudioAdapter(path, Selection(), placement=CPU)
+    with pytest.raises(UserError, match=r"its adapter_weights\.b/w\.bin is"):
+        from_manifest.compare("audio", encoder.identity, other.identity)

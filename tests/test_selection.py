@@ -65,9 +65,10 @@ def test_half_precision_that_is_too_narrow_is_refused():
 )
 def test_layers_are_read_and_counted_from_the_front(text, layers, averaged):
     which, mean = parse_layers("--text-layers", text)
-    found = Selection(which, mean, True).resolved("--text-layers", "mpnet", 12)
+    several = len(layers) > 1
+    found = Selection(which, mean, several).resolved("--text-layers", "mpnet", 12)
     assert (found.layers, found.averaged) == (layers, averaged)
-    assert found.axis == (() if averaged else layers)
+    assert found.axis == (layers if several and not averaged else ())
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,12 @@ def test_layers_that_are_not_there_are_refused(text, words):
     which, mean = parse_layers("--text-layers", text)
     with pytest.raises(UserError, match=f"--text-layers={text}: {words}"):
         Selection(which, mean).resolved("--text-layers", "mpnet", 12)
+
+
+def test_one_layer_cannot_be_kept_apart():
+    assert Selection(None, apart=True).resolved("--audio-layers", "mine", 1).axis == (0, 1)
+    with pytest.raises(UserError, match="--audio-layers-apart: mine has one layer alone, 0"):
+        Selection(None, apart=True).resolved("--audio-layers", "mine", 0)
 
 
 def test_layers_must_be_numbers():

@@ -2,7 +2,7 @@
 
     describe() -> dict       `name`; of sound `rate`, the samples a second that it reads, and `steps_per_second` that it
                              makes of them, if all clips have the same; `layers`, how many it gives, if several;
-                             `weights`, paths of files that belong to it, if any
+                             `weights`, paths of files that belong to it, if any, from the folder of the file on
     load(device) -> model    whatever `encode` needs; device is a name of PyTorch, as cpu or cuda
     encode(model, inputs)    a NumPy array of floats for each input, [steps, width], or [steps, layers, width]
 
@@ -14,6 +14,7 @@ its weights.
 
 import dataclasses
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,7 @@ from data_prep.encoders.visual import frames_in, often_in_words, taken, without_
 from mer_jax import schema
 from mer_jax.errors import UserError
 from mer_jax.files import sha256_of
+from mer_jax.plain import cause
 from mer_jax.schema import Above0, Positive, Text
 
 FUNCTIONS = ("describe", "load", "encode")
@@ -57,23 +59,22 @@ class Adapter:
 
     def __init__(self, flag: str, path: str, placement: Placement, needs: Sequence[str] = ()):
         self.flag, self.path = f"{flag}={path}", Path(path).expanduser()
-        if placement.precision != "float32":
-            raise UserError(f"{self.flag}: an adapter decides by itself how exactly it computes: leave out --precision")
         self._module = self._read()
         self.about = self._described(needs)
         self.device = pretrained.device_of(placement.device)
         self._model = self._call("load", self.device)
-        weights = {Path(w).name: self._weights(Path(w)) for w in self.about.get("weights", [])}
+        weights = self._weights()
         self.identity = {
             "name": self.about["name"],
-            "adapter_sha256": sha256_of(self.path),
+            "adapter_sha256": self._sha256,
             **({"adapter_weights": weights} if weights else {}),
             "device": self.device.split(":")[0],
         }
 
     def states(self, inputs: Sequence[Any], names: Sequence[str]) -> list[np.ndarray]:
         """Returns Float32[steps, layers, width] of each input. Raises UserError naming what is not that."""
-        found = self._call("encode", self._model, list(inputs))
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        found = self._call("encode", self._model, list(inputs), of=f" of {names[0]}{more}")
         if not isinstance(found, Sequence) or len(found) != len(inputs):
             of = f"{len(found)} arrays" if isinstance(found, Sequence) else type(found).__name__
             raise UserError(f"{self.flag}: encode gave {of} for {len(inputs)} inputs; it must give one array each")
@@ -81,7 +82,10 @@ class Adapter:
 
     def _checked(self, name: str, states: Any) -> np.ndarray:
         layers = self.about.get("layers", 1)
-        states = np.asarray(states)
+        try:
+            states = np.asarray(states)
+        except Exception as error:  # PyTorch's, on a GPU or with gradients, are none before detach().cpu()
+            raise UserError(f"{self.flag}: {name}: encode gave no NumPy array: {cause(error)}") from None
         shape = "[steps, width]" if layers == 1 else f"[steps, {layers} layers, width]"
         if states.dtype.kind not in "fiu" or states.ndim not in (2, 3) or 0 in states.shape:
             raise UserError(
@@ -105,14 +109,17 @@ class Adapter:
     def _read(self) -> ModuleType:
         if not self.path.is_file():
             raise UserError(f"{self.flag}: there is no such file; an adapter is a Python file with {_functions()}")
-        spec = importlib.util.spec_from_file_location(f"adapter_{self.path.stem}", self.path)
+        self._sha256 = sha256_of(self.path)
+        spec = importlib.util.spec_from_file_location(f"adapter_{self._sha256[:16]}", self.path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
-            raise UserError(f"{self.flag}: it cannot be imported: {type(error).__name__}: {error}") from None
+        except (Exception, SystemExit) as error:
+            del sys.modules[spec.name]
+            raise UserError(f"{self.flag}: it cannot be imported: {cause(error)}") from None
         if missing := [name for name in FUNCTIONS if not callable(getattr(module, name, None))]:
             raise UserError(f"{self.flag}: it has no function {missing[0]}; an adapter has {_functions()}")
         return module
@@ -131,18 +138,26 @@ class Adapter:
             raise UserError(f"{self.flag}: describe(): {error}") from None
         return dict(about)
 
-    def _call(self, function: str, *arguments: Any) -> Any:
+    def _call(self, function: str, *arguments: Any, of: str = "") -> Any:
         try:
             return getattr(self._module, function)(*arguments)
         except UserError:
             raise
-        except Exception as error:
-            raise UserError(f"{self.flag}: {function} failed: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise UserError(f"{self.flag}: {function}{of} failed: {cause(error)}") from error
 
-    def _weights(self, path: Path) -> str:
-        if not path.is_file():
-            raise UserError(f"{self.flag}: describe() names the weights {path}, which do not exist")
-        return sha256_of(path)
+    def _weights(self) -> dict[str, str]:
+        """Returns the sha256 of each file of weights, by the path that describe() gives; of a whole path by the name,
+        as it may be elsewhere on another machine."""
+        found: dict[str, str] = {}
+        for given in map(Path, self.about.get("weights", [])):
+            path, name = self.path.parent / given, given.name if given.is_absolute() else given.as_posix()
+            if not path.is_file():
+                raise UserError(f"{self.flag}: describe() names the weights {path}, which are no file")
+            if name in found:
+                raise UserError(f"{self.flag}: describe() names two weights that are called {name}; rename one of them")
+            found[name] = sha256_of(path)
+        return found
 
 
 def _functions() -> str:

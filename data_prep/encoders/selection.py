@@ -45,6 +45,8 @@ class Selection:
         layers = tuple(layer % (depth + 1) for layer in layers)
         if len(set(layers)) < len(layers):
             raise UserError(f"{flag}={','.join(map(str, self.layers or ()))}: a layer is named twice")
+        if self.apart and len(layers) < 2:
+            raise UserError(f"{flag}-apart: {name} has one layer alone, {layers[0]}")
         return dataclasses.replace(self, layers=layers)
 
     def strided(self, rate: float | None, name: str) -> "Selection":
