@@ -36,7 +36,6 @@ from data_prep.encoders.extract import (
 )
 from data_prep.encoders.hearing import listen, told
 from data_prep.encoders.media import Checked, Clip
-from data_prep.encoders.text import TextEncoder
 from data_prep.importer import Source, print_note
 from data_prep.raw.turns import CLIP_ISSUES, COUNTS, HIDDEN_FILE, SHORT, KnownIssues, is_hidden
 from mer_jax.data.corpus import Utterance
@@ -175,7 +174,7 @@ def compare_classes(rows: Sequence[UtteranceClip], published: Mapping[str, int],
 def source_of(corpus: SpeechCorpus, arguments: argparse.Namespace) -> Source:
     """Encodes the corpus with the encoders that the flags choose. Raises UserError for recordings that cannot be used,
     unless --skip-broken is given."""
-    words, chosen = chosen_encoders(arguments, with_text=corpus.with_text)
+    words, chosen = flags.chosen_encoders(arguments, with_text=corpus.with_text)
     issues = corpus.issues or KnownIssues(CLIPS)
     if differing := issues.found.get("counts"):
         print_note(f"{corpus.name} differs from what is published of it: {'; '.join(differing)}")
@@ -204,17 +203,6 @@ def source_of(corpus: SpeechCorpus, arguments: argparse.Namespace) -> Source:
         licence=corpus.licence,
         closing_lines=list(corpus.issues.lines(corpus.name)) if corpus.issues else (),
     )
-
-
-def chosen_encoders(arguments: argparse.Namespace, *, with_text: bool) -> tuple[TextEncoder, dict[str, AnyEncoder]]:
-    """Returns the encoder of the label words, and by modality those of the features that the importer has flags for."""
-    if "visual_encoder" in arguments:
-        return flags.chosen_encoders(arguments, with_text=with_text)
-    words = flags.text_encoder(arguments)
-    chosen: dict[str, AnyEncoder] = {"text": words} if with_text else {}
-    if "audio_encoder" in arguments:
-        chosen["audio"] = flags.audio_encoder(arguments)
-    return words, chosen
 
 
 def _features(

@@ -273,7 +273,7 @@ class TestClips:
         ]
         done = run_cli(*arguments, "--out", tmp_path / "out", "--audio-encoder=egemaps", module="data_prep.clips")
         assert done.returncode == 2
-        assert "--faces cuts the frames that a --visual-encoder reads" in done.stderr
+        assert "--faces does nothing without --visual-encoder: give that, too" in done.stderr
         arguments += ["--visual-encoder", models / "vit"]
         done = run_cli(*arguments, "--out", tmp_path / "out", module="data_prep.clips")
         assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from recordings import needs_prep
 
 from data_prep.encoders.selection import SPANS, Selection, parse_layers
 from mer_jax.errors import UserError
@@ -102,3 +103,54 @@ def test_a_stride_is_a_multiple_of_the_encoder_s_step():
         Selection(stride_ms=20).strided(None, "mine")
     with pytest.raises(UserError, match="--audio-pool=mean leaves no steps"):
         Selection(pool="mean", stride_ms=20).strided(50.0, "whisper")
+
+
+@needs_prep
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--audio-layers=all", "--audio-layers does nothing without --audio-encoder"),
+        ("--audio-pool=mean", "--audio-pool does nothing without --audio-encoder"),
+        ("--audio-stride-ms=40", "--audio-stride-ms does nothing without --audio-encoder"),
+        ("--visual-layers=2", "--visual-layers does nothing without --visual-encoder"),
+        ("--audio-encoder=egemaps --visual-pool=max", "--visual-pool does nothing without --visual-encoder"),
+        ("--frame-rate=5", "--frame-rate does nothing without --visual-encoder"),
+        ("--frame-size=64 --visual-encoder=vit", "--frame-size is of --visual-encoder=jpeg or png"),
+        ("--text-pool=mean", ""),
+        ("--audio-encoder=egemaps --audio-pool=max --visual-encoder=jpeg --faces --frame-size=64", ""),
+    ],
+)
+def test_a_flag_that_does_nothing_is_refused(given, words):
+    from data_prep import clips
+    from data_prep.encoders import flags
+
+    arguments = clips.main.__self__.parser().parse_args(["table.csv", "--out=out", *given.split()])
+    if not words:
+        flags.check_flags_apply(arguments)
+        return
+    with pytest.raises(UserError, match=f"^{words}"):
+        flags.check_flags_apply(arguments)
+
+
+@needs_prep
+def test_sentences_that_are_not_encoded_take_no_pool():
+    from data_prep import emodb
+    from data_prep.encoders import flags
+
+    arguments = emodb.main.__self__.parser().parse_args(["emodb.tar", "--out=out", "--text-pool=max"])
+    flags.check_flags_apply(arguments)
+    with pytest.raises(UserError, match=r"^--text-pool: no sentences are encoded here, only label words"):
+        flags.check_flags_apply(arguments, with_text=False)
+
+
+@needs_prep
+def test_the_first_step_is_of_sentences_alone(capsys):
+    """Only there does a token stand for all of them."""
+    from data_prep import clips
+
+    parser = clips.main.__self__.parser()
+    assert parser.parse_args(["t.csv", "--out=o", "--text-pool=first"]).text_pool == "first"
+    for modality in ("audio", "visual"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["t.csv", "--out=o", f"--{modality}-pool=first"])
+        assert f"argument --{modality}-pool: invalid choice: 'first'" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from data_prep.encoders.visual import PICTURES, FrameCoder, FrameEncoder
 from mer_jax import files
 from mer_jax.errors import UserError
 
+AUDIO_LAYERS = "-1"
 FRAME_SIZE = 256  # pixels; what Swin V2's public weights were trained on
 
 
@@ -67,12 +68,13 @@ def _add_selection(parser: argparse.ArgumentParser, modality: str, layers: str |
         action="store_true",
         help="keep the layers apart, so that a run can weigh them or pick one (--config.model.layer_mix)",
     )
+    first = "the first one (CLS); " if modality == "text" else ""
     parser.add_argument(
         f"--{modality}-pool",
-        choices=POOLS,
+        choices=[pool for pool in POOLS if pool != "first" or first],
         default="none",
-        help=f"none: every {step}; mean, mean+std or max over them; the first one (of text: CLS); attention-ready: the "
-        f"means of at most {SPANS} equal spans; default: %(default)s",
+        help=f"none: every {step}; mean, mean+std or max over them; {first}attention-ready: the means of at most "
+        f"{SPANS} equal spans; default: %(default)s",
     )
 
 
@@ -85,7 +87,7 @@ def add_audio(parser: argparse.ArgumentParser, default: str | None = None) -> No
         "Whisper); openSMILE's descriptors (egemaps, compare) or functionals; or an adapter for any other "
         "(data_prep/README.md); default: %(default)s",
     )
-    _add_selection(parser, "audio", "-1", "step")
+    _add_selection(parser, "audio", AUDIO_LAYERS, "step")
     parser.add_argument(
         "--audio-stride-ms",
         type=positive_float,
@@ -141,7 +143,7 @@ def audio_encoder(arguments: argparse.Namespace) -> AudioEncoder:
     how: dict[str, Any] = {"longest": arguments.longest}
     if name in SETS:
         kind: Any = OpenSmile
-        if arguments.audio_layers != "-1" or arguments.audio_layers_apart:
+        if given_of(arguments, "audio_layers", "audio_layers_apart"):
             raise UserError(f"--audio-encoder={name} has no layers: leave out --audio-layers and --audio-layers-apart")
     else:
         kind = AudioAdapter if is_adapter(name) else SpeechEncoder
@@ -157,7 +159,7 @@ def visual_encoder(arguments: argparse.Namespace) -> FrameEncoder | FrameCoder |
         "longest": arguments.longest,
     }
     if arguments.visual_encoder in PICTURES:
-        if arguments.visual_layers or arguments.visual_layers_apart or arguments.visual_pool != "none":
+        if given_of(arguments, "visual_layers", "visual_layers_apart", "visual_pool"):
             raise UserError(
                 f"--visual-encoder={arguments.visual_encoder} keeps the frames themselves: "
                 "--visual-layers, --visual-layers-apart and --visual-pool are of encoders"
@@ -174,8 +176,6 @@ def _selection(arguments: argparse.Namespace, modality: str) -> Selection:
     which, averaged = parse_layers(flag, layers) if layers else ((), False)
     if apart and (averaged or (which is not None and len(which) < 2)):
         raise UserError(f"{flag}-apart: there must be several layers, as with {flag}=all or {flag}=6,12")
-    if modality == "visual" and pool == "first":
-        raise UserError("--visual-pool=first: take none, mean, mean+std, max or attention-ready of frames")
     return Selection(which, averaged, apart, pool)
 
 
@@ -186,26 +186,40 @@ def _placement(arguments: argparse.Namespace) -> Placement:
 def chosen_encoders(
     arguments: argparse.Namespace, *, with_text: bool = True
 ) -> tuple[TextEncoder, dict[str, AnyEncoder]]:
-    """Returns the encoder of the label words, and by modality those of the features; `with_text` makes the first one of
-    the others. Raises UserError for flags that do not fit together."""
-    check_flags_apply(arguments)
+    """Returns the encoder of the label words, and by modality those of the features that the importer has flags for;
+    `with_text` makes the first one of the others. Raises UserError for flags that do not fit together."""
+    check_flags_apply(arguments, with_text=with_text)
     words = text_encoder(arguments)
     chosen: dict[str, AnyEncoder] = {"text": words} if with_text else {}
-    if arguments.audio_encoder:
+    if getattr(arguments, "audio_encoder", None):
         chosen["audio"] = audio_encoder(arguments)
-    if arguments.visual_encoder:
+    if getattr(arguments, "visual_encoder", None):
         chosen["visual"] = visual_encoder(arguments)
     return words, chosen
 
 
-def check_flags_apply(arguments: argparse.Namespace) -> None:
-    """Raises UserError for a flag that does nothing beside the others."""
-    if arguments.faces and not arguments.visual_encoder:
-        raise UserError("--faces cuts the frames that a --visual-encoder reads: give one, too")
-    if arguments.frame_size and arguments.visual_encoder not in PICTURES:
+def check_flags_apply(arguments: argparse.Namespace, *, with_text: bool = True) -> None:
+    """Raises UserError for a flag that does nothing beside the others, of those that the importer has."""
+    if not with_text and (idle := given_of(arguments, "text_pool", "text_layers_apart")):
+        raise UserError(f"{idle}: no sentences are encoded here, only label words; leave it out")
+    for modality, more in (("audio", ["audio_stride_ms"]), ("visual", ["frame_rate", "faces"])):
+        own = [f"{modality}_{name}" for name in ("layers", "layers_apart", "pool")] + more
+        if not getattr(arguments, f"{modality}_encoder", None) and (idle := given_of(arguments, *own)):
+            raise UserError(f"{idle} does nothing without --{modality}-encoder: give that, too")
+    if given_of(arguments, "frame_size") and arguments.visual_encoder not in PICTURES:
         raise UserError(
             "--frame-size is of --visual-encoder=jpeg or png; an encoder's frames are as large as it wants them"
         )
+
+
+def given_of(arguments: argparse.Namespace, *names: str) -> str:
+    """Returns the first of these flags that is not as it is by default, as it is written; nothing if there is none."""
+    defaults = {"audio_layers": AUDIO_LAYERS}
+    for name in names:
+        value = getattr(arguments, name, None)
+        if value not in (None, False, "none", defaults.get(name)):
+            return f"--{name.replace('_', '-')}"
+    return ""
 
 
 def positive(text: str) -> int:
