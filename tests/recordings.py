@@ -28,6 +28,9 @@ class Letters(TextEncoder):
     def states(self, sentences):
         return [np.full((1, 2), len(sentence), np.float16) for sentence in sentences]
 
+    def room(self, sentences):
+        return {sentence: 4 for sentence in sentences}
+
     def words(self, words):
         return np.array([[len(word), 1.0] for word in words], np.float32)
 

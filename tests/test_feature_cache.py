@@ -1,7 +1,10 @@
 """What is finished is not encoded again, and comes out with the same bits."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from recordings import needs_prep
 
 from data_prep.encoders import feature_cache
 from mer_jax.errors import UserError
@@ -92,3 +95,42 @@ def test_reading_ahead_is_in_order_and_bounded():
         assert len(begun) <= taken + 1 + 4 + feature_cache.THREADS
     stream.close()
     assert len(begun) < 100
+
+
+def test_no_room_is_refused_before_the_work_and_what_is_finished_takes_none(tmp_path, monkeypatch, capsys):
+    """What is lacking goes to the cache, and everything to the corpus."""
+    doubler = Doubler()
+    sizes = {"audio": dict.fromkeys(SOURCES, 100), "visual": {"v": 500}}
+    encoders = {"audio": doubler, "visual": doubler}
+    free = {"free": 3000}
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda folder: SimpleNamespace(**free))
+    feature_cache.refuse_no_room(encoders, sizes, tmp_path)  # 2 * (1000 + 500)
+    free["free"] = 2999
+    with pytest.raises(UserError, match=r"audio features 1e-06 GB, the visual features 5e-07 GB: .* 3e-06 GB, and"):
+        feature_cache.refuse_no_room(encoders, sizes, tmp_path)
+    feature_cache.extract(doubler, SOURCES, tmp_path, "audio")
+    free["free"] = 2000
+    feature_cache.refuse_no_room(encoders, sizes, tmp_path)
+    free["free"] = 1999
+    with pytest.raises(UserError, match="Take fewer --audio-layers, a --audio-pool, a longer --audio-stride-ms, or"):
+        feature_cache.refuse_no_room(encoders, sizes, tmp_path)
+    assert "note" not in capsys.readouterr().err
+    free["free"] = 2**40
+    feature_cache.refuse_no_room({"text": doubler}, {"text": {"k": 2 * 10**9}}, tmp_path)
+    assert "note: the text features 2 GB, in the cache and again in the corpus" in capsys.readouterr().err
+
+
+@needs_prep
+def test_room_for_all_modalities_is_asked_for_before_the_first_is_encoded(tmp_path):
+    from data_prep import speech_corpus
+    from data_prep.encoders import extract, media
+
+    utterance = speech_corpus.acted(id="u", split="train", speaker="s", label="joy")
+    row = extract.UtteranceClip(utterance, media.Clip("u.wav", tmp_path), "u.wav")
+    checked = {"u": media.Checked("", "k0", 3.0)}
+    sound, sight = Doubler(), Doubler()
+    for encoder, size in ((sound, 10), (sight, 2**60)):
+        encoder.longest, encoder.room = 2.0, lambda seconds, size=size: size * round(seconds)
+    with pytest.raises(UserError, match=r"the visual features 2.31e\+09 GB"):
+        extract.features_of([row], checked, {"audio": sound, "visual": sight}, tmp_path, skip_broken=False)
+    assert sound.encoded == []

@@ -72,7 +72,7 @@ class Loudness:
     """An audio encoder that takes no model, and cannot decode one clip."""
 
     batch_size, identity, extractor, steps_per_second = 8, {"name": "loudness"}, "loudness and length", None
-    axis, longest = (), 3.0
+    longest, axis = 3.0, ()
 
     def room(self, seconds):
         return 4
@@ -80,7 +80,7 @@ class Loudness:
     def prepare(self, clip):
         if clip.name.endswith("Ses05M_impro01_F002.wav"):
             raise UserError(f"{clip.name} cannot be decoded")
-        return media.samples(clip, RATE, 3.0)
+        return media.samples(clip, RATE, self.longest)
 
     def encode(self, prepared):
         return [np.array([[np.abs(sound).mean(), len(sound) / RATE]], np.float16) for sound in prepared]

@@ -99,6 +99,7 @@ def features_of(
     rows. Unless these are to be skipped, the first of them raises UserError."""
     features: dict[str, Mapping[str, np.ndarray]] = {}
     broken: dict[str, str] = {}
+    refuse_no_room(encoders, {m: _sizes(rows, checked, encoder) for m, encoder in encoders.items()}, cache)
     for modality, encoder in encoders.items():
         ids = [row.utterance.id for row in rows]
         if isinstance(encoder, TextEncoder):
@@ -109,7 +110,6 @@ def features_of(
         seconds = {checked[row.utterance.id].key: checked[row.utterance.id].seconds for row in rows}
         keys = by_length(list(clips), [seconds[key] for key in clips])
         unreadable: dict[str, str] = {}
-        refuse_no_room(modality, sum(encoder.room(min(s, encoder.longest)) for s in seconds.values()), cache)
         found = extract(
             encoder, {key: clips[key] for key in keys}, cache, modality, unreadable if skip_broken else None
         )
@@ -119,6 +119,14 @@ def features_of(
         features[modality] = ById(found, {i: checked[i].key for i in ids}, getattr(encoder, "restored", None))
         rows = [row for row in rows if row.utterance.id not in broken]
     return list(rows), features, broken
+
+
+def _sizes(rows: Sequence[UtteranceClip], checked: Mapping[str, Checked], encoder: AnyEncoder) -> dict[str, int]:
+    """Returns how many bytes the encoder's features take, by their keys in the cache."""
+    if isinstance(encoder, TextEncoder):
+        return encoder.room(sorted({row.utterance.sentence for row in rows}))
+    clips = [checked[row.utterance.id] for row in rows]
+    return {clip.key: encoder.room(min(clip.seconds, encoder.longest)) for clip in clips}
 
 
 class ById(Mapping[str, Any]):

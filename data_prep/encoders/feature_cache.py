@@ -163,20 +163,26 @@ def read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def refuse_no_room(name: str, size: int, root: Path) -> None:
-    """Call before long work whose features take so many bytes: it prints that if it is more than LARGE. Raises
-    UserError if there is no room for them in the cache and, a second time, in the corpus."""
-    there = next(folder for folder in [root, *root.absolute().parents] if folder.exists())
-    free = shutil.disk_usage(there).free
-    told = f"the {name} features take {size / 1e9:.3g} GB, in the cache and again in the corpus"
-    if 2 * size > free:
+def refuse_no_room(encoders: Mapping[str, Encoder], sizes: Mapping[str, Mapping[str, int]], root: Path) -> None:
+    """Call before long work: `sizes` are the bytes of the features, by modality and key. It prints what is more than
+    LARGE. Raises UserError if there is no room in the cache for those that it lacks and, once more, for all of them in
+    the corpus."""
+    needed, of_all = 0, {name: sum(of.values()) for name, of in sizes.items()}
+    for name, of in sizes.items():
+        cache = FeatureCache(root, name, encoders[name].identity)
+        needed += of_all[name] + sum(size for key, size in of.items() if key not in cache)
+    free = shutil.disk_usage(root).free
+    each = ", ".join(f"the {name} features {size / 1e9:.3g} GB" for name, size in of_all.items())
+    if needed > free:
+        most = max(of_all, key=lambda name: of_all[name])
         raise UserError(
-            f"{told}; {free / 1e9:.3g} GB are free in {root}. Take fewer --{name}-layers, a --{name}-pool"
-            + ", a longer --audio-stride-ms" * (name == "audio")
+            f"{each}: with what the cache lacks of them and the corpus that is {needed / 1e9:.3g} GB, and "
+            f"{free / 1e9:.3g} GB are free in {root}. Take fewer --{most}-layers, a --{most}-pool"
+            + ", a longer --audio-stride-ms" * (most == "audio")
             + ", or a --cache elsewhere"
         )
-    if size > LARGE:
-        print(f"note: {told}", file=sys.stderr)
+    if sum(of_all.values()) > LARGE:
+        print(f"note: {each}, in the cache and again in the corpus", file=sys.stderr)
 
 
 def by_length(keys: Sequence[str], lengths: Sequence[float]) -> list[str]:

@@ -58,14 +58,20 @@ class TextEncoder:
     def states(self, sentences: Sequence[str]) -> list[np.ndarray]:
         """Returns each sentence's features, Float16[steps, width], of all its tokens, the special ones included."""
         unique = sorted(set(sentences), key=lambda s: (len(s), s))  # by length: little padding
-        keys = {s: hashlib.sha256(s.encode()).hexdigest() for s in unique}
-        lengths = self.lengths(unique)
-        read = [min(length, self.limit) for length in lengths]
-        refuse_no_room("text", sum(self.selection.size(length, self._of_model) for length in read), self.cache)
+        keys = {s: key_of(s) for s in unique}
+        refuse_no_room({"text": self}, {"text": self.room(unique)}, self.cache)
         found = extract(self, {key: s for s, key in keys.items()}, self.cache, "text").read(keys.values())
-        if cut := sum(length > self.limit for length in lengths):
+        if cut := sum(length > self.limit for length in self.lengths(unique)):
             print(f"{cut} sentences were cut to the encoder's {self.limit} tokens", file=sys.stderr)
         return [found[keys[s]] for s in sentences]
+
+    def room(self, sentences: Sequence[str]) -> dict[str, int]:
+        """Returns how many bytes the features of each sentence take, by its key."""
+        lengths = self.lengths(sentences)
+        return {
+            key_of(s): self.selection.size(min(length, self.limit), self._of_model)
+            for s, length in zip(sentences, lengths, strict=True)
+        }
 
     def words(self, words: Sequence[str]) -> np.ndarray:
         """Returns one vector a word, Float32[words, width]: the mean over its own tokens, without the special ones.
@@ -124,6 +130,10 @@ class TextEncoder:
         states = self._pretrained.hidden(self.selection.layers or (), **tokens)
         ends = tokens["attention_mask"].sum(1).tolist()
         return [(s[:end], of[:end]) for s, of, end in zip(states, special, ends, strict=True)]
+
+
+def key_of(sentence: str) -> str:
+    return hashlib.sha256(sentence.encode()).hexdigest()
 
 
 def _padding(tokenizer: Any) -> Any:
