@@ -79,6 +79,9 @@ def test_sound_becomes_what_the_adapter_makes_of_it(adapter, tmp_path):
     assert again.identity == encoder.identity
     with pytest.raises(UserError, match=r"adapter 'loudness': say where its file is, --audio-encoder=FILE.py"):
         from_manifest.encoder_from_identity("audio", encoder.identity, None, "cpu", ROOT)
+    hubert = {"name": "hubert", "pooling": "tokens", "every": 1, "longest": 30.0, "layers": [1]}
+    with pytest.raises(UserError, match=r"^--audio-encoder=.*adapter.py: this run's is hubert, which no adapter makes"):
+        from_manifest.encoder_from_identity("audio", hubert, str(encoder.adapter.path), "cpu", ROOT)
     adapter(scale=("1.0", "2.0"))
     other = from_manifest.encoder_from_identity("audio", encoder.identity, encoder.adapter.path, "cpu", ROOT)
     with pytest.raises(UserError, match="the audio encoder is not that of the run: its adapter_sha256"):

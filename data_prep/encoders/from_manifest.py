@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from data_prep.encoders.adapter import AudioAdapter, FrameAdapter
+from data_prep.encoders.adapter import AudioAdapter, FrameAdapter, is_adapter
 from data_prep.encoders.audio import SpeechEncoder
 from data_prep.encoders.extract import AnyEncoder, AudioEncoder
 from data_prep.encoders.opensmile import OpenSmile, set_of
@@ -99,6 +99,8 @@ def encoder_from_identity(
         raise UserError(f"there are no encoders of a modality {modality!r}; there are of {', '.join(IDENTITIES)}")
     try:
         schema.check(dict(identity), IDENTITIES[modality])
+        if is_adapter(place) and "adapter_sha256" not in identity:
+            raise UserError(f"--{modality}-encoder={place}: this run's is {identity['name']}, which no adapter makes")
         placement = Placement(device, identity.get("precision", "float32"))
         if modality == "text":
             where = place or _place(modality, identity)
