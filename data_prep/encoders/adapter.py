@@ -27,7 +27,7 @@ from data_prep.encoders import media, pretrained
 from data_prep.encoders.media import Clip, filled
 from data_prep.encoders.pretrained import ANYWHERE, Placement
 from data_prep.encoders.selection import Selection
-from data_prep.encoders.visual import frames_in, often_in_words, taken, without_face
+from data_prep.encoders.visual import faces_in_words, frames_in, often_in_words, taken, without_face
 from mer_jax import schema
 from mer_jax.errors import UserError
 from mer_jax.files import sha256_of
@@ -256,7 +256,7 @@ class FrameAdapter:
         self.identity |= {"frames": often, "longest": longest, "av": decoder}
         self.identity |= {"faces": detector} if detector else {}
         of = self.selection.layers_in_words(about.get("layers", 1) - 1)
-        what = f", each cut to its largest face ({face.CASCADE}; whole where none is found)" if faces else ""
+        what = faces_in_words() if faces else ""
         self.extractor = (
             f"{about['name']} (adapter), {self.selection.pool_in_words('frame')} of {of}, {often}{what}, frozen"
         )

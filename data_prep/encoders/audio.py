@@ -33,11 +33,12 @@ class SpeechEncoder:
         self.shortest = self.input.shortest  # seconds; shorter clips are filled up with silence
         depth = config.num_hidden_layers
         resolved = (selection or Selection()).resolved("--audio-layers", name, depth)
-        self.selection = resolved.strided(self._rate(), name)
+        self._own_rate = (self.input.steps_of(101 * self.rate) - self.input.steps_of(self.rate)) / 100  # steps a second
+        self.selection = resolved.strided(self._own_rate, name)
         self._of_model = config.hidden_size
         self.axis, self.width = self.selection.axis, self.selection.width(self._of_model)
         every = self.selection.every
-        self.steps_per_second = self._rate() / every if self.selection.pool == "none" else None
+        self.steps_per_second = self._own_rate / every if self.selection.pool == "none" else None
         window = {"window": self.input.window} if self.input.window else {}
         self.identity = self._pretrained.identity | self.selection.identity()
         self.identity |= {"every": every, "rate": self.rate, "longest": longest, "padded": self.input.pads}
@@ -49,7 +50,7 @@ class SpeechEncoder:
 
     def room(self, seconds: float) -> int:
         """Returns how many bytes the features of so many seconds take."""
-        return self.selection.size(seconds * self._rate(), self._of_model)
+        return self.selection.size(seconds * self._own_rate, self._of_model)
 
     def prepare(self, clip: Clip) -> np.ndarray:
         """Returns Float32[…], as the model's feature extractor makes it."""
@@ -61,10 +62,6 @@ class SpeechEncoder:
 
     def encode(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
         return [self.selection.features(states) for states in self.input.states(prepared, self.selection.layers or ())]
-
-    def _rate(self) -> float:
-        """Returns the model's own time steps a second."""
-        return (self.input.steps_of(101 * self.rate) - self.input.steps_of(self.rate)) / 100
 
     def _windows(self, longest: float) -> str:
         window = self.input.window

@@ -11,6 +11,7 @@ from mer_jax.errors import UserError
 
 POOLS = ("none", "mean", "mean+std", "max", "first", "attention-ready")
 STEPS = "tokens"  # what manifests have always called the pooling `none`
+HALF = 2  # bytes of a feature
 SPANS = 32  # of attention-ready [ours]
 
 
@@ -94,10 +95,14 @@ class Selection:
         """Returns the features of a time step, where a layer of the model has so many."""
         return model * (1 if self.averaged else len(self.layers or ())) * (1 + (self.pool == "mean+std"))
 
+    def steps(self, time: float) -> int:
+        """Returns how many steps are left of so many time steps of the model."""
+        left = {"none": math.ceil(time / self.every), "attention-ready": min(SPANS, math.ceil(time))}
+        return left.get(self.pool, 1)
+
     def size(self, time: float, model: int) -> int:
         """Returns how many bytes the features of so many time steps of the model take."""
-        steps = {"none": math.ceil(time / self.every), "attention-ready": min(SPANS, math.ceil(time))}
-        return steps.get(self.pool, 1) * self.width(model) * np.dtype(np.float16).itemsize
+        return self.steps(time) * self.width(model) * HALF
 
     def layers_in_words(self, depth: int) -> str:
         which = ", ".join(map(str, self.layers or ()))

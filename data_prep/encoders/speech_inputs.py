@@ -44,6 +44,7 @@ class Padded(SpeechInput):
 
     def __init__(self, model: PretrainedModel):
         super().__init__(model)
+        self.a_second = len(self.ready(np.zeros(self.rate, np.float32)))  # of what the model takes
         self.pads = True
         self.pads = self._padding_changes_nothing()
 
@@ -62,7 +63,7 @@ class Padded(SpeechInput):
     def _batches(self, lengths: list[int]) -> list[list[int]]:
         """Returns positions, longest first, a few seconds of sound in each batch; of equal length where the model
         cannot pad."""
-        most = BATCH_SECONDS * len(self.ready(np.zeros(self.rate, np.float32)))
+        most = BATCH_SECONDS * self.a_second
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         batches = []
         for _, group in itertools.groupby(order, key=lambda i: self.pads or lengths[i]):

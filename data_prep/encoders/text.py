@@ -58,16 +58,18 @@ class TextEncoder:
     def states(self, sentences: Sequence[str]) -> list[np.ndarray]:
         """Returns each sentence's features, Float16[steps, width], of all its tokens, the special ones included."""
         unique = sorted(set(sentences), key=lambda s: (len(s), s))  # by length: little padding
-        keys = {s: key_of(s) for s in unique}
-        refuse_no_room({"text": self}, {"text": self.room(unique)}, self.cache)
+        keys, lengths = {s: key_of(s) for s in unique}, self.lengths(unique)
+        refuse_no_room({"text": self}, {"text": self._room(unique, lengths)}, self.cache)
         found = extract(self, {key: s for s, key in keys.items()}, self.cache, "text").read(keys.values())
-        if cut := sum(length > self.limit for length in self.lengths(unique)):
+        if cut := sum(length > self.limit for length in lengths):
             print(f"{cut} sentences were cut to the encoder's {self.limit} tokens", file=sys.stderr)
         return [found[keys[s]] for s in sentences]
 
     def room(self, sentences: Sequence[str]) -> dict[str, int]:
         """Returns how many bytes the features of each sentence take, by its key."""
-        lengths = self.lengths(sentences)
+        return self._room(sentences, self.lengths(sentences))
+
+    def _room(self, sentences: Sequence[str], lengths: Sequence[int]) -> dict[str, int]:
         return {
             key_of(s): self.selection.size(min(length, self.limit), self._of_model)
             for s, length in zip(sentences, lengths, strict=True)

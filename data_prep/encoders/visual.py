@@ -14,7 +14,7 @@ from data_prep.encoders import faces as face
 from data_prep.encoders import media, pretrained
 from data_prep.encoders.media import Clip
 from data_prep.encoders.pretrained import ANYWHERE, Placement
-from data_prep.encoders.selection import SPANS, Selection
+from data_prep.encoders.selection import HALF, Selection
 from mer_jax.data.frames import EncodedFrames, encode_frames, middle_square
 from mer_jax.errors import UserError
 
@@ -85,13 +85,12 @@ class FrameEncoder:
         self.identity |= {"frame": of, "frames": often, "pooling": selection.identity()["pooling"], "longest": longest}
         self.identity |= {"av": decoder, **({"faces": detector} if detector else {})}
         over = "" if selection.pool == "none" else f", {selection.pool_in_words('frame')}"
-        what = f", each cut to its largest face ({face.CASCADE}; whole where none is found)" if faces else ""
+        what = faces_in_words() if faces else ""
         self.extractor = f"{self.identity['name']}, {of}, {often}{what}{over}, frozen"
 
     def room(self, seconds: float) -> int:
         """Returns how many bytes the features of so many seconds take."""
-        steps = {"none": frames_in(self, seconds), "attention-ready": min(SPANS, frames_in(self, seconds))}
-        return steps.get(self.selection.pool, 1) * self.width * 2
+        return self.selection.steps(frames_in(self, seconds)) * self.width * HALF
 
     def prepare(self, clip: Clip) -> Prepared:
         images, without = taken(self, clip)
@@ -206,6 +205,10 @@ class FrameCoder:
 def frames_in(by: Any, seconds: float) -> int:
     """Returns how many frames an encoder takes of a clip of so many seconds."""
     return math.ceil(seconds * by.per_second) if by.per_second else by.frames
+
+
+def faces_in_words() -> str:
+    return f", each cut to its largest face ({face.CASCADE}; whole where none is found)"
 
 
 def often_in_words(frames: int, per_second: float | None) -> str:
