@@ -9,6 +9,8 @@ import store
 
 # Small programs, each run a few times: compiling them without optimisation takes a third of the time.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# XLA aborts the process where 8 threads have not met within 40 seconds, which they need not on two cores that others use.
+os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # One cache of compiled programs for all tests and the commands that they start, of whatever size: what is compiled here comes back.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(store.compiled_programs(os.environ["XLA_FLAGS"]))
