@@ -135,8 +135,11 @@ def trace_a_step(config, corpus, steps, pool):
         )
 
 
+FEW_FAST = ("lsgmer", "lsgmer:iemocap", "deepmsi_mer", "deepmsi_mer:iemocap")
+
+
 def marks_of(name):
-    slow = name.startswith("deepmsi_mer_frames") and ":tiny" not in name
+    slow = name not in FEW_FAST and not name.endswith(":tiny")
     return [pytest.mark.slow] * slow + [pytest.mark.nnx] * name.endswith(":tiny")
 
 

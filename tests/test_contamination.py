@@ -221,6 +221,7 @@ def run(tmp_path_factory):
     return folder / "run", " ".join(out.getvalue().split())
 
 
+@pytest.mark.slow
 def test_a_run_tells_beside_its_figures(run):
     workdir, printed = run
     protocol = metrics_of(workdir / "metrics.json")["protocol"]
@@ -238,6 +239,7 @@ def test_a_run_tells_beside_its_figures(run):
     assert "Leaky protocol" in page
 
 
+@pytest.mark.slow
 def test_the_model_card_tells(run):
     metrics = metrics_of(run[0] / "metrics.json")
     manifest = SimpleNamespace(manifest=json.loads((run[0] / "manifest.json").read_text()))

@@ -282,7 +282,7 @@ def shapes_of(config, corpus, batch):
         return jax.eval_shape(model.apply, params, state, batch)[0]
 
 
-@pytest.mark.parametrize("mix", ["learned", "one"])
+@pytest.mark.parametrize("mix", ["learned", pytest.param("one", marks=pytest.mark.slow)])
 def test_it_is_mixed_in_conversations_and_in_bfloat16(mix, corpus):
     config = hearing(with_mix(mix, 8), "both")
     config.train.precision = "bfloat16"

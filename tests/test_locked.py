@@ -83,6 +83,7 @@ def places(tree, name, where=""):
         yield from places(value, name, f"{where}{key}.")
 
 
+@pytest.mark.slow
 def test_a_locked_run_tells_nothing_of_its_test_part(made):
     folder, printed = made
     known = json.loads((folder / "locked" / "metrics.json").read_text())
@@ -106,6 +107,7 @@ def test_a_locked_run_tells_nothing_of_its_test_part(made):
     assert "test (looked at once) of small" in printed["open"]
 
 
+@pytest.mark.slow
 def test_what_reads_a_run_says_that_the_test_part_is_locked(made, tmp_path):
     folder, _ = made
     page = (folder / "locked" / "report.html").read_text()
@@ -125,6 +127,7 @@ def test_what_reads_a_run_says_that_the_test_part_is_locked(made, tmp_path):
         compare.compare(read_run(folder / "open"), read_run(folder / "locked"))
 
 
+@pytest.mark.slow
 def test_predictions_of_a_locked_test_part_are_not_scored(copy, capsys, monkeypatch):
     """Its folds test the whole corpus together."""
     monkeypatch.setattr(console, "stderr", False)  # what the command sets is undone
@@ -137,6 +140,7 @@ def test_predictions_of_a_locked_test_part_are_not_scored(copy, capsys, monkeypa
     assert (copy / "locked.jsonl").read_text().count("\n") == len(Corpus(copy / "corpus"))
 
 
+@pytest.mark.slow
 def test_a_locked_run_predicts_as_the_scored_one(made):
     folder, _ = made
     corpus = Corpus(folder / "corpus")
@@ -158,6 +162,7 @@ def test_a_locked_run_predicts_as_the_scored_one(made):
     assert "The test part was looked at once when this run scored it." in cards[False]
 
 
+@pytest.mark.slow
 def test_scored_later_it_is_the_run_that_was_never_locked(copy):
     corpus, run = Corpus(copy / "corpus"), copy / "locked"
     for name in OF_TEST:
@@ -182,6 +187,7 @@ def test_scored_later_it_is_the_run_that_was_never_locked(copy):
     assert line["workdir"] == str(run)
 
 
+@pytest.mark.slow
 def test_eval_looks_only_at_what_is_not_locked(copy):
     corpus = Corpus(copy / "corpus")
     code, printed = said(final.score_again, settings(), corpus, epath.Path(copy / "locked"))
@@ -214,6 +220,7 @@ def test_robustness_is_a_look_and_refused_while_locked(copy):
     assert counted(copy) == 2
 
 
+@pytest.mark.slow
 def test_the_same_command_on_a_finished_locked_run_leaves_it_locked(copy):
     before = {name: content for name, content in snapshot(copy / "locked").items() if name != "report.html"}
     _, printed = said(experiment.run, settings(), Corpus(copy / "corpus"), copy / "locked")
@@ -285,6 +292,7 @@ def test_whether_the_test_part_is_locked_is_no_part_of_what_a_run_computes():
     assert "train.score_test" in free
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -305,6 +313,7 @@ def test_metrics_that_contradict_the_lock_are_refused(copy, change, message):
         read_run(copy / "locked")
 
 
+@pytest.mark.slow
 def test_the_table_of_a_sweep_says_whose_scores_it_shows(made):
     folder, _ = made
     task = task_of(Corpus(folder / "corpus"))
@@ -428,6 +437,7 @@ def test_a_test_part_is_its_utterances_however_they_are_folded(demo, dialogue_fo
     assert len(drawn) > 1, "else the seed draws no validation part here"
 
 
+@pytest.mark.slow
 def test_a_ledger_is_no_part_of_the_corpus(made, run_cli):
     folder, _ = made
     assert counted(folder) >= 1

@@ -262,6 +262,7 @@ def test_what_is_no_input_is_told(given):
 
 
 @needs_prep
+@pytest.mark.slow
 def test_a_folder_of_pickles_is_a_pack(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "pack_encoder_flags", lambda *_: [])
     packs.write_deepmsi(tmp_path / "m", count=4)

@@ -48,7 +48,7 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("body", BODIES)
 def test_a_signal_is_not_lost(cache_home, name, body):
     twice = body == "code that catches everything" and name == signal.SIGINT  # or after some seconds
