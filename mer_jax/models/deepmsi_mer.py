@@ -20,7 +20,7 @@ from mer_jax.data.corpus import Manifest
 from mer_jax.models import family, vsc
 from mer_jax.models.context import Context, by_group, context_of
 from mer_jax.models.fusion import EarlyFusion, MLPBlock, ProjectionHead, dense
-from mer_jax.models.layers import Number, drop_steps, is_off, masked_mean, split_key, sweepable, unit, value_of
+from mer_jax.models.layers import Number, drop_steps, dropout, is_off, masked_mean, split_key, sweepable, unit, value_of
 from mer_jax.models.losses import contrastive
 from mer_jax.models.tcn import TCN
 from mer_jax.settings import LossSettings, ModelSettings, group, setting
@@ -52,6 +52,7 @@ class DeepMSISettings(ModelSettings):
     tcn_kernel: int = setting(3, at_least=1)
     projection: int = setting(256, at_least=1)
     late_widths: tuple[int, ...] = (256, 128)
+    input_dropout: float = setting(0.0, below=1, swept=True)  # of the pooled text and audio features [ours]
     dropout: float = setting(0.3, below=1, swept=True)  # in the late fusion
     early_dropout: float = setting(0.1, below=1, swept=True)
     tcn_dropout: float = setting(0.3, below=1, swept=True)
@@ -154,7 +155,7 @@ class DeepMSIMER(nnx.Module):
     ):
         self.modalities = tuple(m for m in MODALITIES if m in widths)
         self.tokens, self.published = visual.tokens, settings.variant == "published"
-        self.modality_dropout = settings.modality_dropout
+        self.modality_dropout, self.input_dropout = settings.modality_dropout, sweepable(settings.input_dropout)
         self.vsc, self.keep = visual.compress, settings.keep
         self.threshold, self.alpha = sweepable(settings.threshold), sweepable(settings.alpha)
         self.learn_temperature = learn_temperature
@@ -230,6 +231,8 @@ class DeepMSIMER(nnx.Module):
         pooled = {
             m: self._pool(batch.features[m], batch.mask[m], attention.get(m)) for m in self.modalities if m != "visual"
         }
+        inputs = split_key(None if hidden is None else jax.random.fold_in(hidden, 1), len(pooled))
+        pooled = {m: dropout(x, self.input_dropout, k) for (m, x), k in zip(pooled.items(), inputs, strict=True)}
         kept = None
         if "visual" in self.modalities:
             frames, mask, kept = self._compress(batch, pooled, real, early)
