@@ -92,6 +92,41 @@ class TestSpeech:
         assert np.abs(a[-1] - b[-1]).max() > 1e-3
 
 
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def of_samples(path, name, **more):
+    """A folder of a small random model that reads samples, with the class of transformers that begins with the name."""
+    import transformers as t
+
+    t.logging.disable_progress_bar()
+    config = getattr(t, f"{name}Config")(**SMALL, **more, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
+    getattr(t, f"{name}Model")(config).save_pretrained(path)
+    t.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(path)
+    return str(path)
+
+
+@needs_prep
+def test_an_adapter_behind_the_last_layer_takes_no_steps_of_the_layers(tmp_path):
+    """Hidden states are from before it; they were cut to as few as it makes, to the first eighth of the sound."""
+    from data_prep.encoders.audio import SpeechEncoder
+
+    path = of_samples(tmp_path / "m", "Wav2Vec2", conv_dim=(16,) * 7, feat_extract_norm="layer", add_adapter=True)
+    encoder = SpeechEncoder(path, placement=CPU)
+    assert encoder.steps_per_second == pytest.approx(50, abs=0.5)
+    assert encoder.encode([encoder.ready(noise(2.0))])[0].shape == (99, 32)
+
+
+@needs_prep
+def test_layers_of_another_rate_than_the_model_tells_are_refused(tmp_path):
+    """SEW squeezes time steps between its convolutions and its layers."""
+    from data_prep.encoders.audio import SpeechEncoder
+
+    path = of_samples(tmp_path / "m", "SEW", squeeze_factor=2)
+    with pytest.raises(UserError, match=r"m: its hidden layers have 12 time steps of a sound that should give 24"):
+        SpeechEncoder(path, placement=CPU)
+
+
 @pytest.mark.slow
 @needs_prep
 def test_long_sound_is_heard_in_windows_by_whisper_alone(models):

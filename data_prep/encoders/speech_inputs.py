@@ -2,6 +2,7 @@
 of 30 seconds."""
 
 import abc
+import inspect
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -56,7 +57,14 @@ class Padded(SpeechInput):
         found: list[Any] = [None] * len(prepared)
         for batch in self._batches([len(p) for p in prepared]):
             inputs, steps = self.together([prepared[i] for i in batch])
-            for i, states, n in zip(batch, self.model.hidden(layers, **inputs), steps, strict=True):
+            made = self.model.hidden(layers, **inputs)
+            if made.shape[1] != max(steps):
+                raise UserError(
+                    f"{self.model.identity['name']}: its hidden layers have {made.shape[1]} time steps of a sound that "
+                    f"should give {max(steps)}, so that real ones cannot be told from padding; take another encoder, "
+                    "or write an adapter (data_prep/README.md)"
+                )
+            for i, states, n in zip(batch, made, steps, strict=True):
                 found[i] = states[:n]
         return found
 
@@ -106,7 +114,10 @@ class Samples(Padded):
     def steps_of(self, samples: int) -> int:
         import torch
 
-        return int(self.model.model._get_feat_extract_output_lengths(torch.as_tensor([samples]))[0])
+        lengths = self.model.model._get_feat_extract_output_lengths
+        # An adapter behind the last layer makes fewer steps; hidden states are from before it.
+        before = {"add_adapter": False} if "add_adapter" in inspect.signature(lengths).parameters else {}
+        return int(lengths(torch.as_tensor([samples]), **before)[0])
 
 
 class Filterbanks(Padded):
