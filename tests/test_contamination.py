@@ -97,14 +97,16 @@ def test_corpora_are_known_by_how_their_names_begin(name, corpus):
         ("mosi", of_hub("iic/emotion2vec_plus_seed"), "unknown", "EmoBox"),
         ("iemocap-4", of_hub(TUNED), "tuned", "nobody says which part"),
         ("meld", of_hub(TUNED), "none", "LibriSpeech"),
-        ("meld", of_folder("emotion-recognition-wav2vec2-IEMOCAP"), "none", "recognised by its folder's name alone"),
+        ("meld", of_folder("emotion-recognition-wav2vec2-IEMOCAP"), "unknown", "its folder's name alone, and a fine-tuned"),
+        ("iemocap-4", of_folder("emotion-recognition-wav2vec2-IEMOCAP"), "tuned", "its folder's name alone"),
         ("meld", of_hub("facebook/wav2vec2-base"), "none", "has not seen meld"),
         ("mine", of_hub("facebook/wav2vec2-base"), "unknown", "no corpus of this name; it was trained on LibriSpeech"),
         ("mine", {"name": OPENSMILE}, "none", "formulas"),
         ("meld", of_hub("microsoft/wavlm-large"), "unknown", "GigaSpeech"),
         ("meld", of_hub("microsoft/wavlm-base"), "none", "LibriSpeech"),
         ("meld", of_hub("me/wav2vec2-base"), "unknown", "the contamination table does not have it"),  # its own training
-        ("meld", of_folder("wav2vec2-base"), "none", "folder's name"),
+        ("meld", of_folder("wav2vec2-base"), "unknown", "LibriSpeech"),  # who fine-tunes it may keep the name
+        ("meld", of_folder("data2vec-audio-base-meld"), "unknown", "a fine-tuned model may lie there"),
         ("meld", of_folder("wav2vec2-base-mine"), "unknown", "does not have it"),
         ("iemocap-4", of_hub("superb/hubert-large-superb-er"), "none", "hidden states have not"),
         ("meld", None, "unknown", "the corpus does not say which encoder made the features"),

@@ -120,7 +120,8 @@ def rows_of(encoder: str) -> list[Row]:
 
 
 def exposures(corpus: Manifest, modalities: Iterable[str]) -> list[Exposure]:
-    """What is known of the encoder of each modality."""
+    """What is known of the encoder of each modality. A folder's name says that an encoder may have seen the corpus, never
+    that it has not."""
     return [_exposure(corpus.manifest, modality) for modality in modalities]
 
 
@@ -140,6 +141,8 @@ def _exposure(manifest: Mapping[str, Any], modality: str) -> Exposure:
     about = about or [row for row in rows if ANY in row.corpora or (EVERY in row.corpora and corpus)]
     if about:
         row = min(about, key=lambda row: WHAT.index(row.what))
+        if how and row.what == "none":
+            return found("unknown", f"{row.reason()}{how}, and a fine-tuned model may lie there")
         return found(row.what, row.reason() + how, row.parts)
     if not rows:
         why = (
