@@ -55,6 +55,16 @@ def test_half_precision_that_is_too_narrow_is_refused():
         Selection((0, 1, 2)).features(STATES * 1e5)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_states_that_are_no_numbers_are_refused(value):
+    """They went to the cache and into corpora, and there only the audit told."""
+    states = STATES.copy()
+    states[70, 1, 2] = value
+    for pool in ("none", "mean", "max", "attention-ready"):
+        with pytest.raises(UserError, match=r"states are NaN or infinite: .* --precision is too narrow"):
+            Selection((0, 1, 2), pool=pool).features(states)
+
+
 @pytest.mark.parametrize(
     ("text", "layers", "averaged"),
     [

@@ -121,8 +121,8 @@ class Selection:
         return whole.get(self.pool) or (f"means of {self.every} {step}s" if self.every > 1 else f"every {step}")
 
     def features(self, states: np.ndarray) -> np.ndarray:
-        """Makes Float16[steps, features] of Float[time, layers, width]. Raises UserError where half precision is too
-        narrow."""
+        """Makes Float16[steps, features] of Float[time, layers, width]. Raises UserError for states that
+        half precision does not hold, NaN among them."""
         return as_half(self.pooled(states))
 
     def pooled(self, states: np.ndarray) -> np.ndarray:
@@ -155,10 +155,15 @@ def span_means(states: np.ndarray, begins: np.ndarray) -> np.ndarray:
 
 
 def as_half(states: np.ndarray) -> np.ndarray:
-    """Returns Float16 of the same shape. Raises UserError where that is too narrow."""
+    """Returns Float16 of the same shape. Raises UserError where that is too narrow, and for what is no number."""
+    if not np.isfinite(states).all():
+        raise UserError(
+            "the encoder's states are NaN or infinite: its weights are damaged, or its --precision is too narrow (of "
+            "float16 take bfloat16 or float32)"
+        )
     with np.errstate(over="ignore"):
         half = states.astype(np.float16)
-    if np.isinf(half).any() and np.isfinite(states).all():
+    if np.isinf(half).any():
         raise UserError(
             f"the encoder's states reach {np.abs(states).max():.0f}, beyond half precision; take other layers"
         )
