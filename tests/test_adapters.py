@@ -146,6 +146,9 @@ def test_what_an_adapter_gets_wrong_of_a_clip_names_the_clip(adapter):
     wide = ("return found", "return [f if abs(s).max() < 1 else np.ones((10, 5)) for f, s in zip(found, sounds)]")
     with pytest.raises(UserError, match=r"b.wav: encode gave steps of width 5, those before are 2 wide"):
         AudioAdapter(adapter(a=wide), Selection(), placement=CPU).encode(clips)
+    huge = ("np.square(p).mean()", "1e6 if p.mean() > 0.5 else 0.0")
+    with pytest.raises(UserError, match=r"^--audio-encoder=.*: b.wav: the encoder's states reach 1000000, beyond half"):
+        AudioAdapter(adapter(a=huge), Selection(), placement=CPU).encode(clips)
     few = ("return [np", "return [f[1:] for f in encode_all(clips)]\n\ndef encode_all(clips):\n    return [np")
     with pytest.raises(UserError, match=r"a black frame: encode gave float32\[0, 2, 3\]"):
         FrameAdapter(adapter(COLOURS, a=few), Selection(), placement=CPU)

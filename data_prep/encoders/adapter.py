@@ -106,6 +106,16 @@ class Adapter:
                     f"{self.flag}: {name}: encode gave steps of width {states.shape[2]}, those before are {width} wide"
                 )
 
+    def features(self, found: Sequence[np.ndarray], names: Sequence[str], selection: Selection) -> list[np.ndarray]:
+        """Returns Float16[steps, features] of each. Raises UserError naming what half precision does not hold."""
+        made = []
+        for name, states in zip(names, found, strict=True):
+            try:
+                made.append(selection.features(states[:, list(selection.layers or ())]))
+            except UserError as error:
+                raise UserError(f"{self.flag}: {name}: {error}, or let encode make them smaller") from None
+        return made
+
     def _read(self) -> ModuleType:
         if not self.path.is_file():
             raise UserError(f"{self.flag}: there is no such file; an adapter is a Python file with {_functions()}")
@@ -198,8 +208,9 @@ class AudioAdapter:
 
     def encode(self, prepared: list[tuple[str, np.ndarray]]) -> list[np.ndarray]:
         found = self._states(prepared)
-        self.adapter.refuse_other_widths(found, [name for name, _ in prepared], self._of_model)
-        return [self.selection.features(_chosen(s, self.selection)) for s in found]
+        names = [name for name, _ in prepared]
+        self.adapter.refuse_other_widths(found, names, self._of_model)
+        return self.adapter.features(found, names, self.selection)
 
     def _states(self, prepared: Sequence[tuple[str, np.ndarray]]) -> list[np.ndarray]:
         found = self.adapter.states([samples for _, samples in prepared], [name for name, _ in prepared])
@@ -270,8 +281,9 @@ class FrameAdapter:
 
     def encode(self, prepared: list[Images]) -> list[np.ndarray]:
         found = self._states(prepared)
-        self.adapter.refuse_other_widths(found, [p.name for p in prepared], self._of_model)
-        return [self.selection.features(_chosen(s, self.selection)) for s in found]
+        names = [p.name for p in prepared]
+        self.adapter.refuse_other_widths(found, names, self._of_model)
+        return self.adapter.features(found, names, self.selection)
 
     def _states(self, prepared: Sequence[Images]) -> list[np.ndarray]:
         found = self.adapter.states([p.images for p in prepared], [p.name for p in prepared])
@@ -287,7 +299,3 @@ def _selected(selection: Selection, flag: str, about: Mapping[str, Any]) -> Sele
     """Returns the selection of the adapter's layers, the last one by default."""
     layers = selection.layers if selection.layers != () else (-1,)
     return dataclasses.replace(selection, layers=layers).resolved(flag, about["name"], about.get("layers", 1) - 1)
-
-
-def _chosen(states: np.ndarray, selection: Selection) -> np.ndarray:
-    return states[:, list(selection.layers or ())]
