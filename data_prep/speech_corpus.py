@@ -13,9 +13,10 @@ A new corpus of speech takes one short file, as data_prep/savee.py:
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -134,16 +135,33 @@ def read_folder(
 
 def recordings(folder: Path, suffix: str, issues: KnownIssues) -> list[Path]:
     """Returns the files of a folder whose names end so, in whatever case. Raises UserError for one that git-lfs has not
-    fetched."""
+    fetched, and for a link to nothing, as git-annex leaves them."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == suffix and path.is_file())
-    hidden = [path for path in paths if is_hidden(path)]
-    issues.add("hidden-file", *(path.relative_to(folder).as_posix() for path in hidden))
-    kept = [path for path in paths if not is_hidden(path)]
+    named = sorted(path for path in _walked(folder) if path.suffix.lower() == suffix)
+    paths = [path for path in named if path.is_file() or path.is_symlink()]
+    hidden = {path for path in paths if any(map(is_hidden, map(Path, path.relative_to(folder).parts)))}
+    issues.add("hidden-file", *(path.relative_to(folder).as_posix() for path in paths if path in hidden))
+    kept = [path for path in paths if path not in hidden]
     for path in kept:
+        if not path.exists():
+            raise UserError(
+                f"{path} is a link to {os.readlink(path)}, which is not there: fetch it, or delete the link"
+            )
         refuse_pointer(path)
     return kept
+
+
+def _walked(folder: Path) -> Iterator[Path]:
+    """Yields all files of a folder, those of linked folders, too; each folder once, as links may lead in a circle."""
+    seen = set()
+    for room, rooms, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(room)) in seen:
+            rooms.clear()
+            continue
+        seen.add(real)
+        rooms.sort()
+        yield from (Path(room) / name for name in names)
 
 
 def refuse_pointer(path: Path) -> None:

@@ -253,6 +253,24 @@ def test_two_recordings_of_the_same_name_that_differ_are_refused(tmp_path):
         savee.read_corpus(tmp_path)
 
 
+def test_links_are_followed_and_hidden_folders_left_out(tmp_path):
+    """As clusters have corpora, and git-annex: links to folders and to files of a hidden one; some are not fetched."""
+    store, room = tmp_path / "store", tmp_path / "room"
+    room.mkdir()
+    corpus_folders.wav(store / "DC" / "a01.wav", 200.0)
+    corpus_folders.wav(room / ".git" / "annex" / "MD5E-s1.wav", 300.0)
+    (room / "DC").symlink_to(store / "DC")
+    (room / "JE").mkdir()
+    (room / "JE" / "a01.wav").symlink_to("../.git/annex/MD5E-s1.wav")
+    (room / "JE" / "again").symlink_to(room)
+    rows, issues = savee.read_corpus(room)
+    assert [row.utterance.id for row in rows] == ["DC_a01", "JE_a01"]
+    assert issues.found["hidden-file"] == [".git/annex/MD5E-s1.wav"]
+    (room / "JE" / "a02.wav").symlink_to("../.git/annex/MD5E-s2.wav")
+    with pytest.raises(UserError, match=r"JE/a02\.wav is a link to \.\./\.git/annex/MD5E-s2\.wav, which is not there"):
+        savee.read_corpus(room)
+
+
 def arguments_of(module, folder, tmp_path, *more):
     parser = argparse.ArgumentParser()
     flags.add_text(parser)

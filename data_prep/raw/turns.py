@@ -14,7 +14,7 @@ MAX_WRITTEN = 20  # ids of an issue in the manifest
 SHORT = 0.5  # seconds
 WINDOWS_1252 = re.compile("[\udc80-\udcff\x80-\x9f]")  # bytes that are no UTF-8, or were once read as Latin-1
 COUNTS = {"counts": "differ from the published ones; say so beside every figure"}
-HIDDEN_FILE = {"hidden-file": "._ files of macOS; left out"}
+HIDDEN_FILE = {"hidden-file": "hidden files, as the ._ ones of macOS, and those of hidden folders; left out"}
 CLIP_ISSUES = {
     "clip-missing": "no recording; refused or left out where sound or frames are asked for",
     "clip-unreadable": "cannot be decoded; refused or left out where sound or frames are asked for",
