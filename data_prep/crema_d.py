@@ -155,8 +155,8 @@ def read_corpus(
         rows = with_votes(rows, read_votes(responses, rated, issues), labels, issues)
     elif labels == "perceived":
         raise UserError(f"--labels=perceived: {folder} holds no {RESPONSES}, the answers of the raters")
-    films = speech_corpus.recordings(folder, ".flv", issues)
-    pictures = {identity(path.stem): Clip(path.relative_to(folder).as_posix(), path) for path in films}
+    films = speech_corpus.films(folder, ".flv", issues)
+    pictures = {identity(name): Clip(path.relative_to(folder).as_posix(), path) for name, path in films.items()}
     return speech_corpus.numbered(rows), pictures, responses, issues
 
 

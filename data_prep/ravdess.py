@@ -71,7 +71,7 @@ def utterance(path: PurePath, issues: KnownIssues) -> Utterance | None:
 def films(folder: Path, issues: KnownIssues) -> dict[str, Clip]:
     """Returns the film of each spoken performance by the id of its sound: the one with sound, else the silent one."""
     found: dict[str, Clip] = {}
-    for path in speech_corpus.recordings(folder, ".mp4", issues):
+    for path in speech_corpus.films(folder, ".mp4", issues).values():
         name = path.relative_to(folder)
         modality, channel, *_ = read_name(name)
         issues.add("song" if channel == SONG else "other-modality", name.as_posix())

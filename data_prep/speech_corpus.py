@@ -124,13 +124,28 @@ def read_folder(
         first = found.get(utterance.id)
         if first is None:
             found[utterance.id] = UtteranceClip(utterance, Clip(name.as_posix(), path), str(path))
-        elif sha256_of(path) == sha256_of(Path(first.where)):
-            issues.add("copy", name.as_posix())
         else:
-            raise UserError(f"{first.where} and {path} differ, and both are {utterance.id}: leave one of them")
+            _refuse_other(Path(first.where), path, utterance.id)
+            issues.add("copy", name.as_posix())
     if not found:
         raise UserError(f"{folder} holds no wav of the corpus; give the folder as it is distributed, unpacked")
     return numbered(found[name] for name in sorted(found))
+
+
+def films(folder: Path, suffix: str, issues: KnownIssues) -> dict[str, Path]:
+    """Returns the films of a folder by their names. Raises UserError for two of one name that differ."""
+    found: dict[str, Path] = {}
+    for path in recordings(folder, suffix, issues):
+        first = found.setdefault(path.stem, path)
+        if first is not path:
+            _refuse_other(first, path, path.stem)
+            issues.add("copy", path.relative_to(folder).as_posix())
+    return found
+
+
+def _refuse_other(first: Path, second: Path, name: str) -> None:
+    if sha256_of(first) != sha256_of(second):
+        raise UserError(f"{first} and {second} differ, and both are {name}: leave one of them")
 
 
 def recordings(folder: Path, suffix: str, issues: KnownIssues) -> list[Path]:

@@ -253,6 +253,16 @@ def test_two_recordings_of_the_same_name_that_differ_are_refused(tmp_path):
         savee.read_corpus(tmp_path)
 
 
+@pytest.mark.parametrize(("corpus", "file"), [("ravdess", "01-01-01-01-02-01-01.mp4"), ("crema_d", "1001.flv")])
+def test_two_films_of_the_same_name_that_differ_are_refused(tmp_path, corpus, file):
+    room = getattr(corpus_folders, corpus)(tmp_path)
+    (room / file).write_bytes(b"film")
+    (room / "AudioWAV").mkdir(exist_ok=True)
+    (room / "AudioWAV" / file).write_bytes(b"another")
+    with pytest.raises(UserError, match=rf"{file} and .*{file} differ, and both are"):
+        READ[corpus](room)
+
+
 def test_links_are_followed_and_hidden_folders_left_out(tmp_path):
     """As clusters have corpora, and git-annex: links to folders and to files of a hidden one; some are not fetched."""
     store, room = tmp_path / "store", tmp_path / "room"
