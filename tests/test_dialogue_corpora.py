@@ -230,3 +230,25 @@ def test_the_whole_command(models, tmp_path, run_cli, corpus):
     made = Corpus(tmp_path / "out")
     assert made.manifest["provenance"]["traps"]["counts"]["count"] > 0
     assert json.dumps(made.manifest).count(str(tmp_path)) == 0
+
+
+@pytest.mark.parametrize(
+    ("read", "file"),
+    [
+        (emorynlp.read_corpus, "emotion-detection-trn.json"),
+        (lambda folder: dailydialog.read_corpus(folder, without_repeats=False), "dialogues_train.txt"),
+        (mosei.read_corpus, "label.csv"),
+    ],
+)
+def test_what_is_no_folder_or_still_packed_is_told(tmp_path, read, file):
+    """A file of the corpus, or a folder that is misspelled, held nothing; DailyDialog's download holds zips."""
+    (tmp_path / file).write_text("")
+    for wrong in (tmp_path / file, tmp_path / "away"):
+        with pytest.raises(UserError, match=rf"{wrong.name} is no folder$"):
+            read(wrong)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "train.zip").write_bytes(b"PK")
+    with pytest.raises(
+        UserError, match=rf"holds no {file}" + ("" if file == "label.csv" else ".*in/train.zip is still")
+    ):
+        read(tmp_path / "in")

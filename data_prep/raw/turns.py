@@ -101,7 +101,10 @@ def within(folder: Path, name: str) -> list[Path]:
 
 
 def file_within(folder: Path, name: str) -> Path | None:
-    """Returns the one file of this name in a folder, as deep as two folders down. Raises UserError for several."""
+    """Returns the one file of this name in a folder, as deep as two folders down. Raises UserError for several, and for
+    what is no folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder")
     found = [path for path in within(folder, name) if path.is_file()]
     if len(found) > 1:
         raise UserError(f"{folder} holds {name} more than once: {found[0]}, {found[1]}; give a folder with one of them")
@@ -111,5 +114,8 @@ def file_within(folder: Path, name: str) -> Path | None:
 def needed_file(folder: Path, name: str, all_names: Iterable[str]) -> Path:
     """Returns the one file of this name in a folder. Raises UserError if there is none, with all that it must hold."""
     if (found := file_within(folder, name)) is None:
-        raise UserError(f"{folder} holds no {name}; it must hold {', '.join(all_names)}, as deep as two folders down")
+        packed = "".join(f"; {path} is still packed" for path in within(folder, "*.zip")[:1])
+        raise UserError(
+            f"{folder} holds no {name}; it must hold {', '.join(all_names)}, as deep as two folders down{packed}"
+        )
     return found
