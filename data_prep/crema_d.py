@@ -22,7 +22,7 @@ from pathlib import Path, PurePath
 from data_prep import speech_corpus
 from data_prep.encoders.extract import UtteranceClip
 from data_prep.encoders.media import Clip
-from data_prep.importer import Importer, Source, checksums
+from data_prep.importer import Importer, Source, checksums, print_note
 from data_prep.raw.turns import KnownIssues, file_within
 from data_prep.speech_corpus import SpeechCorpus, acted
 from mer_jax.data.corpus import Utterance
@@ -155,6 +155,8 @@ def read_corpus(
         rows = with_votes(rows, read_votes(responses, rated, issues), labels, issues)
     elif labels == "perceived":
         raise UserError(f"--labels=perceived: {folder} holds no {RESPONSES}, the answers of the raters")
+    else:
+        print_note(f"{folder} holds no {RESPONSES}, the answers of the raters: no utterance has votes")
     films = speech_corpus.films(folder, ".flv", issues)
     pictures = {identity(name): Clip(path.relative_to(folder).as_posix(), path) for name, path in films.items()}
     return speech_corpus.numbered(rows), pictures, responses, issues

@@ -152,19 +152,14 @@ def test_names_and_raters_of_crema_d(read, folders):
     labels = {row.utterance.id: row.utterance.label for row in heard}
     assert labels["1001_IEO_HAP_LO"] == "neutral"
     assert not {"1009_IEO_SAD_HI", "1076_MTI_SAD_XX"} & labels.keys(), "a tie and nobody's answer are no label"
-    assert labels.keys() == {
-        "1001_DFA_ANG_XX",
-        "1001_IEO_HAP_LO",
-        "1010_TIE_NEU_XX",
-        "1040_ITH_SAD_XX",
-        "1064_IEO_DIS_MD",
-    }
+    others = {"1001_IEO_HAP_LO", "1010_TIE_NEU_XX", "1040_ITH_SAD_XX", "1064_IEO_DIS_MD"}
+    assert labels.keys() == {"1001_DFA_ANG_XX"} | others
     assert [row.utterance.turn for row in heard] == [0, 1, 0, 0, 0], "numbered without those left out"
     seen = of({"seen": crema_d.read_corpus(folders["crema_d"], "perceived", "face")}, "seen")
     assert {name: u.label for name, u in seen.items()} == {"1001_DFA_ANG_XX": "fear"}
 
 
-def test_faults_of_crema_d(tmp_path):
+def test_faults_of_crema_d(tmp_path, capsys):
     room = corpus_folders.crema_d(tmp_path)
     answers = room / "finishedResponses.csv"
     whole = answers.read_text()
@@ -176,6 +171,9 @@ def test_faults_of_crema_d(tmp_path):
         crema_d.read_corpus(room, "intended", "voice")
     answers.unlink()
     assert crema_d.read_corpus(room, "intended", "voice")[2] is None
+    assert (
+        "holds no finishedResponses.csv, the answers of the raters: no utterance has votes" in capsys.readouterr().out
+    )
     with pytest.raises(UserError, match=r"--labels=perceived: .* holds no finishedResponses"):
         crema_d.read_corpus(room, "perceived", "voice")
     (room / "AudioWAV" / "1001_DFA_ANG_XX.wav").write_bytes(corpus_folders.POINTER)
