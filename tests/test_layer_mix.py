@@ -135,6 +135,8 @@ def test_a_family_without_these_settings_is_as_it_was(corpus):
         ({"mix": "one", "grid": "model.layer=4,8,9"}, "model.layer=9: corpus 'small' does not hold it"),
         ({"mix": "one", "grid": "model.layer=4.5,8"}, "model.layer=4.5: corpus 'small' does not hold it"),
         ({"mix": "learned", "grid": "model.layer=4,8"}, "layer_mix=learned: must be one where model.layer is swept"),
+        ({"mix": "joined", "layer": 8}, "model.layer=8 is of --config.model.layer_mix=one, and that is joined; set"),
+        ({"mix": "learned", "layer": 8}, "model.layer=8 is of --config.model.layer_mix=one, and that is learned; set"),
         ({"mix": "some"}, "must be one of joined, learned, one"),
     ],
 )

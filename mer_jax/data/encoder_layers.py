@@ -17,6 +17,11 @@ def check_mix(corpus: str, found: Layers, mix: str, layer: int | float) -> None:
     """Raises UserError unless layers can be mixed this way (`settings.ModelSettings`). corpus: its name; found: what it
     holds of the run's modalities."""
     held = "; ".join(f"of {m} {', '.join(map(str, layers))}" for m, layers in found.items())
+    if mix != "one" and layer:
+        raise UserError(
+            f"--config.model.layer={layer:g} is of --config.model.layer_mix=one, and that is {mix}; set it to one, or "
+            "leave the layer out"
+        )
     if mix == "joined":
         return
     if not found:
