@@ -92,6 +92,15 @@ class TestSpeech:
         assert np.abs(a[-1] - b[-1]).max() > 1e-3
 
 
+@needs_prep
+def test_no_sentences_have_no_states(models, tmp_path):
+    """A corpus of none is then told in words, not by the tokenizer's traceback."""
+    from data_prep.encoders.text import TextEncoder
+
+    encoder = TextEncoder(str(models / "bert"), Selection((-1,)), tmp_path, placement=CPU)
+    assert (encoder.states([]), encoder.room([])) == ([], {})
+
+
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
 

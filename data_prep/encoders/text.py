@@ -89,6 +89,8 @@ class TextEncoder:
 
     def lengths(self, sentences: Sequence[str]) -> list[int]:
         """Returns how many tokens each sentence has; those beyond the `limit` are cut off."""
+        if not sentences:  # which tokenizers do not take
+            return []
         return [max(1, len(ids)) for ids in self.tokenizer(list(sentences)).input_ids]
 
     def pieces(self, sentence: str) -> list[str]:
