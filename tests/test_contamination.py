@@ -97,7 +97,7 @@ def test_corpora_are_known_by_how_their_names_begin(name, corpus):
         ("mosi", of_hub("iic/emotion2vec_plus_seed"), "unknown", "EmoBox"),
         ("iemocap-4", of_hub(TUNED), "tuned", "nobody says which part"),
         ("meld", of_hub(TUNED), "none", "LibriSpeech"),
-        ("meld", of_folder("emotion-recognition-wav2vec2-IEMOCAP"), "unknown", "its folder's name alone, and a fine-tuned"),
+        ("meld", of_folder("emotion-recognition-wav2vec2-IEMOCAP"), "unknown", "its folder's name alone, which a fine-tuned"),
         ("iemocap-4", of_folder("emotion-recognition-wav2vec2-IEMOCAP"), "tuned", "its folder's name alone"),
         ("meld", of_hub("facebook/wav2vec2-base"), "none", "has not seen meld"),
         ("mine", of_hub("facebook/wav2vec2-base"), "unknown", "no corpus of this name; it was trained on LibriSpeech"),
@@ -106,7 +106,9 @@ def test_corpora_are_known_by_how_their_names_begin(name, corpus):
         ("meld", of_hub("microsoft/wavlm-base"), "none", "LibriSpeech"),
         ("meld", of_hub("me/wav2vec2-base"), "unknown", "the contamination table does not have it"),  # its own training
         ("meld", of_folder("wav2vec2-base"), "unknown", "LibriSpeech"),  # who fine-tunes it may keep the name
-        ("meld", of_folder("data2vec-audio-base-meld"), "unknown", "a fine-tuned model may lie there"),
+        ("meld", of_folder("data2vec-audio-base-meld"), "unknown", "which a fine-tuned model may have, too"),
+        ("meld", {"name": "facebook/wav2vec2-base", "adapter_sha256": "00"}, "unknown", "name alone that its adapter gives"),
+        ("meld", {"name": "iic/emotion2vec_base", "adapter_sha256": "00"}, "pretrained", "name alone that its adapter gives"),
         ("meld", of_folder("wav2vec2-base-mine"), "unknown", "does not have it"),
         ("iemocap-4", of_hub("superb/hubert-large-superb-er"), "none", "hidden states have not"),
         ("meld", None, "unknown", "the corpus does not say which encoder made the features"),

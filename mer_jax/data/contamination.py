@@ -120,8 +120,8 @@ def rows_of(encoder: str) -> list[Row]:
 
 
 def exposures(corpus: Manifest, modalities: Iterable[str]) -> list[Exposure]:
-    """What is known of the encoder of each modality. A folder's name says that an encoder may have seen the corpus, never
-    that it has not."""
+    """What is known of the encoder of each modality. The name of a folder or an adapter says that the encoder may have
+    seen the corpus, never that it has not."""
     return [_exposure(corpus.manifest, modality) for modality in modalities]
 
 
@@ -142,7 +142,7 @@ def _exposure(manifest: Mapping[str, Any], modality: str) -> Exposure:
     if about:
         row = min(about, key=lambda row: WHAT.index(row.what))
         if how and row.what == "none":
-            return found("unknown", f"{row.reason()}{how}, and a fine-tuned model may lie there")
+            return found("unknown", f"{row.reason()}{how}, which a fine-tuned model may have, too")
         return found(row.what, row.reason() + how, row.parts)
     if not rows:
         why = (
@@ -164,6 +164,8 @@ def _matching(encoder: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[list
         return rows, ""
     if not encoder:
         return rows_of(spec.get("made_by") or str(spec.get("extractor", "")).partition(",")[0]), ""
+    if "adapter_sha256" in encoder:
+        return rows_of(encoder["name"]), "; recognised by the name alone that its adapter gives"
     if hub_name(encoder) or not sha256:  # what has no weights is no folder, as openSMILE
         return rows_of(encoder["name"]), ""
     return [row for row in table() if row.knows_folder(str(encoder["name"]))], "; recognised by its folder's name alone"
