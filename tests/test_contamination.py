@@ -84,6 +84,7 @@ def test_no_two_rows_say_different_things_of_an_encoder_and_a_corpus():
 )  # fmt: skip
 def test_corpora_are_known_by_how_their_names_begin(name, corpus):
     assert corpus_of(name) == corpus
+    assert contamination.corpora_of(name) == ({corpus} if corpus else set())
     assert sum(pattern.fullmatch(name) is not None for pattern in corpora().values()) == bool(corpus)
 
 
@@ -111,6 +112,10 @@ def test_corpora_are_known_by_how_their_names_begin(name, corpus):
         ("meld", {"name": "iic/emotion2vec_base", "adapter_sha256": "00"}, "pretrained", "name alone that its adapter gives"),
         ("meld", of_folder("wav2vec2-base-mine"), "unknown", "does not have it"),
         ("iemocap-4", of_hub("superb/hubert-large-superb-er"), "none", "hidden states have not"),
+        ("emodb_iemocap", of_hub(TUNED), "tuned", "the labels of emodb_iemocap"),
+        ("emodb_iemocap", of_hub("facebook/wav2vec2-base"), "none", "has not seen emodb_iemocap"),
+        ("emodb_melding", of_hub("j-hartmann/emotion-english-distilroberta-base"), "unknown", "not documented"),
+        ("my_iemocap", of_hub(TUNED), "unknown", "no corpus of this name"),
         ("meld", None, "unknown", "the corpus does not say which encoder made the features"),
     ],
 )  # fmt: skip

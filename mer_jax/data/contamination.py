@@ -105,6 +105,7 @@ def corpora() -> dict[str, re.Pattern[str]]:
     }
 
 
+@functools.cache
 def _content() -> dict[str, Any]:
     return tomllib.loads(importlib.resources.files("mer_jax.data").joinpath("contamination.toml").read_text("utf-8"))
 
@@ -112,6 +113,12 @@ def _content() -> dict[str, Any]:
 def corpus_of(name: str) -> str:
     """Which corpus of the table a corpus is by its name, "" if none."""
     return next((corpus for corpus, pattern in corpora().items() if pattern.fullmatch(name)), "")
+
+
+def corpora_of(name: str) -> set[str]:
+    """Which corpora of the table a corpus is made of by its name, as emodb-iemocap; none if it begins with none."""
+    patterns = _content()["corpora"] if corpus_of(name) else {}
+    return {one for one, of in patterns.items() if re.search(rf"(?<![a-z]){of}(?![a-z])", name, re.IGNORECASE)}
 
 
 def rows_of(encoder: str) -> list[Row]:
@@ -136,9 +143,9 @@ def _exposure(manifest: Mapping[str, Any], modality: str) -> Exposure:
     if "pixels" in spec:
         return found("none", "there is none: the features are the frames themselves")
     rows, how = _matching(encoder, spec)
-    corpus = corpus_of(name)
-    about = [row for row in rows if corpus in row.corpora]
-    about = about or [row for row in rows if ANY in row.corpora or (EVERY in row.corpora and corpus)]
+    named = corpora_of(name)
+    about = [row for row in rows if named & {*row.corpora}]
+    about = about or [row for row in rows if ANY in row.corpora or (EVERY in row.corpora and named)]
     if about:
         row = min(about, key=lambda row: WHAT.index(row.what))
         if how and row.what == "none":
@@ -151,7 +158,7 @@ def _exposure(manifest: Mapping[str, Any], modality: str) -> Exposure:
             else "the corpus does not say which encoder made the features"
         )
         return found("unknown", why)
-    if not corpus:
+    if not named:
         why = f"the contamination table has no corpus of this name; it was trained on {rows[0].reason()}{how}"
         return found("unknown", why)
     return found("unknown", f"it was trained on {rows[0].reason()}, and what else is not documented{how}")
