@@ -39,7 +39,9 @@ BEFORE_CHOICES: dict[str, dict[str, Any]] = {
     "loss": {"logit_adjustment_tau": 1.0},
 }
 BEFORE_LAYERS = {"model": {"layer_mix": "joined", "layer": 0}}
-FAMILIES = ("lsgmer", "deepmsi_mer", "deepmsi_mer_frames")
+BEFORE_INPUT_DROPOUT = {"model": {"input_dropout": 0.0}}  # of DeepMSI-MER
+DEEPMSI = ("deepmsi_mer", "deepmsi_mer_frames")
+FAMILIES = ("lsgmer", *DEEPMSI)
 # Parts of a checkpoint, 0.8 -> 0.9.
 ARRAYS = {"rest": "model_state", "average": "ema", "given": "inputs", "values": "overrides"}
 OLD_ARRAYS = {today: old for old, today in ARRAYS.items()}
@@ -63,6 +65,8 @@ def read_config(tree: dict[str, Any]) -> dict[str, Any]:
         found |= _with(found, BEFORE_CHOICES)
     if "data" in found and found["family"] in FAMILIES and _lacks(found, "model", "layer_mix"):
         found |= _with(found, BEFORE_LAYERS)
+    if "data" in found and found["family"] in DEEPMSI and _lacks(found, "model", "input_dropout"):
+        found |= _with(found, BEFORE_INPUT_DROPOUT)
     return found
 
 

@@ -43,6 +43,7 @@ PARAMETERS = {
     "deepmsi_mer:meld_utterance": 16_993_383,
     "deepmsi_mer:iemocap_published": 16_993_327,
     "deepmsi_mer:meld_published": 16_993_327,
+    "deepmsi_mer:emodb_vector": 173_087,
     "deepmsi_mer_frames": 47_729_897,
     "deepmsi_mer_frames:published": 47_739_249,
     "deepmsi_mer_frames:meld_published": 47_739_249,
