@@ -304,6 +304,14 @@ def test_too_many_folds_are_refused_with_a_hint(corpus, protocol, field):
     assert len(split(corpus, f"{protocol}:10", seed=0).folds) == 10
 
 
+@pytest.mark.parametrize("protocol", ["kfold_dialogue:5", "kfold_utterance:3"])
+def test_fewer_dialogues_than_the_least_k_are_refused_as_too_few(corpus, protocol):
+    """A smaller k is refused, too: two dialogues cannot train, validate and test."""
+    corpus.index["dialogue"] = np.where(corpus.index["session"] == "Ses1", "a", "b")
+    with pytest.raises(UserError, match=f"={protocol}: the corpus has only 2 dialogues; it takes at least 3$"):
+        split(corpus, protocol, seed=0)
+
+
 def test_too_few_dialogues_are_refused(corpus):
     corpus.index["session"] = corpus.index["dialogue"] = np.where(corpus.index["session"] == "Ses1", "a", "b")
     with pytest.raises(

@@ -233,7 +233,9 @@ def _values(index: Index, protocol: str, field: str, k: int = 0) -> tuple[np.nda
             f"needs the field {field!r} in every utterance, with at least two different values in the corpus; {found}",
         )
     if k > len(names):
-        raise _refusal(protocol, f"the corpus has only {len(names)} {field}s; k must be at most {len(names)}")
+        least = PROTOCOLS[protocol.partition(":")[0]].min_k
+        right = f"k must be at most {len(names)}" if len(names) >= least else f"it takes at least {least}"
+        raise _refusal(protocol, f"the corpus has only {len(names)} {field}s; {right}")
     return names, value
 
 
