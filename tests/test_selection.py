@@ -143,6 +143,23 @@ def test_a_flag_that_does_nothing_is_refused(given, words):
 
 
 @needs_prep
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("compare-functionals --audio-layers-apart", "--audio-encoder=compare-functionals has no layers: leave out"),
+    ],
+)
+def test_an_opensmile_set_is_told_at_once(given, words):
+    """It was sent to --audio-layers=all, which is refused, too."""
+    from data_prep import emodb
+    from data_prep.encoders import flags
+
+    line = ["emodb.tar", "--out=out", "--audio-encoder", *given.split()]
+    with pytest.raises(UserError, match=f"^{words}"):
+        flags.audio_encoder(emodb.main.__self__.parser().parse_args(line))
+
+
+@needs_prep
 def test_sentences_that_are_not_encoded_take_no_pool():
     from data_prep import emodb
     from data_prep.encoders import flags

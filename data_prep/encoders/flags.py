@@ -139,7 +139,7 @@ def text_encoder(arguments: argparse.Namespace) -> TextEncoder:
 
 
 def audio_encoder(arguments: argparse.Namespace) -> AudioEncoder:
-    name, selection = arguments.audio_encoder, _selection(arguments, "audio")
+    name = arguments.audio_encoder
     how: dict[str, Any] = {"longest": arguments.longest}
     if name in SETS:
         kind: Any = OpenSmile
@@ -148,7 +148,8 @@ def audio_encoder(arguments: argparse.Namespace) -> AudioEncoder:
     else:
         kind = AudioAdapter if is_adapter(name) else SpeechEncoder
         how["placement"] = _placement(arguments)
-    return kind(name, dataclasses.replace(selection, stride_ms=arguments.audio_stride_ms), **how)
+    selection = dataclasses.replace(_selection(arguments, "audio"), stride_ms=arguments.audio_stride_ms)
+    return kind(name, selection, **how)
 
 
 def visual_encoder(arguments: argparse.Namespace) -> FrameEncoder | FrameCoder | FrameAdapter:
