@@ -147,10 +147,15 @@ def test_a_flag_that_does_nothing_is_refused(given, words):
     ("given", "words"),
     [
         ("compare-functionals --audio-layers-apart", "--audio-encoder=compare-functionals has no layers: leave out"),
+        (
+            "compare_functionals",
+            "--audio-encoder=compare_functionals: openSMILE's are written .*, compare-functionals$",
+        ),
+        ("eGeMAPS", "--audio-encoder=eGeMAPS: openSMILE's are written egemaps, "),
     ],
 )
 def test_an_opensmile_set_is_told_at_once(given, words):
-    """It was sent to --audio-layers=all, which is refused, too."""
+    """The first was sent to --audio-layers=all, which is refused, too; the others to the hub, for half a minute."""
     from data_prep import emodb
     from data_prep.encoders import flags
 

@@ -145,6 +145,8 @@ def audio_encoder(arguments: argparse.Namespace) -> AudioEncoder:
         kind: Any = OpenSmile
         if given_of(arguments, "audio_layers", "audio_layers_apart"):
             raise UserError(f"--audio-encoder={name} has no layers: leave out --audio-layers and --audio-layers-apart")
+    elif name.lower().replace("_", "-") in SETS and not Path(name).exists():
+        raise UserError(f"--audio-encoder={name}: openSMILE's are written {', '.join(SETS)}")
     else:
         kind = AudioAdapter if is_adapter(name) else SpeechEncoder
         how["placement"] = _placement(arguments)
