@@ -1,10 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
 from etils import epath
 
 from mer_jax.runtime import console, run_log
+from mer_jax.training.loop import Loop
 
 
 def test_a_batch_without_a_positive_pair_is_told(tmp_path, capsys):
@@ -47,3 +49,17 @@ def test_a_damaged_cost_is_told(tmp_path, capsys):
     path.write_text('{"sessions": [{"began": 3}]}')
     assert run_log.sessions_before(epath.Path(path)) == []
     assert "field 'sessions.0.began': expected str, got int" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("rate", "end"), [("", "*best*"), ("8.0 steps/s, 1 s left", "1 s left at most")])
+def test_an_epoch_of_no_known_rate_ends_without_at_most(capsys, rate, end):
+    """A run of fewer steps than train.log_steps ended its lines with a bare `at most`."""
+    run = SimpleNamespace(task=SimpleNamespace(metrics={}), progress=[None], live=lambda: [0])
+    loop = SimpleNamespace(
+        _run=run,
+        _meter=SimpleNamespace(loss=None),
+        _settings=SimpleNamespace(epochs=2),
+        _progress=SimpleNamespace(rate=lambda: rate),
+    )
+    Loop._print_epoch(loop, 1, {"loss": 1.0}, [True])
+    assert capsys.readouterr().out.rstrip().endswith(end)

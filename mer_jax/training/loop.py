@@ -154,9 +154,11 @@ class Loop:
         end = f"  {sum(better)} of {len(better)} better, {len(run.live())} of {len(run.progress)} train on"
         if len(run.progress) == 1:
             end = "  *best*" if any(better) else "        "
+        rate = self._progress.rate()
+        pace = f"  {rate} at most" if rate else ""
         console.print(
             f"epoch {epoch:>3}/{self._settings.epochs}  train loss {'-' if loss is None else f'{loss:.4f}'}  "
-            f"valid loss {mean['loss']:.4f}  {scores}{end}  {self._progress.rate()} at most"
+            f"valid loss {mean['loss']:.4f}  {scores}{end}{pace}"
         )
 
     def _print_stopped(self) -> None:
