@@ -53,7 +53,8 @@ def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
     elif arg == "emodb_vector":  # one vector a recording, from functionals
         experiment.data.modalities, experiment.data.protocol = ("audio",), "loso"
         model.input_dropout, loss.label_smoothing = 0.4, 0.0
-        optim.learning_rate, train.batch_size, train.epochs, train.patience = 1e-3, 32, 25, 0
+        optim.learning_rate, optim.weight_decay, optim.ema_decay = 1e-3, 1.0, 0.995
+        train.batch_size, train.epochs, train.patience = 32, 25, 0
     elif arg == "tiny":
         model.early_width = model.projection = 32
         model.tcn_widths, model.late_widths = (32, 32), (32,)
@@ -63,6 +64,6 @@ def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
         optim.learning_rate, optim.weight_decay, optim.ema_decay = 2e-3, 1.0, 0.995
         train.epochs, train.patience = 30, 8
     else:
-        known = "iemocap, meld, iemocap_utterance, meld_utterance, iemocap_published, meld_published, emodb_vector and tiny, or none"
+        known = "iemocap, meld, the two with _utterance or _published, emodb_vector and tiny, or none"
         raise ValueError(f"configs/deepmsi_mer.py knows the arguments {known}, not {arg!r}")
     return experiment
