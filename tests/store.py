@@ -115,7 +115,8 @@ def demo_corpus(name: str, **how) -> Path:
 
 
 def finished_run(name: str, command, env: dict[str, str]) -> tuple[Path, str]:
-    """(workdir, console output) of the finished run of `command(workdir)`; the workdir has this name."""
+    """(workdir, console output) of the finished run of `command(workdir)`; the workdir has this name. The command is part of what the
+    run depends on: its corpus may lie elsewhere than when such a run was last made."""
 
     def make(folder: Path) -> None:
         line = [sys.executable, "-m", "mer_jax.main", *map(str, command(folder / name))]
@@ -123,5 +124,6 @@ def finished_run(name: str, command, env: dict[str, str]) -> tuple[Path, str]:
         assert done.returncode == 0, done.stdout + done.stderr
         (folder / "output").write_text(done.stdout)
 
-    folder = made_once(name, make, RUN)
+    command_line = "\0".join(map(str, command(Path(name)))).encode()
+    folder = made_once(f"{name}-{key_of(command_line)}", make, RUN)
     return folder / name, (folder / "output").read_text()
