@@ -114,9 +114,9 @@ def demo_corpus(name: str, **how) -> Path:
     return made_once(name, make, CORPUS) / name
 
 
-def finished_run(name: str, command, env: dict[str, str]) -> tuple[Path, str]:
-    """(workdir, console output) of the finished run of `command(workdir)`; the workdir has this name. The command is part of what the
-    run depends on: its corpus may lie elsewhere than when such a run was last made."""
+def finished_run(name: str, command, env: dict[str, str], sources: tuple[str, ...] = RUN) -> tuple[Path, str]:
+    """(workdir, console output) of the finished run of `command(workdir)`; the workdir has this name. sources: ALL where
+    the run's corpus is one of `made_once`, which lies elsewhere when the tests change; config.json says where."""
 
     def make(folder: Path) -> None:
         line = [sys.executable, "-m", "mer_jax.main", *map(str, command(folder / name))]
@@ -124,6 +124,5 @@ def finished_run(name: str, command, env: dict[str, str]) -> tuple[Path, str]:
         assert done.returncode == 0, done.stdout + done.stderr
         (folder / "output").write_text(done.stdout)
 
-    command_line = "\0".join(map(str, command(Path(name)))).encode()
-    folder = made_once(f"{name}-{key_of(command_line)}", make, RUN)
+    folder = made_once(name, make, sources)
     return folder / name, (folder / "output").read_text()

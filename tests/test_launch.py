@@ -51,7 +51,7 @@ def flags():
 def alone(flags, cache_home):
     """What one process finds."""
     command = lambda workdir: [*flags, f"--workdir={workdir}"]  # noqa: E731
-    return metrics(store.finished_run("alone", command, user_env(cache_home))[0])
+    return metrics(store.finished_run("alone", command, user_env(cache_home), store.ALL)[0])
 
 
 def metrics(workdir):

@@ -221,7 +221,7 @@ def command(workdir):
 @pytest.fixture(scope="module")
 def learned(cache_home):
     """(workdir, output) of a finished run that learns the mix."""
-    return store.finished_run("learned-mix", command, user_env(cache_home))
+    return store.finished_run("learned-mix", command, user_env(cache_home), store.ALL)
 
 
 @pytest.mark.slow
