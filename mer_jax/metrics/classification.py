@@ -12,7 +12,7 @@ Matrices = Num[np.ndarray, "*lead classes classes"]  # [true, predicted]; counts
 Values = Float[np.ndarray, "*lead"]
 
 
-def _ratio(part: Any, whole: Any) -> np.ndarray:
+def ratio(part: Any, whole: Any) -> np.ndarray:
     """part / whole, and 0 where whole is 0."""
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=np.asarray(whole > 0))
 
@@ -23,30 +23,30 @@ def _hits(matrices: np.ndarray) -> np.ndarray:
 
 def class_f1(matrices: Matrices) -> Float[np.ndarray, "*lead classes"]:
     """The F1 of every class. A precision, recall or F1 of 0/0 is 0."""
-    return _ratio(2 * _hits(matrices), matrices.sum(-1) + matrices.sum(-2))
+    return ratio(2 * _hits(matrices), matrices.sum(-1) + matrices.sum(-2))
 
 
 def accuracy(matrices: Matrices) -> Values:
     """The fraction that is correct (WA)."""
-    return _ratio(_hits(matrices).sum(-1), matrices.sum(-1).sum(-1))
+    return ratio(_hits(matrices).sum(-1), matrices.sum(-1).sum(-1))
 
 
 def uar(matrices: Matrices) -> Values:
     """The mean recall of the classes that occur (unweighted average recall, UA)."""
     support = matrices.sum(-1)
-    return _ratio(_ratio(_hits(matrices), support).sum(-1), (support > 0).sum(-1))
+    return ratio(ratio(_hits(matrices), support).sum(-1), (support > 0).sum(-1))
 
 
 def weighted_f1(matrices: Matrices) -> Values:
     """The F1 of the classes, weighted by support."""
     support = matrices.sum(-1)
-    return _ratio((class_f1(matrices) * support).sum(-1), support.sum(-1))
+    return ratio((class_f1(matrices) * support).sum(-1), support.sum(-1))
 
 
 def macro_f1(matrices: Matrices) -> Values:
     """The mean F1 of the classes that occur or are predicted."""
     seen = matrices.sum(-1) + matrices.sum(-2) > 0
-    return _ratio(class_f1(matrices).sum(-1), seen.sum(-1))
+    return ratio(class_f1(matrices).sum(-1), seen.sum(-1))
 
 
 # The table: a new score is a row here, and nothing else. The first row is the main score.
@@ -67,7 +67,7 @@ def scores(matrix: Int[np.ndarray, "classes classes"], names: Sequence[str]) -> 
     """Everything printed of a split, as fractions: the scores of `overall`, `per_class` by name, `confusion`."""
     matrix = np.asarray(matrix, np.int64)
     hit, support, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
-    precision, recall, f1 = _ratio(hit, predicted), _ratio(hit, support), class_f1(matrix)
+    precision, recall, f1 = ratio(hit, predicted), ratio(hit, support), class_f1(matrix)
     return {
         **{name: float(value) for name, value in overall(matrix).items()},
         "per_class": {
