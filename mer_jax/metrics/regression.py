@@ -65,7 +65,7 @@ EACH = {
 def _mean(each: Callable[[Counts], np.ndarray]) -> Callable[[Counts], Score]:
     def mean(counts: Counts) -> Score:
         known = _of_dimensions(counts)[..., 0] > 0
-        return ratio((each(counts) * known).sum(-1), known.sum(-1))
+        return ratio(each(counts).sum(-1), known.sum(-1))
 
     return mean
 
