@@ -24,7 +24,8 @@ from data_prep.class_names import alike_names
 from data_prep.encoders import flags
 from data_prep.encoders.text import TextEncoder
 from mer_jax.data.corpus import SPLITS, Utterance
-from mer_jax.data.corpus_writer import Description, refuse_existing
+from mer_jax.data.corpus_writer import refuse_existing
+from mer_jax.data.description import Description
 from mer_jax.errors import UserError, reported
 from mer_jax.files import sha256_of
 

@@ -24,7 +24,8 @@ import pytest
 from absl import flags
 
 from mer_jax.data.corpus import Corpus, Utterance
-from mer_jax.data.corpus_writer import Description, write_corpus
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.description import Description
 from mer_jax.data.synthetic import VERSION
 from mer_jax.runtime import program_cache
 

@@ -67,7 +67,7 @@ def drop_damaged(folder: str) -> None:
 
 
 OF_CORPUS = ("files", "text_files", "errors", "interrupts", "plain", "schema")
-CORPUS = ("mer_jax/data", *(f"mer_jax/{name}.py" for name in OF_CORPUS))  # what writes a demo corpus
+CORPUS = ("mer_jax/data", "mer_jax/metrics", *(f"mer_jax/{name}.py" for name in OF_CORPUS))  # what writes a demo corpus
 RUN = ("mer_jax", "configs")
 ALL = (*RUN, "data_prep", "tests")
 

@@ -23,7 +23,7 @@ ALLOWED = {
     "files": {"errors", "schema", "text_files"},
     "metrics": set(),
     "runtime": {"errors", "files", "interrupts", "old_runs", "plain", "run_files", "schema"},
-    "data": {"errors", "files", "runtime", "schema"},
+    "data": {"errors", "files", "metrics", "runtime", "schema"},  # of metrics what generated data allow
     "settings": set(),
     "config": {"data", "errors", "settings"},
     "tasks": {"data", "metrics", "models", "runtime", "schema"},  # of models only losses, when JAX has begun
@@ -70,6 +70,8 @@ MAY_SAY = {
     "data/corpus_files.py": {"labels", "classes"},
     "run_files.py": {"per_class"},  # a field of explain.json
     "data/corpus_writer.py": {"labels", "classes"},
+    "data/description.py": {"labels"},
+    "data/targets.py": {"labels", "classes"},  # the name of that target
     "data/synthetic.py": {"labels"},  # the demo corpus is one of classes
     "data/synthetic_dialogues.py": {"labels"},  # the same
     "report/sections_classification.py": OF_CLASSES,  # given by the task

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mer_jax.data.corpus import Corpus, Utterance
-from mer_jax.data.corpus_writer import MOST_SECONDS, write_corpus
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.description import MOST_SECONDS
 from mer_jax.errors import UserError
 
 # Surrogates, NUL, control characters and astral characters are among them.

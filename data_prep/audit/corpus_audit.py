@@ -18,7 +18,8 @@ from data_prep.audit.floor import floor_method, floors_of
 from data_prep.audit.page import page
 from data_prep.audit.reading import read
 from mer_jax.data.corpus import Corpus, Utterance
-from mer_jax.data.corpus_writer import Description, write_corpus
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.description import Description
 from mer_jax.errors import UserError
 from mer_jax.files import write_atomically
 from mer_jax.runtime.console import Console

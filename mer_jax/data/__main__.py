@@ -9,8 +9,9 @@ import numpy as np
 
 from mer_jax.data.contamination import exposures, table_lines
 from mer_jax.data.corpus import Corpus
-from mer_jax.data.corpus_writer import describe_spec
+from mer_jax.data.description import describe_spec
 from mer_jax.data.frames import EncodedFrames
+from mer_jax.data.targets import CLASSES
 from mer_jax.errors import UserError, reported
 from mer_jax.files import sha256_of
 
@@ -47,8 +48,14 @@ def describe(folder: Path) -> None:
         print(f"  {name}: {describe_spec(spec)}, up to {spec['longest']} steps, {spec['extractor']}")
     for one in exposures(corpus, corpus.modalities):
         print(f"  {one.in_words()}")
+    for target in corpus.targets.values():
+        if target.name != CLASSES:
+            print(f"  can be asked for (--config.data.task): {target.describe()}")
+    if corpus.groups:
+        print(f"  people are told apart by {', '.join(corpus.groups)}")
     for name, split in corpus.manifest["splits"].items():
-        print(f"  {name}: {split['count']}  " + "  ".join(f"{k} {v}" for k, v in split["classes"].items()))
+        known = split["classes"] | {f"with {number}": n for number, n in split.get("known", {}).items()}
+        print(f"  {name}: {split['count']}  " + "  ".join(f"{k} {v}" for k, v in known.items()))
         if without := split.get("unlabelled"):
             print(f"    {without} of them have no class: a conversation hears them, nothing is learnt from them")
     if voted := corpus.manifest.get("voted"):

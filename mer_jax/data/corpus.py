@@ -9,12 +9,14 @@ seconds, optional). Where people labelled it one by one it holds `votes/rater` a
 vote). Per modality m it holds `m/data` (bytes, little-endian, C order), `m/dtype` (bytes) and `m/shape` (int64, [time,
 width]). Of frames `m/data` is one JPEG, PNG or uint8 image a frame, `m/dtype` says which, `m/shape` is [time, height,
 width, 3]. An utterance may lack a modality, or all of them: it then has none of the three keys. The index holds what
-the votes say as `soft`: see `soft_label`.
+the votes say as `soft`: see `soft_label`. Numbers that targets read (targets.py) are `value/NAME`, how far the raters
+lay apart in one is `spread/NAME` (standard deviation), and what people are told apart by is `group/NAME` (bytes); the
+index has them as columns of these names, NaN or "" where a record lacks one.
 
-An utterance whose label is "" has no class. It is a turn of its dialogue like the others, and in no part of any
-protocol; the manifest counts such utterances of each split as `unlabelled`. The turns of a dialogue are in the order of
-their numbers, which may have gaps; no two utterances of a dialogue have the same number. An utterance whose dialogue is
-"" is of none.
+An utterance whose label is "" has no class. Where the class is asked for it is a turn of its dialogue like the others,
+and in no part of any protocol; the manifest counts such utterances of each split as `unlabelled`. The turns of a
+dialogue are in the order of their numbers, which may have gaps; no two utterances of a dialogue have the same number.
+An utterance whose dialogue is "" is of none.
 
 `python -m mer_jax.data DIR` describes a corpus and verifies every byte of it.
 """
@@ -23,7 +25,7 @@ import dataclasses
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ import numpy as np
 from mer_jax.data.corpus_files import ManifestFile, Version, index_columns, open_index
 from mer_jax.data.frames import CODINGS, EncodedFrames, decode_frames
 from mer_jax.data.records import Value, decode_example, encode_example, unframe_record
+from mer_jax.data.targets import CLASSES, Target, check_target, choose, targets_of
 from mer_jax.errors import UserError
 from mer_jax.files import check_json, parse_json, sha256_of
 
@@ -47,7 +50,8 @@ class Utterance:
 
     label: "" = it has no class. features[m]: [time, width], float16 or float32, or EncodedFrames. start, end: seconds
     in the recording. votes: what each rater said, (rater, label); one who chose several labels has several. What a
-    rater said need not be a class.
+    rater said need not be a class. values: what is known of the numbers that targets read; spreads: the raters'
+    standard deviation of some of them. groups: by name, such as gender.
     """
 
     id: str
@@ -62,6 +66,12 @@ class Utterance:
     start: float | None = None
     end: float | None = None
     votes: tuple[tuple[str, str], ...] = ()
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    spreads: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+NAMED: tuple[tuple[str, str], ...] = (("value", "values"), ("spread", "spreads"), ("group", "groups"))
 
 
 def soft_label(votes: Iterable[tuple[str, str]], labels: tuple[str, ...]) -> np.ndarray:
@@ -75,7 +85,7 @@ def soft_label(votes: Iterable[tuple[str, str]], labels: tuple[str, ...]) -> np.
         if label in labels:
             chosen.setdefault(rater, set()).add(label)
     shares = np.array([[(name in choice) / len(choice) for name in labels] for choice in chosen.values()])
-    return (shares.reshape(-1, len(labels)).sum(0) / max(1, len(shares))).astype(np.float32)
+    return (shares.reshape(len(chosen), len(labels)).sum(0) / max(1, len(shares))).astype(np.float32)
 
 
 def to_example(utterance: Utterance, more: Mapping[str, Value] | None = None) -> bytes:
@@ -89,6 +99,9 @@ def to_example(utterance: Utterance, more: Mapping[str, Value] | None = None) ->
         raters, labels = zip(*utterance.votes, strict=True)
         features["votes/rater"] = [rater.encode() for rater in raters]
         features["votes/label"] = [label.encode() for label in labels]
+    for prefix, field in NAMED:
+        for name, value in getattr(utterance, field).items():
+            features[f"{prefix}/{name}"] = [value.encode()] if prefix == "group" else [float(value)]
     for modality, value in utterance.features.items():
         if isinstance(value, EncodedFrames):
             features[f"{modality}/data"] = [bytes(frame) for frame in value.data]
@@ -119,6 +132,9 @@ def from_example(record: bytes, modalities: Iterable[str]) -> Utterance:
     votes = zip(
         *([bytes(x).decode() for x in raw.get(f"votes/{part}", ())] for part in ("rater", "label")), strict=True
     )
+    for prefix, field in NAMED:
+        held = {name.removeprefix(f"{prefix}/"): x[0] for name, x in raw.items() if name.startswith(f"{prefix}/")}
+        fields[field] = {n: bytes(x).decode() for n, x in held.items()} if prefix == "group" else held
     return Utterance(turn=raw["turn"][0], features=features, votes=tuple(votes), **fields)  # type: ignore[arg-type]
 
 
@@ -148,8 +164,9 @@ def _check_layers(where: str, modality: str, spec: Mapping[str, Any]) -> None:
 
 
 class Manifest:
-    """What a corpus says of itself. `content` is what the file holds, `where` names it to a person. Raises UserError if
-    it is not a manifest of this version."""
+    """What a corpus says of itself. `content` is what the file holds, `where` names it to a person. asked: the targets
+    that are asked for, the first one until `ask` says otherwise. Raises UserError if it is not a manifest of this
+    version."""
 
     def __init__(self, content: str | bytes, where: str):
         self.manifest = _parse_manifest(content, where)
@@ -157,6 +174,17 @@ class Manifest:
         self.manifest_sha256 = hashlib.sha256(self.text.encode()).hexdigest()
         self.labels: tuple[str, ...] = tuple(self.manifest["labels"])
         self.modalities: dict[str, dict[str, Any]] = self.manifest["modalities"]
+        self.targets = targets_of(self.manifest)
+        for name in self.targets.keys() - {CLASSES}:
+            check_target(where, self.targets[name])
+        self.groups: tuple[str, ...] = tuple(self.manifest.get("groups") or ())
+        names = [name for target in self.targets.values() for name in target.names]
+        self.numbers = tuple(dict.fromkeys(names))  # that records hold
+        self.asked = choose(self.targets, "", where)
+
+    def ask(self, task: str) -> None:
+        """Asks for the targets of data.task; raises UserError if the corpus does not have them."""
+        self.asked = choose(self.targets, task, f"corpus {self.manifest['name']!r}")
 
     def encoder(self, modality: str) -> dict[str, Any]:
         """See `encoder_of`."""
@@ -207,23 +235,48 @@ class Corpus(Manifest):
 
     @property
     def labelled(self) -> np.ndarray:
-        """Which utterances have a class, Bool[utterances]."""
-        return self.index["label"] != ""
+        """Which utterances have any of the targets that are asked for, Bool[utterances]."""
+        return np.any([self._has(target) for target in self.asked], axis=0)
+
+    def _has(self, target: Target) -> np.ndarray:
+        if target.name == CLASSES:
+            return self.index["label"] != ""
+        return np.any([~np.isnan(self.index[f"value/{name}"]) for name in target.names], axis=0)
+
+    def values(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """The numbers of these names of `rows`, Float32[rows, names]; NaN where one is not known."""
+        return np.stack([self.index[f"value/{name}"][rows] for name in names], 1)
+
+    def spreads(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """How far the raters lay apart in these numbers, Float32[rows, names]; NaN where that is not known."""
+        return np.stack([self.index[f"spread/{name}"][rows] for name in names], 1)
+
+    def group(self, name: str) -> np.ndarray:
+        """Of every utterance the group of this name, "" where that is not known: `speaker`, `session`, or one of
+        `groups`."""
+        return self.index[name if name in ("speaker", "session") else f"group/{name}"]
 
     def rows(self, split: str) -> np.ndarray:
-        """Positions of a split's utterances that have a class, in corpus order; raises UserError if there are none."""
+        """Positions of a split's utterances that have what is asked for, in corpus order; raises UserError if there are
+        none."""
         rows = np.flatnonzero((self.index["split"] == split) & self.labelled)
         if not len(rows):
-            splits = self.manifest["splits"]
-            without = sum(s.get("unlabelled", 0) for s in splits.values())
-            has = ", ".join(f"{name} {s['count'] - s.get('unlabelled', 0)}" for name, s in splits.items())
-            has += f", and {without} utterances without a class" * (without > 0)
+            counts = {name: int((self.labelled & (self.index["split"] == name)).sum()) for name in SPLITS}
+            without = len(self) - sum(counts.values())
+            has = ", ".join(f"{name} {n}" for name, n in counts.items() if name in self.manifest["splits"])
+            has += f", and {without} utterances without {self.lacking}" * (without > 0)
             raise UserError(f"{self.path}: the {split!r} split is empty; the corpus has {has}")
         return rows
 
+    @property
+    def lacking(self) -> str:
+        """What an utterance that is not `labelled` does not have, in words."""
+        names = [name for target in self.asked for name in target.names or ("a class",)]
+        return " or ".join(dict.fromkeys(names))
+
     def label_ids(self, rows: np.ndarray) -> np.ndarray:
         """Positions in `labels` of the labels of `rows`, int32. Raises ValueError if one of them has no class."""
-        for row in rows[~self.labelled[rows]][:1].tolist():
+        for row in rows[self.index["label"][rows] == ""][:1].tolist():
             raise ValueError(f"{self.where(row)} has no class: only labelled utterances are learnt from and scored")
         position = {name: i for i, name in enumerate(self.labels)}
         return np.array([position[name] for name in self.index["label"][rows].tolist()], np.int32)
@@ -287,7 +340,7 @@ class Corpus(Manifest):
             raise UserError(f"{index} is damaged: its sha256 is not the manifest's. Restore it.")
         try:
             with open_index(index, shard["count"]) as arrays:
-                return index_columns(arrays, shard, self.modalities, len(self.labels))
+                return index_columns(arrays, shard, self.modalities, len(self.labels), self.numbers, self.groups)
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{index} is no index of this mer_jax: {error}. Restore it.") from None
 
@@ -316,6 +369,8 @@ def _parse_manifest(content: str | bytes, where: str) -> dict[str, Any]:
         )
     check_json(manifest, where, ManifestFile, "Restore the file.")
     labels, embeddings = manifest["labels"], manifest["label_embeddings"]
+    if not labels and not manifest.get("targets"):
+        raise UserError(f"{where}: fields 'labels' and 'targets' name nothing to learn. Restore the file.")
     if len(set(labels)) < len(labels):
         raise UserError(f"{where}: field 'labels' names a class twice. Restore the file.")
     if len(embeddings) != len(labels) or len({len(row) for row in embeddings}) > 1:

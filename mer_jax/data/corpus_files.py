@@ -6,6 +6,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
+from mer_jax.data.targets import Kind
 from mer_jax.files import open_npz
 from mer_jax.schema import Above0, Count, Finite, Positive, Share, Text, Texts
 
@@ -34,6 +35,7 @@ class SplitCounts(TypedDict):
     count: Count
     classes: dict[str, Count]
     unlabelled: NotRequired[Count]
+    known: NotRequired[dict[str, Count]]
 
 
 class Shard(TypedDict):
@@ -58,10 +60,23 @@ class Provenance(TypedDict):
     seconds_over_longest: NotRequired[SecondsOverLongest]
 
 
+class TargetOfFile(TypedDict):
+    kind: Kind
+    names: Texts
+    levels: NotRequired[Texts]
+    ranges: list[tuple[Finite, Finite]]
+    words: list[str]
+    embeddings: list[list[Finite]]
+    definition: NotRequired[str]
+    present_from: NotRequired[str]
+
+
 class ManifestFile(TypedDict):
     schema_version: int
     name: Text
-    labels: Texts
+    labels: list[Text]
+    targets: NotRequired[dict[Text, TargetOfFile]]
+    groups: NotRequired[list[Text]]
     label_words: NotRequired[list[str]]
     label_space: Text
     label_embeddings: list[list[Finite]]
@@ -73,6 +88,7 @@ class ManifestFile(TypedDict):
     licence: NotRequired[str | None]
     voted: NotRequired[Count]
     bayes_accuracy: NotRequired[dict[str, Share] | None]
+    bayes_scores: NotRequired[dict[str, dict[str, dict[str, Finite]]]]
 
 
 def open_index(path: Path, count: int) -> Any:
@@ -81,15 +97,24 @@ def open_index(path: Path, count: int) -> Any:
 
 
 def index_columns(
-    index: Mapping[str, np.ndarray], shard: Mapping[str, Any], modalities: Collection[str], classes: int
+    index: Mapping[str, np.ndarray],
+    shard: Mapping[str, Any],
+    modalities: Collection[str],
+    classes: int,
+    numbers: Collection[str] = (),
+    groups: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """The columns of a shard's index; what else the file holds is left out (NumPy before 2.2 wrote `allow_pickle`).
+    numbers, groups: the names of what the manifest says that records hold.
 
     Raises ValueError, naming the column, unless each has a row for every record, of the right kind, and every record
     lies in the shard."""
     count = shard["count"]
     kinds = {"offset": "ui", "size": "ui", "turn": "ui", **dict.fromkeys(("id", "split", "dialogue"), "U")}
     kinds |= dict.fromkeys(("speaker", "session", "label"), "U") | {f"length/{m}": "ui" for m in modalities}
+    kinds |= {f"{what}/{name}": "f" for what in ("value", "spread") for name in numbers} | {
+        f"group/{name}": "U" for name in groups
+    }
     columns: dict[str, np.ndarray] = {"soft": np.zeros((count, classes), np.float32)}  # before 0.6 without votes
     columns |= {name: index[name] for name in (*kinds, "soft") if name in index}
     for name, kind in kinds.items():

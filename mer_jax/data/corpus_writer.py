@@ -1,7 +1,6 @@
 """Writes a corpus folder, whole or not at all; everything countable is counted here. The format: corpus.py."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import math
@@ -15,7 +14,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mer_jax.data.corpus import (
-    DTYPES,
     SCHEMA_VERSION,
     SPLITS,
     TEXT_COLUMNS,
@@ -25,53 +23,21 @@ from mer_jax.data.corpus import (
     soft_label,
     to_example,
 )
+from mer_jax.data.description import Description, check_description, check_utterance, shortened
 from mer_jax.data.dialogues import same_turn
-from mer_jax.data.frames import CODINGS, EncodedFrames
 from mer_jax.data.records import frame_record
 from mer_jax.errors import UserError, at
 from mer_jax.files import sha256_of, sync, write_atomically
-
-LONGEST_TEXT = 1000  # characters: an index gives every id the room of the longest
-MOST_SECONDS = 1e9
-NUMBERS = (int, float, np.integer, np.floating)
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """What a writer states of a corpus; everything countable is counted by `write_corpus` itself.
-
-    `extractors[m]` says how modality m was made; `label_embeddings` is [classes, width] in the space of modality
-    `label_space` (or of an encoder of that name, which no modality uses), of one of its layers or of all where it has
-    several; `label_words` are the words it was made of; `protocol` names and describes the split; `tokens[m]` says that
-    a time step of m is so many tokens side by side, `layers[m]` that it is these hidden layers of an encoder;
-    `trained_on[m]` names the splits on whose labels the features of m were trained: no other protocol may test on
-    these. `made_by[m]` names the encoder that made them, as its hub does, where provenance does not hold its identity.
-    `steps_per_second[m]`: how many time steps of m a second of a clip gives, where that is the same for all.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    extractors: Mapping[str, str]
-    label_words: tuple[str, ...]
-    label_embeddings: np.ndarray
-    label_space: str
-    protocol: Mapping[str, str]
-    provenance: Mapping[str, Any]
-    licence: str
-    bayes_accuracy: Mapping[str, float] | None = None
-    tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    layers: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    trained_on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    made_by: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    steps_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class _Shard:
     """An open shard: frames go to the file, metadata into columns, the index is written on close."""
 
-    def __init__(self, folder: Path, stem: str, split: str, modalities: tuple[str, ...], labels: tuple[str, ...]):
-        self.path, self.split, self.modalities = folder / f"{stem}.tfrecord", split, modalities
-        self.labels, self.soft = labels, list[np.ndarray]()
+    def __init__(self, folder: Path, stem: str, split: str, description: Description):
+        self.path, self.split, self.modalities = folder / f"{stem}.tfrecord", split, tuple(description.extractors)
+        self.labels, self.soft = description.labels, list[np.ndarray]()
+        self.named: dict[str, list[Any]] = {f"group/{name}": [] for name in description.groups}
+        self.named |= {f"{what}/{name}": [] for what in ("value", "spread") for name in description.numbers}
         self.file: BinaryIO = open(self.path, "wb")  # noqa: SIM115 - closed by close(), or by the writer when it fails
         self.rows: list[tuple[Any, ...]] = []
         self.offset = 0
@@ -83,6 +49,10 @@ class _Shard:
         text = [getattr(utterance, name) for name in TEXT_COLUMNS]
         self.rows.append((self.offset, len(frame) - 16, utterance.turn, *text, *lengths))
         self.soft.append(soft_label(utterance.votes, self.labels))
+        known = {"value": utterance.values, "spread": utterance.spreads, "group": utterance.groups}
+        for column, values in self.named.items():
+            what, _, name = column.partition("/")
+            values.append(known[what].get(name, "" if what == "group" else np.nan))
         self.offset += len(frame)
 
     def close(self) -> dict[str, Any]:
@@ -94,6 +64,8 @@ class _Shard:
         index |= {name: np.array(c) for name, c in zip(TEXT_COLUMNS, columns[3:9], strict=True)}
         index |= {f"length/{m}": np.array(c, np.int32) for m, c in zip(self.modalities, columns[9:], strict=True)}
         index["soft"] = np.stack(self.soft)
+        for column, values in self.named.items():
+            index[column] = np.array(values, np.str_ if column.startswith("group/") else np.float32)
         path = self.path.with_suffix(".index.npz")
         with open(path, "wb") as file:
             np.savez(file, allow_pickle=False, **index)
@@ -119,7 +91,7 @@ def write_corpus(
     as declared, something would not be read as it was written, or nothing was given to write.
     """
     refuse_existing(out)
-    _check_description(description)
+    check_description(description)
     partial = out.parent / f".{out.name}.partial"
     with at(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -161,17 +133,17 @@ def _write_shards(
     stack: contextlib.ExitStack,
 ) -> dict[str, Any]:
     """Writes the shards and their indexes; returns the manifest."""
-    modalities = tuple(description.extractors)
     open_shards: dict[str, _Shard] = {}
     shards: list[dict[str, Any]] = []
     per_split: Counter[str] = Counter()
     counts: dict[str, Counter[str]] = {}
+    known: dict[str, Counter[str]] = {}  # how often every number is
     specs: dict[str, dict[str, Any]] = {}
     ids: set[str] = set()
     turns: dict[tuple[str, int], str] = {}
     voted = 0
     for utterance in utterances:
-        _check(utterance, description, specs)
+        check_utterance(utterance, description, specs)
         if utterance.id in ids:
             raise UserError(f"utterance id {utterance.id!r} occurs twice; ids must be unique in a corpus")
         ids.add(utterance.id)
@@ -181,11 +153,12 @@ def _write_shards(
         split = utterance.split
         if split not in open_shards:
             stem = f"{split}-{per_split[split]:05d}"
-            open_shards[split] = _Shard(folder, stem, split, modalities, description.labels)
+            open_shards[split] = _Shard(folder, stem, split, description)
             stack.callback(open_shards[split].file.close)
             per_split[split] += 1
         open_shards[split].add(utterance)
         counts.setdefault(split, Counter())[utterance.label] += 1
+        known.setdefault(split, Counter()).update(utterance.values.keys())
         voted += bool(utterance.votes)
         if len(open_shards[split].rows) == shard_records:
             shards.append(open_shards.pop(split).close())
@@ -193,7 +166,10 @@ def _write_shards(
     if not ids:
         raise UserError("there is nothing to write: the source holds no utterance")
     _complete_specs(specs, description)
-    return _manifest(description, specs, counts, shards, voted)
+    manifest = _manifest(description, specs, counts, shards, voted)
+    for split, of in manifest["splits"].items() if description.targets else ():
+        of["known"] = {name: known[split][name] for name in description.numbers}
+    return manifest
 
 
 def _complete_specs(specs: dict[str, dict[str, Any]], description: Description) -> None:
@@ -212,6 +188,9 @@ def _complete_specs(specs: dict[str, dict[str, Any]], description: Description) 
     widths = space["width"], space["width"] // len(space.get("layers", [0]))
     if shape[:-1] != (len(description.labels),) or shape[-1] not in widths:
         raise UserError(f"label_embeddings has shape {shape}, not [classes, width of the label space]")
+    for target in description.targets:
+        if (wide := np.shape(target.embeddings)[-1]) not in widths:
+            raise UserError(f"target {target.name!r}: its embeddings are {wide} wide, the label space {widths[0]}")
     for modality, splits in description.trained_on.items():
         if modality not in specs or not set(splits) <= set(SPLITS):
             raise UserError(
@@ -250,7 +229,7 @@ def _manifest(
             split: {
                 "count": counts[split].total(),
                 "classes": {n: counts[split][n] for n in description.labels},
-                **({"unlabelled": counts[split][""]} if counts[split][""] else {}),
+                **({"unlabelled": counts[split][""]} if counts[split][""] and description.labels else {}),
             }
             for split in sorted(counts, key=SPLITS.index)
         },
@@ -260,123 +239,12 @@ def _manifest(
     }
     if voted:
         manifest["voted"] = voted
+    if description.targets:
+        manifest["targets"] = {target.name: target.to_json() for target in description.targets}
+    if description.groups:
+        manifest["groups"] = list(description.groups)
     if description.bayes_accuracy is not None:
         manifest["bayes_accuracy"] = dict(description.bayes_accuracy)
+    if description.bayes_scores is not None:
+        manifest["bayes_scores"] = {name: dict(found) for name, found in description.bayes_scores.items()}
     return manifest
-
-
-def _check(utterance: Utterance, description: Description, specs: dict[str, dict[str, Any]]) -> None:
-    where = f"utterance {shortened(utterance.id)}"
-    _check_readable(where, utterance)
-    if utterance.label not in ("", *description.labels):
-        raise UserError(f"{where}: label {utterance.label!r} is not one of {', '.join(description.labels)}")
-    if utterance.split not in SPLITS:
-        raise UserError(f"{where}: split {utterance.split!r} is not one of {', '.join(SPLITS)}")
-    if not all(len(vote) == 2 and all(vote) for vote in utterance.votes):
-        raise UserError(f"{where}: votes are pairs of a rater and a label, not {utterance.votes!r}")
-    for modality, value in utterance.features.items():
-        if modality not in description.extractors:
-            raise UserError(f"{where}: modality {modality!r} is not declared")
-        if not modality.isidentifier():
-            raise UserError(f"{where}: modality {modality!r} is no name; use letters, as in text, audio, visual")
-        found = _spec(where, modality, value)
-        spec = specs.setdefault(modality, {**found, "longest": 0})
-        if spec | found != spec:
-            raise UserError(
-                f"{where}: {modality} is {describe_spec(found)}; the utterances before it are {describe_spec(spec)}"
-            )
-        spec["longest"] = max(spec["longest"], len(value))
-
-
-def _check_readable(where: str, utterance: Utterance) -> None:
-    """Raises UserError for what a record or an index cannot hold, so that it would come back as something else."""
-    for name in TEXT_COLUMNS:
-        check_text(f"{where}: {name}", getattr(utterance, name), LONGEST_TEXT)
-    if not utterance.id:
-        raise UserError(f"{where}: the id is empty; give every utterance its own")
-    check_text(f"{where}: sentence", utterance.sentence)
-    for vote in utterance.votes:
-        for text in vote:
-            check_text(f"{where}: a vote", text, LONGEST_TEXT)
-    turn = utterance.turn
-    if isinstance(turn, bool) or not isinstance(turn, int | np.integer) or not -(2**31) <= turn < 2**31:
-        raise UserError(
-            f"{where}: turn {shortened(turn)} is no whole number of 32 bits; count the turns of a dialogue from 0"
-        )
-    for name in ("start", "end"):
-        seconds = getattr(utterance, name)
-        if seconds is not None and not (
-            isinstance(seconds, NUMBERS) and abs(float(seconds)) <= MOST_SECONDS
-        ):  # nor NaN
-            raise UserError(f"{where}: {name} {shortened(seconds)} is no number of seconds up to {MOST_SECONDS:.0e}")
-
-
-def check_text(what: str, text: Any, longest: int | None = None) -> None:
-    """Raises UserError unless it is a string that comes back as it was written."""
-    if not isinstance(text, str):
-        raise UserError(f"{what} is {shortened(text)}, which is no text; write it as a string")
-    if longest is not None and len(text) > longest:
-        raise UserError(f"{what} {shortened(text)} has {len(text)} characters; at most {longest} are read quickly")
-    if longest is not None and "\0" in text:
-        raise UserError(f"{what} {shortened(text)} holds the character NUL, which is lost in an index; leave it out")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        bad = text[error.start]
-        raise UserError(
-            f"{what} {shortened(text)} holds half of a character ({bad!r}, a surrogate), which UTF-8 cannot "
-            "write; read the source with its right encoding"
-        ) from None
-
-
-def shortened(value: Any) -> str:
-    """A value of any length in a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
-
-
-def _check_description(description: Description) -> None:
-    """Raises UserError for what a manifest cannot say."""
-    for label in (*description.labels, *description.label_words):
-        check_text("a label", label, LONGEST_TEXT)
-    if len(set(description.labels)) < len(description.labels):
-        raise UserError(f"a label occurs twice in {', '.join(description.labels)}")
-    for name in ("name", "labels", "label_space", "extractors", "protocol"):
-        if not getattr(description, name):
-            raise UserError(f"the corpus's {name} is empty; say what it is")
-    if not np.isfinite(np.asarray(description.label_embeddings, np.float32)).all():
-        raise UserError("label_embeddings hold NaN or infinite values")
-    for name in ("name", "label_space", "extractors", "protocol", "provenance", "licence"):
-        try:
-            text = json.dumps(getattr(description, name), ensure_ascii=False)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"the corpus's {name} cannot be written as JSON: {error}") from None
-        check_text(f"the corpus's {name}", text)
-
-
-def _spec(where: str, modality: str, value: Any) -> dict[str, Any]:
-    """What all utterances of a modality have in common; frames have their size in `pixels`."""
-    if isinstance(value, EncodedFrames):
-        if not len(value) or value.coding not in CODINGS:
-            raise UserError(
-                f"{where}: {modality} must be frames of {', '.join(CODINGS)}, not {len(value)} of {value.coding}"
-            )
-        size = [value.height, value.width]
-        return {"width": 3 * value.height * value.width, "dtype": value.coding, "pixels": size}
-    if not isinstance(value, np.ndarray):
-        raise UserError(f"{where}: {modality} must be an array, not a {type(value).__name__}")
-    if value.ndim != 2 or 0 in value.shape or value.dtype.name not in DTYPES:
-        raise UserError(
-            f"{where}: {modality} must be [time >= 1, width >= 1] of {' or '.join(DTYPES)}, "
-            f"not {list(value.shape)} of {value.dtype}"
-        )
-    return {"width": value.shape[1], "dtype": value.dtype.name}
-
-
-def describe_spec(spec: Mapping[str, Any]) -> str:
-    """Width and type of a modality, in words."""
-    if "pixels" in spec:
-        return "{} x {} pixels".format(*spec["pixels"]) + f" as {spec['dtype']}"
-    layers = spec.get("layers", ())
-    each = f", layers {', '.join(map(str, layers))} of {spec['width'] // len(layers)} each" if layers else ""
-    return f"{spec['width']} wide of {spec['dtype']}{each}"

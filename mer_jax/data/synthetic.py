@@ -19,6 +19,8 @@ The variant `frames` draws the visual cue: in each of a few frames a square of 1
 4, whose colours are 180 + 8 sum_k c_k P_k with four fixed, independent patterns P_k of +1 and -1; about it a mosaic of
 random colours, 115 +- 45, so that the square is on the whole brighter and of a piece. Its cue is clearer than the
 vectors': spread 3.5, noise 0.05. Where the square is stands in a modality of its own, `region`.
+
+The variants `regression`, `multilabel`, `mosei` and `sims` ask for numbers: see synthetic_targets.py.
 """
 
 import dataclasses
@@ -31,9 +33,11 @@ import numpy as np
 
 from mer_jax import files
 from mer_jax.data.corpus import Corpus, Utterance
-from mer_jax.data.corpus_writer import Description, write_corpus
+from mer_jax.data.corpus_writer import write_corpus
+from mer_jax.data.description import Description
 from mer_jax.data.frames import EncodedFrames, encode_frames
 from mer_jax.data.synthetic_dialogues import CONTEXTS, SHORTEST, draw_dialogues, posteriors
+from mer_jax.data.synthetic_targets import ASKED, DRAWN, Asked, best_scores, described, directions
 from mer_jax.errors import UserError
 
 VERSION = 4  # of the bytes on disk
@@ -68,6 +72,7 @@ VARIANTS = {
     "": MODALITIES,
     "clutter": MODALITIES | {"visual": dataclasses.replace(MODALITIES["visual"], longest=20, clutter=0.8)},
     "frames": MODALITIES | {"visual": Modality(width=40, longest=4, spread=3.5, noise=0.05, pixels=32)},
+    **dict.fromkeys(ASKED, MODALITIES),
 }
 CELL, SQUARE = 4, 12  # pixels along a side: of the mosaic, of the telling square
 
@@ -197,11 +202,13 @@ def generate(
     specs: dict[str, Modality],
     means: dict[str, np.ndarray],
     bases: dict[str, np.ndarray],
+    asked: Asked | None = None,
 ) -> Iterator[Utterance]:
-    rng = np.random.default_rng([DRAW, seed, 1])
+    rng, values_rng = (np.random.default_rng([DRAW, seed, number]) for number in (1, 2))
+    prior = PRIOR if asked is None else asked.prior
     for split, count in counts.items():
         offsets = {m: 0.3 * rng.normal(size=(8, spec.width - CUE - 1)) for m, spec in specs.items()}
-        drawn = draw_dialogues(-(-count // SHORTEST), PRIOR, rng)
+        drawn = draw_dialogues(-(-count // SHORTEST), prior, rng)
         dialogues, turns = (found[:count] for found in np.nonzero(drawn.exists))
         labels, second = drawn.labels[dialogues, turns], drawn.switch.cumsum(1)[dialogues, turns] % 2
         speakers = (2 * dialogues + second) % 8
@@ -215,7 +222,8 @@ def generate(
                 turn=turn,
                 speaker=f"{split}_s{speaker}",
                 session=split,
-                label=LABELS[label],
+                label=LABELS[label] if asked is None else "",
+                values={} if asked is None else asked.values(label, values_rng),
                 sentence=f"demo utterance {i} of {split}",
                 features={
                     name: value
@@ -231,36 +239,64 @@ def codebook(seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return codebook_of(MODALITIES, np.random.default_rng([DRAW, seed, 0]))
 
 
-def codebook_of(specs: dict[str, Modality], rng: np.random.Generator) -> Any:
-    means = {m: class_means(spec, rng) for m, spec in specs.items()}
+def codebook_of(specs: dict[str, Modality], rng: np.random.Generator, asked: Asked | None = None) -> Any:
+    if asked is None:
+        means = {m: class_means(spec, rng) for m, spec in specs.items()}
+    else:
+        towards = {m: directions(len(asked.target.names), CUE, rng) for m in specs}
+        means = {m: spec.spread * asked.coordinates @ towards[m] for m, spec in specs.items()}
     return means, {m: np.linalg.qr(rng.normal(size=(spec.width, spec.width)))[0] for m, spec in specs.items()}
 
 
 def write_demo(out: Path, seed: int = 0, counts: dict[str, int] = COUNTS, variant: str = "") -> None:
     """Writes the demo corpus of `seed`: the same bytes every time on one kind of machine."""
-    specs = VARIANTS[variant]
+    specs, asked = VARIANTS[variant], ASKED[variant]() if variant in ASKED else None
     rng = np.random.default_rng([DRAW, seed, 0])
-    means, bases = codebook_of(specs, rng)
-    words = means["text"] @ bases["text"][:CUE] + 0.3 * rng.normal(size=(len(LABELS), specs["text"].width))
+    means, bases = codebook_of(specs, rng, asked)
+    names = LABELS if asked is None else asked.target.names
+    told = means["text"]
+    if asked is not None:  # by what is there of each name, and of no other
+        told = np.linalg.lstsq(asked.coordinates, told, rcond=None)[0]
+    words = told @ bases["text"][:CUE] + 0.3 * rng.normal(size=(len(names), specs["text"].width))
+    if asked is None:
+        asks: dict[str, Any] = {"labels": LABELS, "label_words": LABELS, "label_embeddings": words}
+        asks["bayes_accuracy"] = bayes_accuracies(specs, means, rng)
+    else:
+        asks = {
+            "labels": (),
+            "label_words": (),
+            "label_embeddings": words[:0],
+            "targets": (described(asked.target, words),),
+        }
+        asks["bayes_scores"] = {asked.target.name: bayes_scores(asked, specs, means, rng)}
     write_corpus(
         out,
-        generate(seed, counts, specs, means, bases),
+        generate(seed, counts, specs, means, bases, asked),
         Description(
             name=f"demo-{variant}" if variant else "demo",
-            labels=LABELS,
             extractors=dict.fromkeys(
                 [*MODALITIES, *["region"] * bool(specs["visual"].pixels)], "mer_jax.synthetic generator"
             ),
-            label_words=LABELS,
-            label_embeddings=words,
             label_space="text",
             protocol={"name": "official", "description": "generated split; no speaker or dialogue is in two parts"},
             provenance={"tool": "mer_jax.synthetic", "version": VERSION, "seed": seed}
             | ({"variant": variant} if variant else {}),
             licence="synthetic; no rights reserved",
-            bayes_accuracy=bayes_accuracies(specs, means, rng),
+            **asks,
         ),
     )
+
+
+def bayes_scores(
+    asked: Asked, specs: dict[str, Modality], means: dict[str, np.ndarray], rng: np.random.Generator
+) -> dict[str, dict[str, float]]:
+    """By bayes_key, of every non-empty set of modalities without any context: the scores of the exact posterior."""
+    states = rng.choice(len(asked.prior), DRAWN, p=asked.prior)
+    told = {
+        m: cue_log_likelihood(draw_cues(states, means[m], spec.noise, rng), means[m], spec.noise)
+        for m, spec in specs.items()
+    }
+    return {bayes_key(some, "none"): scores for some, scores in best_scores(asked, specs, told, states).items()}
 
 
 def demo_corpus(seed: int = 0, variant: str = "") -> Corpus:

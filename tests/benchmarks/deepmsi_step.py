@@ -50,7 +50,7 @@ def write_corpus_of(folder, count):
 
 def description(labels, modalities):
     """Of a corpus of noise."""
-    from mer_jax.data.corpus_writer import Description
+    from mer_jax.data.description import Description
 
     return Description(
         name="bench",

@@ -33,7 +33,8 @@ def photographs():
 
 def corpus_of(folder):
     from mer_jax.data.corpus import Corpus, Utterance
-    from mer_jax.data.corpus_writer import Description, write_corpus
+    from mer_jax.data.corpus_writer import write_corpus
+    from mer_jax.data.description import Description
     from mer_jax.data.frames import encode_frames
 
     labels = ("a", "b")
