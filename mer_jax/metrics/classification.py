@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from mer_jax.metrics.metric import Metric
 
@@ -15,6 +15,14 @@ Values = Float[np.ndarray, "*lead"]
 def ratio(part: Any, whole: Any) -> np.ndarray:
     """part / whole, and 0 where whole is 0."""
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=np.asarray(whole > 0))
+
+
+def confusion_counts(
+    true: Int[np.ndarray, "rows"], predicted: Int[np.ndarray, "rows"], counted: Bool[np.ndarray, "rows"], classes: int
+) -> Float[np.ndarray, "rows cells"]:
+    """The confusion matrix [true, predicted] of every row, flat; of a row that is not counted all 0."""
+    cell = np.where(counted, true * classes + predicted, classes**2)
+    return np.eye(classes**2 + 1)[cell][:, :-1]
 
 
 def _hits(matrices: np.ndarray) -> np.ndarray:

@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mer_jax.metrics import classification
-from mer_jax.metrics.classification import ratio
+from mer_jax.metrics.classification import confusion_counts, ratio
 from mer_jax.metrics.definition import Definition, Known, Values
 from mer_jax.metrics.metric import Metric
-from mer_jax.metrics.sentiment import confusion_counts
 
 # From which intensity on an emotion is present. In MOSEI it is the raters' mean, from 0 to 3.
 PRESENT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -152,8 +151,8 @@ def emotions(names: Sequence[str], present: str = "above_zero") -> Definition:
     binarise = PRESENT[present]
 
     def count(targets: Values, known: Known, predicted: Values) -> Float[np.ndarray, "rows counts"]:
-        true, guessed = binarise(np.where(known, targets, 0.0)), np.where(known, predicted, 0.5)
-        right = ((true == decided(guessed)) | ~known).all(1)
+        true, guessed = binarise(np.where(known, targets, 0.0)), np.where(known, predicted, 0.0)
+        right = (true == decided(guessed)).all(1)
         parts = []
         bins = bin_of(guessed)
         for i in range(len(names)):

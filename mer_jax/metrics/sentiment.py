@@ -6,7 +6,7 @@ points."""
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from mer_jax.metrics import classification
 from mer_jax.metrics.definition import Definition, Known, Values
@@ -21,16 +21,8 @@ Counts = Float[np.ndarray, "*lead counts"]
 Score = Float[np.ndarray, "*lead"]
 
 
-def confusion_counts(
-    true: Int[np.ndarray, "rows"], predicted: Int[np.ndarray, "rows"], counted: Bool[np.ndarray, "rows"], classes: int
-) -> Float[np.ndarray, "rows cells"]:
-    """The confusion matrix [true, predicted] of every row, flat; of a row that is not counted all 0."""
-    cell = np.where(counted, true * classes + predicted, classes**2)
-    return np.eye(classes**2 + 1)[cell][:, :-1]
-
-
 def scored(metric: Callable[[np.ndarray], np.ndarray], counts: Counts, classes: int) -> Score:
-    """A score of `classification` of the confusion matrices that `confusion_counts` has counted."""
+    """A score of `classification` of the confusion matrices that `classification.confusion_counts` has counted."""
     return metric(counts.reshape(*counts.shape[:-1], classes, classes))
 
 
@@ -55,8 +47,10 @@ def _count_mosi(targets: Values, known: Known, predicted: Values) -> Float[np.nd
     known_row = known[:, 0]
     x, y = np.where(known_row, targets[:, 0], 0.0), np.where(known_row, predicted[:, 0], 0.0)
     right = [known_row & (rounded(x, end) == rounded(y, end)) for end in (3, 2)]
-    from_zero = confusion_counts((x >= 0).astype(np.int64), (y >= 0).astype(np.int64), known_row, 2)
-    above_zero = confusion_counts((x > 0).astype(np.int64), (y > 0).astype(np.int64), known_row & (x != 0), 2)
+    from_zero = classification.confusion_counts((x >= 0).astype(np.int64), (y >= 0).astype(np.int64), known_row, 2)
+    above_zero = classification.confusion_counts(
+        (x > 0).astype(np.int64), (y > 0).astype(np.int64), known_row & (x != 0), 2
+    )
     return np.concatenate([moments(targets, known, predicted), np.stack(right, 1), from_zero, above_zero], axis=1)
 
 
@@ -142,7 +136,7 @@ def _count_sims(targets: Values, known: Known, predicted: Values) -> Float[np.nd
     known_row = known[:, 0]
     x, y = (np.clip(np.where(known, values, 0.0), -1.0, 1.0) for values in (targets, predicted))
     parts: Sequence[np.ndarray] = [
-        confusion_counts(sims_class(x[:, 0], classes), sims_class(y[:, 0], classes), known_row, classes)
+        classification.confusion_counts(sims_class(x[:, 0], classes), sims_class(y[:, 0], classes), known_row, classes)
         for classes in SIMS_BOUNDS
     ]
     return np.concatenate([moments(x, known, y), *parts], axis=1)
