@@ -59,6 +59,9 @@ class Experiment:
         """What the model sees of frames, a `data.frames.View` in settings; None if it reads features only."""
         return None
 
+    def check_task(self, task: Any) -> None:
+        """Checks what the family asks of the task (`tasks.Task`); raises UserError."""
+
     def for_export(self) -> Any:
         """A config of the same model for a program that is traced once, for any batch: in float32, whatever it was
         trained in, and without what only saves memory while training."""
@@ -226,7 +229,11 @@ def _check_tuples(config: Experiment) -> None:
                 good = isinstance(value, tuple) and all(
                     type(item) in (typing.get_args(kind) or (kind,)) for item in value
                 )
-                words = {int: "whole numbers, as in (0,2)", str: "names, as in a,b"}.get(kind, length_limits.RIGHT)
+                words = {
+                    int: "whole numbers, as in (0,2)",
+                    float: "numbers, as in (1.0,0.5)",
+                    str: "names, as in a,b",
+                }.get(kind, length_limits.RIGHT)
                 require(good, f"{name}.{field}", value, words)
 
 

@@ -27,6 +27,7 @@ from mer_jax.evaluation.finished_run import metrics_of
 from mer_jax.report import render
 from mer_jax.runtime import checkpoint, distributed, run_log
 from mer_jax.runtime.console import console
+from mer_jax.settings import LossSettings
 from mer_jax.tasks import task_of
 from mer_jax.training.loop import Loop
 from mer_jax.training.replicas import replicas_of, sweep_points
@@ -38,17 +39,28 @@ from mer_jax.training.workdir import held_alone, identity, is_finished, with_old
 def open_corpus(config: Experiment) -> Corpus:
     """The corpus of the config: a folder, or the built-in demo corpus."""
     if not config.data.path or config.data.path.startswith("demo:"):
-        return demo_corpus(variant=config.data.path.removeprefix("demo:"))
-    return Corpus(config.data.path)
+        corpus = demo_corpus(variant=config.data.path.removeprefix("demo:"))
+    else:
+        corpus = Corpus(config.data.path)
+    corpus.ask(config.data.task)
+    return corpus
 
 
 def check(config: Experiment, corpus: Corpus) -> None:
     """Checks everything that the config asks of the corpus and that can be refused before a device is used."""
     config.check_corpus(corpus)
-    metrics, select = task_of(corpus).metrics, config.train.select
-    if select not in metrics:
-        raise UserError(f"--config.train.select={select}: must be one of {', '.join(metrics)}")
+    task, select = task_of(corpus), config.train.select
+    if isinstance(loss := getattr(config, "loss", None), LossSettings):
+        task.refuse_settings(loss)
+    config.check_task(task)
+    if select not in task.metrics:
+        of = "" if task.name == "classification" else f" for target {task.asked!r}"
+        raise UserError(f"--config.train.select={select}: must{of} be one of {', '.join(task.metrics)}")
     split = split_of(config, corpus)
+    for fold in split.folds:
+        name = f" of fold {fold.name}" if len(split.folds) > 1 else ""
+        parts = (("training", fold.train), ("validation", fold.valid), ("test", fold.test))
+        task.refuse_parts(corpus, {f"the {part} part{name}": rows for part, rows in parts})
     if not config.data.test_on_trained:
         protocols.refuse_retest(corpus, split, config.data.modalities)
     smallest = min(len(fold.train) for fold in split.folds)

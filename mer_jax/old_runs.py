@@ -39,6 +39,19 @@ BEFORE_CHOICES: dict[str, dict[str, Any]] = {
     "loss": {"logit_adjustment_tau": 1.0},
 }
 BEFORE_LAYERS = {"model": {"layer_mix": "joined", "layer": 0}}
+# The same since 0.13.
+BEFORE_TASKS: dict[str, dict[str, Any]] = {
+    "data": {"task": ""},
+    "loss": {
+        "regression": "mae",
+        "huber_delta": 0.25,
+        "multilabel": "bce",
+        "asymmetric_gamma_present": 0.0,
+        "asymmetric_gamma_absent": 4.0,
+        "asymmetric_margin": 0.05,
+        "task_weights": [],
+    },
+}
 BEFORE_INPUT_DROPOUT = {"model": {"input_dropout": 0.0}}  # of DeepMSI-MER
 DEEPMSI = ("deepmsi_mer", "deepmsi_mer_frames")
 FAMILIES = ("lsgmer", *DEEPMSI)
@@ -63,6 +76,8 @@ def read_config(tree: dict[str, Any]) -> dict[str, Any]:
         found |= _with(found, BEFORE_CONTEXT)
     if "data" in found and _lacks(found, "replicas", "choose"):
         found |= _with(found, BEFORE_CHOICES)
+    if "data" in found and _lacks(found, "data", "task"):
+        found |= _with(found, BEFORE_TASKS)
     if "data" in found and found["family"] in FAMILIES and _lacks(found, "model", "layer_mix"):
         found |= _with(found, BEFORE_LAYERS)
     if "data" in found and found["family"] in DEEPMSI and _lacks(found, "model", "input_dropout"):

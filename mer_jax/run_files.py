@@ -128,6 +128,7 @@ class DataUsed(TypedDict):
     manifest_sha256: str
     counts: dict[str, FoldParts]
     bayes_accuracy: NotRequired[Finite | None]
+    bayes_scores: NotRequired[dict[str, Finite]]  # by score, of the first target
     unread: NotRequired[dict[str, Unread]]
     problems: NotRequired[list[str]]
 
@@ -255,7 +256,8 @@ class Mistake(TypedDict):
     id: str
     label: str
     prediction: str
-    probability: Share
+    explained: NotRequired[str]  # the output that modalities and steps speak for; before 0.13 the prediction
+    probability: NotRequired[Share]
     sentence: NotRequired[str | None]
     modalities: dict[str, Finite]
     top_steps: NotRequired[dict[str, list[tuple[Count, Finite]]] | None]

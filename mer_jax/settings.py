@@ -54,6 +54,8 @@ class DataSettings:
     """Which utterances are read, and how."""
 
     path: str = ""  # a corpus folder (see mer_jax/data); empty = the built-in demo corpus; demo:clutter = its variant
+    # Which of its targets is asked for, or several, as in classes+vad; empty = the first, classes where there are any.
+    task: str = ""
     protocol: str = "official"  # who trains, validates and tests whom, by name: see mer_jax/data/protocols.py
     seed: int = setting(0, at_least=0)  # of the order of batches and of protocols that draw; the same for all replicas
     modalities: tuple[str, ...] = ("text", "audio")
@@ -106,7 +108,7 @@ class ModelSettings:
 
 @dataclasses.dataclass
 class LossSettings:
-    """What the loss of every family has."""
+    """What the loss of every family has. Of regression errors are in units of half a number's range."""
 
     imbalance: str = setting("none", choices=("none", "class_weights", "focal", "logit_adjustment", "balanced_softmax"))
     focal_gamma: float = setting(2.0, at_least=0, swept=True)
@@ -114,6 +116,16 @@ class LossSettings:
     class_weight_power: float = setting(1.0, at_least=0, swept=True)
     logit_adjustment_tau: float = setting(1.0, at_least=0, swept=True)  # strength of logit_adjustment; 0 = none
     label_smoothing: float = setting(0.1, below=1, swept=True)
+    # Of numbers: ccc is 1 - CCC over the batch; distribution is the squared error in units of the raters' spread.
+    regression: str = setting("mae", choices=("mae", "mse", "huber", "ccc", "distribution"))
+    huber_delta: float = setting(0.25, above=0, swept=True)
+    # Of several emotions at once: binary cross entropy, or the asymmetric loss.
+    multilabel: str = setting("bce", choices=("bce", "asymmetric"))
+    asymmetric_gamma_present: float = setting(0.0, at_least=0, swept=True)
+    asymmetric_gamma_absent: float = setting(4.0, at_least=0, swept=True)
+    asymmetric_margin: float = setting(0.05, below=1, swept=True)
+    # Of several targets at once, in the order of data.task: what each one's loss counts for; empty = 1 for each.
+    task_weights: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass

@@ -110,7 +110,7 @@ def scored(task, true, predicted):
     targets = {"label": true}
     part = task.score({"loss": 1.0, "confusion": task.count(targets, task.decisions(predicted))})
     evaluated = {"predicted": predicted}
-    truth = {"valid": targets, "test": targets, "soft": np.zeros_like(predicted)}
+    truth = {"valid": targets, "test": targets, "raters": np.zeros_like(predicted)}
     return {"valid": part, "test": part, **task.analyse(evaluated, evaluated, truth)}
 
 

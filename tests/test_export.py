@@ -234,7 +234,7 @@ def test_arrays_are_the_models_and_say_what_they_are_of(made):
         assert file.get_tensor("temperature") == np.float32(trained.temperature(trained.select_replicas(None)[0]))
         arrays = {name for name in file.keys() if name.startswith("params/")}  # noqa: SIM118 - no dict
         assert len(arrays) == len(jax.tree.leaves(model.params))
-    assert json.loads(about["labels"]) == list(trained.task.decision_names())
+    assert json.loads(about["labels"]) == list(trained.task.outputs)
     assert json.loads(about["config"])["experiment"] == trained.config.experiment
 
 

@@ -26,7 +26,7 @@ ALLOWED = {
     "data": {"errors", "files", "metrics", "runtime", "schema"},  # of metrics what generated data allow
     "settings": set(),
     "config": {"data", "errors", "settings"},
-    "tasks": {"data", "metrics", "models", "runtime", "schema"},  # of models only losses, when JAX has begun
+    "tasks": {"data", "errors", "metrics", "models", "runtime", "schema", "settings"},  # of models only losses, when JAX has begun
     "models": {"config", "data", "errors", "files", "old_runs", "schema", "settings", "tasks"},
     "training": {"config", "data", "errors", "files", "models", "old_runs", "run_files", "runtime", "settings", "tasks"},
     "evaluation": {
@@ -35,7 +35,9 @@ ALLOWED = {
     },
     "report": {"config", "errors", "evaluation", "files", "metrics", "models", "plain", "runtime", "tasks", "training"},
     "compare": {"errors", "evaluation", "files", "metrics", "runtime", "tasks"},
-    "experiment": {"config", "data", "errors", "evaluation", "files", "report", "runtime", "tasks", "training"},
+    "experiment": {
+        "config", "data", "errors", "evaluation", "files", "report", "runtime", "settings", "tasks", "training",
+    },
     "predict": {
         "config", "data", "errors", "evaluation", "files", "models", "plain", "run_files", "runtime", "tasks", "text_files",
         "training",

@@ -19,7 +19,9 @@ def log_softmax(x):
 def test_apc_is_the_formula(temperature):
     logits, similarity = 3 * RNG.normal(size=(64, 6)), RNG.uniform(-1, 1, (64, 6))
     wanted = [reference.apc(a, b, temperature) for a, b in zip(logits, similarity, strict=True)]
-    found = lsgmer.apc(jnp.asarray(logits, jnp.float32), jnp.asarray(similarity, jnp.float32), temperature)
+    found = Classification("abcdef").divergence(
+        *(jnp.asarray(x, jnp.float32) for x in (logits, similarity / temperature))
+    )
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
@@ -36,7 +38,7 @@ def test_jensen_shannon_properties():
 
 def test_apc_is_finite_at_one_hot_logits_with_its_gradient():
     def total(logits):
-        return lsgmer.apc(logits, jnp.array([[1.0, -1.0, -1.0]]), 1e-3).sum()
+        return Classification("abc").divergence(logits, jnp.array([[1.0, -1.0, -1.0]]) / 1e-3).sum()
 
     for scale in (1e2, 1e4, 1e30):
         value, gradient = jax.value_and_grad(total)(scale * jnp.array([[-1.0, 1.0, -1.0]]))
@@ -156,7 +158,8 @@ def contrastive_inputs(labels, dim=6):
 
 def run_contrastive(a, b, label, weight=None, dtype=jnp.float32, **settings):
     weight = np.ones(len(label)) if weight is None else weight
-    arrays = jnp.asarray(a, dtype), jnp.asarray(b, dtype), jnp.asarray(label), jnp.asarray(weight, jnp.float32)
+    same = Classification("ab").similar({"label": jnp.asarray(label)})
+    arrays = jnp.asarray(a, dtype), jnp.asarray(b, dtype), same, jnp.asarray(weight, jnp.float32)
     return losses.contrastive(*arrays, **({"temperature": jnp.float32(0.5), "per_positive": False} | settings))
 
 

@@ -18,6 +18,7 @@ from mer_jax.tasks.classification import Classification
 WIDTHS = {"text": 10, "audio": 6}
 CLASSES, WIDTH, HEADS = 5, 16, 4
 RNG = np.random.default_rng(0)
+TASK = Classification("abcde")
 WORDS = RNG.normal(size=(CLASSES, 12)).astype(np.float32)
 SETTINGS = {"width": WIDTH, "heads": HEADS, "input_dropout": 0.2, "encoder_dropout": 0.1, "time_dropout": 0.1}
 
@@ -267,7 +268,10 @@ def test_class_means():
     fused, label = RNG.normal(size=(6, WIDTH)), np.array([0, 0, 1, 3, 3, 3], np.int32)
     weight, table = np.array([1, 1, 1, 1, 1, 0], np.float32), RNG.normal(size=(CLASSES, WIDTH))
     found = lsgmer.class_means(
-        jnp.asarray(fused, jnp.float32), jnp.asarray(label), jnp.asarray(weight), jnp.asarray(table, jnp.float32)
+        jnp.asarray(fused, jnp.float32),
+        TASK.members({"label": jnp.asarray(label)}),
+        jnp.asarray(weight),
+        jnp.asarray(table, jnp.float32),
     )
     wanted = [fused[:2].mean(0), fused[2], table[2], fused[3:5].mean(0), table[4]]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
@@ -279,7 +283,7 @@ def test_update_labels_by_class_mean_drops_the_optimisers_step():
     old, new = ({"labels": jnp.full((CLASSES, WIDTH), v), "other": jnp.full((2,), v)} for v in (1.0, 2.0))
     config = lsgmer.LSGMERExperiment()
     config.model.label_update, config.model.label_average = "class_mean", 0.9
-    found = lsgmer.update_labels(config, old, new, {"fused": fused}, batch)
-    wanted = 0.9 + 0.1 * lsgmer.class_means(fused, batch.targets["label"], batch.weight, old["labels"])
+    found = lsgmer.update_labels(config, old, new, {"fused": fused}, batch, task=TASK)
+    wanted = 0.9 + 0.1 * lsgmer.class_means(fused, TASK.members(batch.targets), batch.weight, old["labels"])
     np.testing.assert_allclose(found["labels"], wanted, atol=1e-6)
     np.testing.assert_array_equal(found["other"], new["other"])

@@ -63,7 +63,7 @@ def test_a_run_is_loaded_by_a_relative_path(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     model = mer_jax.load(run.name)
     (found,) = model.predict({"text": np.ones((3, 6), np.float32)})
-    assert found.prediction in model.task.decision_names()
+    assert found.prediction in model.task.outputs
 
 
 @pytest.mark.slow
@@ -384,6 +384,6 @@ def test_known_labels_are_scored(capsys):
         report.add(found)
     report.close()
     told = capsys.readouterr().err
-    assert "3 utterances classified" in told
+    assert "3 utterances predicted" in told
     assert "; 1 could not be used" in told
     assert "of 2 with a known label: weighted_f1 0.3333, macro_f1 0.3333, accuracy 0.5000, uar 0.5000" in told

@@ -34,7 +34,7 @@ import numpy as np
 from mer_jax.data.corpus_files import ManifestFile, Version, index_columns, open_index
 from mer_jax.data.frames import CODINGS, EncodedFrames, decode_frames
 from mer_jax.data.records import Value, decode_example, encode_example, unframe_record
-from mer_jax.data.targets import CLASSES, Target, check_target, choose, targets_of
+from mer_jax.data.targets import CLASSES, check_target, choose, targets_of
 from mer_jax.errors import UserError
 from mer_jax.files import check_json, parse_json, sha256_of
 
@@ -236,12 +236,13 @@ class Corpus(Manifest):
     @property
     def labelled(self) -> np.ndarray:
         """Which utterances have any of the targets that are asked for, Bool[utterances]."""
-        return np.any([self._has(target) for target in self.asked], axis=0)
+        return np.any([self.has(target.name) for target in self.asked], axis=0)
 
-    def _has(self, target: Target) -> np.ndarray:
-        if target.name == CLASSES:
+    def has(self, target: str) -> np.ndarray:
+        """Which utterances have a target of this name, or any of its numbers, Bool[utterances]."""
+        if target == CLASSES:
             return self.index["label"] != ""
-        return np.any([~np.isnan(self.index[f"value/{name}"]) for name in target.names], axis=0)
+        return np.any([~np.isnan(self.index[f"value/{name}"]) for name in self.targets[target].names], axis=0)
 
     def values(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """The numbers of these names of `rows`, Float32[rows, names]; NaN where one is not known."""

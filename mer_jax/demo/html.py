@@ -163,7 +163,7 @@ def timeline(found: Sequence[Any], task: Task) -> str:
     """A row for each decision that there is, a column for each window, darker where it is likelier."""
     head = "".join(f'<th scope="col">{one.start:g}–{one.end:g} s</th>' for one in found)
     rows = ""
-    for name in task.decision_names():
+    for name in task.outputs:
         cells = "".join(_cell(one, name, task) for one in found)
         rows += f'<tr><th scope="row">{escaped(name)}</th>{cells}</tr>'
     wrong = "".join(f"<p>{one.start:g}–{one.end:g} s: {escaped(one.error)}</p>" for one in found if one.error)

@@ -27,7 +27,7 @@ def build_page(gr: Any, answers: Answers, *, hears_words: bool) -> Any:
     model = answers.model
     title = f"mer_jax: {Path(model.workdir).resolve().name}"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=DELETED) as built:
-        known = ", ".join(model.task.decision_names())
+        known = ", ".join(model.task.outputs)
         gr.Markdown(f"# {title}\nIt reads {' and '.join(model.modalities)} and knows {known}.")
         with gr.Tabs():
             with gr.Tab("An utterance"):

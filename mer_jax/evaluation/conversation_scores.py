@@ -35,7 +35,9 @@ class TurnPlaces:
 def turn_places(task: Task, corpus: Corpus) -> TurnPlaces | None:
     """Of all utterances of the corpus, whatever part they are in: an utterance stands where it does under every
     protocol. None if no dialogue has several turns."""
-    dialogue, turn, speaker, label = (corpus.index[name] for name in ("dialogue", "turn", "speaker", "label"))
+    dialogue, turn, speaker = (corpus.index[name] for name in ("dialogue", "turn", "speaker"))
+    states = task.states(corpus)
+    state = np.full(len(dialogue), "") if states is None else states
     group, position = np.full(len(dialogue), -1), np.zeros(len(dialogue), np.int64)
     turns: dict[str, int] = {}
     last: dict[tuple[str, str], str] = {}
@@ -43,10 +45,10 @@ def turn_places(task: Task, corpus: Corpus) -> TurnPlaces | None:
         if not (name := str(dialogue[row])):
             continue
         position[row] = turns[name] = turns.get(name, 0) + 1
-        who, said = (name, str(speaker[row])), str(label[row])
+        who, said = (name, str(speaker[row])), str(state[row])
         if who[1] and said:
             before, last[who] = last.get(who), said
-            group[row] = 2 if before is None else 0 if task.is_shift(before, said) else 1
+            group[row] = 2 if before is None else 0 if before != said else 1
     return TurnPlaces(group, position) if position.max(initial=0) > 1 else None
 
 

@@ -67,7 +67,7 @@ def finish(run: Run, leaks: list[Any], checkpoint: dict[str, Any], cost: run_log
     write_of_test(run, tests, replicas_of_choice(points, results))
     result: dict[str, Any] = {
         "task": run.task.name,
-        "labels": list(corpus.labels),
+        **run.task.describe(),
         "protocol": protocol,
         "data": {
             "name": corpus.manifest["name"],
@@ -85,6 +85,8 @@ def finish(run: Run, leaks: list[Any], checkpoint: dict[str, Any], cost: run_log
     }
     if (bayes := bayes_accuracy(config, corpus.manifest)) is not None:
         result["data"]["bayes_accuracy"] = bayes
+    if best := bayes_scores(config, corpus):
+        result["data"]["bayes_scores"] = best
     if cost is not None:
         cost.write(config.train.epochs * run.data.order.steps_per_epoch)
     run_log.write_json(run.workdir / "metrics.json", result)
@@ -124,6 +126,13 @@ def describe_speaker_norm(run: Run) -> dict[str, Any] | None:
     return describe_norm(data.pool.groups, data.own_norm, tests, [fold.name for fold in data.folds])
 
 
+def bayes_scores(config: Experiment, corpus: Corpus) -> dict[str, float]:
+    """The best scores of the first target that a generated corpus allows, by name; nothing where its manifest does not
+    say."""
+    known = corpus.manifest.get("bayes_scores", {}).get(corpus.asked[0].name, {})
+    return dict(known.get(bayes_key(config.data.modalities, context=config.data.context), {}))
+
+
 def bayes_accuracy(config: Experiment, manifest: Mapping[str, Any]) -> float | None:
     """The best accuracy that a generated corpus allows, with what is heard; None where its manifest does not say."""
     known: dict[str, float] = manifest.get("bayes_accuracy", {})
@@ -161,7 +170,9 @@ def write_of_test(run: Run, tests: Tests, chosen: Sequence[int]) -> None:
             (run.workdir / name).unlink(missing_ok=True)
         return
     entries = [(replicas[r].name, *found) for r, found in tests.items()]
-    lines = format_predictions(run.task, run.corpus, run.data.pool.rows, entries, run.data.sentences)
+    lines = format_predictions(
+        run.task, run.corpus, run.data.pool.rows, entries, run.data.pool.targets, run.data.sentences
+    )
     run_log.write_text(run.workdir / "predictions.jsonl", lines)
     if run.config.train.inspect:
         first = next(r for r in chosen if r in tests)
@@ -216,7 +227,7 @@ def score_parts(run: Run, *, locked: bool) -> tuple[list[dict[str, Any]], Tests]
             }
             if r in test:
                 truth["test"] = run.data.targets(fold.test)
-                truth["soft"] = run.corpus.soft_labels(run.data.pool.rows[fold.test])
+                truth["raters"] = task.raters(run.corpus, run.data.pool.rows[fold.test])
                 if places:
                     here, decisions = places.of(run.data.pool.rows[fold.test]), task.decisions(test[r]["predicted"])
                     about["conversation"] = score_turns(task, here, truth["test"], decisions)
@@ -244,6 +255,10 @@ def print_result(task: Task, result: dict[str, Any], workdir: epath.Path) -> Non
     if (bayes := result["data"].get("bayes_accuracy")) is not None:
         accuracy = result["test"]["accuracy"]["mean"]
         console.print(f"accuracy {accuracy:.4f} is {accuracy / bayes:.3f} of the Bayes-optimal {bayes:.4f}")
+    for name, best in (result["data"].get("bayes_scores") or {}).items():
+        metric, found = task.metrics[name], result["test"][name]["mean"]
+        share = found / best if metric.direction == "max" else best / found
+        console.print(f"{metric.title} {found:.4f}: {share:.3f} of the Bayes-optimal {best:.4f}")
     console.print(f"metrics.json, predictions.jsonl and the checkpoint are in {workdir}")
 
 

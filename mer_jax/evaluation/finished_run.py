@@ -249,8 +249,8 @@ def _check_curve(where: str, curve: dict[str, Any], places: str, scores: Collect
 
 
 def same_targets(a: FinishedRun, b: FinishedRun) -> bool:
-    """Whether two runs predict the same: the same task, and the same possible decisions in the same order."""
-    return (a.task.name, a.task.decision_names()) == (b.task.name, b.task.decision_names())
+    """Whether two runs predict the same: the same task, and the same outputs in the same order."""
+    return (a.task.name, a.task.describe()) == (b.task.name, b.task.describe())
 
 
 def first_difference(a: FinishedRun, b: FinishedRun) -> tuple[str, str, str] | None:
@@ -263,7 +263,7 @@ def first_difference(a: FinishedRun, b: FinishedRun) -> tuple[str, str, str] | N
         return f"{run.metrics['data']['name']}, {protocol['title']} (sha256 {protocol['split_sha256']})"
 
     if not same_targets(a, b):
-        return "labels", ", ".join(a.task.decision_names()), ", ".join(b.task.decision_names())
+        return "labels", ", ".join(a.task.outputs), ", ".join(b.task.outputs)
     if a.metrics["protocol"]["split_sha256"] != b.metrics["protocol"]["split_sha256"]:
         return "split", split(a), split(b)
     if a.locked or b.locked:
@@ -282,5 +282,5 @@ def first_difference(a: FinishedRun, b: FinishedRun) -> tuple[str, str, str] | N
         differing = [i for i, (x, y) in enumerate(zip(values_a, values_b, strict=True)) if x != y]
         if differing:
             i = differing[0]
-            return f"{what} for {ids_a[i]!r} ({len(differing)} such utterances)", values_a[i], values_b[i]
+            return f"{what} for {ids_a[i]!r} ({len(differing)} such utterances)", str(values_a[i]), str(values_b[i])
     return None

@@ -71,19 +71,19 @@ def explain_conversations(
         return []
     wanted = np.concatenate([turns[tested[turns]] for turns, _ in chosen])
     moved = influences(apply, model, task, batches, np.sort(wanted), batch_size)
-    names = [task.decision_name(decision) for decision in task.decisions(predicted)]
     confidence, wrong = task.confidence(predicted), set(task.mistakes(predicted, data.targets(rows)).tolist())
     at = {row: i for i, row in enumerate(rows.tolist())}
 
     def told(row: int) -> dict[str, Any]:
         place, found = data.pool.rows[row], {}
         if (i := at.get(row)) is not None:
-            found = {"prediction": names[i], "probability": round(float(confidence[i]), 4), "wrong": i in wrong}
+            found = {"prediction": task.prediction_in_words(predicted[i]), "wrong": i in wrong}
+            found |= {} if confidence is None else {"probability": round(float(confidence[i]), 4)}
         return {
             "id": str(index["id"][place]),
             "turn": int(index["turn"][place]),
             "speaker": str(index["speaker"][place]),
-            "label": str(index["label"][place]),
+            "label": task.label_in_words(corpus, int(place)),
             "sentence": data.sentences[row],
             "shift": bool(shift[row]),
             **found,

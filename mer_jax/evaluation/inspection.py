@@ -148,10 +148,10 @@ def attribution_summary(
     """
     explained = task.explained_output(predicted[some])
     values = {m: x[np.arange(len(some)), explained] for m, x in outputs["shapley"].items()}
-    names = np.array([task.decision_name(decision) for decision in task.decisions(predicted[some])])
+    names = np.array([task.outputs[output] for output in explained])
     shares = {
         name: {m: round(float(x[names == name].mean()), 4) for m, x in values.items()}
-        for name in task.decision_names()
+        for name in task.outputs
         if (names == name).any()
     }
     confidence, mistakes = task.confidence(predicted), []
@@ -164,9 +164,10 @@ def attribution_summary(
         mistakes.append(
             {
                 "id": str(index["id"][corpus_row]),
-                "label": str(index["label"][corpus_row]),
-                "prediction": str(names[at]),
-                "probability": round(float(confidence[i]), 4),
+                "label": task.label_in_words(corpus, int(corpus_row)),
+                "prediction": task.prediction_in_words(predicted[i]),
+                "explained": str(names[at]),
+                **({} if confidence is None else {"probability": round(float(confidence[i]), 4)}),
                 "sentence": data.sentences[row],
                 "modalities": {m: round(float(x[at]), 4) for m, x in values.items()},
                 "top_steps": top_steps(data, row, outputs["attention"][at], int(explained[at])),

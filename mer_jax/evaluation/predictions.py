@@ -3,7 +3,7 @@ line holds of what is predicted. No JAX."""
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 from mer_jax.tasks import Task
 
-TEXT_FIELDS = ("replica", "id", "dialogue", "label")
+TEXT_FIELDS = ("replica", "id", "dialogue")
 
 
 def format_predictions(
@@ -21,11 +21,13 @@ def format_predictions(
     corpus: Corpus,
     pool_rows: np.ndarray,
     entries: Iterable[tuple[str, np.ndarray, np.ndarray]],
+    targets: Mapping[str, np.ndarray],
     sentences: Sequence[str],
 ) -> str:
     """The text of predictions.jsonl.
 
-    pool_rows: the corpus's row of every utterance of the pool; sentences: what is said in it. entries: of every replica
+    pool_rows: the corpus's row of every utterance of the pool; targets: what the task makes of its
+    targets; sentences: what is said in it. entries: of every replica
     its name, the positions of its utterances in the pool, and what is predicted of them. `turn` stands where a dialogue
     is named, `speaker` where one is.
     """
@@ -39,7 +41,7 @@ def format_predictions(
                 "dialogue": dialogue,
                 **({"turn": int(index["turn"][row])} if dialogue else {}),
                 **({"speaker": speaker} if speaker else {}),
-                "label": str(index["label"][row]),
+                **task.describe_target(targets, position),
                 **task.describe_prediction(values, digits=6),
                 "sentence": sentences[position],
             }
@@ -51,14 +53,14 @@ def format_predictions(
 class Predictions:
     """What some replicas predict of their test parts.
 
-    One entry for each utterance: ids (sorted), sentences ("" where unknown), labels (in words), dialogues, and the
-    task's targets. One entry for each line of the file: replica, a position in `names`; utterance, a position in
+    One entry for each utterance: ids (sorted), sentences ("" where unknown), labels (what the task reads of its
+    targets), dialogues, and the task's targets. One entry for each line of the file: replica, a position in `names`; utterance, a position in
     `ids`; decisions; predicted, [lines, width]."""
 
     names: tuple[str, ...]
     ids: tuple[str, ...]
     sentences: tuple[str, ...]
-    labels: tuple[str, ...]
+    labels: tuple[Any, ...]
     dialogues: np.ndarray
     targets: dict[str, np.ndarray]
     replica: np.ndarray
@@ -92,12 +94,12 @@ def parse_predictions(
     lines: list[tuple[int, str, Any, Sequence[float]]] = []
     for number, text in content:
         try:
-            line, decision, predicted = _parse(text, task, known)
+            line, label, decision, predicted = _parse(text, task, known)
             key = line["replica"], line["id"]
             if key in seen:
                 raise ValueError(f"utterance {line['id']!r} occurs a second time for this replica")
             sentence = str(line.get("sentence") or "")
-            about = line["label"], line["dialogue"], sentence, line.get("turn"), line.get("speaker")
+            about = label, line["dialogue"], sentence, line.get("turn"), line.get("speaker")
             if utterances.setdefault(line["id"], about) != about:
                 raise ValueError(f"another line says something else of utterance {line['id']!r}")
         except ValueError as error:
@@ -122,8 +124,8 @@ def parse_predictions(
     )
 
 
-def _parse(content: bytes, task: Task, replicas: Collection[str]) -> tuple[dict[str, Any], Any, Sequence[float]]:
-    """A line, the decision and what is predicted; raises ValueError saying what is wrong with it."""
+def _parse(content: bytes, task: Task, replicas: Collection[str]) -> tuple[dict[str, Any], Any, Any, Sequence[float]]:
+    """A line, its targets, the decision and what is predicted; raises ValueError saying what is wrong with it."""
     line = json.loads(content)
     for field in TEXT_FIELDS:
         if not isinstance(line, dict) or not isinstance(line.get(field), str):
@@ -134,7 +136,7 @@ def _parse(content: bytes, task: Task, replicas: Collection[str]) -> tuple[dict[
         raise ValueError("its field 'speaker' is not a text")
     if line["replica"] not in replicas:
         raise ValueError(f"metrics.json has no replica {line['replica']!r}")
-    return line, *task.read_prediction(line)
+    return line, task.read_target(line), *task.read_prediction(line)
 
 
 def read_lines(path: epath.PathLike) -> Iterator[tuple[int, bytes]]:

@@ -68,6 +68,7 @@ from mer_jax.evaluation.robustness_curves import (
     retention,
 )
 from mer_jax.evaluation.score_table import LOCKED, looks, replicas_of_choice
+from mer_jax.metrics.metric import Metric
 from mer_jax.runtime import distributed, run_log
 from mer_jax.runtime.console import Progress, console, duration
 from mer_jax.tasks import Task, task_of
@@ -91,7 +92,8 @@ DEFINITION = {
         "Mean over the rates (sigmas) above 0 of (S(rate) - S(0)) - (S2(rate) - S2(0)), S2 of the run beside: above 0,"
         " this run falls less."
     ),
-    "floor": "The most frequent class of the training part, said of every test utterance.",
+    "floor": "What is best said of every test utterance by the training part: the most frequent class, the median, or"
+    " every emotion's share.",
     "context": "Where conversations are heard, the other turns of the utterance's dialogue are as they are.",
 }
 
@@ -172,9 +174,10 @@ def predictions(run: Run, which: Sequence[int], listed: Sequence[Condition]) -> 
         for k, r in enumerate(group):
             if r in parts:
                 real, kept = rows[k] >= 0, (len(listed), len(parts[r]))
-                found.setdefault(r, np.zeros(kept, values.dtype))[:, np.searchsorted(parts[r], rows[k][real])] = values[
-                    k
-                ][:, real]
+                of_row = (*kept, *values.shape[3:])
+                found.setdefault(r, np.zeros(of_row, values.dtype))[:, np.searchsorted(parts[r], rows[k][real])] = (
+                    values[k][:, real]
+                )
                 progress.update(progress.done + int(real.sum()))
 
     pending: list[Any] = []
@@ -278,7 +281,8 @@ def read_beside(folder: epath.Path, about: dict[str, Any], workdir: epath.Path, 
 
 def print_robustness(task: Task, result: Mapping[str, Any]) -> None:
     """How far the main score falls."""
-    main, title_of = task.main_metric, task.metrics[task.main_metric].title
+    main, metric = task.main_metric, task.metrics[task.main_metric]
+    title_of = f"{metric.title} in percent" if metric.unit == "percent" else metric.title
     count = len(result["replicas"])
     for kind, at, title, where in (
         ("missing", "rates", "where a share of the utterances loses a modality", "lost"),
@@ -287,7 +291,7 @@ def print_robustness(task: Task, result: Mapping[str, Any]) -> None:
         if not result[kind]:
             continue
         table = rich.table.Table(
-            title=f"{title_of} in percent {title}; test of {result['name']}, protocol {result['protocol']}"
+            title=f"{title_of} {title}; test of {result['name']}, protocol {result['protocol']}"
             + (f", mean of {count} replicas" if count > 1 else ""),
             title_justify="left",
             box=rich.box.SIMPLE_HEAD,
@@ -304,11 +308,11 @@ def print_robustness(task: Task, result: Mapping[str, Any]) -> None:
             table.add_column(name, justify="right")
         for m, of in result[kind].items():
             kept, ahead = result["retention"][kind][m][main], result["over_floor"].get(m, {}).get(main, 0.0)
-            cells = [percent(mean) for mean in means(of, main)] + [percent(kept)]
-            cells += [percent(ahead, sign=True)] if kind == "missing" else []
+            cells = [metric.format(mean) for mean in means(of, main)] + [percent(kept)]
+            cells += [points(metric, ahead)] if kind == "missing" else []
             if result["effective"]:
                 found = result["effective"][kind].get(m)
-                cells += [percent(found and found[main], sign=True)]
+                cells += [points(metric, found[main]) if found else "-"]
             table.add_row(m, *cells)
         console.print(table)
 
@@ -317,14 +321,12 @@ def print_what_was_tested(
     task: Task, result: Mapping[str, Any], known: Mapping[str, Any], listed: int, took: float, workdir: epath.Path
 ) -> None:
     """What the tables do not say."""
-    say, main = console.print, task.main_metric
+    say, main, metric = console.print, task.main_metric, task.metrics[task.main_metric]
     present = {m: of[main][0] for m, of in result["present"].items()}
     full = "+".join(sorted(result["modalities"]))
-    if others := ", ".join(f"{m} {percent(mean)}" for m, mean in present.items() if m != full):
-        say(
-            f"all modalities {percent(present[full])}; only {others}; the most frequent class"
-            f" {percent(result['floor'][main][0])}"
-        )
+    if others := ", ".join(f"{m} {metric.format(mean)}" for m, mean in present.items() if m != full):
+        floor_of = metric.format(result["floor"][main][0])
+        say(f"all modalities {metric.format(present[full])}; only {others}; {task.floor_in_words} {floor_of}")
     else:
         say(f"nothing is left of a run of {full} alone when that is missing: noise only")
     for m, of in result["missing"].items():
@@ -341,3 +343,8 @@ def print_what_was_tested(
         say(f"effective: how much less the score falls than that of {result['effective']['beside']}, in points")
     say(f"the test part was {looks(known['protocol'])}")
     say(f"{listed} conditions of {result['utterances']} utterances in {duration(took)}; {workdir / FILE}")
+
+
+def points(metric: Metric, difference: float) -> str:
+    """A difference of two scores, with its sign."""
+    return percent(difference, sign=True) if metric.unit == "percent" else f"{difference + 0.0:+.4f}"

@@ -92,9 +92,13 @@ def means(of: Mapping[str, Any], score: str) -> Float[np.ndarray, "points"]:
 
 
 def retention(task: Task, of: Mapping[str, Any]) -> dict[str, float | None]:
-    """By score, as in DEFINITION; None where the clean score is 0."""
+    """By score, as in DEFINITION; None where the clean score is not above 0, and of scores that fall as models get
+    better."""
     values = {score: means(of, score) for score in task.metrics}
-    return {score: float((v[1:] / v[0]).mean()) if v[0] > 0 else None for score, v in values.items()}
+    return {
+        score: float((v[1:] / v[0]).mean()) if v[0] > 0 and task.metrics[score].direction == "max" else None
+        for score, v in values.items()
+    }
 
 
 def effective(task: Task, of: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """A point of metrics.json as a row of a table: the console, summary.md and the report show the same columns. No JAX."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -63,14 +64,13 @@ def scores_title(part: str, task: Task) -> str:
 
 def title(what: str, task: Task) -> str:
     """The title of a table of scores, with their unit if they have one in common."""
-    return f"{what}, percent" if all(metric.unit == "percent" for metric in task.metrics.values()) else what
+    return f"{what}, percent" if all(task.metrics[name].unit == "percent" for name in task.headline) else what
 
 
 def with_titles(text: str, task: Task) -> str:
     """Scores by their titles: `best validation weighted F1`."""
-    for name, metric in task.metrics.items():
-        text = text.replace(name, metric.title)
-    return text
+    titles = {name: metric.title for name, metric in task.metrics.items()}
+    return re.sub(r"\w+", lambda word: titles.get(word[0], word[0]), text)
 
 
 def columns(task: Task, part: str) -> list[str]:

@@ -159,7 +159,7 @@ def print_summary(task: Task, result: dict[str, Any]) -> None:
         selection = with_titles(protocol["selection"], task)
         task.print_part(f"{about}, {selection}, at step {done[0]['step']}", done[0][part])
         if "interval" in chosen:
-            known = {name: found for name, found in task.metrics.items() if name in chosen["interval"]}
+            known = {name: task.metrics[name] for name in task.headline if name in chosen["interval"]}
             intervals = [f"{m.title} {m.format_interval(chosen['interval'][name])}" for name, m in known.items()]
             console.print(f"{title('95 % over dialogues', task)}: {'  '.join(intervals)}")
     else:

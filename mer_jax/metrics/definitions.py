@@ -47,8 +47,8 @@ class Row:
     make: Callable[[Names], Definition]
     names: tuple[Names, ...]
     kind: Literal["numbers", "emotions", "classes"]
-    low: float = -np.inf
-    high: float = np.inf
+    low: float | int = -np.inf
+    high: float | int = np.inf
 
 
 def classes(names: Sequence[str], source: str) -> Definition:

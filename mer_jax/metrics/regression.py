@@ -20,7 +20,7 @@ def moments(targets: Values, known: Known, predicted: Values) -> Float[np.ndarra
     """`MOMENTS` counts of each dimension, side by side; 0 where the target is not known."""
     x, y = np.where(known, targets, 0.0), np.where(known, predicted, 0.0)
     each = np.stack([known, x, y, x * x, y * y, x * y, np.abs(x - y)], axis=-1)
-    return each.reshape(len(each), -1).astype(np.float64)
+    return each.reshape(len(each), each.shape[1] * MOMENTS).astype(np.float64)
 
 
 def _of_dimensions(counts: np.ndarray) -> np.ndarray:

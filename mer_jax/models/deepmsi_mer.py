@@ -302,11 +302,12 @@ def objective(
     settings, projections, present = config.loss, outputs["projections"], outputs["present"]
     loss = task.loss(outputs["logits"], batch.targets, batch.weight, prior=prior, settings=settings)
     terms = {"classification": loss}
+    same = task.similar(batch.targets)
     found = [
         contrastive(
             projections[a],
             projections[b],
-            batch.targets["label"],
+            same,
             jnp.where(present[a] & present[b], batch.weight, 0),
             temperature=outputs["temperature"],
             per_positive=settings.per_positive,

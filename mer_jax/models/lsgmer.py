@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mer_jax.config import Experiment, require
 from mer_jax.data.batch import AnyBatch, Batch
@@ -33,7 +33,7 @@ from mer_jax.models.layers import (
     unit,
     value_of,
 )
-from mer_jax.models.losses import jensen_shannon, weighted_mean
+from mer_jax.models.losses import weighted_mean
 from mer_jax.settings import LossSettings, ModelSettings, group, setting
 from mer_jax.tasks import Task
 
@@ -97,9 +97,18 @@ class LSGMERExperiment(Experiment):
         require(one_feature, "model.label_update", model.label_update, rows)
         require(model.lse or model.reduce == "mean", "model.reduce", model.reduce, "mean when model.lse is off")
 
+    def check_task(self, task: Task) -> None:
+        if why := task.no_divergence:
+            uses = self.loss.apc != 0 or self.sweeps("loss.apc")
+            right = f"0 for target {task.asked!r}: {why}. Add --config.loss.apc=0.0"
+            require(not uses, "loss.apc", self.loss.apc, right)
+            means = self.model.label_update != "class_mean"
+            words = f"optimizer for target {task.asked!r}: numbers are no members of a label, whose mean could be taken"
+            require(means, "model.label_update", self.model.label_update, words)
+
 
 class Outputs(family.Outputs):
-    """similarity: cos(H, L), Float[batch, classes]. fused: H, Float[batch, (classes,) dim]. feature: what is
+    """`classes` are the outputs of the task. similarity: cos(H, L), Float[batch, classes]. fused: H, Float[batch, (classes,) dim]. feature: what is
     classified, with `rows` the mean over them. attention[m]: of each label over the time steps, mean of the heads;
     none without LSE."""
 
@@ -273,20 +282,20 @@ def average_labels(
 
 def class_means(
     fused: Float[Array, "batch dim"],
-    label: Int[Array, "batch"],
+    members: Float[Array, "batch classes"],
     weight: Float[Array, "batch"],
     labels: Float[Array, "classes dim"],
 ) -> Float[Array, "classes dim"]:
-    """L' as a prototype memory: mean fused feature of each class in the batch; a class not in it keeps its
-    embedding."""
-    member = jax.nn.one_hot(label, len(labels)) * weight[:, None]
+    """L' as a prototype memory: mean fused feature of each class in the batch, a row counting as far as it is a member
+    (`Task.members`); a class not in it keeps its embedding."""
+    member = members * weight[:, None]
     count = member.sum(0)[:, None]
     mean = jnp.einsum("bc,bd->cd", member, fused) / jnp.maximum(count, 1)
     return jnp.where(count > 0, mean, labels)
 
 
 def update_labels(
-    config: LSGMERExperiment, old: dict[str, Any], new: dict[str, Any], outputs: Outputs, batch: AnyBatch
+    config: LSGMERExperiment, old: dict[str, Any], new: dict[str, Any], outputs: Outputs, batch: AnyBatch, *, task: Task
 ) -> dict[str, Any]:
     """The new params with the label embeddings' moving average done.
 
@@ -295,36 +304,32 @@ def update_labels(
     target = new["labels"]
     if config.model.label_update == "class_mean":
         fused = jax.lax.stop_gradient(outputs["fused"])
-        target = class_means(fused, batch.targets["label"], batch.weight, old["labels"])
+        target = class_means(fused, task.members(batch.targets), batch.weight, old["labels"])
     return new | {"labels": average_labels(old["labels"], target, config.model.label_average)}
-
-
-def apc(
-    logits: Float[Array, "batch classes"], similarity: Float[Array, "batch classes"], temperature: Number
-) -> Float[Array, "batch"]:
-    """APC of LSGMER (arXiv 2504.05158): JS(q, p), p = softmax(logits), q = softmax(cos(H, L) / temperature).
-
-    The paper has no temperature (= 1); without one q can hardly leave the uniform distribution.
-    """
-    return jensen_shannon(jax.nn.log_softmax(logits), jax.nn.log_softmax(similarity / temperature))
 
 
 def objective(
     config: LSGMERExperiment, outputs: Outputs, batch: AnyBatch, prior: Any, *, task: Task
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """JOO of LSGMER: mean classification loss + lambda * mean APC, and the two terms by name."""
+    """JOO of LSGMER: mean classification loss + lambda * mean APC, and the two terms by name.
+
+    APC is JS(q, p), p = softmax(logits), q = softmax(cos(H, L) / temperature), or what takes its place where the task
+    is another one: see `Task.divergence`. The paper has no temperature (= 1); without one q can hardly leave the uniform
+    distribution."""
     settings = config.loss
     loss = task.loss(outputs["logits"], batch.targets, batch.weight, prior=prior, settings=settings)
     terms = {"classification": loss}
     if is_off(settings.apc):
         return loss, terms
-    terms["apc"] = weighted_mean(apc(outputs["logits"], outputs["similarity"], settings.temperature), batch.weight)
+    apart = task.divergence(outputs["logits"], outputs["similarity"] / settings.temperature)
+    terms["apc"] = weighted_mean(apart, batch.weight)
     return loss + settings.apc * terms["apc"], terms
 
 
 def build(config: LSGMERExperiment, manifest: Manifest, task: Task) -> family.Family:
-    """LSGMER for a corpus, whose manifest embeds the words of its labels."""
-    words = np.asarray(manifest.manifest["label_embeddings"], np.float32)
+    """LSGMER for a corpus, whose manifest embeds the words of its labels. Where the task has no classes, the labels are
+    the names of its numbers or emotions [ours]."""
+    words = task.label_words(manifest)
     widths = family.widths_of(config, manifest)
 
     def module(config: LSGMERExperiment, rngs: nnx.Rngs) -> LSGMER:
@@ -341,6 +346,6 @@ def build(config: LSGMERExperiment, manifest: Manifest, task: Task) -> family.Fa
         module=module,
         objective=functools.partial(objective, task=task),
         sentence=SENTENCE,
-        after_update=update_labels,
+        after_update=functools.partial(update_labels, task=task),
         attribution_baseline=family.utterance_means,
     )

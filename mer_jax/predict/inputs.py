@@ -236,7 +236,7 @@ def of_corpus(path: Path, model: ModelSpec, options: InputOptions) -> Iterator[I
             yield Item(name, error=str(error), **place)
             continue
         features = {m: x for m, x in found.features.items() if m in model.modalities}
-        yield Item(name, features, found.sentence, found.label, found.start, found.end, **place)
+        yield Item(name, features, found.sentence, found.label, found.values, found.start, found.end, **place)
 
 
 def _by_dialogue(dialogue: np.ndarray, turn: np.ndarray) -> np.ndarray:

@@ -65,4 +65,5 @@ def _manifest(run: epath.Path, config: config_lib.Experiment, sha256: str, writt
         raise UserError(
             f"{path} is not the manifest that the run was trained with (sha256 {sha256[:12]}…); bring that back"
         )
+    found.ask(config.data.task)
     return found

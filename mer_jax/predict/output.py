@@ -111,7 +111,7 @@ class PredictionReport:
             print(f"{found.id}: {found.error}", file=sys.stderr)
         elif found.id in self.locked:
             self.unscored += 1
-        elif (counts := self.task.count_prediction(found.label, found.output)) is not None:
+        elif (counts := self.task.count_prediction(found.label, found.values, found.output)) is not None:
             self.known += 1
             self.counts = counts if self.counts is None else self.counts + counts
         for note in found.notes:
@@ -129,7 +129,7 @@ class PredictionReport:
     def close(self) -> None:
         """Prints the totals."""
         failed = f"; {self.failed} could not be used" if self.failed else ""
-        done = f"{self.done - self.failed} utterances classified"
+        done = f"{self.done - self.failed} utterances predicted"
         print(f"{done}, {self.rate(time.monotonic())}{failed}", file=sys.stderr)
         for note, count in self.notes.items():
             if count > 1:
@@ -138,5 +138,5 @@ class PredictionReport:
             print(f"{self.unscored} are of the run's test part, which is {LOCKED}: no score of them", file=sys.stderr)
         if self.known:
             values = self.task.metric_values(self.counts)
-            scores = ", ".join(f"{name} {float(value):.4f}" for name, value in values.items())
+            scores = ", ".join(f"{name} {float(values[name]):.4f}" for name in self.task.headline)
             print(f"of {self.known} with a known label: {scores}", file=sys.stderr)

@@ -44,13 +44,14 @@ class Prediction:
 
     output: what the task says of it, see `Task.describe_prediction`; for classes `prediction`, a name, and calibrated
     `probabilities` by name. Its entries are attributes, too. They are empty where `error` says what is wrong with the
-    input. label: as the input has it, often empty. start, end: seconds in the file. notes, words,
+    input. label: as the input has it, often empty; values: the same of numbers, by name. start, end: seconds in the file. notes, words,
     dialogue, turn, speaker: as in `item.Item`.
     """
 
     id: str
     output: Mapping[str, Any]
     label: str = ""
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
     sentence: str = ""
     start: float | None = None
     end: float | None = None
@@ -71,7 +72,10 @@ class Prediction:
     def to_json(self) -> dict[str, Any]:
         """Plain values, without what is empty."""
         place = {name: getattr(self, name) for name in PLACE}
-        rest = {name: getattr(self, name) for name in ("label", "sentence", "start", "end", "notes", "error", "words")}
+        rest = {
+            name: getattr(self, name)
+            for name in ("label", "values", "sentence", "start", "end", "notes", "error", "words")
+        }
         found = {"id": self.id, **place, **_rounded(self.output), **rest}
         found = {name: value for name, value in found.items() if value not in EMPTY}
         if self.attribution is not None:

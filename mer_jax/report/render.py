@@ -38,7 +38,7 @@ def page(runs: Sequence[FinishedRun]) -> str:
     """The whole page. Raises UserError if the runs have different labels."""
     for run in runs[1:]:
         if not same_targets(runs[0], run):
-            sides = (f"{one.path}: {', '.join(one.task.decision_names())}" for one in (runs[0], run))
+            sides = (f"{one.path}: {', '.join(one.task.outputs)}" for one in (runs[0], run))
             lines = "\n  ".join(sides)
             raise UserError(f"the runs have not the same labels:\n  {lines}\nGive each a report of its own.")
     if len(runs) == 1:

@@ -26,13 +26,13 @@ def pooled_scores(run: FinishedRun) -> tuple[str, dict[str, Any]]:
     if not run.locked:
         return "test", run.chosen["pooled"]
     total = np.sum([replica["valid"]["confusion"] for replica in run.replicas.values()], axis=0)
-    return "validation", scores(total, run.task.decision_names())
+    return "validation", scores(total, run.task.outputs)
 
 
 def confusion(run: FinishedRun) -> str:
     rows = []
     part, pooled = pooled_scores(run)
-    for label, row in zip(run.task.decision_names(), pooled["confusion"], strict=True):
+    for label, row in zip(run.task.outputs, pooled["confusion"], strict=True):
         total = sum(row) or 1
         cells = [
             f'<td class="cell" style="--share: {0.6 * n / total:.3f}">{n:,}<small>{100 * n / total:.0f} %</small></td>'
@@ -41,15 +41,13 @@ def confusion(run: FinishedRun) -> str:
         rows.append([escaped(label), *cells, f"{sum(row):,}"])
     replicas = run.chosen["replicas"]
     note = f"<p>All {part} parts of the {replicas} replicas together; percent of the row.</p>" if replicas > 1 else ""
-    return note + table(
-        f"{part.capitalize()} utterances", ["true ↓ predicted →", *run.task.decision_names(), "all"], rows
-    )
+    return note + table(f"{part.capitalize()} utterances", ["true ↓ predicted →", *run.task.outputs, "all"], rows)
 
 
 def classes(run: FinishedRun) -> str:
     """Precision, recall and F1 of every class; the F1 with its interval, as the mean over the complete seeds."""
     part, of_part = pooled_scores(run)
-    labels, pooled, seeds = run.task.decision_names(), of_part["per_class"], len(run.complete_seeds)
+    labels, pooled, seeds = run.task.outputs, of_part["per_class"], len(run.complete_seeds)
     f1, ends = np.array([pooled[label]["f1"] for label in labels]), None
     if run.locked:
         seeds = 0
@@ -132,7 +130,7 @@ def utterance_map(run: FinishedRun) -> str:
             f"{run.path / 'map.json'} is of replica {found['replica']!r}, which is no finished one at the chosen "
             "point; remove the file"
         )
-    predictions, labels = run.predictions, run.task.decision_names()
+    predictions, labels = run.predictions, run.task.outputs
     lines = np.flatnonzero(predictions.replica == predictions.names.index(found["replica"])).tolist()
     line_of = {predictions.ids[predictions.utterance[line]]: line for line in lines}
     points = []
@@ -159,7 +157,7 @@ def mistakes(run: FinishedRun) -> str:
     """The wrong predictions of the highest mean probability; those of explain.json with their explanations."""
     if run.locked:
         return missing("The most confident mistakes are", "predictions.jsonl", run.why_missing)
-    predictions, labels, found = run.predictions, run.task.decision_names(), run.extra.get("explain")
+    predictions, labels, found = run.predictions, run.task.outputs, run.extra.get("explain")
     mean = predictions.mean()
     wrong = run.task.mistakes(mean, predictions.targets)
     shown = wrong[:MAX_MISTAKES].tolist()

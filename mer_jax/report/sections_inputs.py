@@ -23,7 +23,7 @@ def modalities(run: FinishedRun) -> str:
     names, by_decision = found["shares"]["modalities"], found["shares"]["per_class"]
     groups = [
         (decision, [(i, name, float(by_decision[decision].get(name, 0))) for i, name in enumerate(names)])
-        for decision in run.task.decision_names()
+        for decision in run.task.outputs
         if decision in by_decision
     ]
     bars = signed_bars("Mean Shapley value of each modality for the output that is explained", groups)

@@ -28,7 +28,8 @@ def chosen_scores(run: FinishedRun) -> str:
     point, dialogues = run.chosen, count_dialogues(run)
     interval, replicas, part = point.get("interval"), point["replicas"], score_table.part_of([run.chosen])
     tiles = []
-    for name, metric in run.task.metrics.items():
+    for name in run.task.headline:
+        metric = run.task.metrics[name]
         if run.locked:
             note = "of validation, which chose it"
         elif not interval:
@@ -59,6 +60,10 @@ def chosen_scores(run: FinishedRun) -> str:
     parts = [f'<dl class="stats">{"".join(tiles)}</dl>', f"<p>{escaped(text)}</p>"]
     if (bayes := run.metrics["data"].get("bayes_accuracy")) is not None:
         parts.append(f"<p>The best accuracy that these data allow is {100 * bayes:.1f}.</p>")
+    for name, best in (run.metrics["data"].get("bayes_scores") or {}).items():
+        if name in run.task.metrics:
+            metric = run.task.metrics[name]
+            parts.append(f"<p>The best {escaped(metric.title)} that these data allow is {metric.format(best)}.</p>")
     return "".join(parts)
 
 

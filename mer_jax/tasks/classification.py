@@ -1,12 +1,14 @@
 """One class of several for every utterance. No JAX at import: reports and comparisons read results without it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from mer_jax.data.corpus import Corpus
+from mer_jax.data.targets import CLASSES, Target
+from mer_jax.errors import UserError
 from mer_jax.metrics.calibration import (
     CALIBRATION,
     calibration,
@@ -18,6 +20,7 @@ from mer_jax.metrics.calibration import (
 from mer_jax.metrics.classification import METRICS, scores
 from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.significance import by_dialogue
+from mer_jax.settings import LossSettings
 from mer_jax.tasks import classification_results
 from mer_jax.tasks.task import Arrays, Card, Evaluation, Task
 
@@ -25,34 +28,70 @@ RATERS = ("nll", "jensen_shannon", "agreement", "agreement_at_most")
 
 
 class Classification(Task):
-    """labels: the classes' names, in the order of the model's logits. Targets are `label`, Int32[rows], and `target`,
-    Float32[rows, classes], the distribution to learn: all on the label, or as the raters say."""
+    """labels: the classes' names, in the order of the model's logits. number: of the record, which counts through them;
+    without one the class is the record's label. Targets are `label`, Int32[rows], and `target`, Float32[rows, classes],
+    the distribution to learn: all on the label, or as the raters say."""
 
     name: ClassVar[str] = "classification"
     report_sections: ClassVar[str] = "mer_jax.report.sections_classification"
     metrics = METRICS
 
-    def __init__(self, labels: Sequence[str]):
-        self.labels = tuple(labels)
-        self.width = len(self.labels)
+    def __init__(self, labels: Sequence[str], number: str = ""):
+        self.labels = self.outputs = tuple(labels)
+        self.number, self.asked = number, CLASSES
+
+    @classmethod
+    def of_target(cls, target: Target) -> "Classification":
+        """The task of a corpus's target."""
+        found = cls(target.outputs, "".join(target.names))
+        found.asked = target.name
+        return found
 
     @classmethod
     def of_results(cls, metrics: Mapping[str, Any]) -> "Classification":
         """The task of a finished run; raises ValueError if its classes are not named."""
         classification_results.check_labels(metrics)
-        return cls(metrics["labels"])
+        found = cls(metrics["labels"], metrics.get("number", ""))
+        found.asked = metrics.get("target", CLASSES)
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        number = {"number": self.number, "target": self.asked} if self.number else {}
+        return {"labels": list(self.labels), **number}
 
     def check_results(self, metrics: Mapping[str, Any]) -> None:
         classification_results.check(metrics, self.labels)
 
     def targets(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
         """`soft`: what is learnt is what the raters say, where any of them chose a class."""
-        label = corpus.label_ids(rows)
+        label = self._label_ids(corpus, rows)
         target = np.eye(self.width, dtype=np.float32)[label]
         if soft:
-            raters = corpus.soft_labels(rows)
+            raters = self.raters(corpus, rows)
             target = np.where(raters.any(1, keepdims=True), raters, target)
         return {"label": label, "target": target}
+
+    def _label_ids(self, corpus: Corpus, rows: np.ndarray) -> np.ndarray:
+        if not self.number:
+            return corpus.label_ids(rows)
+        return corpus.values((self.number,), rows)[:, 0].astype(np.int32)
+
+    def raters(self, corpus: Corpus, rows: np.ndarray) -> np.ndarray:
+        """The raters' distributions, Float32[rows, classes]: zeros where nobody's vote is known."""
+        if not self.number:
+            return corpus.soft_labels(rows)
+        return np.zeros((len(rows), self.width), np.float32)
+
+    def label_words(self, manifest: Any) -> np.ndarray:
+        return np.asarray(manifest.targets[self.asked].embeddings, np.float32)
+
+    def refuse_settings(self, settings: Any) -> None:
+        if settings.regression != LossSettings.regression or settings.multilabel != LossSettings.multilabel:
+            name = "regression" if settings.regression != LossSettings.regression else "multilabel"
+            raise UserError(
+                f"--config.loss.{name}={getattr(settings, name)}: is of other tasks; the target {self.asked!r} is one of "
+                f"the classes {', '.join(self.labels)}"
+            )
 
     def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
         counts = np.bincount(targets["label"], minlength=self.width).tolist()
@@ -69,7 +108,7 @@ class Classification(Task):
     def training_note(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> str:
         if not soft:
             return ""
-        voted = corpus.soft_labels(rows).any(1)
+        voted = self.raters(corpus, rows).any(1)
         return (
             f"learnt is what the raters say of {voted.sum()} training utterances; of {(~voted).sum()}, where none of"
             " them chose a class, the label"
@@ -84,7 +123,7 @@ class Classification(Task):
         from mer_jax.models.losses import cross_entropy, weighted_mean
 
         each = cross_entropy(
-            values,
+            self.logits(values),
             targets["target"],
             prior=prior,
             imbalance=settings.imbalance,
@@ -95,6 +134,27 @@ class Classification(Task):
         )
         return weighted_mean(each, weight)
 
+    def logits(self, values: Any) -> Any:
+        """What a softmax makes probabilities of, [batch, classes]."""
+        return values
+
+    def divergence(self, values: Any, similarity: Any) -> Any:
+        """JS(q, p), p = softmax(logits), q = softmax(similarity): APC of LSGMER (arXiv 2504.05158)."""
+        import jax
+
+        from mer_jax.models.losses import jensen_shannon
+
+        return jensen_shannon(jax.nn.log_softmax(self.logits(values)), jax.nn.log_softmax(similarity))
+
+    def similar(self, targets: Arrays) -> Any:
+        """Those of one class."""
+        return targets["label"][:, None] == targets["label"][None]
+
+    def members(self, targets: Arrays) -> Any:
+        import jax
+
+        return jax.nn.one_hot(targets["label"], self.width)
+
     def evaluate(self, values: Any, targets: Arrays, weight: Any) -> Evaluation:
         """`loss` is the cross entropy in nats; `confusion`: Int[classes, classes]; `predicted`: the
         probabilities, [batch, classes]."""
@@ -104,23 +164,23 @@ class Classification(Task):
         from mer_jax.metrics.confusion import confusion
         from mer_jax.models.losses import weighted_mean
 
-        log_p = jax.nn.log_softmax(values)
+        log_p = jax.nn.log_softmax(self.logits(values))
         nll = -jnp.take_along_axis(log_p, targets["label"][:, None], axis=1)[:, 0]
         return Evaluation(
             means={"loss": weighted_mean(nll, weight) * weight.sum()},
-            counts={"confusion": confusion(values, targets["label"], weight)},
+            counts={"confusion": confusion(self.logits(values), targets["label"], weight)},
             rows={"predicted": jnp.exp(log_p)},
         )
 
     def decide(self, values: Any) -> Any:
         """The class of the largest logit, Int32[batch]."""
-        return values.argmax(-1).astype(np.int32)
+        return self.logits(values).argmax(-1).astype(np.int32)
 
     def calibrate(self, values: Any, temperature: Any) -> Any:
         """Temperature-scaled probabilities."""
         import jax
 
-        return jax.nn.softmax(values / temperature, axis=-1)
+        return jax.nn.softmax(self.logits(values) / temperature, axis=-1)
 
     def explained(self, values: Any) -> Any:
         """The logit of the predicted class."""
@@ -129,7 +189,11 @@ class Classification(Task):
         return jax.nn.one_hot(values.argmax(-1), values.shape[-1])
 
     def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
-        return {"loss": evaluated["loss"], **scores(evaluated["confusion"], self.labels)}
+        return {"loss": evaluated["loss"], **self.scores(evaluated["confusion"])}
+
+    def scores(self, confusion: np.ndarray) -> dict[str, Any]:
+        """What is printed of a confusion matrix."""
+        return scores(confusion, self.labels)
 
     def analyse(
         self, valid: Mapping[str, Any], test: Mapping[str, Any] | None, truth: Mapping[str, Any]
@@ -148,8 +212,8 @@ class Classification(Task):
             "test": calibration(p, label),
             "test_scaled": calibration(temperature_scale(p, temperature), label),
         }
-        if truth["soft"].any():
-            found["raters"] = soft_label_metrics(p, truth["soft"])
+        if truth["raters"].any():
+            found["raters"] = soft_label_metrics(p, truth["raters"])
         return found
 
     def count(self, targets: Mapping[str, np.ndarray], decisions: np.ndarray) -> np.ndarray:
@@ -175,7 +239,7 @@ class Classification(Task):
         scaling = {"used": reasons.count(""), "of": len(reasons), "left_out": left_out}
         if not all("test" in result for result in results):
             return {"calibration": {"scaling": scaling}}
-        pooled = scores(np.sum([result["test"]["confusion"] for result in results], axis=0), self.labels)
+        pooled = self.scores(np.sum([result["test"]["confusion"] for result in results], axis=0))
         found: dict[str, Any] = {"pooled": pooled}
         found["calibration"] = {
             when: {name: mean_sd([r["calibration"][when][name] for r in results]) for name in CALIBRATION}
@@ -189,7 +253,7 @@ class Classification(Task):
     def describe_ensemble(
         self, counts: np.ndarray, predicted: np.ndarray, targets: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:
-        found = scores(counts, self.labels)
+        found = self.scores(counts)
         return {
             "per_class": found["per_class"],
             "confusion": found["confusion"],
@@ -199,7 +263,7 @@ class Classification(Task):
     def print_part(self, title: str, scores: Mapping[str, Any]) -> None:
         from mer_jax.tasks import classification_console
 
-        classification_console.print_classes(title, scores)
+        classification_console.print_classes(title, scores, self.metrics)
 
     def print_analysis(self, point: Mapping[str, Any], selects_on: str) -> None:
         from mer_jax.tasks import classification_console
@@ -215,11 +279,20 @@ class Classification(Task):
         probabilities = dict(zip(self.labels, values, strict=True))
         return {"prediction": self.labels[int(predicted.argmax())], "probabilities": probabilities}
 
+    def describe_target(self, targets: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+        """`label`, the class's name."""
+        return {"label": self.labels[int(targets["label"][row])]}
+
+    def read_target(self, line: Mapping[str, Any]) -> Hashable:
+        """The class's name."""
+        if line.get("label") not in self.labels:
+            raise ValueError(f"label {line.get('label')!r} is none of {', '.join(self.labels)}")
+        return line["label"]
+
     def read_prediction(self, line: Mapping[str, Any]) -> tuple[Any, Sequence[float]]:
         """The number of the class, and the probabilities in the order of the classes."""
-        for field in ("label", "prediction"):
-            if line.get(field) not in self.labels:
-                raise ValueError(f"{field} {line.get(field)!r} is none of {', '.join(self.labels)}")
+        if line.get("prediction") not in self.labels:
+            raise ValueError(f"prediction {line.get('prediction')!r} is none of {', '.join(self.labels)}")
         probabilities = line.get("probabilities")
         if not isinstance(probabilities, dict) or probabilities.keys() != set(self.labels):
             raise ValueError("its probabilities are not one per label")
@@ -229,10 +302,24 @@ class Classification(Task):
             raise ValueError("its probabilities do not sum to 1")
         return self.labels.index(line["prediction"]), values
 
-    def read_targets(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
-        return {"label": np.array([self.labels.index(label) for label in labels], np.int64)}
+    def read_targets(self, told: Sequence[Any]) -> dict[str, np.ndarray]:
+        return {"label": np.array([self.labels.index(label) for label in told], np.int64)}
 
-    def confidence(self, predicted: np.ndarray) -> np.ndarray:
+    def target_in_words(self, told: Any) -> str:
+        return told
+
+    def prediction_in_words(self, predicted: np.ndarray) -> str:
+        return self.labels[int(predicted.argmax())]
+
+    def states(self, corpus: Corpus) -> np.ndarray | None:
+        """The names of the classes."""
+        if not self.number:
+            return corpus.index["label"]
+        value = corpus.values((self.number,), np.arange(len(corpus)))[:, 0]
+        names = np.array([*self.labels, ""])
+        return names[np.where(np.isnan(value), self.width, value).astype(int)]
+
+    def confidence(self, predicted: np.ndarray) -> np.ndarray | None:
         """The largest probability."""
         return predicted.max(-1)
 
@@ -240,12 +327,6 @@ class Classification(Task):
         """Those with the highest probability of a wrong class first."""
         wrong = np.flatnonzero(predicted.argmax(1) != targets["label"])
         return wrong[np.argsort(-predicted[wrong].max(1), kind="stable")]
-
-    def decision_name(self, decision: Any) -> str:
-        return self.labels[int(decision)]
-
-    def decision_names(self) -> tuple[str, ...]:
-        return self.labels
 
     def explained_output(self, predicted: np.ndarray) -> np.ndarray:
         return predicted.argmax(-1)
@@ -256,7 +337,9 @@ class Classification(Task):
     def describe_calibration(self, result: Mapping[str, Any], selects_on: str) -> str:
         return f"probabilities are {scaling_in_words(result['calibration'], selects_on)}"
 
-    def count_prediction(self, label: str, output: Mapping[str, Any]) -> np.ndarray | None:
+    def count_prediction(self, label: str, values: Mapping[str, float], output: Mapping[str, Any]) -> np.ndarray | None:
+        if self.number in values:
+            label = self.labels[int(values[self.number])]
         if label not in self.labels:
             return None
         true, predicted = self.labels.index(label), self.labels.index(output["prediction"])

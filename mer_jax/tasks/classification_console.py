@@ -7,12 +7,11 @@ import rich.box
 import rich.table
 
 from mer_jax.metrics.calibration import CALIBRATION
-from mer_jax.metrics.classification import METRICS
-from mer_jax.metrics.metric import percent
+from mer_jax.metrics.metric import Metric, percent
 from mer_jax.runtime.console import console
 
 
-def print_classes(title: str, scores: Mapping[str, Any]) -> None:
+def print_classes(title: str, scores: Mapping[str, Any], metrics: Mapping[str, Metric]) -> None:
     """Per class precision, recall, F1, support and where its utterances went; below, the overall scores."""
     table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
     table.add_column("class")
@@ -25,7 +24,7 @@ def print_classes(title: str, scores: Mapping[str, Any]) -> None:
         counts = [f"[bold]{n}[/bold]" if i == j else str(n) for j, n in enumerate(row)]
         table.add_row(name, f"{c['precision']:.3f}", f"{c['recall']:.3f}", f"{c['f1']:.3f}", str(c["support"]), *counts)
     console.print(table)
-    known = {name: metric for name, metric in METRICS.items() if name in scores}
+    known = {name: metric for name, metric in metrics.items() if name in scores}
     console.print("   ".join(f"{metric.title} {scores[name]:.4f}" for name, metric in known.items()))
 
 

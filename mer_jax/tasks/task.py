@@ -4,7 +4,7 @@ task; none of them knows whether the targets are classes, numbers or several lab
 import abc
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,15 +44,24 @@ class Card:
 class Task(abc.ABC):
     """One kind of target, of one corpus.
 
-    metrics: the table of its scores. selects: the one by which a run chooses, if that is known. width: numbers that a
-    model gives for an utterance. Decisions are what a model finally says of utterances, [rows]; values are what it
-    gives for them, [rows, width]."""
+    metrics: the table of its scores. selects: the one by which a run chooses, if that is known. outputs: what each of the
+    numbers is called that a model gives for an utterance. Values are what it gives, [rows, width]; what is predicted are
+    the values as a person reads them, [rows, width]; decisions are what a model finally says of utterances, [rows] or
+    [rows, width]. asked: the target's name. no_divergence: why `divergence` says nothing, if it does not."""
 
     name: ClassVar[str]
     report_sections: ClassVar[str] = ""  # the module with the sections of a report that only this task has
     metrics: Mapping[str, Metric]
     selects: str = ""
-    width: int
+    floor_in_words: ClassVar[str] = "the most frequent class"
+    outputs: tuple[str, ...]
+    asked: str = ""
+    no_divergence: str = ""
+
+    @property
+    def width(self) -> int:
+        """How many numbers a model gives for an utterance."""
+        return len(self.outputs)
 
     def led_by(self, score: str) -> "Task":
         """The same task for a run that chooses by this score."""
@@ -66,9 +75,18 @@ class Task(abc.ABC):
         return self.selects if self.selects in self.metrics else next(iter(self.metrics))
 
     @property
+    def headline(self) -> list[str]:
+        """The scores that lines and tables show, in the order of the table: all, but for those of single outputs."""
+        return list(self.metrics)
+
+    @property
     def other_metrics(self) -> list[str]:
-        """The scores after the main one, in the order of the table."""
-        return [name for name in self.metrics if name != self.main_metric]
+        """The scores of `headline` after the main one."""
+        return [name for name in self.headline if name != self.main_metric]
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What metrics.json says of the task besides its name; a task is made of it again."""
 
     @abc.abstractmethod
     def check_results(self, metrics: Mapping[str, Any]) -> None:
@@ -95,6 +113,22 @@ class Task(abc.ABC):
     def training_note(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> str:
         """What a person should know of what is learnt of the training utterances `rows`; often nothing."""
 
+    def refuse_parts(self, corpus: Corpus, parts: Mapping[str, np.ndarray]) -> None:
+        """Raises UserError where a part, utterances of the corpus by its name, cannot be learnt from or scored."""
+        return
+
+    def refuse_settings(self, settings: Any) -> None:
+        """Raises UserError where `config.LossSettings` ask for what the task does not have."""
+        return
+
+    def raters(self, corpus: Corpus, rows: np.ndarray) -> Any:
+        """What is known of single raters of these utterances, as `analyse` takes it; None where that is nothing."""
+        return None
+
+    @abc.abstractmethod
+    def label_words(self, manifest: Any) -> np.ndarray:
+        """The embeddings of the words of the outputs, Float32[width, any]."""
+
     @abc.abstractmethod
     def prior(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
         """What the loss needs to know of the training part's targets."""
@@ -102,6 +136,19 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def loss(self, values: Any, targets: Arrays, weight: Any, *, prior: Any, settings: Any) -> Any:
         """The mean loss over the rows that count; settings: `config.LossSettings`, whose numbers may be arrays."""
+
+    def divergence(self, values: Any, similarity: Any) -> Any:
+        """How far what is predicted of every row lies from what the similarities to the outputs' labels say, in nats,
+        [rows]; both [rows, width]. Asked for only where `no_divergence` is empty."""
+        raise NotImplementedError
+
+    @abc.abstractmethod
+    def similar(self, targets: Arrays) -> Any:
+        """Which rows of a batch are of one kind, Bool[rows, rows]: what a contrastive loss draws together."""
+
+    @abc.abstractmethod
+    def members(self, targets: Arrays) -> Any:
+        """How far every row belongs to each output's label, Float[rows, width], from 0 to 1."""
 
     @abc.abstractmethod
     def evaluate(self, values: Any, targets: Arrays, weight: Any) -> Evaluation:
@@ -182,21 +229,46 @@ class Task(abc.ABC):
         """What a person reads of one utterance: `prediction`, and what it rests on, rounded to so many digits."""
 
     @abc.abstractmethod
+    def describe_target(self, targets: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+        """What a line of predictions.jsonl says of a row's targets."""
+
+    @abc.abstractmethod
+    def read_target(self, line: Mapping[str, Any]) -> Hashable:
+        """The targets that a line of predictions.jsonl tells, as `read_targets` takes them. Raises ValueError saying
+        what is wrong with it."""
+
+    @abc.abstractmethod
     def read_prediction(self, line: Mapping[str, Any]) -> tuple[Any, Sequence[float]]:
-        """The decision and what is predicted, by a line of predictions.jsonl: `label` and what `describe_prediction`
-        says. Raises ValueError saying what is wrong with it."""
+        """The decision and what is predicted, by a line of predictions.jsonl: what `describe_prediction` says. Raises
+        ValueError saying what is wrong with it."""
 
     @abc.abstractmethod
-    def read_targets(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
-        """The targets of utterances by their labels in words, as far as scores need them."""
-
-    def is_shift(self, before: str, after: str) -> bool:
-        """Whether a target is another than the one of the same speaker before it, by their labels in words."""
-        return before != after
+    def read_targets(self, told: Sequence[Any]) -> dict[str, np.ndarray]:
+        """The targets of utterances by what `read_target` gives of each, as far as scores need them."""
 
     @abc.abstractmethod
-    def confidence(self, predicted: np.ndarray) -> np.ndarray:
-        """How sure the model is of every row."""
+    def target_in_words(self, told: Any) -> str:
+        """What `read_target` gives, in a few words; nothing where nothing is known."""
+
+    def label_in_words(self, corpus: Corpus, row: int) -> str:
+        """The targets of one utterance of the corpus, in a few words; nothing if it has none."""
+        if not corpus.labelled[row]:
+            return ""
+        targets = self.targets(corpus, np.array([row]), soft=False)
+        return self.target_in_words(self.read_target(self.describe_target(targets, 0)))
+
+    @abc.abstractmethod
+    def prediction_in_words(self, predicted: np.ndarray) -> str:
+        """What is predicted of one utterance, in a few words."""
+
+    def states(self, corpus: Corpus) -> np.ndarray | None:
+        """Of every utterance of the corpus what changes where a speaker's emotion shifts, in words, "" where that is not
+        known; None where a task has no shifts."""
+        return None
+
+    def confidence(self, predicted: np.ndarray) -> np.ndarray | None:
+        """How sure the model is of every row, from 0 to 1; None where it does not say."""
+        return None
 
     @abc.abstractmethod
     def mistakes(self, predicted: np.ndarray, targets: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -207,16 +279,8 @@ class Task(abc.ABC):
         """Which of the outputs is explained of every row, as `explained` says, on the host."""
 
     @abc.abstractmethod
-    def decision_name(self, decision: Any) -> str:
-        """A decision in words."""
-
-    @abc.abstractmethod
-    def decision_names(self) -> tuple[str, ...]:
-        """All decisions that there are, in words."""
-
-    @abc.abstractmethod
-    def temperature_of(self, result: Mapping[str, Any]) -> float:
-        """What `calibrate` takes, by what metrics.json says of a replica."""
+    def temperature_of(self, result: Mapping[str, Any]) -> Any:
+        """What `calibrate` takes, by what metrics.json says of a replica: a number, or one for each part."""
 
     def describe_calibration(self, result: Mapping[str, Any], selects_on: str) -> str:
         """How predictions are calibrated, in words, by what metrics.json says of a replica; nothing if they are not.
@@ -224,9 +288,9 @@ class Task(abc.ABC):
         return ""
 
     @abc.abstractmethod
-    def count_prediction(self, label: str, output: Mapping[str, Any]) -> np.ndarray | None:
-        """The counts of one utterance, by its label in words and what `describe_prediction` says of it; None if the
-        label is none that the task knows."""
+    def count_prediction(self, label: str, values: Mapping[str, float], output: Mapping[str, Any]) -> np.ndarray | None:
+        """The counts of one utterance, by its class in words, the numbers that are known of it, and what
+        `describe_prediction` says of it; None if these are no targets of the task."""
 
     @abc.abstractmethod
     def shares(self, output: Mapping[str, Any]) -> dict[str, float]:

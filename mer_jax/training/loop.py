@@ -150,7 +150,8 @@ class Loop:
     def _print_epoch(self, epoch: int, mean: dict[str, float], better: list[bool]) -> None:
         """A line for an epoch; of several replicas the means."""
         run, loss = self._run, self._meter.loss
-        scores = "  ".join(f"{metric.short} {mean[name]:.4f}" for name, metric in run.task.metrics.items())
+        shown = ((run.task.metrics[name].short, mean[name]) for name in run.task.headline)
+        scores = "  ".join(f"{short} {value:.4f}" for short, value in shown)
         end = f"  {sum(better)} of {len(better)} better, {len(run.live())} of {len(run.progress)} train on"
         if len(run.progress) == 1:
             end = "  *best*" if any(better) else "        "

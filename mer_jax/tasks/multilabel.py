@@ -1,0 +1,245 @@
+"""Several emotions at once, each there or not. No JAX at import."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mer_jax.errors import UserError
+from mer_jax.metrics.calibration import (
+    CALIBRATION,
+    calibration,
+    choose_temperature,
+    scaling_in_words,
+    temperature_scale,
+)
+from mer_jax.metrics.definition import Definition
+from mer_jax.metrics.metric import mean_sd
+from mer_jax.metrics.multilabel import PRESENT, decided, emotions
+from mer_jax.tasks.numbers import Numbers
+from mer_jax.tasks.task import Arrays, Card
+
+NONE = "none"  # what is said where no emotion is there
+
+
+class Multilabel(Numbers):
+    """A model's values are logits, one for each emotion; predicted is the probability that it is there. What a record
+    holds is how strong each emotion is: `Target.present_from` says from where on it is there. Targets have `present`,
+    too, Float32[rows, emotions]: 1 where it is, 0 where not; where raters are learnt by, how strong it is as a share of
+    its range."""
+
+    name: ClassVar[str] = "multilabel"
+    floor_in_words: ClassVar[str] = "every emotion's share in training"
+    settings_of = ("regression",)
+
+    def define(self) -> Definition:
+        return emotions(self.target.names, self.target.present_from)
+
+    def targets(self, corpus: Any, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
+        """soft: what is learnt is how strong an emotion is, from 0 to 1 over its range: the share of raters who saw it,
+        where each said yes or no [ours]."""
+        found = super().targets(corpus, rows, soft=soft)
+        low, high = np.array(self.target.ranges, np.float32).T
+        present = (found["value"] - low) / (high - low) if soft else self.present(found)
+        return found | {"present": np.where(found["known"], present, 0).astype(np.float32)}
+
+    def present(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Which emotions are there, Bool[rows, emotions]."""
+        return PRESENT[self.target.present_from](targets["value"]) & targets["known"]
+
+    def refuse_settings(self, settings: Any) -> None:
+        super().refuse_settings(settings)
+        if settings.imbalance == "balanced_softmax":
+            raise UserError(
+                "--config.loss.imbalance=balanced_softmax: is of one class out of several; several emotions at once take "
+                "none, class_weights, focal or logit_adjustment"
+            )
+
+    def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """`emotions`: of each how many are known and how many there."""
+        present, known = self.present(targets).sum(0).tolist(), targets["known"].sum(0).tolist()
+        each = zip(self.outputs, present, known, strict=True)
+        return {"emotions": {name: {"present": there, "known": n} for name, there, n in each}}
+
+    def target_counts(self, described: Mapping[str, Any]) -> dict[str, int]:
+        return {name: found["present"] for name, found in described.get("emotions", {}).items()}
+
+    def gaps(self, described: Mapping[str, Any]) -> str:
+        absent = [name for name, found in described["emotions"].items() if not found["present"]]
+        return f"in no training utterance is {', '.join(absent)}" if absent else ""
+
+    def prior(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Every emotion's share of the training part, Float32[emotions]."""
+        known = np.maximum(targets["known"].sum(0), 1)
+        return (targets["present"].sum(0, dtype=np.float64) / known).astype(np.float32)
+
+    def loss(self, values: Any, targets: Arrays, weight: Any, *, prior: Any, settings: Any) -> Any:
+        """The mean over the emotions of `loss.multilabel`."""
+        from mer_jax.models.losses import asymmetric, binary_cross_entropy, column_mean
+
+        if settings.multilabel == "asymmetric":
+            each = asymmetric(
+                values,
+                targets["present"],
+                gamma_present=settings.asymmetric_gamma_present,
+                gamma_absent=settings.asymmetric_gamma_absent,
+                margin=settings.asymmetric_margin,
+            )
+        else:
+            each = binary_cross_entropy(
+                values,
+                targets["present"],
+                prevalence=prior,
+                imbalance=settings.imbalance,
+                focal_gamma=settings.focal_gamma,
+                class_weight_power=settings.class_weight_power,
+                logit_adjustment_tau=settings.logit_adjustment_tau,
+                label_smoothing=settings.label_smoothing,
+            )
+        return column_mean(each, weight, targets["known"])
+
+    def error(self, values: Any, targets: Arrays, weight: Any) -> Any:
+        """The binary cross entropy in nats."""
+        import jax.numpy as jnp
+
+        from mer_jax.models.losses import binary_cross_entropy, column_mean
+
+        prevalence = jnp.full(self.width, 0.5, jnp.float32)
+        each = binary_cross_entropy(values, targets["present"], prevalence=prevalence)
+        return column_mean(each, weight, targets["known"])
+
+    def calibrate(self, values: Any, temperature: Any) -> Any:
+        """Temperature-scaled probabilities."""
+        import jax
+
+        return jax.nn.sigmoid(values / temperature)
+
+    def explained(self, values: Any) -> Any:
+        """The logit of the likeliest emotion."""
+        import jax
+
+        return jax.nn.one_hot(values.argmax(-1), values.shape[-1])
+
+    def divergence(self, values: Any, similarity: Any) -> Any:
+        """The mean over the emotions of JS between Bernoulli(sigmoid(value)) and Bernoulli(sigmoid(similarity))
+        [ours]."""
+        from mer_jax.models.losses import jensen_shannon_bernoulli
+
+        return jensen_shannon_bernoulli(values, similarity)
+
+    def similar(self, targets: Arrays) -> Any:
+        """Those that have an emotion in common, or both none [ours]."""
+        import jax.numpy as jnp
+
+        there = targets["present"] > 0
+        common = (there[:, None] & there[None]).any(-1)
+        return jnp.where(there.any(-1)[:, None] | there.any(-1)[None], common, True)
+
+    def members(self, targets: Arrays) -> Any:
+        return targets["present"]
+
+    def analyse(
+        self, valid: Mapping[str, Any], test: Mapping[str, Any] | None, truth: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """`calibration` of presence and absence, of all emotions together: as `Classification.analyse`, each emotion of
+        an utterance being a row of two classes."""
+        known, rows = truth["valid"]["known"], np.arange(len(truth["valid"]["known"]))
+        at = np.repeat(rows[:, None], self.width, 1)[known]
+        beside = {name: truth[name][at] if truth.get(name) is not None else None for name in ("dialogues", "knowing")}
+        p, y = self._flat(valid["predicted"], truth["valid"])
+        scaling = choose_temperature(p, y, beside["dialogues"], beside["knowing"])
+        found: dict[str, Any] = {"temperature": scaling.temperature, "scaling": scaling.to_json()}
+        if test is not None:
+            p, y = self._flat(test["predicted"], truth["test"])
+            found |= {
+                "test": calibration(p, y),
+                "test_scaled": calibration(temperature_scale(p, scaling.temperature), y),
+            }
+        return {"calibration": found}
+
+    def _flat(self, predicted: np.ndarray, targets: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Of every known emotion of every row the probabilities of absence and presence, and which it is."""
+        p, y = predicted[targets["known"]], self.present(targets)[targets["known"]]
+        return np.stack([1 - p, p], 1).astype(np.float64), y.astype(np.int64)
+
+    def pool_calibration(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        reasons = [r["calibration"]["scaling"]["reason"] for r in results]
+        left_out = list(dict.fromkeys(reason for reason in reasons if reason))
+        found: dict[str, Any] = {"scaling": {"used": reasons.count(""), "of": len(reasons), "left_out": left_out}}
+        if all("test" in result for result in results):
+            for when in ("test", "test_scaled"):
+                found[when] = {name: mean_sd([r["calibration"][when][name] for r in results]) for name in CALIBRATION}
+        return {"calibration": found}
+
+    def print_analysis(self, point: Mapping[str, Any], selects_on: str) -> None:
+        from mer_jax.tasks import classification_console
+
+        classification_console.print_calibration(point, selects_on)
+
+    def floor(self, train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Every emotion's share of the training part is its probability in every utterance."""
+        share = self.present(train).sum(0) / np.maximum(train["known"].sum(0), 1)
+        return self.count(test, np.tile(share, (len(test["value"]), 1)))
+
+    def describe_ensemble(
+        self, counts: np.ndarray, predicted: np.ndarray, targets: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        return {"calibration": calibration(*self._flat(predicted, targets))}
+
+    def describe_prediction(self, predicted: np.ndarray, digits: int | None = None) -> dict[str, Any]:
+        """`prediction`, the emotions that are there, `happy|surprise`, or `none`, and `probabilities` by emotion."""
+        values = [float(p) if digits is None else round(float(p), digits) for p in predicted]
+        there = "|".join(name for name, on in zip(self.outputs, decided(predicted), strict=True) if on)
+        return {"prediction": there or NONE, "probabilities": dict(zip(self.outputs, values, strict=True))}
+
+    def read_prediction(self, line: Mapping[str, Any]) -> tuple[Any, Sequence[float]]:
+        values = self._numbers(line.get("probabilities"), "probabilities")
+        if not all(0 <= value <= 1 for value in values):
+            raise ValueError("a probability is not between 0 and 1")
+        return values, values
+
+    def predicted_of(self, output: Mapping[str, Any]) -> list[float]:
+        return [output["probabilities"][name] for name in self.outputs]
+
+    def prediction_in_words(self, predicted: np.ndarray) -> str:
+        return self.describe_prediction(predicted)["prediction"]
+
+    def states(self, corpus: Any) -> np.ndarray | None:
+        """The emotions that are there."""
+        found = super().targets(corpus, np.arange(len(corpus)), soft=False)
+        names, known = np.array(self.outputs), found["known"].all(1)
+        words = ["|".join(names[row]) or NONE for row in self.present(found)]
+        return np.where(known, words, "")
+
+    def confidence(self, predicted: np.ndarray) -> np.ndarray | None:
+        """The probability of the likeliest set of emotions, taking them as independent."""
+        return np.maximum(predicted, 1 - predicted).prod(-1)
+
+    def mistakes(self, predicted: np.ndarray, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Rows of which an emotion is wrong, the highest probability of a wrong answer first."""
+        wrong = (decided(predicted) != self.present(targets)) & targets["known"]
+        sure = np.where(wrong, np.maximum(predicted, 1 - predicted), 0).max(1)
+        rows = np.flatnonzero(wrong.any(1))
+        return rows[np.argsort(-sure[rows], kind="stable")]
+
+    def explained_output(self, predicted: np.ndarray) -> np.ndarray:
+        return predicted.argmax(-1)
+
+    def temperature_of(self, result: Mapping[str, Any]) -> float:
+        return result["calibration"]["temperature"]
+
+    def describe_calibration(self, result: Mapping[str, Any], selects_on: str) -> str:
+        return f"probabilities are {scaling_in_words(result['calibration'], selects_on)}"
+
+    def shares(self, output: Mapping[str, Any]) -> dict[str, float]:
+        """The probabilities."""
+        return output["probabilities"]
+
+    def describe_export(self) -> dict[str, Any]:
+        output = {"name": "probabilities", "shape": ["batch", self.width], "dtype": "float32"}
+        return {"output": output, "names": list(self.outputs), "present_above": 0.5}
+
+    def card(self, modalities: Sequence[str], result: Mapping[str, Any], selects_on: str) -> Card:
+        from mer_jax.tasks import numbers_card
+
+        return numbers_card.of_multilabel(self.target, modalities, result, selects_on)

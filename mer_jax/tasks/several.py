@@ -1,0 +1,426 @@
+"""Several targets at once, such as classes together with valence, arousal and dominance: one model, whose outputs are
+those of the parts side by side. No JAX at import."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mer_jax.data.corpus import Corpus
+from mer_jax.errors import UserError
+from mer_jax.metrics.metric import Metric
+from mer_jax.tasks import several_results
+from mer_jax.tasks.task import Arrays, Card, Evaluation, Task
+
+HAS = "has"  # Bool[rows] of a part's targets: which rows have any
+
+
+class Several(Task):
+    """parts: the tasks, the first one leading: its scores keep their names, those of the others begin with their
+    target's. What belongs to part i is called `i/NAME` in targets and evaluations. Decisions are what is predicted,
+    [rows, width]; counts are those of the parts, flat, one behind the other."""
+
+    name: ClassVar[str] = "several"
+    floor_in_words: ClassVar[str] = "one answer for all"
+
+    def __init__(self, parts: Sequence[Task]):
+        self.parts = tuple(parts)
+        self.asked = "+".join(part.asked for part in parts)
+        first, *others = self.parts
+        self.outputs = (*first.outputs, *(f"{part.asked} {name}" for part in others for name in part.outputs))
+        ends = np.cumsum([0, *(part.width for part in parts)]).tolist()
+        self.slices = [slice(a, b) for a, b in itertools.pairwise(ends)]
+        self._shapes = [part.count(nothing_of(part), np.zeros((0, *_decided(part)), int)).shape for part in parts]
+        sizes = np.cumsum([0, *(int(np.prod(shape)) for shape in self._shapes)]).tolist()
+        self._places = [slice(a, b) for a, b in itertools.pairwise(sizes)]
+        self.metrics = dict(self._metrics())
+        divergent = [part for part in self.parts if not part.no_divergence]
+        self.no_divergence = "" if divergent else self.parts[0].no_divergence
+
+    def _metrics(self) -> Iterator[tuple[str, Metric]]:
+        for i, part in enumerate(self.parts):
+            for name, metric in part.metrics.items():
+                function = self._of_part(metric.function, i)
+                if i == 0:
+                    yield name, dataclasses.replace(metric, function=function)
+                else:
+                    title, short = (f"{part.asked} {words}" for words in (metric.title, metric.short))
+                    yield (
+                        f"{part.asked}_{name}",
+                        dataclasses.replace(metric, title=title, short=short, function=function),
+                    )
+
+    def _of_part(self, function: Callable[[Any], Any], i: int) -> Callable[[Any], Any]:
+        place, shape = self._places[i], self._shapes[i]
+        return lambda counts: function(counts[..., place].reshape(*counts.shape[:-1], *shape))
+
+    @classmethod
+    def of_results(cls, metrics: Mapping[str, Any], part_of: Callable[[Mapping[str, Any]], Task]) -> "Several":
+        """The task of a finished run. part_of: makes the task of a part. Raises ValueError if parts are not told."""
+        parts = metrics.get("parts")
+        if not isinstance(parts, list) or len(parts) < 2 or not all(isinstance(one, dict) for one in parts):
+            raise ValueError("field 'parts': it must tell the two or more tasks that the run has")
+        return cls([part_of(one) for one in parts])
+
+    def describe(self) -> dict[str, Any]:
+        return {"parts": [{"task": part.name, **part.describe()} for part in self.parts]}
+
+    def check_results(self, metrics: Mapping[str, Any]) -> None:
+        for part in self.parts:
+            part.check_results(several_results.of_part(metrics, part.asked))
+
+    @property
+    def headline(self) -> list[str]:
+        first, *others = self.parts
+        return [*first.headline, *(f"{part.asked}_{name}" for part in others for name in part.headline)]
+
+    def of_part(self, found: Mapping[str, Any], i: int) -> dict[str, Any]:
+        """What belongs to part i, under its own names."""
+        return {name.removeprefix(f"{i}/"): value for name, value in found.items() if name.startswith(f"{i}/")}
+
+    def _own(self, targets: Mapping[str, np.ndarray], i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The targets of the rows that have part i, and which these are."""
+        of = self.of_part(targets, i)
+        has = of.pop(HAS)
+        return {name: values[has] for name, values in of.items()}, has
+
+    def targets(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
+        found = {}
+        for i, part in enumerate(self.parts):
+            has = corpus.has(part.asked)[rows]
+            for name, values in part.targets(corpus, rows[has], soft=soft).items():
+                whole = np.zeros((len(rows), *values.shape[1:]), values.dtype)
+                whole[has] = values
+                found[f"{i}/{name}"] = whole
+            found[f"{i}/{HAS}"] = has
+        return found
+
+    def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """`parts`: what each part says."""
+        found = {}
+        for i, part in enumerate(self.parts):
+            own, has = self._own(targets, i)
+            found[part.asked] = part.describe_targets(own) | {"utterances": int(has.sum())}
+        return {"parts": found}
+
+    def gaps(self, described: Mapping[str, Any]) -> str:
+        return "; ".join(filter(None, (part.gaps(described["parts"][part.asked]) for part in self.parts)))
+
+    def training_note(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> str:
+        notes = []
+        for part in self.parts:
+            own = rows[corpus.has(part.asked)[rows]]
+            if len(own) < len(rows):
+                notes.append(f"{part.asked} is known of {len(own):,} of {len(rows):,} training utterances")
+            notes.append(part.training_note(corpus, own, soft=soft))
+        return "; ".join(note for note in notes if note)
+
+    def refuse_parts(self, corpus: Corpus, parts: Mapping[str, np.ndarray]) -> None:
+        for part in self.parts:
+            own = {name: rows[corpus.has(part.asked)[rows]] for name, rows in parts.items()}
+            for name, rows in own.items():
+                if not len(rows):
+                    raise UserError(f"{corpus.path}: no utterance of {name} has target {part.asked!r}")
+            part.refuse_parts(corpus, own)
+
+    def refuse_settings(self, settings: Any) -> None:
+        if settings.task_weights and len(settings.task_weights) != len(self.parts):
+            raise UserError(
+                f"--config.loss.task_weights={settings.task_weights}: must be one number for each of {self.asked}, as in "
+                f"({','.join(['1.0'] * len(self.parts))})"
+            )
+        if any(weight < 0 for weight in settings.task_weights) or (
+            settings.task_weights and not any(settings.task_weights)
+        ):
+            raise UserError(f"--config.loss.task_weights={settings.task_weights}: must be at least 0, and one above it")
+
+    def label_words(self, manifest: Any) -> np.ndarray:
+        return np.concatenate([part.label_words(manifest) for part in self.parts])
+
+    def raters(self, corpus: Corpus, rows: np.ndarray) -> Any:
+        return [part.raters(corpus, rows[corpus.has(part.asked)[rows]]) for part in self.parts]
+
+    def prior(self, targets: Mapping[str, np.ndarray]) -> Any:
+        """By the number of each part what its loss needs to know."""
+        return {str(i): part.prior(self._own(targets, i)[0]) for i, part in enumerate(self.parts)}
+
+    def loss(self, values: Any, targets: Arrays, weight: Any, *, prior: Any, settings: Any) -> Any:
+        """The sum of the parts' losses, each times its share of `loss.task_weights`, which are scaled to sum to 1."""
+        weights = np.array(settings.task_weights or [1.0] * len(self.parts))
+        total = 0.0
+        for i, (part, share) in enumerate(zip(self.parts, weights / weights.sum(), strict=True)):
+            own = self.of_part(targets, i)
+            counted = self._counted(weight, own.pop(HAS))
+            of = part.loss(values[:, self.slices[i]], own, counted, prior=prior[str(i)], settings=settings)
+            total = total + float(share) * of
+        return total
+
+    @staticmethod
+    def _counted(weight: Any, has: Any) -> Any:
+        import jax.numpy as jnp
+
+        return jnp.where(has, weight, 0)
+
+    def divergence(self, values: Any, similarity: Any) -> Any:
+        """The mean over the parts that are distributions."""
+        each = [
+            part.divergence(values[:, here], similarity[:, here])
+            for part, here in zip(self.parts, self.slices, strict=True)
+            if not part.no_divergence
+        ]
+        return sum(each) / len(each)
+
+    def similar(self, targets: Arrays) -> Any:
+        """By the first part; rows that do not have it are like no others."""
+        own = self.of_part(targets, 0)
+        has = own.pop(HAS)
+        return self.parts[0].similar(own) & has[:, None] & has[None]
+
+    def members(self, targets: Arrays) -> Any:
+        import jax.numpy as jnp
+
+        found = []
+        for i, part in enumerate(self.parts):
+            own = self.of_part(targets, i)
+            has = own.pop(HAS)
+            found.append(jnp.where(has[:, None], part.members(own), 0))
+        return jnp.concatenate(found, -1)
+
+    def evaluate(self, values: Any, targets: Arrays, weight: Any) -> Evaluation:
+        import jax.numpy as jnp
+
+        found = Evaluation({}, {}, {})
+        losses, predicted = [], []
+        for i, part in enumerate(self.parts):
+            own = self.of_part(targets, i)
+            has = own.pop(HAS)
+            counted = self._counted(weight, has)
+            one = part.evaluate(values[:, self.slices[i]], own, counted)
+            losses.append(one.means["loss"] / jnp.maximum(counted.sum(), 1) * weight.sum())
+            predicted.append(one.rows.pop("predicted"))
+            found.means[f"{i}/loss"] = losses[-1]
+            found.counts |= {f"{i}/{name}": value for name, value in one.counts.items()}
+            found.rows |= {f"{i}/{name}": value for name, value in one.rows.items()}
+        found.means["loss"] = sum(losses)
+        found.rows["predicted"] = jnp.concatenate(predicted, -1)
+        return found
+
+    def decide(self, values: Any) -> Any:
+        return self.calibrate(values, np.ones(len(self.parts), np.float32))
+
+    def calibrate(self, values: Any, temperature: Any) -> Any:
+        """temperature: one for each part."""
+        import jax.numpy as jnp
+
+        each = [part.calibrate(values[:, self.slices[i]], temperature[i]) for i, part in enumerate(self.parts)]
+        return jnp.concatenate(each, -1)
+
+    def explained(self, values: Any) -> Any:
+        """What the first part explains."""
+        import jax.numpy as jnp
+
+        first = self.parts[0].explained(values[:, self.slices[0]])
+        return jnp.pad(first, ((0, 0), (0, self.width - first.shape[1])))
+
+    def explained_output(self, predicted: np.ndarray) -> np.ndarray:
+        return self.parts[0].explained_output(predicted[:, self.slices[0]])
+
+    def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
+        """And `parts`, by target what each part says."""
+        found, parts = {"loss": evaluated["loss"]}, {}
+        for i, part in enumerate(self.parts):
+            own = self.of_part(evaluated, i) | {"predicted": evaluated["predicted"][:, self.slices[i]]}
+            parts[part.asked] = part.score(own)
+            start = "" if i == 0 else f"{part.asked}_"
+            found |= {f"{start}{name}": parts[part.asked][name] for name in part.metrics}
+        return found | {"parts": parts}
+
+    def analyse(
+        self, valid: Mapping[str, Any], test: Mapping[str, Any] | None, truth: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """`parts`: by target what each part says."""
+        found = {}
+        for i, part in enumerate(self.parts):
+            own, has = self._own(truth["valid"], i)
+            known: dict[str, Any] = {"valid": own}
+            known |= {name: truth[name][has] for name in ("dialogues", "knowing") if name in truth}
+            tested_by: dict[str, Any] | None = None
+            if test is not None:
+                known["test"], tested = self._own(truth["test"], i)
+                known["raters"] = truth["raters"][i]
+                tested_by = {"predicted": test["predicted"][tested][:, self.slices[i]]}
+            validated_by = {"predicted": valid["predicted"][has][:, self.slices[i]]}
+            found[part.asked] = part.analyse(validated_by, tested_by, known)
+        return {"parts": found}
+
+    def count(self, targets: Mapping[str, np.ndarray], decisions: np.ndarray) -> np.ndarray:
+        found = []
+        for i, part in enumerate(self.parts):
+            own, has = self._own(targets, i)
+            found.append(part.count(own, part.decisions(decisions[has][:, self.slices[i]])).ravel())
+        return np.concatenate(found).astype(np.float64)
+
+    def count_by_dialogue(
+        self, targets: Mapping[str, np.ndarray], decisions: np.ndarray, dialogues: np.ndarray
+    ) -> np.ndarray:
+        names, number = np.unique(dialogues, return_inverse=True)
+        members = (number == i for i in range(len(names)))
+        return np.stack([self.count({name: v[of] for name, v in targets.items()}, decisions[of]) for of in members])
+
+    def floor(self, train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -> np.ndarray:
+        each = [part.floor(self._own(train, i)[0], self._own(test, i)[0]) for i, part in enumerate(self.parts)]
+        return np.concatenate([counts.ravel() for counts in each]).astype(np.float64)
+
+    def pool(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """`parts`: by target what each part says; `pooled` of them."""
+        found = {
+            part.asked: part.pool([several_results.of_replica(one, part.asked) for one in results])
+            for part in self.parts
+        }
+        pooled = {"pooled": {"parts": {name: one["pooled"] for name, one in found.items() if "pooled" in one}}}
+        return {"parts": found} | (pooled if pooled["pooled"]["parts"] else {})
+
+    def describe_ensemble(
+        self, counts: np.ndarray, predicted: np.ndarray, targets: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        found = {}
+        for i, part in enumerate(self.parts):
+            own, has = self._own(targets, i)
+            of = counts[self._places[i]].reshape(self._shapes[i])
+            found[part.asked] = part.describe_ensemble(of, predicted[has][:, self.slices[i]], own)
+        return {"parts": found}
+
+    def print_part(self, title: str, scores: Mapping[str, Any]) -> None:
+        for part in self.parts:
+            part.print_part(f"{part.asked}: {title}", scores["parts"][part.asked])
+
+    def print_analysis(self, point: Mapping[str, Any], selects_on: str) -> None:
+        for part in self.parts:
+            part.print_analysis(point["parts"][part.asked], selects_on)
+
+    def decisions(self, predicted: np.ndarray) -> np.ndarray:
+        return predicted
+
+    def describe_prediction(self, predicted: np.ndarray, digits: int | None = None) -> dict[str, Any]:
+        """What the first part says, and of the others the same under names that begin with their target's."""
+        first, *others = self.parts
+        found = first.describe_prediction(predicted[self.slices[0]], digits)
+        for part, here in zip(others, self.slices[1:], strict=True):
+            one = part.describe_prediction(predicted[here], digits)
+            found |= {f"{part.asked}_{name}": value for name, value in one.items()}
+        return found
+
+    def _line_of(self, line: Mapping[str, Any], i: int) -> dict[str, Any]:
+        start = f"{self.parts[i].asked}_"
+        own = {name.removeprefix(start): value for name, value in line.items() if name.startswith(start)}
+        return dict(line) if i == 0 else own
+
+    def describe_target(self, targets: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for i, part in enumerate(self.parts):
+            own = self.of_part(targets, i)
+            if own.pop(HAS)[row]:
+                one = part.describe_target(own, row)
+                found |= one if i == 0 else {f"{part.asked}_{name}": value for name, value in one.items()}
+        return found
+
+    def read_target(self, line: Mapping[str, Any]) -> Hashable:
+        """Of each part what it reads; None where the line does not tell it."""
+        told = [self._line_of(line, i) for i in range(len(self.parts))]
+        having = ["label" in one or "targets" in one for one in told]
+        return tuple(p.read_target(one) if has else None for p, one, has in zip(self.parts, told, having, strict=True))
+
+    def read_prediction(self, line: Mapping[str, Any]) -> tuple[Any, Sequence[float]]:
+        each = [part.read_prediction(self._line_of(line, i))[1] for i, part in enumerate(self.parts)]
+        values = [value for one in each for value in one]
+        return values, values
+
+    def read_targets(self, told: Sequence[Any]) -> dict[str, np.ndarray]:
+        found = {}
+        for i, part in enumerate(self.parts):
+            has = np.array([one[i] is not None for one in told], bool)
+            own = part.read_targets([one[i] for one in told if one[i] is not None])
+            for name, values in own.items():
+                whole = np.zeros((len(told), *values.shape[1:]), values.dtype)
+                whole[has] = values
+                found[f"{i}/{name}"] = whole
+            found[f"{i}/{HAS}"] = has
+        return found
+
+    def target_in_words(self, told: Any) -> str:
+        each = (part.target_in_words(one) for part, one in zip(self.parts, told, strict=True) if one is not None)
+        return "; ".join(words for words in each if words)
+
+    def prediction_in_words(self, predicted: np.ndarray) -> str:
+        return "; ".join(p.prediction_in_words(predicted[at]) for p, at in zip(self.parts, self.slices, strict=True))
+
+    def states(self, corpus: Corpus) -> np.ndarray | None:
+        return self.parts[0].states(corpus)
+
+    def confidence(self, predicted: np.ndarray) -> np.ndarray | None:
+        return self.parts[0].confidence(predicted[:, self.slices[0]])
+
+    def mistakes(self, predicted: np.ndarray, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Those of the first part."""
+        own, has = self._own(targets, 0)
+        return np.flatnonzero(has)[self.parts[0].mistakes(predicted[has][:, self.slices[0]], own)]
+
+    def temperature_of(self, result: Mapping[str, Any]) -> Any:
+        return [part.temperature_of(several_results.of_replica(result, part.asked)) for part in self.parts]
+
+    def describe_calibration(self, result: Mapping[str, Any], selects_on: str) -> str:
+        each = (
+            part.describe_calibration(several_results.of_replica(result, part.asked), selects_on) for part in self.parts
+        )
+        return "; ".join(words for words in each if words)
+
+    def count_prediction(self, label: str, values: Mapping[str, float], output: Mapping[str, Any]) -> np.ndarray | None:
+        found = [p.count_prediction(label, values, self._line_of(output, i)) for i, p in enumerate(self.parts)]
+        if all(one is None for one in found):
+            return None
+        nothing = (np.zeros(shape) for shape in self._shapes)
+        flat = [(zero if one is None else one).ravel() for one, zero in zip(found, nothing, strict=True)]
+        return np.concatenate(flat).astype(np.float64)
+
+    def shares(self, output: Mapping[str, Any]) -> dict[str, float]:
+        first, *others = (part.shares(self._line_of(output, i)) for i, part in enumerate(self.parts))
+        named = zip(self.parts[1:], others, strict=True)
+        return first | {f"{part.asked} {name}": share for part, one in named for name, share in one.items()}
+
+    def describe_export(self) -> dict[str, Any]:
+        """`parts`: in which columns of the output each stands, and what it says of them."""
+        parts = {
+            part.asked: part.describe_export() | {"columns": [at.start, at.stop]}
+            for part, at in zip(self.parts, self.slices, strict=True)
+        }
+        output = {"name": "outputs", "shape": ["batch", self.width], "dtype": "float32"}
+        return {"output": output, "parts": parts}
+
+    def card(self, modalities: Sequence[str], result: Mapping[str, Any], selects_on: str) -> Card:
+        cards = [
+            part.card(modalities, several_results.of_replica(result, part.asked), selects_on) for part in self.parts
+        ]
+        scores = [
+            line
+            for part, card in zip(self.parts, cards, strict=True)
+            for line in ("", f"**{part.asked}**", "", *card.scores)
+        ]
+        spans = [f"columns {at.start} to {at.stop - 1}: {c.output}" for at, c in zip(self.slices, cards, strict=True)]
+        return Card(
+            purpose=" ".join(card.purpose for card in cards),
+            targets="\n".join(dict.fromkeys(card.targets for card in cards)),
+            output=" ".join(spans),
+            scores=scores,
+            limits="\n".join(dict.fromkeys(card.limits for card in cards)),
+        )
+
+
+def nothing_of(task: Task) -> dict[str, np.ndarray]:
+    """The targets of no utterance."""
+    return task.read_targets([])
+
+
+def _decided(task: Task) -> tuple[int, ...]:
+    return task.decisions(np.zeros((0, task.width))).shape[1:]
