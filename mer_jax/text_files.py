@@ -104,10 +104,11 @@ def _not_utf8(raw: bytes, at: int) -> str:
     return f"the byte {raw[at]:#04x} is not UTF-8, at byte {at}; it reads {around!r} in {name}"
 
 
-def csv_records(path: Path, *, keep_bytes: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
+def csv_records(path: Path, *, keep_bytes: bool = False, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
     """Yields the header, as (0, {column: column}), and every (line, {column: value}); a line with another number of
     fields has None among its keys or values. `keep_bytes` as of `text_of`. Raises UserError naming the line."""
-    table = csv.DictReader(io.StringIO(text_of(path, keep_bytes=keep_bytes), newline=""), strict=True)
+    text = io.StringIO(text_of(path, keep_bytes=keep_bytes), newline="")
+    table = csv.DictReader(text, strict=True, delimiter=delimiter)
     try:
         yield 0, {name: name for name in table.fieldnames or ()}
         for record in table:

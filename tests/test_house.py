@@ -45,6 +45,7 @@ ALLOWED = {
     "demo": {"errors", "plain", "predict", "tasks"},
     "export": {"config", "data", "errors", "evaluation", "experiment", "files", "predict", "tasks", "training"},
     "main": {"config", "errors", "evaluation", "experiment", "files", "interrupts", "old_runs", "runtime"},
+    "score": {"errors", "files", "metrics", "plain", "runtime", "text_files"},
     "sweep": {
         "config", "data", "errors", "evaluation", "experiment", "main", "report", "runtime", "tasks", "training",
     },
@@ -58,6 +59,8 @@ NO_JAX = (
     "data/encoder_layers", "data/speaker_norm", "data/protocols", "data/dialogues", "data/leakage", "data/contamination",
     "data/ledger", "data/frames", "data/synthetic",
     "data/synthetic_dialogues", "metrics/metric", "metrics/classification", "metrics/calibration", "metrics/significance",
+    "metrics/definition", "metrics/definitions", "metrics/multilabel", "metrics/ordinal", "metrics/regression",
+    "metrics/sentiment", "score",
     "evaluation/finished_run", "evaluation/layer_weights", "evaluation/predictions", "evaluation/robustness_curves", "evaluation/conversation_scores", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
     "training/replicas", "models/pretrained", "runtime/console",
 )  # fmt: skip
@@ -85,6 +88,9 @@ MAY_SAY = {
     "evaluation/final.py": {"labels"},
     "training/loop.py": {"labels"},
     "report/sections_inputs.py": {"per_class"},
+    "score/columns.py": {"labels", "label_ids", "probabilities"},  # words of strangers' files, and targets in a file
+    "score/command.py": {"labels"},
+    "score/rows.py": {"argmax", "classes", "labels"},  # each kind of a definition is read here
     "predict/command.py": {"labels"},  # a flag of import_pack
     "demo/html.py": {"argmax"},  # of attention
 }

@@ -41,8 +41,8 @@ class Row:
     """A definition that can be asked for.
 
     make: the definition of some names. names: of which dimensions, emotions or classes it is; of several sets the first
-    that fits a file is meant. kind: what a prediction is: the number of each dimension, the probability of each emotion,
-    or one of the classes. low, high: the ends of its targets."""
+    that fits a file is meant. kind: what a prediction is: the number of each dimension, the probability of each
+    emotion, or one of the classes. low, high: the ends of its targets."""
 
     make: Callable[[Names], Definition]
     names: tuple[Names, ...]
@@ -81,13 +81,13 @@ def _meld(names: Names) -> Definition:
 
 # A new definition is a row here, and nothing else.
 DEFINITIONS = {
-    "mosi": Row(lambda _: mosi(), (("sentiment",),), "numbers", -3, 3),
-    "mosei": Row(lambda _: mosei(), (("sentiment",),), "numbers", -3, 3),
-    "sims": Row(lambda _: sims(), (("sentiment",),), "numbers", -1, 1),
+    "mosi": Row(lambda _: mosi(), (("sentiment",),), "numbers", -3.0, 3.0),
+    "mosei": Row(lambda _: mosei(), (("sentiment",),), "numbers", -3.0, 3.0),
+    "sims": Row(lambda _: sims(), (("sentiment",),), "numbers", -1.0, 1.0),
     "vad": Row(dimensions, (("valence", "arousal", "dominance"), ("valence", "arousal")), "numbers"),
-    "mosei-emotions": Row(lambda n: emotions(n, "above_zero"), (MOSEI_EMOTIONS,), "emotions", 0, 3),
-    "mosei-emotions-half": Row(lambda n: emotions(n, "half"), (MOSEI_EMOTIONS,), "emotions", 0, 3),
-    "mosei-emotions-one": Row(lambda n: emotions(n, "one"), (MOSEI_EMOTIONS,), "emotions", 0, 3),
+    "mosei-emotions": Row(lambda n: emotions(n, "above_zero"), (MOSEI_EMOTIONS,), "emotions", 0.0, 3.0),
+    "mosei-emotions-half": Row(lambda n: emotions(n, "half"), (MOSEI_EMOTIONS,), "emotions", 0.0, 3.0),
+    "mosei-emotions-one": Row(lambda n: emotions(n, "one"), (MOSEI_EMOTIONS,), "emotions", 0.0, 3.0),
     "iemocap": Row(_iemocap, (IEMOCAP_4, (*IEMOCAP_4, "exc", "fru")), "classes"),
     "meld": Row(_meld, (MELD,), "classes"),
 }

@@ -53,7 +53,8 @@ def _step_area(hits: np.ndarray, taken: np.ndarray) -> np.ndarray:
 
 
 def bin_of(probabilities: Float[np.ndarray, "rows emotions"]) -> Int[np.ndarray, "rows emotions"]:
-    """The bin of each probability, `STEP` wide in logits, from the lowest on; outside the grid there is one at each end."""
+    """The bin of each probability, `STEP` wide in logits, from the lowest on; outside the grid there is one at each
+    end."""
     with np.errstate(divide="ignore"):
         logits = np.log(probabilities) - np.log1p(-probabilities)
     return np.clip(np.floor((logits + LAST_LOGIT) / STEP) + 1, 0, BINS - 1).astype(np.int64)
@@ -61,8 +62,8 @@ def bin_of(probabilities: Float[np.ndarray, "rows emotions"]) -> Int[np.ndarray,
 
 def each_average_precision(counts: Counts) -> Float[np.ndarray, "*lead emotions"]:
     """The average precision of each emotion from the counts: `average_precision` where probabilities that share a bin
-    are equal. Rows whose logits are less than 0.1 apart may so swap places: in 2,000 rows of spread 2 it moves the score
-    by less than 0.01."""
+    are equal. Rows whose logits are less than 0.1 apart may so swap places: in 2,000 rows of spread 2 it moves the
+    score by less than 0.01."""
     bins = _of_emotions(counts)[..., 4:].reshape(*counts.shape[:-1], -1, 2, BINS)[..., ::-1]
     hits, taken = np.cumsum(bins[..., 1, :], -1), np.cumsum(bins.sum(-2), -1)
     return _step_area(hits, taken)

@@ -29,7 +29,7 @@ def scored(metric: Callable[[np.ndarray], np.ndarray], counts: Counts, classes: 
 def sims_class(values: Column, classes: int) -> Int[np.ndarray, "rows"]:
     """The interval of `SIMS_BOUNDS` that a value from -1 to 1 lies in. Compared in float32, as MMSA's tensors are, in
     which a 0.1 is no more than the bound 0.1."""
-    return np.searchsorted(np.float32(SIMS_BOUNDS[classes]), np.float32(values), side="left").astype(np.int64)
+    return np.searchsorted(np.array(SIMS_BOUNDS[classes], np.float32), values.astype(np.float32), side="left")
 
 
 def rounded(values: Column, end: int) -> Int[np.ndarray, "rows"]:
@@ -37,8 +37,8 @@ def rounded(values: Column, end: int) -> Int[np.ndarray, "rows"]:
     return np.rint(np.clip(values, -end, end)).astype(np.int64) + end
 
 
-# What is counted of each row, side by side: moments, then whether it is right where 7 and where 5 classes are told apart,
-# then the confusion matrices of the two readings of Acc-2.
+# What is counted of each row, side by side: moments, then whether it is right where 7 and where 5 classes are told
+# apart, then the confusion matrices of the two readings of Acc-2.
 ALL, RIGHT_7, RIGHT_5 = slice(0, MOMENTS), MOMENTS, MOMENTS + 1
 WITH_ZEROS, WITHOUT_ZEROS = slice(MOMENTS + 2, MOMENTS + 6), slice(MOMENTS + 6, MOMENTS + 10)
 
@@ -82,9 +82,9 @@ NUMBERS = {
 
 
 def _cmu(corpus: str, paper: str) -> Definition:
-    """MAE and Pearson of the numbers as they are. Acc-7 and Acc-5: clipped to [-3, 3] and [-2, 2], and rounded. Acc-2 and
-    F1 in two readings: negative against non-negative (a 0 is non-negative), and negative against positive, without the
-    rows whose target is 0, where a prediction of 0 is not positive. F1 is the two classes', weighted by support."""
+    """MAE and Pearson of the numbers as they are. Acc-7 and Acc-5: clipped to [-3, 3] and [-2, 2], and rounded. Acc-2
+    and F1 in two readings: negative against non-negative (a 0 is non-negative), and negative against positive, without
+    the rows whose target is 0, where a prediction of 0 is not positive. F1 is the two classes', weighted by support."""
     two = {"nonneg": ("neg/non-neg", WITH_ZEROS), "pos": ("neg/pos", WITHOUT_ZEROS)}
     metrics = NUMBERS | {
         "acc7": Metric("Acc-7", "Acc-7", _share(RIGHT_7)),
