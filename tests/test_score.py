@@ -183,6 +183,10 @@ def test_what_mmsa_leaves(score, tmp_path):
     result = score(tmp_path / "p.npz", "--labels", labels, "--part", "test", "--as", "mosi")
     assert values(result, "mosi")["mae"] == pytest.approx(WANTED["mae"])
     assert result["definitions"]["mosi"]["groups"] == 12
+    np.save(tmp_path / "p.npy", np.append(GUESS, 0))  # no ids: rows in the order of the labels, whose videos are known
+    assert score(tmp_path / "p.npy", "--labels", labels, "--as", "mosi")["definitions"]["mosi"]["groups"] == 13
+    by_text = score(tmp_path / "p.npy", "--labels", labels, "--as", "mosi", "--group", "text")
+    assert (by_text["definitions"]["mosi"]["groups"], by_text["resampled"]) == (1, "the column text")
     assert f"{labels}, line {ROWS + 2}: " in score(tmp_path / "p.npz", "--labels", labels, "--as", "mosi")
     table = write_csv(tmp_path / "mosi.csv", Model=["tfn"], Has0_acc_2=[80], MAE=[90], Corr=[70])
     assert "is a table of scores, as MMSA writes it" in score(table, "--as", "mosi")
@@ -278,6 +282,7 @@ def test_all_that_fits_stands_side_by_side_and_the_rest_says_why_not(score, tmp_
         (4, {"prediction": "high"}, "line 6: the prediction prediction is 'high', not a number"),
         (4, {"prediction": "inf"}, "line 6: the prediction prediction is inf; it must be a number"),
         (7, {"label": "4"}, "line 9: the target label is 4; here it must be from -3 to 3"),
+        (7, {"label": "-3.5"}, "line 9: the target label is -3.5; here it must be from -3 to 3"),
         (7, {"label": "good"}, "line 9: label is 'good', not a number"),
         (9, {"id": IDS[3]}, "line 11: the id 'v0$_$3' is that of line 5, too; each must be there once"),
         (9, {"id": ""}, "line 11: the id is empty"),

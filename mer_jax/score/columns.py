@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 import numpy as np
+from jaxtyping import Shaped
 
 from mer_jax.errors import UserError
 from mer_jax.metrics.definitions import Names, spellings
@@ -162,7 +163,7 @@ def refuse_doubled(table: Table, ids: Sequence[str], member: Sequence[str]) -> N
         seen[key] = row
 
 
-def groups_of(table: Table, ids: Sequence[str] | None, asked: str | None) -> tuple[np.ndarray, str]:
+def groups_of(table: Table, ids: Sequence[str] | None, asked: str | None) -> tuple[Shaped[np.ndarray, "rows"], str]:
     """What each row belongs to that is resampled as a whole, and what that is, in words. A row without one is by
     itself."""
 

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import rich.box
 import rich.table
+from jaxtyping import Shaped
 
 from mer_jax.errors import UserError, reported
 from mer_jax.files import write_json
@@ -144,7 +145,9 @@ def labels_of(arguments: argparse.Namespace, predictions: Table, ids: list[str] 
     return columns.align(predictions, ids, labels)
 
 
-def groups_of(predictions: Table, labels: Table, ids: list[str] | None, asked: str | None) -> tuple[np.ndarray, str]:
+def groups_of(
+    predictions: Table, labels: Table, ids: list[str] | None, asked: str | None
+) -> tuple[Shaped[np.ndarray, "rows"], str]:
     """What each row belongs to, and how that is told, by either file."""
     first, second = (labels, predictions) if asked in labels.columns else (predictions, labels)
     groups, by = columns.groups_of(first, ids, asked)
@@ -176,7 +179,7 @@ def print_result(result: dict[str, Any]) -> None:
     for name, told in result["definitions"].items():
         of = f"{told['rows']} rows" + (f", mean over {told['members']} seeds" if told["members"] > 1 else "")
         without = f", {told['without_target']} more without a target" if told["without_target"] else ""
-        read = "; ".join(f"{what} {columns.listed(names)}" for what, names in told["columns"].items())
+        read = "; ".join(f"{what} {columns.listed(names, 3)}" for what, names in told["columns"].items())
         console.print(f"{name}: {told['title']}. {of}{without}; {read}.{told['note']} Source: {told['source']}.")
     for name, why in result["do_not_fit"].items():
         console.print(f"{name} does not fit: {why}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mer_jax.errors import UserError
-from mer_jax.metrics.definition import Definition
+from mer_jax.metrics.definition import Definition, Known, Values
 from mer_jax.metrics.definitions import Names, Row, named
 from mer_jax.plain import brief
 from mer_jax.score.columns import PREDICTION, TARGET, Role, asked_columns, one_column, several_columns
@@ -26,9 +26,9 @@ class Rows:
     what else a person should know of these."""
 
     definition: Definition
-    targets: np.ndarray
-    known: np.ndarray
-    predicted: np.ndarray
+    targets: Values
+    known: Known
+    predicted: Values
     columns: dict[str, list[str]]
     note: str = ""
 

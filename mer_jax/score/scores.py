@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from mer_jax.errors import UserError
 from mer_jax.metrics.definition import Definition
@@ -12,7 +13,9 @@ from mer_jax.score.rows import Rows
 from mer_jax.score.tables import Table, listed
 
 
-def member_counts(each: np.ndarray, member: Sequence[str], groups: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def member_counts(
+    each: Float[np.ndarray, "rows counts"], member: Sequence[str], groups: Shaped[np.ndarray, "rows"]
+) -> tuple[Float[np.ndarray, "members groups counts"], list[str]]:
     """The counts [members, groups, counts], and who the members are."""
     names, of_member = np.unique(np.array(member, np.str_), return_inverse=True)
     there, of_group = np.unique(groups, return_inverse=True)
@@ -36,7 +39,9 @@ def refuse_unequal_members(table: Table, member: Sequence[str], ids: Sequence[st
         )
 
 
-def score(rows: Rows, member: Sequence[str], groups: np.ndarray, samples: int, seed: int) -> dict[str, Any]:
+def score(
+    rows: Rows, member: Sequence[str], groups: Shaped[np.ndarray, "rows"], samples: int, seed: int
+) -> dict[str, Any]:
     """What is told of a definition: every score's mean over the members, its interval, and what it leaves out."""
     used = rows.known.any(1)
     if not used.any():
@@ -72,6 +77,6 @@ def score(rows: Rows, member: Sequence[str], groups: np.ndarray, samples: int, s
     }
 
 
-def values_of(definition: Definition, counts: np.ndarray) -> dict[str, Any]:
+def values_of(definition: Definition, counts: Float[np.ndarray, "*lead counts"]) -> dict[str, Any]:
     """Every score of counts with any leading axes."""
     return {name: metric.function(counts) for name, metric in definition.metrics.items()}
