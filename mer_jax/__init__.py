@@ -13,7 +13,12 @@ with mer_jax.load("runs/A").conversation() as talk:
 
 from typing import TYPE_CHECKING, Any
 
-from mer_jax import errors, interrupts
+from mer_jax import interrupts
+
+if interrupts.started_as_command():
+    interrupts.listen()  # before anything else is imported
+
+from mer_jax import errors
 
 if TYPE_CHECKING:
     from mer_jax.predict.predictor import Predictor

@@ -94,7 +94,7 @@ def test_a_signal_during_the_first_imports(cache_home, module):
         for line in process.stderr:  # the first of ours is imported
             if line.endswith("mer_jax.interrupts\n"):
                 break
-        time.sleep(0.03)
+        next(process.stderr)  # what is imported next: by then it listens
         process.send_signal(name)
         err = process.communicate(timeout=60)[1]
         assert process.returncode in CODES[name][:2], err
