@@ -285,7 +285,7 @@ def test_commas_separate_modalities():
 
 def test_every_string_and_number_has_a_rule():
     # What these may hold depends on the corpus, the task, the family or the file system; others check them.
-    free = {"experiment", "data.path", "data.protocol", "replicas.grid", "replicas.points", "train.select"}
+    free = {"experiment", "data.path", "data.task", "data.protocol", "replicas.grid", "replicas.points", "train.select"}
     free |= {"backbone.weights", "backbone.trainable_stages"}
     seen = set()
     for kind in FAMILIES.values():

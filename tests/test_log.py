@@ -54,7 +54,7 @@ def test_a_damaged_cost_is_told(tmp_path, capsys):
 @pytest.mark.parametrize(("rate", "end"), [("", "*best*"), ("8.0 steps/s, 1 s left", "1 s left at most")])
 def test_an_epoch_of_no_known_rate_ends_without_at_most(capsys, rate, end):
     """A run of fewer steps than train.log_steps ended its lines with a bare `at most`."""
-    run = SimpleNamespace(task=SimpleNamespace(metrics={}), progress=[None], live=lambda: [0])
+    run = SimpleNamespace(task=SimpleNamespace(metrics={}, headline=[]), progress=[None], live=lambda: [0])
     loop = SimpleNamespace(
         _run=run,
         _meter=SimpleNamespace(loss=None),

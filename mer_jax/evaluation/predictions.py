@@ -54,8 +54,8 @@ class Predictions:
     """What some replicas predict of their test parts.
 
     One entry for each utterance: ids (sorted), sentences ("" where unknown), labels (what the task reads of its
-    targets), dialogues, and the task's targets. One entry for each line of the file: replica, a position in `names`; utterance, a position in
-    `ids`; decisions; predicted, [lines, width]."""
+    targets), dialogues, and the task's targets. One entry for each line of the file: replica, a position in `names`;
+    utterance, a position in `ids`; decisions; predicted, [lines, width]."""
 
     names: tuple[str, ...]
     ids: tuple[str, ...]

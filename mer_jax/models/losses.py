@@ -134,8 +134,8 @@ def concordance(
     weight: Float[Array, "batch"],
     known: Bool[Array, "batch dims"],
 ) -> Float[Array, ""]:
-    """1 - CCC (Lin 1989), with moments of the whole batch, the mean over the columns; one without two known rows is left
-    out. Of a constant target and prediction 1."""
+    """1 - CCC (Lin 1989), with moments of the whole batch, the mean over the columns; one without two known rows is
+    left out. Of a constant target and prediction 1."""
     counted = jnp.where(known, weight[:, None], 0)
     total = counted.sum(0)
     rows = jnp.maximum(total, 1)

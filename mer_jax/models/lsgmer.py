@@ -108,9 +108,9 @@ class LSGMERExperiment(Experiment):
 
 
 class Outputs(family.Outputs):
-    """`classes` are the outputs of the task. similarity: cos(H, L), Float[batch, classes]. fused: H, Float[batch, (classes,) dim]. feature: what is
-    classified, with `rows` the mean over them. attention[m]: of each label over the time steps, mean of the heads;
-    none without LSE."""
+    """`classes` are the outputs of the task. similarity: cos(H, L), Float[batch, classes]. fused: H, Float[batch,
+    (classes,) dim]. feature: what is classified, with `rows` the mean over them. attention[m]: of each label over the
+    time steps, mean of the heads; none without LSE."""
 
     similarity: Array
     fused: Array
@@ -314,8 +314,8 @@ def objective(
     """JOO of LSGMER: mean classification loss + lambda * mean APC, and the two terms by name.
 
     APC is JS(q, p), p = softmax(logits), q = softmax(cos(H, L) / temperature), or what takes its place where the task
-    is another one: see `Task.divergence`. The paper has no temperature (= 1); without one q can hardly leave the uniform
-    distribution."""
+    is another one: see `Task.divergence`. The paper has no temperature (= 1); without one q can hardly leave the
+    uniform distribution."""
     settings = config.loss
     loss = task.loss(outputs["logits"], batch.targets, batch.weight, prior=prior, settings=settings)
     terms = {"classification": loss}

@@ -17,10 +17,11 @@ class Item:
     """One utterance to predict, wherever it comes from.
 
     features[m]: Float[time, feat], or frames; `error` says why there are none. label: as the input knows it, often
-    empty; values: the same of numbers, by name. start, end: seconds in the file. notes: what was done to it, for people. words: the sentence in pieces, one
-    for each time step of text, where its encoder tells; empty for the encoder's own marks. dialogue, turn: where it
-    stands in which conversation, if it is of one; turns count up, with gaps or without. speaker: who speaks, if known.
-    asked: whether it is predicted, and not only heard by the other turns.
+    empty; values: the same of numbers, by name. start, end: seconds in the file. notes: what was done to it, for
+    people. words: the sentence in pieces, one for each time step of text, where its encoder tells; empty for the
+    encoder's own marks. dialogue, turn: where it stands in which conversation, if it is of one; turns count up, with
+    gaps or without. speaker: who speaks, if known. asked: whether it is predicted, and not only heard by the other
+    turns.
     """
 
     id: str

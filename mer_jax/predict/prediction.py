@@ -44,8 +44,8 @@ class Prediction:
 
     output: what the task says of it, see `Task.describe_prediction`; for classes `prediction`, a name, and calibrated
     `probabilities` by name. Its entries are attributes, too. They are empty where `error` says what is wrong with the
-    input. label: as the input has it, often empty; values: the same of numbers, by name. start, end: seconds in the file. notes, words,
-    dialogue, turn, speaker: as in `item.Item`.
+    input. label: as the input has it, often empty; values: the same of numbers, by name. start, end: seconds in the
+    file. notes, words, dialogue, turn, speaker: as in `item.Item`.
     """
 
     id: str

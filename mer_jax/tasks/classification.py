@@ -89,8 +89,8 @@ class Classification(Task):
         if settings.regression != LossSettings.regression or settings.multilabel != LossSettings.multilabel:
             name = "regression" if settings.regression != LossSettings.regression else "multilabel"
             raise UserError(
-                f"--config.loss.{name}={getattr(settings, name)}: is of other tasks; the target {self.asked!r} is one of "
-                f"the classes {', '.join(self.labels)}"
+                f"--config.loss.{name}={getattr(settings, name)}: is of other tasks; the target {self.asked!r} is "
+                f"one of the classes {', '.join(self.labels)}"
             )
 
     def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:

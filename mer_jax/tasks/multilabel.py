@@ -51,8 +51,8 @@ class Multilabel(Numbers):
         super().refuse_settings(settings)
         if settings.imbalance == "balanced_softmax":
             raise UserError(
-                "--config.loss.imbalance=balanced_softmax: is of one class out of several; several emotions at once take "
-                "none, class_weights, focal or logit_adjustment"
+                "--config.loss.imbalance=balanced_softmax: is of one class out of several; several emotions at once "
+                "take none, class_weights, focal or logit_adjustment"
             )
 
     def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:

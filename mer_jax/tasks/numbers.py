@@ -59,8 +59,8 @@ class Numbers(Task):
             for name, known in zip(self.outputs, (~np.isnan(corpus.values(self.outputs, rows))).sum(0), strict=True):
                 if not known:
                     raise UserError(
-                        f"{corpus.path}: {name} of target {self.asked!r} is known of none of the {len(rows):,} utterances "
-                        f"of {part}; choose another --config.data.protocol or --config.data.task"
+                        f"{corpus.path}: {name} of target {self.asked!r} is known of none of the {len(rows):,} "
+                        f"utterances of {part}; choose another --config.data.protocol or --config.data.task"
                     )
 
     def refuse_settings(self, settings: Any) -> None:

@@ -28,7 +28,8 @@ def of_regression(target: Target, modalities: Sequence[str], result: Mapping[str
     return Card(
         purpose=f"Predicts {spans} of an utterance by {' and '.join(modalities)}.",
         targets=TARGETS,
-        output=f"numbers in their own units, which may lie beyond their ranges, in this order: \n{_code(target.names)}.",
+        output="numbers in their own units, which may lie beyond their ranges, in this order: \n"
+        f"{_code(target.names)}.",
         scores=list(_coverage(target, result, selects_on)),
         limits=LIMITS["regression"],
     )
@@ -69,7 +70,8 @@ def _scaling(result: Mapping[str, Any], selects_on: str) -> Iterator[str]:
     """How probabilities are calibrated."""
     calibration = result["calibration"]
     if calibration["scaling"]["used"]:
-        yield f"The exported probabilities are temperature-scaled: logits are divided by {calibration['temperature']:.4f},"
+        temperature = f"{calibration['temperature']:.4f}"
+        yield f"The exported probabilities are temperature-scaled: logits are divided by {temperature},"
         yield f"fitted on the {FITTED_ON[selects_on]}."
     else:
         yield "The exported probabilities are as the model gives them. Temperature scaling is left out, since "

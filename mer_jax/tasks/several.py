@@ -3,7 +3,7 @@ those of the parts side by side. No JAX at import."""
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,12 +12,11 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 from mer_jax.metrics.metric import Metric
 from mer_jax.tasks import several_results
-from mer_jax.tasks.task import Arrays, Card, Evaluation, Task
+from mer_jax.tasks.several_told import HAS, Told
+from mer_jax.tasks.task import Arrays, Evaluation, Task
 
-HAS = "has"  # Bool[rows] of a part's targets: which rows have any
 
-
-class Several(Task):
+class Several(Told):
     """parts: the tasks, the first one leading: its scores keep their names, those of the others begin with their
     target's. What belongs to part i is called `i/NAME` in targets and evaluations. Decisions are what is predicted,
     [rows, width]; counts are those of the parts, flat, one behind the other."""
@@ -32,8 +31,8 @@ class Several(Task):
         self.outputs = (*first.outputs, *(f"{part.asked} {name}" for part in others for name in part.outputs))
         ends = np.cumsum([0, *(part.width for part in parts)]).tolist()
         self.slices = [slice(a, b) for a, b in itertools.pairwise(ends)]
-        self._shapes = [part.count(nothing_of(part), np.zeros((0, *_decided(part)), int)).shape for part in parts]
-        sizes = np.cumsum([0, *(int(np.prod(shape)) for shape in self._shapes)]).tolist()
+        self.shapes = [part.count(nothing_of(part), np.zeros((0, *_decided(part)), int)).shape for part in parts]
+        sizes = np.cumsum([0, *(int(np.prod(shape)) for shape in self.shapes)]).tolist()
         self._places = [slice(a, b) for a, b in itertools.pairwise(sizes)]
         self.metrics = dict(self._metrics())
         divergent = [part for part in self.parts if not part.no_divergence]
@@ -53,7 +52,7 @@ class Several(Task):
                     )
 
     def _of_part(self, function: Callable[[Any], Any], i: int) -> Callable[[Any], Any]:
-        place, shape = self._places[i], self._shapes[i]
+        place, shape = self._places[i], self.shapes[i]
         return lambda counts: function(counts[..., place].reshape(*counts.shape[:-1], *shape))
 
     @classmethod
@@ -75,10 +74,6 @@ class Several(Task):
     def headline(self) -> list[str]:
         first, *others = self.parts
         return [*first.headline, *(f"{part.asked}_{name}" for part in others for name in part.headline)]
-
-    def of_part(self, found: Mapping[str, Any], i: int) -> dict[str, Any]:
-        """What belongs to part i, under its own names."""
-        return {name.removeprefix(f"{i}/"): value for name, value in found.items() if name.startswith(f"{i}/")}
 
     def _own(self, targets: Mapping[str, np.ndarray], i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The targets of the rows that have part i, and which these are."""
@@ -128,8 +123,8 @@ class Several(Task):
     def refuse_settings(self, settings: Any) -> None:
         if settings.task_weights and len(settings.task_weights) != len(self.parts):
             raise UserError(
-                f"--config.loss.task_weights={settings.task_weights}: must be one number for each of {self.asked}, as in "
-                f"({','.join(['1.0'] * len(self.parts))})"
+                f"--config.loss.task_weights={settings.task_weights}: must be one number for each of {self.asked}, as "
+                f"in ({','.join(['1.0'] * len(self.parts))})"
             )
         if any(weight < 0 for weight in settings.task_weights) or (
             settings.task_weights and not any(settings.task_weights)
@@ -288,7 +283,7 @@ class Several(Task):
         found = {}
         for i, part in enumerate(self.parts):
             own, has = self._own(targets, i)
-            of = counts[self._places[i]].reshape(self._shapes[i])
+            of = counts[self._places[i]].reshape(self.shapes[i])
             found[part.asked] = part.describe_ensemble(of, predicted[has][:, self.slices[i]], own)
         return {"parts": found}
 
@@ -303,65 +298,6 @@ class Several(Task):
     def decisions(self, predicted: np.ndarray) -> np.ndarray:
         return predicted
 
-    def describe_prediction(self, predicted: np.ndarray, digits: int | None = None) -> dict[str, Any]:
-        """What the first part says, and of the others the same under names that begin with their target's."""
-        first, *others = self.parts
-        found = first.describe_prediction(predicted[self.slices[0]], digits)
-        for part, here in zip(others, self.slices[1:], strict=True):
-            one = part.describe_prediction(predicted[here], digits)
-            found |= {f"{part.asked}_{name}": value for name, value in one.items()}
-        return found
-
-    def _line_of(self, line: Mapping[str, Any], i: int) -> dict[str, Any]:
-        start = f"{self.parts[i].asked}_"
-        own = {name.removeprefix(start): value for name, value in line.items() if name.startswith(start)}
-        return dict(line) if i == 0 else own
-
-    def describe_target(self, targets: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for i, part in enumerate(self.parts):
-            own = self.of_part(targets, i)
-            if own.pop(HAS)[row]:
-                one = part.describe_target(own, row)
-                found |= one if i == 0 else {f"{part.asked}_{name}": value for name, value in one.items()}
-        return found
-
-    def read_target(self, line: Mapping[str, Any]) -> Hashable:
-        """Of each part what it reads; None where the line does not tell it."""
-        told = [self._line_of(line, i) for i in range(len(self.parts))]
-        having = ["label" in one or "targets" in one for one in told]
-        return tuple(p.read_target(one) if has else None for p, one, has in zip(self.parts, told, having, strict=True))
-
-    def read_prediction(self, line: Mapping[str, Any]) -> tuple[Any, Sequence[float]]:
-        each = [part.read_prediction(self._line_of(line, i))[1] for i, part in enumerate(self.parts)]
-        values = [value for one in each for value in one]
-        return values, values
-
-    def read_targets(self, told: Sequence[Any]) -> dict[str, np.ndarray]:
-        found = {}
-        for i, part in enumerate(self.parts):
-            has = np.array([one[i] is not None for one in told], bool)
-            own = part.read_targets([one[i] for one in told if one[i] is not None])
-            for name, values in own.items():
-                whole = np.zeros((len(told), *values.shape[1:]), values.dtype)
-                whole[has] = values
-                found[f"{i}/{name}"] = whole
-            found[f"{i}/{HAS}"] = has
-        return found
-
-    def target_in_words(self, told: Any) -> str:
-        each = (part.target_in_words(one) for part, one in zip(self.parts, told, strict=True) if one is not None)
-        return "; ".join(words for words in each if words)
-
-    def prediction_in_words(self, predicted: np.ndarray) -> str:
-        return "; ".join(p.prediction_in_words(predicted[at]) for p, at in zip(self.parts, self.slices, strict=True))
-
-    def states(self, corpus: Corpus) -> np.ndarray | None:
-        return self.parts[0].states(corpus)
-
-    def confidence(self, predicted: np.ndarray) -> np.ndarray | None:
-        return self.parts[0].confidence(predicted[:, self.slices[0]])
-
     def mistakes(self, predicted: np.ndarray, targets: Mapping[str, np.ndarray]) -> np.ndarray:
         """Those of the first part."""
         own, has = self._own(targets, 0)
@@ -369,52 +305,6 @@ class Several(Task):
 
     def temperature_of(self, result: Mapping[str, Any]) -> Any:
         return [part.temperature_of(several_results.of_replica(result, part.asked)) for part in self.parts]
-
-    def describe_calibration(self, result: Mapping[str, Any], selects_on: str) -> str:
-        each = (
-            part.describe_calibration(several_results.of_replica(result, part.asked), selects_on) for part in self.parts
-        )
-        return "; ".join(words for words in each if words)
-
-    def count_prediction(self, label: str, values: Mapping[str, float], output: Mapping[str, Any]) -> np.ndarray | None:
-        found = [p.count_prediction(label, values, self._line_of(output, i)) for i, p in enumerate(self.parts)]
-        if all(one is None for one in found):
-            return None
-        nothing = (np.zeros(shape) for shape in self._shapes)
-        flat = [(zero if one is None else one).ravel() for one, zero in zip(found, nothing, strict=True)]
-        return np.concatenate(flat).astype(np.float64)
-
-    def shares(self, output: Mapping[str, Any]) -> dict[str, float]:
-        first, *others = (part.shares(self._line_of(output, i)) for i, part in enumerate(self.parts))
-        named = zip(self.parts[1:], others, strict=True)
-        return first | {f"{part.asked} {name}": share for part, one in named for name, share in one.items()}
-
-    def describe_export(self) -> dict[str, Any]:
-        """`parts`: in which columns of the output each stands, and what it says of them."""
-        parts = {
-            part.asked: part.describe_export() | {"columns": [at.start, at.stop]}
-            for part, at in zip(self.parts, self.slices, strict=True)
-        }
-        output = {"name": "outputs", "shape": ["batch", self.width], "dtype": "float32"}
-        return {"output": output, "parts": parts}
-
-    def card(self, modalities: Sequence[str], result: Mapping[str, Any], selects_on: str) -> Card:
-        cards = [
-            part.card(modalities, several_results.of_replica(result, part.asked), selects_on) for part in self.parts
-        ]
-        scores = [
-            line
-            for part, card in zip(self.parts, cards, strict=True)
-            for line in ("", f"**{part.asked}**", "", *card.scores)
-        ]
-        spans = [f"columns {at.start} to {at.stop - 1}: {c.output}" for at, c in zip(self.slices, cards, strict=True)]
-        return Card(
-            purpose=" ".join(card.purpose for card in cards),
-            targets="\n".join(dict.fromkeys(card.targets for card in cards)),
-            output=" ".join(spans),
-            scores=scores,
-            limits="\n".join(dict.fromkeys(card.limits for card in cards)),
-        )
 
 
 def nothing_of(task: Task) -> dict[str, np.ndarray]:

@@ -44,10 +44,11 @@ class Card:
 class Task(abc.ABC):
     """One kind of target, of one corpus.
 
-    metrics: the table of its scores. selects: the one by which a run chooses, if that is known. outputs: what each of the
-    numbers is called that a model gives for an utterance. Values are what it gives, [rows, width]; what is predicted are
-    the values as a person reads them, [rows, width]; decisions are what a model finally says of utterances, [rows] or
-    [rows, width]. asked: the target's name. no_divergence: why `divergence` says nothing, if it does not."""
+    metrics: the table of its scores. selects: the one by which a run chooses, if that is known. outputs: what each of
+    the numbers is called that a model gives for an utterance. Values are what it gives, [rows, width]; what is
+    predicted are the values as a person reads them, [rows, width]; decisions are what a model finally says of
+    utterances, [rows] or [rows, width]. asked: the target's name. no_divergence: why `divergence` says nothing, if it
+    does not."""
 
     name: ClassVar[str]
     report_sections: ClassVar[str] = ""  # the module with the sections of a report that only this task has
@@ -262,8 +263,8 @@ class Task(abc.ABC):
         """What is predicted of one utterance, in a few words."""
 
     def states(self, corpus: Corpus) -> np.ndarray | None:
-        """Of every utterance of the corpus what changes where a speaker's emotion shifts, in words, "" where that is not
-        known; None where a task has no shifts."""
+        """Of every utterance of the corpus what changes where a speaker's emotion shifts, in words, "" where that is
+        not known; None where a task has no shifts."""
         return None
 
     def confidence(self, predicted: np.ndarray) -> np.ndarray | None:
