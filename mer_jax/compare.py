@@ -94,7 +94,7 @@ def compare(a: FinishedRun, b: FinishedRun, *, samples: int = 10000, seed: int =
         "samples": samples,
         "seed": seed,
         "scores": tested,
-        "mcnemar": mcnemar(ensemble_correct(a), ensemble_correct(b)),
+        **({"mcnemar": mcnemar(ensemble_correct(a), ensemble_correct(b))} if task.right_or_wrong else {}),
         "conclusion": conclusion(task.metrics[main], tested[main]),
     }
 
@@ -155,11 +155,11 @@ def print_comparison(result: Mapping[str, Any], metrics: Mapping[str, Metric]) -
     )
     if result["dialogues"] < FEW_DIALOGUES:
         console.print(f"{result['dialogues']} dialogues are few: the intervals are too narrow, the p too small.")
-    test = result["mcnemar"]
-    console.print(
-        f"Ensembles of the seeds: only A right {test['only_a']}, only B right {test['only_b']}, "
-        f"McNemar's {_format_p(test['p'])}"
-    )
+    if test := result.get("mcnemar"):
+        console.print(
+            f"Ensembles of the seeds: only A right {test['only_a']}, only B right {test['only_b']}, "
+            f"McNemar's {_format_p(test['p'])}"
+        )
     console.print(result["conclusion"])
 
 

@@ -170,3 +170,16 @@ def test_counts_of_any_leading_axes_are_scored_and_resampled():
             metric.function(members), [[metric.function(counts) for counts in row] for row in members]
         )
         assert intervals[name]["low"] < metric.function(members.sum(1)).mean() < intervals[name]["high"]
+
+
+def test_average_precision_is_exact_where_rows_are_known():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(3)
+    targets, known = rng.integers(0, 3, (200, 3)) / 3, rng.random((200, 3)) < 0.9
+    targets[:, 2] = 0  # nowhere
+    predicted, found = rng.random((200, 3)), multilabel.emotions(("a", "b", "c"))
+    each = [average_precision_score(targets[k, i] > 0, predicted[k, i]) for i, k in enumerate(known.T[:2])]
+    assert found.exact["ap_a"](targets, known, predicted) == pytest.approx(each[0], abs=1e-12)
+    assert found.exact["map"](targets, known, predicted) == pytest.approx(np.mean(each), abs=1e-12)
+    assert found.exact["ap_c"](targets, known, predicted) == 0

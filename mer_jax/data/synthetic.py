@@ -20,7 +20,8 @@ The variant `frames` draws the visual cue: in each of a few frames a square of 1
 random colours, 115 +- 45, so that the square is on the whole brighter and of a piece. Its cue is clearer than the
 vectors': spread 3.5, noise 0.05. Where the square is stands in a modality of its own, `region`.
 
-The variants `regression`, `multilabel`, `mosei` and `sims` ask for numbers: see synthetic_targets.py.
+The variants `regression`, `multilabel`, `mosei` and `sims` ask for numbers: see synthetic_targets.py. With `frames-`
+before their names they have drawn frames.
 """
 
 import dataclasses
@@ -68,11 +69,13 @@ MODALITIES = {
     "audio": Modality(width=24, longest=12, spread=2.2, noise=0.15),
     "visual": Modality(width=40, longest=10, spread=2.0, noise=0.20),
 }
+FRAMES = MODALITIES | {"visual": Modality(width=40, longest=4, spread=3.5, noise=0.05, pixels=32)}
 VARIANTS = {
     "": MODALITIES,
     "clutter": MODALITIES | {"visual": dataclasses.replace(MODALITIES["visual"], longest=20, clutter=0.8)},
-    "frames": MODALITIES | {"visual": Modality(width=40, longest=4, spread=3.5, noise=0.05, pixels=32)},
+    "frames": FRAMES,
     **dict.fromkeys(ASKED, MODALITIES),
+    **dict.fromkeys((f"frames-{name}" for name in ASKED), FRAMES),
 }
 CELL, SQUARE = 4, 12  # pixels along a side: of the mosaic, of the telling square
 
@@ -250,7 +253,8 @@ def codebook_of(specs: dict[str, Modality], rng: np.random.Generator, asked: Ask
 
 def write_demo(out: Path, seed: int = 0, counts: dict[str, int] = COUNTS, variant: str = "") -> None:
     """Writes the demo corpus of `seed`: the same bytes every time on one kind of machine."""
-    specs, asked = VARIANTS[variant], ASKED[variant]() if variant in ASKED else None
+    specs, name = VARIANTS[variant], variant.removeprefix("frames-")
+    asked = ASKED[name]() if name in ASKED else None
     rng = np.random.default_rng([DRAW, seed, 0])
     means, bases = codebook_of(specs, rng, asked)
     names = LABELS if asked is None else asked.target.names

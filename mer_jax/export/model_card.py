@@ -145,7 +145,8 @@ def _scores(model: Any, result: Mapping[str, Any], task: Card) -> Iterator[str]:
         yield f"> **The test part is locked.** {why}"
     if seen or part == "valid":
         yield ""
-    yield "In percent" + (
+    percent = all(metric.unit == "percent" for metric in model.task.metrics.values())
+    yield ("In percent" if percent else "Fractions in percent, others as they are") + (
         f"; 95 % intervals are of the mean of the run's {count} replica{'s' * (count > 1)}, over resampled dialogues."
         if interval
         else "."

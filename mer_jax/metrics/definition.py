@@ -19,13 +19,15 @@ class Definition:
     title: for a person. source: who defines it so, a paper or a program. count(targets, known, predicted): what the
     scores need of every row, Float64[rows, counts], so that the counts of a part are the sum over its rows. metrics:
     the scores, the main one first, as functions of counts [..., counts]. excluded: by score, the title of what it
-    leaves out, and a function from counts to how many rows that are."""
+    leaves out, and a function from counts to how many rows that are. exact: of scores that counts give only nearly, a
+    function of (targets, known, predicted) that gives them as they are; intervals are of the counted ones."""
 
     title: str
     source: str
     count: Callable[[Values, Known, Values], Float[np.ndarray, "rows counts"]]
     metrics: Mapping[str, Metric]
     excluded: Mapping[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = dataclasses.field(default_factory=dict)
+    exact: Mapping[str, Callable[[Values, Known, Values], float]] = dataclasses.field(default_factory=dict)
 
 
 def count_groups(

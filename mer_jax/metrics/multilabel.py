@@ -3,6 +3,7 @@
 An emotion that no row has is left out of the means over emotions that ask how its presence is found (weighted accuracy
 and average precision), and of macro F1 unless it is predicted, which then has an F1 of 0."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -178,4 +179,20 @@ def emotions(names: Sequence[str], present: str = "above_zero") -> Definition:
         "scikit-learn's f1_score, accuracy_score and average_precision_score",
         count=count,
         metrics=metrics | means | {"exact_match": Metric("exact match", "exact match", exact_match)} | each,
+        exact=_exact(names, binarise),
     )
+
+
+def _exact(names: Sequence[str], binarise: Callable[[np.ndarray], np.ndarray]) -> dict[str, Callable[..., float]]:
+    """Average precision of the probabilities as they are: of every emotion, 0 where it is nowhere, and their mean over
+    those that are somewhere."""
+
+    def of_emotion(i: int, targets: Values, known: Known, predicted: Values) -> float:
+        rows = known[:, i]
+        return average_precision(binarise(targets[rows, i]), predicted[rows, i])
+
+    def mean(targets: Values, known: Known, predicted: Values) -> float:
+        there = [i for i in range(len(names)) if binarise(targets[known[:, i], i]).any()]
+        return float(np.mean([of_emotion(i, targets, known, predicted) for i in there])) if there else 0.0
+
+    return {f"ap_{name}": functools.partial(of_emotion, i) for i, name in enumerate(names)} | {"map": mean}

@@ -52,7 +52,11 @@ def score(
     intervals = bootstrap(counts, samples, seed, scores=lambda c: values_of(definition, c))
     totals = counts.sum(1)
     found = {}
+    told = [x[used] for x in (rows.targets, rows.known, rows.predicted)]
+    of_member = np.array(member)[used]
     for name, values in values_of(definition, totals).items():
+        if name in definition.exact:
+            values = [definition.exact[name](*(x[of_member == one] for x in told)) for one in names]
         metric = definition.metrics[name]
         found[name] = {
             "title": metric.title,

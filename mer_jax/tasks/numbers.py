@@ -98,9 +98,13 @@ class Numbers(Task):
         return self.calibrate(values, 1.0)
 
     def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
-        """And `counts`, of which all of it is made: those that are not 0 by their place."""
+        """And `counts`, of which all of it is made, but for what `Definition.exact` says: those that are not 0 by their
+        place."""
         counts = self._count(evaluated, evaluated["predicted"]).sum(0)
-        return {"loss": evaluated["loss"], **self.scores(counts)}
+        told = (evaluated["value"], evaluated["known"], evaluated["predicted"])
+        arrays = [np.asarray(x, kind) for x, kind in zip(told, (np.float64, bool, np.float64), strict=True)]
+        exact = {name: function(*arrays) for name, function in self.definition.exact.items()}
+        return {"loss": evaluated["loss"], **self.scores(counts), **exact}
 
     def scores(self, counts: np.ndarray) -> dict[str, Any]:
         held = {str(i): float(counts[i]) for i in np.flatnonzero(counts)}

@@ -25,6 +25,7 @@ class Regression(Numbers):
     units. Targets have `spread`, too, Float32[rows, names], where the raters' is learnt by: in the same units."""
 
     name: ClassVar[str] = "regression"
+    right_or_wrong = False
     floor_in_words: ClassVar[str] = "the median of training"
     no_divergence = "numbers are no distribution over the labels, which it compares with another one"
     settings_of = ("imbalance", "multilabel")

@@ -36,6 +36,7 @@ class Several(Told):
         self._places = [slice(a, b) for a, b in itertools.pairwise(sizes)]
         self.metrics = dict(self._metrics())
         divergent = [part for part in self.parts if not part.no_divergence]
+        self.right_or_wrong = self.parts[0].right_or_wrong
         self.no_divergence = "" if divergent else self.parts[0].no_divergence
 
     def _metrics(self) -> Iterator[tuple[str, Metric]]:

@@ -54,6 +54,7 @@ class Task(abc.ABC):
     report_sections: ClassVar[str] = ""  # the module with the sections of a report that only this task has
     metrics: Mapping[str, Metric]
     selects: str = ""
+    right_or_wrong: bool = True  # whether a prediction is one or the other
     floor_in_words: ClassVar[str] = "the most frequent class"
     outputs: tuple[str, ...]
     asked: str = ""

@@ -16,6 +16,8 @@ from mer_jax.runtime.run_log import by_replica
 from mer_jax.training.resume import data_identity
 from mer_jax.training.setup import Run
 
+MOST_SCORES = 4  # that the line of an epoch has room for
+
 
 class Loop:
     """The updates of a run after step `start`, with one evaluation and one checkpoint an epoch."""
@@ -150,7 +152,10 @@ class Loop:
     def _print_epoch(self, epoch: int, mean: dict[str, float], better: list[bool]) -> None:
         """A line for an epoch; of several replicas the means."""
         run, loss = self._run, self._meter.loss
-        shown = ((run.task.metrics[name].short, mean[name]) for name in run.task.headline)
+        names = run.task.headline
+        if len(names) > MOST_SCORES:
+            names = [run.task.main_metric, *run.task.other_metrics[: MOST_SCORES - 1]]
+        shown = ((run.task.metrics[name].short, mean[name]) for name in names)
         scores = "  ".join(f"{short} {value:.4f}" for short, value in shown)
         end = f"  {sum(better)} of {len(better)} better, {len(run.live())} of {len(run.progress)} train on"
         if len(run.progress) == 1:
