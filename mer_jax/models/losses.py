@@ -141,7 +141,7 @@ def concordance(
     rows = jnp.maximum(total, 1)
     x, y = jnp.where(known, predicted, 0), jnp.where(known, target, 0)
     mean_x, mean_y = (counted * x).sum(0) / rows, (counted * y).sum(0) / rows
-    from_x, from_y = x - mean_x, y - mean_y
+    from_x, from_y = x - mean_x[None], y - mean_y[None]
     of_x, of_y = ((counted * jnp.square(d)).sum(0) / rows for d in (from_x, from_y))
     both = (counted * from_x * from_y).sum(0) / rows
     loss = 1 - 2 * both / (of_x + of_y + jnp.square(mean_x - mean_y) + 1e-8)

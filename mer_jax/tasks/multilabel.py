@@ -193,7 +193,9 @@ class Multilabel(Numbers):
         return {"prediction": there or NONE, "probabilities": dict(zip(self.outputs, values, strict=True))}
 
     def read_prediction(self, line: Mapping[str, Any]) -> tuple[Any, Sequence[float]]:
-        values = self._numbers(line.get("probabilities"), "probabilities")
+        values, told = self._numbers(line.get("probabilities"), "probabilities"), line.get("prediction")
+        if not isinstance(told, str) or not {*told.split("|")} <= {*self.outputs, NONE}:
+            raise ValueError(f"prediction {told!r} is not some of {', '.join(self.outputs)} with | between, or {NONE}")
         if not all(0 <= value <= 1 for value in values):
             raise ValueError("a probability is not between 0 and 1")
         return values, values
