@@ -1,5 +1,6 @@
 """What every task keeps of its contract, on a corpus that can be asked for all of them."""
 
+import csv
 import dataclasses
 import json
 
@@ -17,10 +18,13 @@ from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.data.targets import Target
+from mer_jax.demo import html
 from mer_jax.errors import UserError
 from mer_jax.evaluation.predictions import format_predictions, parse_predictions
 from mer_jax.metrics.significance import bootstrap
 from mer_jax.models.family import family_of
+from mer_jax.predict import output
+from mer_jax.predict.prediction import Prediction, empty_output
 from mer_jax.tasks import task_of, task_of_results
 from mer_jax.training import compiled
 
@@ -68,7 +72,7 @@ def drawn(task, rows, seed=0):
 def finished(task):
     """What metrics.json may say of a replica, as far as calibration needs it."""
     alone = {"calibration": {"temperature": 1.0, "scaling": {"used": True, "rows": 9, "reason": ""}}}
-    alone["calibration"]["half_width"] = {"valence": 0.5, "arousal": None}
+    alone["calibration"] |= {"covered": 0.9, "half_width": {"valence": 0.5, "arousal": None}}
     parts = {part.asked: alone for part in getattr(task, "parts", ())}
     return alone | {"parts": parts}
 
@@ -262,3 +266,43 @@ def test_intervals_hold_as_many_as_they_should():
     shifted = {"predicted": fresh + rng.uniform(-1, 1, (4000, 2)).astype(np.float32)}
     found = task.analyse({"predicted": predicted}, shifted, {"valid": truth, "test": test, "raters": None})
     assert found["calibration"]["test"]["valence"] == pytest.approx(sizes[35], abs=0.02)
+
+
+def prediction_of(task, seed=0, **about):
+    fields = {"speaker": "Ann", "sentence": "So <good>.", "start": 0.0, "end": 1.0, "attribution": None}
+    output = task.describe_prediction(drawn(task, 1, seed)[0])
+    return Prediction(id=f"p{seed}", output=output, **(fields | about))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_person_reads_every_task(corpus_path, name, tmp_path):
+    corpus = asked_for(corpus_path, name)
+    task = task_of(corpus)
+    said = [prediction_of(task, seed) for seed in range(3)]
+    wrong = dataclasses.replace(said[0], output=empty_output(said[0].output), error="it is noise")
+    page = html.answer(said[0], task) + html.timeline([*said, wrong], task) + html.conversation([*said, wrong], task)
+    assert "So &lt;good&gt;" in page
+    shown = task.shares(said[0].output)
+    assert all(0 <= share <= 1 for share in shown.values())
+    assert all(f'<th scope="row">{one}</th>' in page for one in shown)
+    assert task.output_in_words(said[0].output) in page
+    assert task.explained_in_words(said[0].output) in task.outputs
+    with output.open_output(tmp_path / "out.csv", task) as write:
+        for one in (*said, wrong):
+            write(one)
+    rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert rows[4][-1] == "it is noise"
+    about, result = task.describe_export(), finished(task) | {"valid": {"per_class": {}}}
+    assert about["output"]["shape"] == ["batch", task.width]
+    assert json.dumps(about)
+    for part in getattr(task, "parts", ()):
+        result.setdefault("valid", {}).setdefault("parts", {})[part.asked] = {"per_class": {}}
+    card = task.card(["text"], result, "validation")
+    assert all(isinstance(line, str) for line in card.scores)
+    words = task.describe_calibration(result, "validation")
+    assert words
+    assert "None" not in words
+    values = {**corpus[0].values, "glad": 1.0, "cross": 0.0}
+    assert task.count_prediction(corpus.labels[0], values, said[0].output).sum() > 0
+    assert task.count_prediction("nobody knows", {}, said[0].output) is None

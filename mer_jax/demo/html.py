@@ -69,22 +69,26 @@ def problem(message: str) -> str:
 
 def answer(found: Any, task: Task) -> str:
     """What is likely, the likeliest first, what was noted on the way, and why."""
-    ranked = sorted(task.shares(found.output).items(), key=lambda pair: -pair[1])
+    ranked = list(task.shares(found.output).items())
+    if task.right_or_wrong:  # else they are numbers, in their order
+        ranked.sort(key=lambda pair: -pair[1])
     rows = [
         f'<tr{" class=best" if i == 0 else ""}><th scope="row">{escaped(name)}</th>'
-        f'<td class="share"><i class="for" style="width:{100 * share:.1f}%"></i></td><td>{100 * share:.1f} %</td></tr>'
+        f'<td class="share"><i class="for" style="width:{100 * share:.1f}%"></i></td>'
+        f"<td>{task.share_in_words(found.output, name)}</td></tr>"
         for i, (name, share) in enumerate(ranked)
     ]
     notes = (
         f'<p class="note{" alarm" if note.startswith("silence") else ""}">{escaped(note[:1].upper() + note[1:])}.</p>'
         for note in found.notes
     )
+    bars = "Probabilities" if task.right_or_wrong else "Numbers, as places in their ranges"
     parts = [
-        f"<h2>{escaped(str(found.prediction))}</h2>",
+        f"<h2>{escaped(task.output_in_words(found.output))}</h2>",
         f"<p>“{escaped(found.sentence)}”</p>" if found.sentence else "",
         *notes,
-        f'<table aria-label="Probabilities">{"".join(rows)}</table>',
-        reasons(str(found.prediction), found.attribution, found.words) if found.attribution else "",
+        f'<table aria-label="{bars}">{"".join(rows)}</table>',
+        reasons(task.explained_in_words(found.output), found.attribution, found.words) if found.attribution else "",
     ]
     return "".join(parts)
 
@@ -160,15 +164,16 @@ def step_bars(values: np.ndarray) -> str:
 
 
 def timeline(found: Sequence[Any], task: Task) -> str:
-    """A row for each decision that there is, a column for each window, darker where it is likelier."""
+    """A row for each bar of `Task.shares`, a column for each window, darker where it is longer."""
     head = "".join(f'<th scope="col">{one.start:g}–{one.end:g} s</th>' for one in found)
     rows = ""
-    for name in task.outputs:
+    names = next((list(task.shares(one.output)) for one in found if not one.error), [])
+    for name in names:
         cells = "".join(_cell(one, name, task) for one in found)
         rows += f'<tr><th scope="row">{escaped(name)}</th>{cells}</tr>'
     wrong = "".join(f"<p>{one.start:g}–{one.end:g} s: {escaped(one.error)}</p>" for one in found if one.error)
     return (
-        '<h3>Over time, in percent</h3><div class="wide" role="region" tabindex="0" aria-label="Over time"><table><tr>'
+        f'<h3>Over time{", in percent" * task.right_or_wrong}</h3><div class="wide" role="region" tabindex="0" aria-label="Over time"><table><tr>'
         f"<td></td>{head}</tr>{rows}</table></div>{wrong}"
     )
 
@@ -177,7 +182,8 @@ def _cell(one: Any, name: str, task: Task) -> str:
     if one.error:
         return '<td style="--share:0">–</td>'
     share, best = task.shares(one.output)[name], " class=best" if one.prediction == name else ""
-    return f'<td{best} style="--share:{0.65 * share:.2f}">{100 * share:.0f}</td>'
+    words = f"{100 * share:.0f}" if task.right_or_wrong else task.share_in_words(one.output, name)
+    return f'<td{best} style="--share:{0.65 * share:.2f}">{words}</td>'
 
 
 def conversation(found: Sequence[Any], task: Task) -> str:
@@ -189,11 +195,12 @@ def conversation(found: Sequence[Any], task: Task) -> str:
     for number, one in enumerate(found, 1):
         lane = lanes.setdefault(one.speaker, len(lanes))
         before = last.get(one.speaker) if one.speaker else None
-        shift = before if before is not None and not one.error and before != str(one.prediction) else None
+        now = "" if one.error else task.output_in_words(one.output)
+        shift = before if task.right_or_wrong and before is not None and now and before != now else None
         shifts += shift is not None
         rows += _turn(number, one, lane, shift, task)
         if not one.error:
-            last[one.speaker] = str(one.prediction)
+            last[one.speaker] = now
     speakers = f"{_count(len(lanes) - 1, 'speaker')}, {_count(shifts, 'shift')}"
     about = speakers if len(lanes) > 1 else "nobody is named, so that shifts are not known"
     told = Counter(note for one in found for note in one.notes)
@@ -213,11 +220,12 @@ def _turn(number: int, one: Any, lane: int, shift: str | None, task: Task) -> st
     if one.error:
         felt = f'<p class="note alarm">{escaped(one.error)}</p>'
     else:
-        name = str(one.prediction)
-        share = task.shares(one.output)[name]
+        name, shares = task.output_in_words(one.output), task.shares(one.output)
+        share = shares.get(name, max(shares.values()))
+        sure = f"{100 * share:.0f} %" if task.right_or_wrong else ""
         mark = "" if shift is None else f'<span class="shift">shift, was {escaped(shift)}</span>'
         felt = (
-            f'<div class="felt"><strong>{escaped(name)}</strong><span>{100 * share:.0f} %</span>'
+            f'<div class="felt"><strong>{escaped(name)}</strong><span>{sure}</span>'
             f'<span class="track"><i style="width:{100 * share:.1f}%"></i></span>{mark}</div>'
         )
     said = f'<div class="said">{escaped(one.sentence)}</div>' if one.sentence else ""

@@ -196,6 +196,15 @@ class Regression(Numbers):
         where = (np.array(self.predicted_of(output)) - low) / span if output["prediction"] else np.zeros(self.width)
         return dict(zip(self.outputs, np.clip(where, 0, 1).tolist(), strict=True))
 
+    def share_in_words(self, output: Mapping[str, Any], name: str) -> str:
+        return f"{output['prediction'][name]:.2f}"
+
+    def output_in_words(self, output: Mapping[str, Any]) -> str:
+        return self.prediction_in_words(np.array(self.predicted_of(output)))
+
+    def explained_in_words(self, output: Mapping[str, Any]) -> str:
+        return self.outputs[int(self.explained_output(np.array([self.predicted_of(output)]))[0])]
+
     def describe_export(self) -> dict[str, Any]:
         output = {"name": "values", "shape": ["batch", self.width], "dtype": "float32"}
         return {"output": output, "names": list(self.outputs), "ranges": [list(r) for r in self.target.ranges]}

@@ -103,6 +103,19 @@ class Told(Task, abc.ABC):
         named = zip(self.parts[1:], others, strict=True)
         return first | {f"{part.asked} {name}": share for part, one in named for name, share in one.items()}
 
+    def share_in_words(self, output: Mapping[str, Any], name: str) -> str:
+        for i, part in enumerate(self.parts):
+            start, told = ("" if i == 0 else f"{part.asked} "), self._line_of(output, i)
+            if name in (f"{start}{one}" for one in part.shares(told)):
+                return part.share_in_words(told, name.removeprefix(start))
+        raise KeyError(name)
+
+    def output_in_words(self, output: Mapping[str, Any]) -> str:
+        return "; ".join(part.output_in_words(self._line_of(output, i)) for i, part in enumerate(self.parts))
+
+    def explained_in_words(self, output: Mapping[str, Any]) -> str:
+        return self.parts[0].explained_in_words(self._line_of(output, 0))
+
     def describe_export(self) -> dict[str, Any]:
         """`parts`: in which columns of the output each stands, and what it says of them."""
         parts = {

@@ -298,6 +298,18 @@ class Task(abc.ABC):
     def shares(self, output: Mapping[str, Any]) -> dict[str, float]:
         """What a page draws of a prediction as bars from 0 to 1, by name; nothing if nothing was predicted."""
 
+    def share_in_words(self, output: Mapping[str, Any], name: str) -> str:
+        """What stands beside a bar."""
+        return f"{100 * self.shares(output)[name]:.1f} %"
+
+    def output_in_words(self, output: Mapping[str, Any]) -> str:
+        """What was predicted, by what `describe_prediction` says."""
+        return str(output["prediction"])
+
+    def explained_in_words(self, output: Mapping[str, Any]) -> str:
+        """Which output is explained, by what `describe_prediction` says."""
+        return max(self.shares(output).items(), key=lambda pair: pair[1])[0]
+
     @abc.abstractmethod
     def describe_export(self) -> dict[str, Any]:
         """What io.json says of the exported numbers: `output`, their name, shape and type, and what they mean."""
