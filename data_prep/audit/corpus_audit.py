@@ -15,6 +15,7 @@ from data_prep.audit.feature_findings import features
 from data_prep.audit.finding import LEVELS, Audit, number
 from data_prep.audit.findings import classes, floor_findings, lengths, sharing, unread_findings
 from data_prep.audit.floor import floor_method, floors_of
+from data_prep.audit.number_findings import numbers
 from data_prep.audit.page import page
 from data_prep.audit.reading import read
 from mer_jax.data.corpus import Corpus, Utterance
@@ -59,6 +60,7 @@ def audit(
         utterances=len(corpus),
         findings=(
             *classes(corpus, listed),
+            *numbers(corpus),
             *dialogues(corpus, reading),
             *lengths(corpus, reading),
             *unread_findings(corpus),

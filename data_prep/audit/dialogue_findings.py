@@ -53,13 +53,15 @@ def _lengths(corpus: Corpus) -> Finding:
 
 
 def _without_class(corpus: Corpus) -> Finding:
+    name, lacks = ("no class", "no class") if corpus.labels else ("no number", f"no {corpus.lacking}")
     if not len(rows := np.flatnonzero(~corpus.labelled)):
-        return Finding("ok", "no class", "", "every utterance has a class")
+        return Finding("ok", name, "", f"every utterance has {corpus.lacking}")
+    told = ", unless for what else is asked for" * (len(corpus.targets) > 1)
     text = (
-        f"{share(len(rows), len(corpus))} utterances have no class: {first_ids(corpus, rows)}; they are heard in their "
-        "dialogues, and neither learnt from nor scored"
+        f"{share(len(rows), len(corpus))} utterances have {lacks}: {first_ids(corpus, rows)}; they are heard in their "
+        f"dialogues, and neither learnt from nor scored{told}"
     )
-    return Finding("ok", "no class", "", text)
+    return Finding("ok", name, "", text)
 
 
 def _empty_turns(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
@@ -68,12 +70,13 @@ def _empty_turns(corpus: Corpus, reading: Reading) -> Iterator[Finding]:
     if not len(rows := np.flatnonzero(empty)):
         return
     wordless, with_class = (int(np.count_nonzero(of[rows])) for of in (reading.sentence == 0, corpus.labelled))
+    what, taken = ("a class", "the class") if corpus.labels else ("a number", "the number")
     yield Finding(
         "note",
         "empty turns",
         "",
         f"{share(len(rows), len(corpus))} utterances have no features at all: {first_ids(corpus, rows)}; {wordless:,} "
-        f"of them have no words either, {with_class:,} have a class",
-        "each stays a turn of its dialogue, of which a model sees nothing; where it has a class, that is learnt from "
-        "nothing: extract its features, or take the class away",
+        f"of them have no words either, {with_class:,} have {what}",
+        f"each stays a turn of its dialogue, of which a model sees nothing; where it has {what}, that is learnt from "
+        f"nothing: extract its features, or take {taken} away",
     )

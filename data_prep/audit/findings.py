@@ -33,12 +33,26 @@ ADVICE = {
 def classes(corpus: Corpus, extra_happy: set[str] | None) -> Iterator[Finding]:
     """Compares utterances per split and class with those of the known corpora."""
     counts = {split: of for split, s in corpus.manifest["splits"].items() if any((of := s["classes"]).values())}
-    sizes = ", ".join(f"{split} {sum(by_class.values()):,}" for split, by_class in counts.items())
-    if missing := [split for split in SPLITS if split not in counts]:
+    there = {split: sum(of.values()) for split, of in counts.items()}
+    if not corpus.labels:
+        there = {part: n for part in SPLITS if (n := int((corpus.labelled & (corpus.index["split"] == part)).sum()))}
+    sizes = ", ".join(f"{split} {n:,}" for split, n in there.items())
+    if missing := [split for split in SPLITS if split not in there]:
         do = "draw the parts with --config.data.protocol, as with kfold_dialogue:5"
         yield Finding("note", "splits", "", f"{sizes}; no {' and no '.join(missing)}", do)
     else:
         yield Finding("ok", "splits", "", sizes)
+    yield from _classes(corpus, counts) if corpus.labels else ()
+    if extra_happy is not None:
+        listed = len(extra_happy & set(corpus.index["id"].tolist()))
+        level = "ok" if listed in (0, len(extra_happy)) else "note"
+        text = f"{listed} of the {len(extra_happy)} listed utterances are in the corpus"
+        do = "" if level == "ok" else "take all of them or none: figures are of one set or the other"
+        yield Finding(level, "extra happy", "", text, do)
+
+
+def _classes(corpus: Corpus, counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
+    """Yields what there is to say of the classes of a corpus that has some."""
     found = [
         Finding(
             "problem" if split == "train" else "note",
@@ -59,12 +73,6 @@ def classes(corpus: Corpus, extra_happy: set[str] | None) -> Iterator[Finding]:
     each = ", ".join(f"{name} {n:,}" for name, n in zip(corpus.labels, total, strict=True))
     yield from or_ok(found, "empty class", f"every split has every class; together: {each}")
     yield from _compared(corpus, counts, total)
-    if extra_happy is not None:
-        there = len(extra_happy & set(corpus.index["id"].tolist()))
-        level = "ok" if there in (0, len(extra_happy)) else "note"
-        text = f"{there} of the {len(extra_happy)} listed utterances are in the corpus"
-        do = "" if level == "ok" else "take all of them or none: figures are of one set or the other"
-        yield Finding(level, "extra happy", "", text, do)
 
 
 def _rare(counts: Mapping[str, Mapping[str, int]], total: Mapping[str, int]) -> Iterator[Finding]:

@@ -98,6 +98,9 @@ def _chance(support: np.ndarray) -> float:
 
 def floors_of(corpus: Corpus, means_of: Mapping[str, Mapping[int, np.ndarray]]) -> Iterator[Floor]:
     """Yields the floor of each modality; `means_of` has the means over time by modality and position in the corpus."""
+    if not corpus.labels:
+        yield from (Floor(modality, "the corpus has no classes") for modality in means_of)
+        return
     progress = Progress("fitting floors", len(means_of))
     for modality, means in means_of.items():
         rows = np.array(list(means), np.int64)

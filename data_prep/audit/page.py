@@ -32,7 +32,7 @@ def page(audit: Audit) -> str:
         f"<h1>{escaped(title)}</h1>\n<p>{audit.utterances:,} utterances. {tally}.<br/>"
         f'<span class="faint">manifest sha256 {escaped(audit.manifest_sha256)}</span></p>',
         f"<h2>Findings</h2>\n<ul>\n{findings}\n</ul>",
-        _section("Utterances per class", classes),
+        *([_section("Utterances per class", classes)] if any(audit.classes.values()) else []),
         _section("Lengths", lengths),
     ]
     if measured := [floor for floor in audit.floors if not floor.skipped]:
