@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import limits
+import numpy as np
+
+from data_prep import limits, numbers
 from data_prep.audit.corpus_audit import write_and_audit
 from data_prep.class_names import alike_names
 from data_prep.encoders import flags
@@ -26,6 +28,7 @@ from data_prep.encoders.text import TextEncoder
 from mer_jax.data.corpus import SPLITS, Utterance
 from mer_jax.data.corpus_writer import refuse_existing
 from mer_jax.data.description import Description
+from mer_jax.data.targets import Target
 from mer_jax.errors import UserError, reported
 from mer_jax.files import sha256_of
 
@@ -40,7 +43,8 @@ class Source:
     are its own, too, both lie in one space. `layers` and `steps_per_second` are those of `Description`. `provenance`
     follows the name of the tool in the manifest. `extra_happy` is the file whose ids the audit counts, and
     `closing_lines` are printed last. `kept_unlabelled` says of every utterance without a class, by its id, where it is
-    or why; None where --keep-unlabelled is not given.
+    or why; None where --keep-unlabelled is not given. `targets` are what the utterances hold numbers for, their words
+    not yet embedded, and `groups` the names of what people are told apart by; with targets, labels may be none.
     """
 
     name: str
@@ -59,6 +63,8 @@ class Source:
     extra_happy: Path | None = None
     closing_lines: Sequence[str] = ()
     kept_unlabelled: Mapping[str, str] | None = None
+    targets: Sequence[Target] = ()
+    groups: Sequence[str] = ()
 
     def with_trained_parts(self, given: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         """Returns `trained_on` with what --trained-on says of it. Raises UserError for a modality that is not here."""
@@ -79,13 +85,15 @@ class Source:
         words = self.label_words or self.labels
         kept = self.kept_unlabelled
         unlabelled = {} if kept is None else {"kept_unlabelled": {"count": len(kept), "first": list(kept)[:LISTED]}}
+        targets = tuple(numbers.embedded(target, self.encoder) for target in self.targets)
+        width = np.shape(targets[0].embeddings)[1:] if targets else (1,)
         encodes_text = self.extractors.get("text") == self.encoder.extractor
         return Description(
             name=self.name,
             labels=self.labels,
             extractors=self.extractors,
             label_words=words,
-            label_embeddings=self.encoder.words(words),
+            label_embeddings=self.encoder.words(words) if words else np.zeros((0, *width), np.float32),
             label_space="text" if encodes_text else str(self.encoder.identity["name"]),
             protocol=self.protocol,
             provenance={"tool": tool, **self.provenance, **unlabelled},
@@ -94,6 +102,8 @@ class Source:
             trained_on=self.trained_on,
             made_by=self.made_by,
             steps_per_second=self.steps_per_second,
+            targets=targets,
+            groups=tuple(self.groups),
         )
 
 
@@ -155,11 +165,12 @@ class Importer:
                 f"the {m} features were trained on the labels of {' and '.join(parts)}: testing on these is refused"
             )
         if source.kept_unlabelled is not None:
-            print_note(kept_in_words(list(source.kept_unlabelled.values())))
+            print_note(kept_in_words(list(source.kept_unlabelled.values()), numbers.names_of(source.targets)))
         for note in alike_names(source.labels):
             print_note(note)
         description = source.description(self.tool)
-        write_and_audit(arguments.out, source.utterances, description, extra_happy=source.extra_happy)
+        utterances = numbers.all_known(source.utterances, source.targets)
+        write_and_audit(arguments.out, utterances, description, extra_happy=source.extra_happy)
         for line in source.closing_lines:
             print(line)
 
@@ -169,17 +180,20 @@ def add_keep_unlabelled(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--keep-unlabelled",
         action="store_true",
-        help=f"keep {what} as turns without a class: heard in their dialogue, neither learnt from nor scored",
+        help=f"keep {what} as turns without a class: heard in their dialogue, and neither learnt from nor scored where "
+        "the class is asked for",
     )
 
 
-def kept_in_words(kept: Sequence[str]) -> str:
+def kept_in_words(kept: Sequence[str], names: Sequence[str] = ()) -> str:
+    """Says how many utterances are without a class, and that the numbers of these names are learnt all the same."""
     if not kept:
         return "no utterance is without a class: --keep-unlabelled changes nothing"
     more = f"; and {len(kept) - LISTED:,} more" if len(kept) > LISTED else ""
+    told = f", unless for {', '.join(names)}" if names else ""
     return (
         f"{len(kept):,} utterances are kept without a class, heard in their dialogues and neither learnt from nor "
-        f"scored: {'; '.join(kept[:LISTED])}{more}"
+        f"scored{told}: {'; '.join(kept[:LISTED])}{more}"
     )
 
 

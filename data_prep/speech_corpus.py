@@ -40,6 +40,7 @@ from data_prep.encoders.media import Checked, Clip
 from data_prep.importer import Source, print_note
 from data_prep.raw.turns import CLIP_ISSUES, COUNTS, HIDDEN_FILE, SHORT, KnownIssues, is_hidden
 from mer_jax.data.corpus import Utterance
+from mer_jax.data.targets import Target
 from mer_jax.errors import UserError
 from mer_jax.files import sha256_of
 
@@ -61,7 +62,7 @@ POINTER = b"version https://git-lfs"  # so begins what git leaves in place of a 
 class SpeechCorpus:
     """An importer has read this. `films` are the clips of the pictures by id, where they are not those of the sound;
     `sources` are the sha256 of tables and archives, `choices` what flags have chosen, and `faulty` says what is wrong
-    with recordings that are known to be so."""
+    with recordings that are known to be so. `targets` and `groups` are those of a Source."""
 
     name: str
     rows: Sequence[UtteranceClip]
@@ -75,6 +76,8 @@ class SpeechCorpus:
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     choices: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     faulty: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    targets: Sequence[Target] = ()
+    groups: Sequence[str] = ()
 
 
 def add_flags(parser: argparse.ArgumentParser, folder: str, *, films: bool = False) -> None:
@@ -94,9 +97,12 @@ def add_skip_broken(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def acted(*, id: str, split: str, speaker: str, label: str, sentence: str = "", dialogue: str = "") -> Utterance:
+def acted(
+    *, id: str, split: str, speaker: str, label: str, sentence: str = "", dialogue: str = "", gender: str = ""
+) -> Utterance:
     """Returns an utterance without features that is not part of a conversation. Its session is the speaker, and so is
-    its dialogue unless given, so that a protocol that draws dialogues keeps what belongs together in one part."""
+    its dialogue unless given, so that a protocol that draws dialogues keeps what belongs together in one part. gender:
+    the speaker's, female or male, where the corpus says it."""
     return Utterance(
         id=id,
         split=split,
@@ -107,6 +113,7 @@ def acted(*, id: str, split: str, speaker: str, label: str, sentence: str = "", 
         label=label,
         sentence=sentence,
         features={},
+        groups={"gender": gender} if gender else {},
     )
 
 
@@ -235,6 +242,8 @@ def source_of(corpus: SpeechCorpus, arguments: argparse.Namespace) -> Source:
         },
         licence=corpus.licence,
         closing_lines=list(corpus.issues.lines(corpus.name)) if corpus.issues else (),
+        targets=corpus.targets,
+        groups=corpus.groups,
     )
 
 

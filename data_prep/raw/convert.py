@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep import numbers
 from data_prep.encoders import flags
 from data_prep.encoders.extract import (
     STREAMS,
@@ -28,6 +29,7 @@ from data_prep.raw.turns import KnownIssues, Turn
 from data_prep.speech_corpus import add_lengths
 from mer_jax import files
 from mer_jax.data.corpus import Utterance
+from mer_jax.data.targets import Target
 from mer_jax.errors import UserError
 
 CHOICES = ("classes", "improvised_only", "without_self_evaluation", "marked")  # flags that the manifest holds
@@ -37,7 +39,8 @@ LISTS = ("extra_happy", "valid")  # flags that are files
 @dataclasses.dataclass(frozen=True)
 class Selection:
     """A selection of a raw corpus becomes a corpus: turns, each with its utterance, which has no features yet.
-    `broken` names the utterances whose clips are known to be broken wherever the corpus is distributed."""
+    `broken` names the utterances whose clips are known to be broken wherever the corpus is distributed; `targets` and
+    `groups` are those of a Source."""
 
     name: str
     chosen: list[tuple[Turn, Utterance]]
@@ -46,6 +49,8 @@ class Selection:
     protocol: Mapping[str, str]
     licence: str
     broken: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
+    groups: tuple[str, ...] = ()
 
 
 def utterance(turn: Turn, **changes: Any) -> Utterance:
@@ -91,6 +96,8 @@ def read(
     rows, features, clips, over_longest, broken = _features(selection, chosen, arguments, issues, halves)
     for message in broken.values():
         print(f"left out: {message}", file=sys.stderr)
+    for note in numbers.notes_on(str(arguments.folder), [row.utterance.values for row in rows], selection.targets):
+        print_note(note)
     unlabelled = {row.utterance.id: row.where for row in rows if not row.utterance.label}
     return Source(
         name=selection.name,
@@ -114,6 +121,8 @@ def read(
         licence=selection.licence,
         extra_happy=extra_happy,
         closing_lines=list(issues.lines(selection.name)),
+        targets=selection.targets,
+        groups=selection.groups,
     )
 
 

@@ -28,12 +28,13 @@ from mer_jax.errors import UserError
 from mer_jax.files import sha256_of
 
 TEXTS = ("id", "split", "dialogue", "speaker", "session", "label", "sentence", "sound", "film")
+NUMBERS = ("values", "spreads")  # by name
 
 
 class Raw(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A corpus whose folder the user gives as manual_dir. `reader` has read(folder) and sources(folder)."""
 
-    VERSION = tfds.core.Version("1.0.0")  # of the examples: a change of what is read from the same folder needs another
+    VERSION = tfds.core.Version("1.1.0")  # of the examples: a change of what is read from the same folder needs another
     MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the folder as its authors distribute it, unpacked"
     code_path = Path(__file__)  # TFDS would ask importlib_resources, which it does not declare
     reader: ModuleType
@@ -54,6 +55,7 @@ class Raw(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
                     "start": np.float32,
                     "end": np.float32,
                     "votes": tfds.features.Sequence({"rater": text, "label": text}),
+                    **{field: tfds.features.Sequence({"name": text, "number": np.float32}) for field in NUMBERS},
                 }
             ),
             metadata=tfds.core.MetadataDict(),
@@ -68,8 +70,9 @@ class Raw(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
 
     def _generate_examples(self, turns: list[Turn]) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, turn in enumerate(turns):
-            example = vars(turn) | {"votes": [{"rater": rater, "label": label} for rater, label in turn.votes]}
-            yield number, example
+            votes = [{"rater": rater, "label": label} for rater, label in turn.votes]
+            named = {field: [{"name": n, "number": x} for n, x in getattr(turn, field).items()] for field in NUMBERS}
+            yield number, vars(turn) | {"votes": votes} | named
 
     @abc.abstractmethod
     def part(self, turn: Turn) -> str:
@@ -148,4 +151,9 @@ def _turn(example: dict[str, Any]) -> Turn:
     pairs = tuple((r.decode(), w.decode()) for r, w in zip(votes["rater"], votes["label"], strict=True))
     texts = {name: example[name].decode() for name in TEXTS}
     start, end = float(example["start"]), float(example["end"])
-    return Turn(**texts, turn=int(example["turn"]), start=start, end=end, votes=pairs)
+    named = {
+        field: {n.decode(): float(x) for n, x in zip(of["name"], of["number"], strict=True)}
+        for field in NUMBERS
+        for of in [example[field]]
+    }
+    return Turn(**texts, turn=int(example["turn"]), start=start, end=end, votes=pairs, **named)

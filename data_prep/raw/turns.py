@@ -28,7 +28,7 @@ CLIP_ISSUES = {
 class Turn:
     """A turn as the annotations have it. Label and votes, pairs (rater, label), are in the corpus' own words; start and
     end are seconds in the dialogue or episode; sound and film are files relative to the corpus' folder, "" where there
-    is none."""
+    is none. values: the corpus's means of what raters gave in numbers; spreads: their sample standard deviation."""
 
     id: str
     split: str
@@ -43,6 +43,8 @@ class Turn:
     votes: tuple[tuple[str, str], ...]
     sound: str
     film: str
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    spreads: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class KnownIssues:
