@@ -4,21 +4,24 @@ comes along.
     python -m data_prep.iemocap TABLE.npz --out DIR
 
 The table is an npz of equally long arrays: utt_id, dialogue, start_time, end_time, label (position in label_names:
-hap sad neu ang exc fru), label_names, split (train val test), sentence, and the audio array named by --audio.
+hap sad neu ang exc fru), label_names, split (train val test), sentence, and the audio array named by --audio. It may
+have vad, [utterances, 3]: valence, activation and dominance, in the order in which IEMOCAP's own files have them; they
+become the numbers valence, arousal and dominance, means of raters from 1 to 5. A few of IEMOCAP's lie beyond these ends,
+which no mean of such ratings can: they are not known. The gender is the letter of the turn.
 """
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep import typed_columns
+from data_prep import numbers, typed_columns
 from data_prep.encoders.extract import axes
 from data_prep.encoders.flags import text_encoder
-from data_prep.importer import Importer, Source, add_keep_unlabelled, checksums, print_note
+from data_prep.importer import LISTED, Importer, Source, add_keep_unlabelled, checksums, print_note
 from data_prep.packs import class_counts, values
 from data_prep.packs.class_counts import SIX as WORDS
 from data_prep.packs.tables import read_npz
@@ -28,6 +31,7 @@ from mer_jax.errors import UserError
 from mer_jax.plain import brief
 from mer_jax.text_files import text_of
 
+BEYOND = 0.5  # so far IEMOCAP's own values lie outside 1 to 5; more is a mistake
 CLASSES = {  # by their number: the label that becomes of each of the table's
     6: {name: name for name in WORDS},
     4: {"hap": "hap", "exc": "hap", "sad": "sad", "neu": "neu", "ang": "ang"},
@@ -66,7 +70,41 @@ def read_table(path: Path, audio: str) -> dict[str, np.ndarray]:
         table["label"],
         lambda where, field, value: names[typed_columns.position(where, field, value, names)],
     )
-    return table | typed | {"name": labels, audio: typed_columns.vectors(path, audio, table[audio])}
+    vad = {"vad": read_vad(path, table["vad"], rows)} if "vad" in table else {}
+    return table | typed | vad | {"name": labels, audio: typed_columns.vectors(path, audio, table[audio])}
+
+
+def read_vad(path: Path, column: np.ndarray, rows: int) -> np.ndarray:
+    """Returns valence, arousal and dominance, Float64[rows, 3], NaN where one is not given. Raises UserError naming file
+    and row."""
+    column = typed_columns.vectors(path, "vad", column)
+    if column.shape != (rows, len(numbers.VAD)):
+        raise UserError(
+            f"{path}: column 'vad' is {list(column.shape)}, not [{rows}, 3]: valence, activation and dominance"
+        )
+    return np.array([vad_of(f"{path}, row {i}", row) for i, row in enumerate(column)], np.float64).reshape(rows, -1)
+
+
+def vad_of(where: str, given: Sequence[Any]) -> list[float]:
+    """Returns the three numbers, NaN for what is not given. Raises UserError for what is none, or far beyond the ends."""
+    low, high = numbers.VAD_RANGE
+    found = [
+        numbers.read(where, name, value, (low - BEYOND, high + BEYOND))
+        for name, value in zip(numbers.VAD, given, strict=True)
+    ]
+    return [float("nan") if value is None else value for value in found]
+
+
+def values_of(vad: Iterable[float]) -> dict[str, float]:
+    """Returns the numbers by name, without those that are not given or lie beyond the ends."""
+    low, high = numbers.VAD_RANGE
+    return {name: float(value) for name, value in zip(numbers.VAD, vad, strict=True) if low <= value <= high}
+
+
+def beyond(vad: Iterable[float]) -> list[str]:
+    """Returns what lies beyond the ends, as `valence 5.5`."""
+    low, high = numbers.VAD_RANGE
+    return [f"{n} {value:g}" for n, value in zip(numbers.VAD, vad, strict=True) if value < low or value > high]
 
 
 def _turn_id(where: str, field: str, value: Any) -> str:
@@ -116,18 +154,21 @@ def utterances(
         turns.update({int(row): turn for turn, row in enumerate(order)})
     for row, states, label in zip(rows.tolist(), texts, labels, strict=True):
         name = str(table["utt_id"][row])
+        letter = name.rsplit("_", 1)[1][0]  # of the TURN, not of the dialogue
         yield Utterance(
             id=name,
             split=str(table["split"][row]),
             dialogue=str(table["dialogue"][row]),
             turn=turns[row],
-            speaker=name[:5] + name.rsplit("_", 1)[1][0],  # the letter of the TURN, not of the dialogue
+            speaker=name[:5] + letter,
             session=name[:5],
             label=label,
             sentence=str(table["sentence"][row]),
             start=float(table["start_time"][row]),
             end=None if np.isnan(table["end_time"][row]) else float(table["end_time"][row]),
             features={"text": states, "audio": table[audio][row][None].astype(np.float32)},
+            values=values_of(table["vad"][row]) if "vad" in table else {},
+            groups={"gender": numbers.GENDERS[letter]} if letter in numbers.GENDERS else {},
         )
 
 
@@ -135,6 +176,18 @@ def train_sentences_in_test(sentences: list[str], split: np.ndarray) -> int:
     """Returns how many test sentences occur word for word in train."""
     train = {s for s, part in zip(sentences, split, strict=True) if part == "train"}
     return sum(s in train for s, part in zip(sentences, split, strict=True) if part == "test")
+
+
+def notes_on_vad(path: Path, table: dict[str, np.ndarray], rows: np.ndarray) -> list[str]:
+    if "vad" not in table:
+        return [f"{path} has no column vad: there are no valence, arousal and dominance"]
+    ids, given = table["utt_id"][rows].tolist(), table["vad"][rows].tolist()
+    outside = [f"{name} {', '.join(found)}" for name, row in zip(ids, given, strict=True) if (found := beyond(row))]
+    low, high = numbers.VAD_RANGE
+    told = f"{path}: {len(outside)} utterances have numbers beyond {low} to {high}, which are not taken: "
+    listed = "; ".join(outside[:LISTED]) + f"; and {len(outside) - LISTED} more" * (len(outside) > LISTED)
+    notes = numbers.notes_on(str(path), [values_of(row) for row in given], (numbers.vad(),))
+    return [*([told + listed] if outside else []), *notes]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +232,8 @@ def read(arguments: argparse.Namespace) -> Source:
     print(f"{repeated} of {of_test} test sentences occur word for word in train (scripted dialogues)")
     encoder = text_encoder(arguments)
     texts = encoder.states(sentences)
+    for note in notes_on_vad(arguments.table, table, rows):
+        print_note(note)
     without = table["utt_id"][rows][~keep].tolist()
     kept_labels = tuple(dict.fromkeys(labels.values()))
     of_rows = [labels[name] if has else "" for name, has in zip(table["name"][rows].tolist(), keep, strict=True)]
@@ -205,6 +260,8 @@ def read(arguments: argparse.Namespace) -> Source:
             "test_sentences_in_train": repeated,
         },
         licence=LICENCE,
+        targets=(numbers.vad(),) if "vad" in table else (),
+        groups=("gender",),
     )
 
 

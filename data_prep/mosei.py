@@ -5,8 +5,8 @@ positive.
 
 FOLDER holds label.csv (video_id, clip_id, text, label, label_T, label_A, label_V, annotation, mode) and, where sound or
 frames are asked for, Raw/VIDEO/CLIP.mp4. `label` is the sentiment from -3 to 3; its sign is the class, 0 is neutral.
-`mode` is the official split. Only these three classes are made: the score itself and the six emotions of CMU's own
-files are not. A video is dialogue, speaker and session, the number of a clip its turn. MMSA's packs of features are
+`mode` is the official split. The score itself is the number sentiment; label_T, label_A and label_V, those of a modality
+alone, and the six emotions of CMU's own files are not read. A video is dialogue, speaker and session, the number of a clip its turn. MMSA's packs of features are
 read by data_prep.import_pack, with the same ids.
 
 Clips were cut by CMU's times, which are wrong for a part of the videos: then what is said in a clip is another sentence
@@ -17,7 +17,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from data_prep import speech_corpus
+from data_prep import numbers, speech_corpus
 from data_prep.encoders import flags
 from data_prep.encoders.extract import UtteranceClip
 from data_prep.encoders.media import Clip
@@ -64,7 +64,8 @@ def read_table(path: Path, clips: Path, issues: KnownIssues) -> list[UtteranceCl
             )
         if (video, clip) in found:
             raise UserError(f"{where}: clip {clip} of {video} occurs twice, before in {found[video, clip].where}")
-        label = LABELS[1 + _sign(where, record["label"])]
+        score = _score(where, record["label"])
+        label = LABELS[1 + (score > 0) - (score < 0)]
         utterance = Utterance(
             id=f"{video}$_${clip}",
             split=values.part(where, record["mode"]),
@@ -75,6 +76,7 @@ def read_table(path: Path, clips: Path, issues: KnownIssues) -> list[UtteranceCl
             label=label,
             sentence=normalise(repaired(record["text"])),
             features={},
+            values={"sentiment": score},
         )
         if (said := record.get("annotation", "").strip().lower()) and said != label:
             issues.add("annotation-differs", utterance.id)
@@ -85,15 +87,15 @@ def read_table(path: Path, clips: Path, issues: KnownIssues) -> list[UtteranceCl
     return [found[key] for key in sorted(found)]
 
 
-def _sign(where: str, text: str) -> int:
-    """Returns -1, 0 or 1 of a score. Raises UserError for what is none."""
+def _score(where: str, text: str) -> float:
+    """Returns a score. Raises UserError for what is none."""
     try:
         score = float(text)
     except ValueError:
         score = LARGEST + 1
     if not -LARGEST <= score <= LARGEST:
         raise UserError(f"{where}: label is {brief(text)}, not a number from -3 to 3")
-    return (score > 0) - (score < 0)
+    return score
 
 
 def read_corpus(folder: Path) -> tuple[list[UtteranceClip], Path, KnownIssues]:
@@ -129,6 +131,7 @@ def read(arguments: argparse.Namespace) -> Source:
         protocol={"name": "official", "description": "train, valid and test as the column mode has them"},
         sources=checksums(table),
         licence="CMU-MOSEI: for research; the videos belong to their makers",
+        targets=(numbers.sentiment("mosei"),),
     )
     return speech_corpus.source_of(corpus, arguments)
 

@@ -4,7 +4,8 @@ negative or positive.
     python -m data_prep.mosi TABLE.npz --out DIR
 
 TABLE.npz holds, for `train` and `test`: text_*, audio_*, video_* [utterances, width], label_* (0 negative, 1 positive),
-id_*, sent_*, vid_* (the video) and uttidx_* (its place in the video). The validation part is taken from the videos of
+id_*, sent_*, vid_* (the video) and uttidx_* (its place in the video). With val_*, the sentiment from -3 to 3, it is the
+number sentiment; label_* is its sign, a 0 being positive. The validation part is taken from the videos of
 train: every sixth, in order of a hash of the video's name. The text and video features were trained on the table's
 train part; on any other split of the videos they would leak.
 
@@ -15,10 +16,11 @@ import argparse
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from data_prep import typed_columns
+from data_prep import numbers, typed_columns
 from data_prep.encoders.flags import text_encoder
 from data_prep.importer import Importer, Source, checksums, print_note
 from data_prep.packs import values
@@ -31,7 +33,7 @@ MODALITIES = {"text": "text", "audio": "audio", "visual": "video"}
 COLUMNS = ("text", "audio", "video", "label", "id", "sent", "vid", "uttidx")
 TOTALS = {"train": 1447, "test": 752}
 VALID_EVERY = 6
-
+SENTIMENT = numbers.sentiment("mosi")
 
 READERS: dict[str, typed_columns.Reader] = {
     "label": lambda where, field, value: typed_columns.position(where, field, value, LABELS),
@@ -57,10 +59,34 @@ def read_table(path: Path) -> dict[str, dict[str, np.ndarray]]:
         table[part] |= {
             c: typed_columns.read(path, f"{c}_{part}", whole[f"{c}_{part}"], reader) for c, reader in READERS.items()
         }
+    if any(f"val_{part}" in whole for part in table):
+        _add_sentiment(path, whole, table)
     shared = set(table["train"]["vid"].tolist()) & set(table["test"]["vid"].tolist())
     if shared:
         raise UserError(f"{path}: video {min(shared)!r} is in train and in test")
     return table
+
+
+def _add_sentiment(path: Path, whole: dict[str, np.ndarray], table: dict[str, dict[str, np.ndarray]]) -> None:
+    """Adds the column val, NaN where the sentiment is not known. Raises UserError where it is not in both parts, not one
+    an utterance, out of range, or contradicts the label."""
+    for part, columns in table.items():
+        name = f"val_{part}"
+        if name not in whole or np.ndim(whole[name]) < 1 or len(whole[name]) != len(columns["id"]):
+            raise UserError(
+                f"{path}: column {name!r} must be one sentiment an utterance, as val_train and val_test are"
+            )
+        columns["val"] = typed_columns.read(path, name, whole[name], _sentiment)
+        for row in np.flatnonzero(~np.isnan(columns["val"]) & ((columns["val"] >= 0) != (columns["label"] == 1)))[:1]:
+            raise UserError(
+                f"{path}, row {row}: {name} is {columns['val'][row]:g}, label_{part} {LABELS[columns['label'][row]]}; "
+                "one of them is another utterance's"
+            )
+
+
+def _sentiment(where: str, field: str, value: Any) -> float:
+    found = numbers.read(where, field, value, SENTIMENT.ranges[0])
+    return float("nan") if found is None else found
 
 
 def validation_videos(videos: set[str]) -> set[str]:
@@ -81,7 +107,14 @@ def utterances(table: dict[str, dict[str, np.ndarray]], valid: set[str]) -> Iter
                 label=LABELS[int(columns["label"][i])],
                 sentence=str(columns["sent"][i]),
                 features={m: columns[c][i][None].astype(np.float32) for m, c in MODALITIES.items()},
+                values=values_of(columns, i),
             )
+
+
+def values_of(columns: dict[str, np.ndarray], row: int) -> dict[str, float]:
+    if "val" not in columns or np.isnan(columns["val"][row]):
+        return {}
+    return {"sentiment": float(columns["val"][row])}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +128,10 @@ def read(arguments: argparse.Namespace) -> Source:
             print_note(f"{part} has {len(table[part]['id'])} utterances; the table this was written for has {total}")
     videos = {part: set(columns["vid"].tolist()) for part, columns in table.items()}
     valid = validation_videos(videos["train"])
+    targets = (SENTIMENT,) if "val" in table["train"] else ()
+    scores = [values_of(columns, i) for columns in table.values() for i in range(len(columns["id"]))]
+    for note in numbers.notes_on(str(arguments.table), scores, targets):
+        print_note(note)
     encoder = text_encoder(arguments)
     return Source(
         name="mosi",
@@ -115,6 +152,7 @@ def read(arguments: argparse.Namespace) -> Source:
         },
         trained_on={"text": ("train", "valid"), "visual": ("train", "valid")},
         licence="CMU-MOSI: for research; the videos belong to their makers",
+        targets=targets,
     )
 
 

@@ -37,14 +37,18 @@ WORDS = {
 # Told only by checking the recordings themselves.
 OF_CLIPS = {"clip-unreadable", "clip-over-long", "clip-short"}
 CODES = ("hap", "sad", "neu", "ang", "exc", "fru")
+VAD_BEYOND = "Ses01F_impro01_F002"  # a mean of 5.5, as a few have in the corpus; and a rater who gave a 6
 EXTRA_HAPPY = "Ses01F_impro01_M002"  # xxx, in the fixture as in the corpus
 
 
 def turn_lines(start, name, label, raters):
     """A turn as EmoEvaluation has it; `raters`: {"E1": "Anger; Frustration;", …}."""
-    lines = [f"[{start:.4f} - {start + 0.9:.4f}]\t{name}\t{label}\t[2.5000, 2.5000, 2.5000]"]
+    mean = "5.5000, 2.5000, nan" if name == VAD_BEYOND else "2.5000, 2.5000, 2.5000"
+    lines = [f"[{start:.4f} - {start + 0.9:.4f}]\t{name}\t{label}\t[{mean}]"]
     lines += [f"C-{rater}:\t{words}\t(no (re)marks; at all)" for rater, words in raters.items()]
-    return [*lines, "A-E3:\tval 3; act 2; dom  2;\t()", "A-F1:\tval 2; act 3; dom  3;\t()", ""]
+    second = "val 6; act 4; dom  ;" if name == VAD_BEYOND else "val 2; act 4; dom  3;"
+    given = ["A-E3:\tval 3; act 1; dom  2;\t()", f"A-E4:\t{second}\t()", "A-F1:\tval 1; act 5; dom  5;\t()"]
+    return [*lines, *given, ""]
 
 
 def iemocap(folder, films=True):

@@ -4,7 +4,9 @@
 
 The folder holds Session1 … Session5, each with dialog/EmoEvaluation/*.txt (labels and raters),
 dialog/transcriptions/*.txt, sentences/wav/DIALOGUE/TURN.wav and, for --visual-encoder, dialog/avi/DivX/DIALOGUE.avi.
-Labels are the official majority labels. The parts are those of `dialoguernn`: session 5 is test, the others train; loso
+Labels are the official majority labels. The numbers valence, arousal (IEMOCAP's activation) and dominance are the
+corpus's means, from 1 to 5, and their spreads the sample standard deviation of the external raters, of whom the means
+are; --keep-unlabelled keeps the turns without a class for them. The gender is the letter of the turn's id. The parts are those of `dialoguernn`: session 5 is test, the others train; loso
 and speaker split as they like.
 
 A film shows both actors side by side. A turn's frames are cut from it by the turn's times, and of them the half of its
@@ -18,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from data_prep import numbers
 from data_prep.audit.corpus_audit import listed_ids
 from data_prep.iemocap import CLASSES, LICENCE, WORDS
 from data_prep.importer import Importer, Source, add_keep_unlabelled
@@ -46,7 +49,13 @@ def select(turns: list[Turn], issues: KnownIssues, arguments: argparse.Namespace
     chosen = [
         (
             turn,
-            convert.utterance(turn, split="valid" if turn.dialogue in valid else turn.split, label=label, votes=votes),
+            convert.utterance(
+                turn,
+                split="valid" if turn.dialogue in valid else turn.split,
+                label=label,
+                votes=votes,
+                groups={"gender": numbers.GENDERS[turn.id.rsplit("_", 1)[1][0]]},
+            ),
         )
         for turn in turns
         if not arguments.improvised_only or "_impro" in turn.dialogue
@@ -79,6 +88,8 @@ def select(turns: list[Turn], issues: KnownIssues, arguments: argparse.Namespace
             + "; session 5 is test",
         },
         licence=LICENCE,
+        targets=(numbers.vad(),),
+        groups=("gender",),
     )
 
 

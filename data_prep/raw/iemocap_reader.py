@@ -1,17 +1,24 @@
-"""IEMOCAP_full_release is read into its turns: sentences, wavs, films and what every rater said."""
+"""IEMOCAP_full_release is read into its turns: sentences, wavs, films and what every rater said, in words and in
+numbers."""
 
 import dataclasses
 import re
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.iemocap import beyond, vad_of, values_of
+from data_prep.numbers import VAD
 from data_prep.packs.class_counts import SIX
 from data_prep.raw.turns import CLIP_ISSUES, COUNTS, HIDDEN_FILE, KnownIssues, RawCorpus, Turn, is_hidden, text_of
 from data_prep.sentences import normalise
 from mer_jax.errors import UserError
 from mer_jax.text_files import seconds
 
+SCORE = re.compile(r"[1-5](\.0*)?")
 SESSIONS = ("1", "2", "3", "4", "5")
-HEADER = re.compile(r"\[\s*(\d+\.?\d*)\s*-\s*(\d+\.?\d*)\s*\]\s+(\S+)\s+(\w+)\s+\[.*\]\s*")
+HEADER = re.compile(r"\[\s*(\d+\.?\d*)\s*-\s*(\d+\.?\d*)\s*\]\s+(\S+)\s+(\w+)\s+\[(.*)\]\s*")
+SCORES = re.compile(r"A-([A-Z]+\d+):\s*val\s*([^;]*);\s*act\s*([^;]*);\s*dom\s*([^;]*);.*")
 RATER = re.compile(r"C-([A-Z]+\d+):\s*([^(]*)")
 TRANSCRIPT_LINE = re.compile(r"(\S+)\s+\[\s*\d+\.?\d*\s*-\s*\d+\.?\d*\s*\]:\s*(.*)")
 TURN_ID = re.compile(r"Ses0([1-5])([FM])_\w+_([FM])\d+")
@@ -49,6 +56,8 @@ ISSUES = {
         "the actors rated themselves (F1, M1, …): among the votes, not in the official label; --without-self-evaluation"
     ),
     "several-labels": "a rater chose several labels: each is a vote",
+    "vad-beyond": "a mean beyond 1 to 5, which none can be: that number of the turn is not known",
+    "score-unread": "what a rater gave for valence, activation or dominance is no number from 1 to 5; in no spread",
     "no-choice": "a rater chose nothing: no vote",
     "label-nobody-chose": "the official label is none that a rater chose; kept as it is",
     "turn-without-evaluation": "is in the transcript only; left out",
@@ -146,6 +155,7 @@ def _evaluation(path: Path, session: str, issues: KnownIssues) -> list[Turn]:
     text, _ = text_of(path)
     found: dict[str, Turn] = {}
     votes: list[tuple[str, str]] = []
+    scores: dict[str, list[list[float]]] = {}  # of the external raters, of each number
     for number, line in enumerate(text.split("\n"), 1):
         where = f"{path}, line {number}"
         if line.startswith("["):
@@ -160,13 +170,31 @@ def _evaluation(path: Path, session: str, issues: KnownIssues) -> list[Turn]:
             last = next(reversed(found))
             votes += _votes(rater[1], rater[2], last, issues)
             found[last] = dataclasses.replace(found[last], votes=tuple(votes))
+        elif found and (given := SCORES.fullmatch(line.strip())):
+            if given[1].startswith("E"):
+                last = next(reversed(found))
+                _add_scores(scores.setdefault(last, [[] for _ in VAD]), given, f"{last} {given[1]}", issues)
         elif line.strip() and not line.startswith(("%", "A-")):
             issues.add("evaluation-line", f"{path.name}:{number}")
     for turn in found.values():
         chosen = {CODES.get(word) for rater, word in turn.votes if rater.startswith("E")}
         if turn.label in SIX and turn.label not in chosen:
             issues.add("label-nobody-chose", turn.id)
-    return list(found.values())
+    return [dataclasses.replace(turn, spreads=_spreads(scores.get(turn.id, ()))) for turn in found.values()]
+
+
+def _add_scores(scores: list[list[float]], given: re.Match[str], who: str, issues: KnownIssues) -> None:
+    """Adds what a rater gave of valence, activation and dominance; a blank is nothing."""
+    for of, text in zip(scores, given.groups()[1:], strict=True):
+        if SCORE.fullmatch(text.strip()):
+            of.append(float(text))
+        elif text.strip():
+            issues.add("score-unread", who)
+
+
+def _spreads(scores: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Returns the sample standard deviation (n - 1) of each number that two raters gave at least."""
+    return {name: statistics.stdev(of) for name, of in zip(VAD, scores, strict=False) if len(of) > 1}
 
 
 def _header(line: str, where: str, dialogue: str, session: str, issues: KnownIssues) -> Turn:
@@ -182,6 +210,8 @@ def _header(line: str, where: str, dialogue: str, session: str, issues: KnownIss
     start, end = (seconds(where, field, header[i]) or 0.0 for i, field in ((1, "start"), (2, "end")))
     if start >= end:
         issues.add("times", name)
+    vad = _vad(where, header[5])
+    issues.add("vad-beyond", *(f"{name} {what}" for what in beyond(vad)))
     if parts[2] != parts[3]:
         issues.add("speaker-of-the-turn", name)
     return Turn(
@@ -198,7 +228,15 @@ def _header(line: str, where: str, dialogue: str, session: str, issues: KnownIss
         votes=(),
         sound="",
         film="",
+        values=values_of(vad),
     )
+
+
+def _vad(where: str, text: str) -> list[float]:
+    """Returns the means of valence, activation and dominance that end a header."""
+    if len(given := text.split(",")) != len(VAD):
+        raise UserError(f"{where}: [{text}] is not [valence, activation, dominance]")
+    return vad_of(where, [number.strip() for number in given])
 
 
 def _votes(rater: str, words: str, turn: str, issues: KnownIssues) -> list[tuple[str, str]]:
