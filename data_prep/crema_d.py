@@ -5,7 +5,7 @@
 The folder is the repository, fetched with git-lfs: AudioWAV/1001_DFA_ANG_XX.wav, …, for --visual-encoder
 VideoFlash/*.flv, and finishedResponses.csv, whose answers become the votes of the utterances. A name is actor,
 sentence, emotion and level (LO, MD, HI, XX unspecified). The emotion of the name is what the actor intended: from the
-voice alone raters recognise 41 % of them. --labels=perceived takes what most raters heard instead; where two emotions
+voice alone raters recognise 41 % of them. VideoDemographics.csv says which gender (Sex) an actor has. --labels=perceived takes what most raters heard instead; where two emotions
 are equally frequent the utterance is left out. --rated says whether they heard the voice, saw the face, or both.
 
 Speaker, session and dialogue are the actor. The split written in the corpus is ours, there is no official one: test
@@ -50,6 +50,7 @@ NAME = re.compile(rf"(10\d\d)_({'|'.join(SENTENCES)})_({'|'.join(LABELS)})_(LO|M
 PUBLISHED = {label: 1087 if label == "neutral" else 1271 for label in LABELS.values()}
 PARTS = {"9": "valid", "0": "test"}  # by the last digit of the actor: nine actors each, the others train
 RESPONSES = "finishedResponses.csv"
+DEMOGRAPHICS = "VideoDemographics.csv"
 RATED = {"voice": "1", "face": "2", "both": "3"}  # queryType
 FAULTY = {
     "1076_MTI_SAD_XX": "it has no sound",
@@ -117,6 +118,36 @@ def read_votes(path: Path, rated: str, issues: KnownIssues) -> Votes:
     return votes
 
 
+def read_genders(path: Path) -> dict[str, str]:
+    """Returns the gender of each actor. Raises UserError naming file, line and column."""
+    speech_corpus.refuse_pointer(path)
+    records = csv_records(path)
+    columns = list(next(records)[1])
+    if missing := [column for column in ("ActorID", "Sex") if column not in columns]:
+        raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(columns) or 'nothing'}")
+    found = {}
+    for line, given in records:
+        record = whole_line(f"{path}, line {line}", given)
+        if (gender := record["Sex"].strip().lower()) not in ("female", "male"):
+            raise UserError(f"{path}, line {line}: Sex is {brief(record['Sex'])}, not Female or Male")
+        found[record["ActorID"].strip()] = gender
+    return found
+
+
+def with_genders(rows: list[UtteranceClip], folder: Path) -> list[UtteranceClip]:
+    """Returns the rows with the gender of their actors, where the folder says it."""
+    if (path := file_within(folder, DEMOGRAPHICS)) is None:
+        print_note(f"{folder} holds no {DEMOGRAPHICS}: the gender of no actor is known")
+        return rows
+    genders = read_genders(path)
+    return [
+        dataclasses.replace(row, utterance=dataclasses.replace(row.utterance, groups={"gender": gender}))
+        if (gender := genders.get(row.utterance.speaker))
+        else row
+        for row in rows
+    ]
+
+
 def perceived(votes: Mapping[str, str]) -> str:
     """Returns what most raters said, "" where several emotions are equally frequent."""
     first, *others = Counter(votes.values()).most_common(2)
@@ -157,6 +188,7 @@ def read_corpus(
         raise UserError(f"--labels=perceived: {folder} holds no {RESPONSES}, the answers of the raters")
     else:
         print_note(f"{folder} holds no {RESPONSES}, the answers of the raters: no utterance has votes")
+    rows = with_genders(rows, folder)
     films = speech_corpus.films(folder, ".flv", issues)
     pictures = {identity(name): Clip(path.relative_to(folder).as_posix(), path) for name, path in films.items()}
     return speech_corpus.numbered(rows), pictures, responses, issues
@@ -186,6 +218,7 @@ def read(arguments: argparse.Namespace) -> Source:
         films=pictures,
         labels=tuple(LABELS.values()),
         issues=issues,
+        groups=("gender",) if any(row.utterance.groups for row in rows) else (),
         faulty=FAULTY,
         protocol={
             "name": "speakers",

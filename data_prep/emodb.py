@@ -5,7 +5,8 @@
 535 wavs, ten speakers, ten sentences, seven emotions; a name like 03a01Fa.wav is speaker, sentence, emotion, version.
 The members are read from the tar, none is written to disk. Speaker, session and dialogue are the speaker, so that
 `--config.data.protocol=loso` and `speaker` test one speaker after the other and validate on another that does not
-train. The split written in the corpus is ours, there is no official one: speakers 12 and 14 validate, 15 and 16 test.
+train. Their gender is that of the table of speakers on the database's page. The split written in the corpus is ours,
+there is no official one: speakers 12 and 14 validate, 15 and 16 test. Burkhardt et al., Interspeech 2005.
 """
 
 import argparse
@@ -43,6 +44,10 @@ SENTENCES = {
     "b09": "Ich will das eben wegbringen und dann mit Karl was trinken gehen.",
     "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
 }
+# "Information about the speakers", http://emodb.bilderbar.info/docu
+GENDERS = {speaker: "male" for speaker in ("03", "10", "11", "12", "15")} | {
+    speaker: "female" for speaker in ("08", "09", "13", "14", "16")
+}
 PARTS = {"12": "valid", "14": "valid", "15": "test", "16": "test"}  # a man and a woman each; the others train
 TOTAL = 535
 LARGEST = 1 << 26  # bytes of a member; the longest has 9 s
@@ -63,6 +68,7 @@ def read_tar(path: Path) -> list[UtteranceClip]:
             speaker=speaker,
             label=LABELS[emotion],
             sentence=SENTENCES[sentence],
+            gender=GENDERS.get(speaker, ""),
         )
         rows.append(UtteranceClip(utterance, Clip(name, recording), str(path)))
     if not rows:
@@ -115,6 +121,7 @@ def read(arguments: argparse.Namespace) -> Source:
         },
         licence="EmoDB: free for research, cite Burkhardt et al. 2005; openSMILE's features likewise",
         sources=checksums(arguments.tar),
+        groups=("gender",),
     )
     return speech_corpus.source_of(corpus, arguments)
 

@@ -65,6 +65,7 @@ def utterance(path: PurePath, issues: KnownIssues) -> Utterance | None:
         speaker=actor,
         label=LABELS[int(emotion) - 1],
         sentence=STATEMENTS[statement],
+        gender="male" if int(actor) % 2 else "female",
     )
 
 
@@ -101,6 +102,7 @@ def read(arguments: argparse.Namespace) -> Source:
         films=pictures,
         labels=LABELS,
         issues=issues,
+        groups=("gender",),
         protocol={
             "name": "speakers",
             "description": "ours: actors 21 and 22 validate, 23 and 24 test; there is no official split",

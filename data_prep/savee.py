@@ -6,8 +6,8 @@ FOLDER holds AudioData/DC/a01.wav, … as distributed, or DC_a01.wav, … in one
 JE, JK, KL), emotion and number. Of an emotion's letters the two of sadness (sa) and surprise (su) are no s. The
 sentences are TIMIT's; names do not say which, so that none is in the corpus.
 
-Speaker, session and dialogue are the speaker. The split written in the corpus is ours, there is no official one; the
-field leaves one speaker out (loso). Haq and Jackson, Machine Audition, 2010.
+All speakers are men, as AudioData/Info.txt says. Speaker, session and dialogue are the speaker. The split written in
+the corpus is ours, there is no official one; the field leaves one speaker out (loso). Haq and Jackson, Machine Audition, 2010.
 """
 
 import argparse
@@ -41,7 +41,13 @@ def utterance(path: PurePath) -> Utterance:
     speaker = (found and found[1]) or path.parent.name
     if not found or speaker not in PARTS:
         raise UserError(f"{path} is not named as in SAVEE: speaker, emotion, number, as DC/a01.wav or DC_a01.wav")
-    return acted(id=f"{speaker}_{found[2]}{found[3]}", split=PARTS[speaker], speaker=speaker, label=LABELS[found[2]])
+    return acted(
+        id=f"{speaker}_{found[2]}{found[3]}",
+        split=PARTS[speaker],
+        speaker=speaker,
+        label=LABELS[found[2]],
+        gender="male",
+    )
 
 
 def read_corpus(folder: Path) -> tuple[list[UtteranceClip], KnownIssues]:
@@ -63,6 +69,7 @@ def read(arguments: argparse.Namespace) -> Source:
         rows=rows,
         labels=tuple(LABELS.values()),
         issues=issues,
+        groups=("gender",),
         protocol={
             "name": "speakers",
             "description": "ours: DC and JE train, JK validates, KL tests; the field leaves one speaker out (loso)",

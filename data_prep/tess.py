@@ -6,9 +6,9 @@ A name like OAF_back_angry.wav is speaker (OAF the older, YAF the younger), word
 Every sentence is "Say the word …", with the same 200 words in each emotion. Copies of the folder within itself, as
 Kaggle's download has one, are counted once.
 
-Speaker and session are the speaker, a dialogue is a speaker's word. With two speakers loso has two folds, and each
-validates on words of the speaker that trains. The split written in the corpus is ours: OAF trains, a tenth of her words
-validate, YAF tests. A random split tests on a voice and on words that it trained on. Dupuis and Pichora-Fuller, 2010.
+Both speakers are actresses, as the authors write. Speaker and session are the speaker, a dialogue is a speaker's word.
+With two speakers loso has two folds, and each validates on words of the speaker that trains. The split written in the
+corpus is ours: OAF trains, a tenth of her words validate, YAF tests. A random split tests on a voice and on words that it trained on. Dupuis and Pichora-Fuller, 2010.
 """
 
 import argparse
@@ -65,6 +65,7 @@ def utterance(path: PurePath, issues: KnownIssues) -> Utterance:
         dialogue=f"{speaker}_{word}",
         label=label,
         sentence=f"Say the word {word}.",
+        gender="female",
     )
 
 
@@ -95,6 +96,7 @@ def read(arguments: argparse.Namespace) -> Source:
         rows=rows,
         labels=tuple(LABELS.values()),
         issues=issues,
+        groups=("gender",),
         protocol={
             "name": "speakers",
             "description": "ours: of OAF's words a tenth validates and the others train, YAF tests; two speakers only",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from pathlib import PurePath
 
 import corpus_folders
@@ -106,6 +107,32 @@ def of(read, corpus):
 
 def said(u):
     return u.label, u.speaker, u.session, u.dialogue, u.turn, u.split, u.sentence
+
+
+def genders(found):
+    return {u.speaker: u.groups.get("gender", "") for u in found.values()}
+
+
+def test_genders_are_those_that_the_corpora_state(read, folders, tmp_path):
+    assert genders(of(read, "ravdess")) == {"01": "male", "02": "female", "21": "male", "24": "female"}
+    assert set(genders(of(read, "savee")).values()) == {"male"}
+    assert set(genders(of(read, "tess")).values()) == {"female"}
+    assert set(genders(of(read, "crema_d")).values()) == {""}, "the folder does not say it"
+    folder = shutil.copytree(folders["crema_d"], tmp_path / "c")
+    table = folder / "VideoDemographics.csv"
+    table.write_text(
+        "ActorID,Age,Sex,Race,Ethnicity\n1001,51,Male,Caucasian,Not Hispanic\n1009,24,Female,Asian,Hispanic\n"
+    )
+    rows = crema_d.read_corpus(folder, "intended", "voice")[0]
+    found = genders({row.utterance.id: row.utterance for row in rows})
+    assert (found["1001"], found["1009"], found["1010"]) == ("male", "female", "")
+    for content, words in (
+        ("ActorID,Age\n", "column 'Sex' is missing"),
+        ("ActorID,Sex\n1001,M\n", "line 2: Sex is 'M'"),
+    ):
+        table.write_text(content)
+        with pytest.raises(UserError, match=rf"VideoDemographics\.csv.*{words}"):
+            crema_d.read_corpus(folder, "intended", "voice")
 
 
 def test_names_of_ravdess(read):
