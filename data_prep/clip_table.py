@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_prep import numbers
 from data_prep.encoders.extract import UtteranceClip
 from data_prep.encoders.media import Clip
+from data_prep.number_columns import NONE, Asked, NumberColumns, columns_of, emotions_of, is_column, several
 from data_prep.packs import values
 from data_prep.packs.labels import JOINED
 from data_prep.packs.rows import restart_in_words, restarting
@@ -14,6 +16,7 @@ from data_prep.packs.values import PARTS
 from data_prep.sentences import normalise
 from mer_jax.data.corpus import Utterance
 from mer_jax.data.dialogues import repeated_turns, same_turn
+from mer_jax.data.targets import Target
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
 from mer_jax.text_files import csv_records, readable, seconds, whole_line
@@ -22,9 +25,22 @@ NEEDED = ("file", "label")
 OPTIONAL = ("sentence", "id", "split", "dialogue", "turn", "speaker", "session", "start", "end", "votes")
 
 
-def read_table(path: Path, folder: Path, cut: bool = False, *, keep_unlabelled: bool = False) -> list[UtteranceClip]:
-    """Returns the table's utterances; with `cut` a clip is the part of its file from `start` to `end`, and with
-    `keep_unlabelled` what has no label, or not one, has the label "".
+@dataclass(frozen=True)
+class ClipTable:
+    """The rows of a table, the targets that their numbers make, and the names of their groups. `with_classes`: the
+    labels are classes; else there are none."""
+
+    rows: list[UtteranceClip]
+    targets: tuple[Target, ...]
+    groups: tuple[str, ...]
+    with_classes: bool
+
+
+def read_table(
+    path: Path, folder: Path, cut: bool = False, *, keep_unlabelled: bool = False, flags: Asked | None = None
+) -> ClipTable:
+    """Reads the utterances of a table; with `cut` a clip is the part of its file from `start` to `end`, and with
+    `keep_unlabelled` what has no label, or not one, has the label "". `flags` say what its numbers are.
 
     Raises UserError naming line and column.
     """
@@ -33,20 +49,47 @@ def read_table(path: Path, folder: Path, cut: bool = False, *, keep_unlabelled: 
     rows: list[UtteranceClip] = []
     turns: Counter[str] = Counter()
     records = csv_records(path)
-    columns = list(next(records)[1])
-    _check_columns(path, columns, cut)
+    columns, flags = list(next(records)[1]), flags or Asked()
+    number_columns = columns_of(str(path), columns, flags)
+    with_classes = "label" in columns and not flags.multilabel
+    _check_columns(path, columns, cut, needs_label=flags.multilabel or not number_columns.value)
+    named: list[tuple[str, ...] | None] = []
     for line, record in records:
         where = f"{path}, line {line}"
         fields = {column: value.strip() for column, value in whole_line(where, record).items()}
-        rows.append(_row(fields, where, folder, cut, turns, keep_unlabelled))
+        if not with_classes:
+            named.append(_emotions(fields, where, keep_unlabelled) if flags.multilabel else None)
+            fields = fields | {"label": ""}
+        rows.append(_row(fields, where, folder, cut, turns, keep_unlabelled or not with_classes, number_columns))
     if not rows:
         raise UserError(f"{path} holds no utterance")
     _refuse_repeats(rows, cut)
-    rows = _separate_parts(_with_one_label(rows, keep_unlabelled))
+    if with_classes:
+        rows = _with_one_label(rows, keep_unlabelled)
+    targets = number_columns.targets
+    if flags.multilabel:
+        emotions, each = emotions_of(named, str(path))
+        targets, rows = (*targets, emotions), [_with_values(row, of) for row, of in zip(rows, each, strict=True)]
+    rows = _separate_parts(rows)
     _refuse_same_turns(rows)
+    for note in numbers.notes_on(str(path), [row.utterance.values for row in rows], targets):
+        print(f"note: {note}")
     if "turn" not in columns and max(turns.values()) > 1:
         print("note: the table has no column turn: the turns of a dialogue are numbered in the order of its lines")
-    return rows
+    return ClipTable(rows, targets, tuple(number_columns.group), with_classes)
+
+
+def _emotions(record: dict[str, str], where: str, keep_unlabelled: bool) -> tuple[str, ...] | None:
+    if (found := several(where, record["label"])) is None and not keep_unlabelled:
+        raise UserError(
+            f"{where}: label is empty: which emotions are there is not known; --keep-unlabelled keeps it as a turn, "
+            f"and the label {NONE!r} says that there is none"
+        )
+    return found
+
+
+def _with_values(row: UtteranceClip, found: dict[str, float]) -> UtteranceClip:
+    return replace(row, utterance=replace(row.utterance, values={**row.utterance.values, **found}))
 
 
 def _separate_parts(rows: list[UtteranceClip]) -> list[UtteranceClip]:
@@ -58,17 +101,23 @@ def _separate_parts(rows: list[UtteranceClip]) -> list[UtteranceClip]:
     return [replace(row, utterance=utterance) for row, utterance in zip(rows, named, strict=True)]
 
 
-def _check_columns(path: Path, columns: list[str], cut: bool) -> None:
-    needed = (*NEEDED, "start", "end") if cut else NEEDED
+def _check_columns(path: Path, columns: list[str], cut: bool, *, needs_label: bool) -> None:
+    needed = [c for c in (*NEEDED, "start", "end") if (cut or c in NEEDED) and (needs_label or c != "label")]
     if missing := [c for c in needed if c not in columns]:
         has = ", ".join(columns) or "nothing"
         raise UserError(f"{path}: column {missing[0]!r} is missing; it needs {', '.join(needed)} and has {has}")
-    if ignored := [c for c in columns if c not in (*NEEDED, *OPTIONAL)]:
+    if ignored := [c for c in columns if c not in (*NEEDED, *OPTIONAL) and not is_column(c)]:
         print(f"note: columns that are not used: {', '.join(ignored)}")
 
 
 def _row(
-    record: dict[str, str], where: str, folder: Path, cut: bool, turns: Counter[str], keep_unlabelled: bool
+    record: dict[str, str],
+    where: str,
+    folder: Path,
+    cut: bool,
+    turns: Counter[str],
+    keep_unlabelled: bool,
+    number_columns: NumberColumns,
 ) -> UtteranceClip:
     names: dict[str, str] = {
         c: values.name(where, c, record[c]) for c in ("id", "dialogue", "speaker", "session") if c in record
@@ -81,7 +130,8 @@ def _row(
     if not Path(readable(where, "file", record["file"])).name:
         raise UserError(f"{where}: file is {brief(record['file'])}, which is a folder")
     if (why := values.label(where, record["label"])["unlabelled"]) and not keep_unlabelled:
-        raise UserError(f"{why}; --keep-unlabelled keeps it as a turn without a class")
+        flag = "; --multilabel takes several emotions" * ("|" in record["label"])
+        raise UserError(f"{why}; --keep-unlabelled keeps it as a turn without a class{flag}")
     if record.get("split", "train").casefold() not in PARTS:
         raise UserError(f"{where}: split is {record['split']!r}, not one of {', '.join(PARTS)}")
     turn = values.whole_number(where, "turn", record["turn"]) if "turn" in record else None
@@ -106,6 +156,7 @@ def _row(
         end=end,
         votes=tuple(_vote(text, where) for text in record.get("votes", "").split(";") if text.strip()),
         features={},
+        **number_columns.read(where, record),
     )
     turns[dialogue] += 1
     source = folder / record["file"]

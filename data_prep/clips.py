@@ -7,6 +7,10 @@ table) and `label`. It may have `sentence` (then there is text), `id`, `split` (
 `speaker`, `session`, `start` and `end` (seconds), and `votes`, what single raters said, as in `anna:happy; ben:sad;
 ben:angry`. Without `split` all utterances are train: take a protocol that splits by session, speaker or dialogue.
 Without `dialogue` every utterance is one of its own.
+
+Numbers are columns value:NAME, maybe with spread:NAME (the raters' standard deviation), and each needs its range:
+--range=valence=1:5. They are the target `values`, unless --target says otherwise. A table with numbers needs no label;
+group:gender and the like are groups of people. With --multilabel a label names several emotions, as happy|surprised.
 """
 
 import argparse
@@ -17,7 +21,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.clip_table import read_table
+from data_prep import number_columns
+from data_prep.clip_table import ClipTable, read_table
 from data_prep.encoders import flags
 from data_prep.encoders.decoding import SLACK, SLACK_SHARE
 from data_prep.encoders.extract import (
@@ -49,6 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--without-text", action="store_true", help="leave the sentences unencoded")
     flags.add_audio(parser)
     flags.add_visual(parser)
+    number_columns.add_flags(parser)
     parser.add_argument("--cut", action="store_true", help="a clip is the part of its file from start to end")
     add_keep_unlabelled(parser, "lines whose label is empty, tied or several")
     parser.add_argument("--skip-broken", action="store_true", help="leave out clips that cannot be used, and name them")
@@ -56,19 +62,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--licence", default="that of the clips", help="for the manifest")
 
 
-def rows_of(arguments: argparse.Namespace) -> tuple[list[UtteranceClip], tuple[str, ...]]:
-    """Returns the rows of the table and their labels. Raises UserError unless there are two."""
+def table_of(arguments: argparse.Namespace) -> tuple[ClipTable, list[UtteranceClip], tuple[str, ...]]:
+    """Returns the table, its rows and its labels. Raises UserError unless there are two, or none where there are numbers."""
     folder, keep = arguments.clips or arguments.table.parent, arguments.keep_unlabelled
-    rows = read_table(arguments.table, folder, arguments.cut, keep_unlabelled=keep)
-    labels = tuple(sorted({row.utterance.label for row in rows} - {""}))
-    if len(labels) < 2:
+    flags = number_columns.asked(arguments)
+    table = read_table(arguments.table, folder, arguments.cut, keep_unlabelled=keep, flags=flags)
+    labels = tuple(sorted({row.utterance.label for row in table.rows} - {""}))
+    if table.with_classes and len(labels) < 2:
         what = f"every utterance is {labels[0]!r}" if labels else "no utterance has a label"
         raise UserError(f"{arguments.table}: {what}; it takes two labels at least")
-    return rows, labels
+    return table, table.rows, labels
 
 
 def read(arguments: argparse.Namespace) -> Source:
-    rows, labels = rows_of(arguments)
+    table, rows, labels = table_of(arguments)
     with_text = any(row.utterance.sentence for row in rows) and not arguments.without_text
     if not (with_text or arguments.audio_encoder or arguments.visual_encoder):
         raise UserError(
@@ -103,12 +110,11 @@ def read(arguments: argparse.Namespace) -> Source:
     if broken:
         print_note(f"{len(broken)} of {len(rows) + len(broken)} clips are left out")
     faces = {"frames_without_face": print_faces(rows, features["visual"])} if arguments.faces else {}
-    unlabelled = {row.utterance.id: row.where for row in rows if not row.utterance.label}
     return Source(
         name=arguments.name or arguments.out.name,
         utterances=utterances(rows, features),
         labels=labels,
-        kept_unlabelled=unlabelled if arguments.keep_unlabelled else None,
+        kept_unlabelled=unlabelled(rows, table) if arguments.keep_unlabelled else None,
         encoder=words,
         extractors={modality: encoder.extractor for modality, encoder in chosen.items()},
         steps_per_second=rates(chosen),
@@ -125,7 +131,18 @@ def read(arguments: argparse.Namespace) -> Source:
             **{f"{modality}_encoder": encoder.identity for modality, encoder in chosen.items()},
         },
         licence=arguments.licence,
+        targets=table.targets,
+        groups=table.groups,
     )
+
+
+def unlabelled(rows: Sequence[UtteranceClip], table: ClipTable) -> dict[str, str]:
+    """Returns where those are that have no class, or no numbers where there are no classes, by their ids."""
+    return {
+        row.utterance.id: row.where
+        for row in rows
+        if not row.utterance.label and (table.with_classes or not row.utterance.values)
+    }
 
 
 def without_impossible_times(

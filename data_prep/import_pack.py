@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import limits
+from data_prep import limits, number_columns, numbers
 from data_prep.encoders.extract import axes
 from data_prep.encoders.flags import text_encoder
 from data_prep.encoders.text import TextEncoder
 from data_prep.importer import Importer, Source, add_keep_unlabelled, print_note
-from data_prep.packs import layouts, tables, values
+from data_prep.packs import layouts, mmsa_numbers, tables, values
 from data_prep.packs.columns import records
-from data_prep.packs.labels import labelled, name_labels
+from data_prep.packs.labels import Named, labelled, name_labels
 from data_prep.packs.mapping import as_text, features_of, read_mapping
 from data_prep.packs.rows import Reading, refuse_same_turns, separate_parts
 from mer_jax.data.corpus import DTYPES, SPLITS, Utterance
@@ -40,7 +40,7 @@ DESCRIPTION = "\n".join(
     [
         __doc__ or "",
         *(f"    {name:18s}{fields}" for name, fields in layouts.TUPLES.items()),
-        "    mmsa              {train, valid, test: {id, raw_text, text, audio, vision, …}}",
+        "    mmsa              {train, valid, test: {id, raw_text, text, audio, vision, …, regression_labels}}",
         "    deepmsi           {split}/{video,text,audio}/{name}.pkl",
         "    list              dicts with id, split, label, and vectors by modality; or {split: list}, {id: dict}\n",
     ]
@@ -71,6 +71,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out, and count, utterances without a label, with several, or on which the raters did not agree",
     )
+    number_columns.add_flags(parser)
+    parser.add_argument(
+        "--sentiment",
+        choices=(*numbers.SENTIMENT, mmsa_numbers.NOT_READ),
+        help="of MMSA's dictionaries: whose regression_labels they are, from -3 to 3 (mosi, mosei) or from -1 to 1 "
+        "(sims); none: leave them out; default: what the sizes of the parts, or numbers beyond -1 to 1, tell",
+    )
+    parser.add_argument(
+        "--emotions",
+        metavar="A,B,…",
+        help="of MMSA's dictionaries: the order of the six columns of emotion_labels, where they have no names",
+    )
     add_keep_unlabelled(parser, "utterances that --skip-unlabelled leaves out")
     parser.add_argument("--licence", default="unknown: ask whoever made the pack", help="default: %(default)s")
 
@@ -80,16 +92,20 @@ def read(arguments: argparse.Namespace) -> Source:
     pack, where = read_pack(arguments), str(files[0])
     if not pack.rows:
         raise UserError(f"{where} holds no utterance")
+    refuse_idle_flags(where, pack.layout, arguments)
     skip, keep = arguments.skip_unlabelled, arguments.keep_unlabelled
     if skip and keep:
         raise UserError("--skip-unlabelled leaves out what --keep-unlabelled keeps: give one of them")
     pack.rows, left_out = labelled(where, pack.rows, skip=skip, keep=keep)
     with_class = [row for row in pack.rows if not row.unlabelled]
-    labels, words, fits, told = name_labels(where, with_class, arguments.labels)
-    pack.notes += [*left_out, *separate_parts(pack.rows)]
+    none: Named = ((), (), "", [])
+    labels, words, fits, told = name_labels(where, with_class, arguments.labels) if pack.with_classes else none
+    unknown = numbers.notes_on(where, [row.values for row in pack.rows], pack.targets)
+    pack.notes += [*left_out, *separate_parts(pack.rows), *unknown]
     refuse_same_turns(where, pack.rows)
     refuse_nothing(where, pack.rows)
-    print(f"{pack.layout}: {sizes_in_words(pack.rows)}; {fits or 'the classes are of no corpus known here'}")
+    which = "the classes are of no corpus known here" if labels else "it has no classes"
+    print(f"{pack.layout}: {sizes_in_words(pack.rows)}; {fits or which}")
     for note in [*pack.notes, *told]:
         print_note(note)
     rounding = round_to_float32(where, pack.rows)
@@ -122,15 +138,32 @@ def read(arguments: argparse.Namespace) -> Source:
         },
         licence=arguments.licence,
         trained_on={m: parts for m, parts in pack.trained_on.items() if m in modalities},
+        targets=pack.targets,
+        groups=pack.groups,
     )
+
+
+def refuse_idle_flags(where: str, layout: str, arguments: argparse.Namespace) -> None:
+    """Raises UserError for a flag of numbers that the layout has no use for."""
+    of_tables, of_mmsa = ("range", "target", "multilabel"), ("sentiment", "emotions")
+    idle = (() if layout in ("list", "table") else of_tables) + (() if layout == "mmsa" else of_mmsa)
+    for name in idle:
+        if getattr(arguments, name):
+            which = "tables and lists of dicts" if name in of_tables else "MMSA's dictionaries"
+            raise UserError(f"--{name}: {where} is of the layout {layout}; the flag is of {which}")
 
 
 def read_pack(arguments: argparse.Namespace, *, to_predict: bool = False) -> layouts.Pack:
     """Returns what the files hold. Where each file's name ends in a part, as in meld_train.csv, each is that part."""
     files, valid = arguments.files, validation(arguments.valid)
     mapping = read_mapping(arguments.mapping) if arguments.mapping else {}
+    flags = number_columns.asked(arguments)
     reading = Reading(
-        files[0].stem, features=features_of(mapping), to_predict=to_predict, renames=mapping.get("values", {})
+        files[0].stem,
+        features=features_of(mapping),
+        to_predict=to_predict,
+        renames=mapping.get("values", {}),
+        flags=flags,
     )
     parts = {file: ending[1].casefold() for file in files if (ending := OF_PART.search(file.stem))}
     if len(parts) < len(files):
@@ -141,7 +174,20 @@ def read_pack(arguments: argparse.Namespace, *, to_predict: bool = False) -> lay
         found.append(_read_together(arguments, [file], mapping, one, valid))
     notes = list(dict.fromkeys(note for pack in found for note in pack.notes))
     notes += ["where records name no split, it is that of their file's name"] * (len(files) > 1)
-    return layouts.Pack(found[0].layout, [row for pack in found for row in pack.rows], notes, found[0].trained_on)
+    rows = [row for pack in found for row in pack.rows]
+    first, other = found[0], [pack for pack in found if about(pack) != about(found[0])]
+    if other and not to_predict:
+        raise UserError(
+            f"{files[0].name} has {about(first)}, another file has {about(other[0])}; all parts must hold the same numbers, "
+            "groups and classes"
+        )
+    return dataclasses.replace(first, rows=rows, notes=notes)
+
+
+def about(pack: layouts.Pack) -> str:
+    """Says what a pack holds of numbers, groups and classes."""
+    targets = [target.describe() for target in pack.targets]
+    return "; ".join([*targets, *(f"group {name}" for name in pack.groups), *["classes"] * pack.with_classes]) or "none"
 
 
 def _read_together(

@@ -106,11 +106,15 @@ def _not_utf8(raw: bytes, at: int) -> str:
 
 def csv_records(path: Path, *, keep_bytes: bool = False, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
     """Yields the header, as (0, {column: column}), and every (line, {column: value}); a line with another number of
-    fields has None among its keys or values. `keep_bytes` as of `text_of`. Raises UserError naming the line."""
+    fields has None among its keys or values. `keep_bytes` as of `text_of`. Raises UserError naming the line, and a name
+    that two columns have."""
     text = io.StringIO(text_of(path, keep_bytes=keep_bytes), newline="")
     table = csv.DictReader(text, strict=True, delimiter=delimiter)
     try:
-        yield 0, {name: name for name in table.fieldnames or ()}
+        names = table.fieldnames or ()
+        if twice := [name for name in names if name.strip() and names.count(name) > 1]:
+            raise UserError(f"{path}: two columns are called {brief(twice[0])}; give each a name of its own")
+        yield 0, {name: name for name in names}
         for record in table:
             yield table.line_num, record
     except csv.Error as error:

@@ -64,7 +64,7 @@ def test_rows_of_a_table(tmp_path):
             {"file": "x/b.wav", "label": "sad", "dialogue": "d", "split": "test", "sentence": "", "votes": ""},
         ],
     )
-    first, second = read_table(path, tmp_path)
+    first, second = read_table(path, tmp_path).rows
     assert (first.utterance.id, first.utterance.turn, first.utterance.split) == ("x/a", 0, "valid")
     assert first.utterance.sentence == 'It\'s "me"'
     assert first.utterance.votes == (("anna", "joy"), ("ben", "sad"), ("ben", "other"))
@@ -73,7 +73,7 @@ def test_rows_of_a_table(tmp_path):
     with pytest.raises(UserError, match="column 'start' is missing"):
         read_table(path, tmp_path, cut=True)
     path = write_table(tmp_path / "c.csv", [row(), row(start="2", end="3")])
-    assert [(r.clip.start, r.clip.end, r.utterance.id) for r in read_table(path, tmp_path, cut=True)] == [
+    assert [(r.clip.start, r.clip.end, r.utterance.id) for r in read_table(path, tmp_path, cut=True).rows] == [
         (1.0, 2.0, "a_1.00_2.00"),
         (2.0, 3.0, "a_2.00_3.00"),
     ]
@@ -84,14 +84,14 @@ def test_lines_without_a_label_are_kept_where_they_are_wanted(tmp_path):
     path = write_table(tmp_path / "t.csv", [row(file=f"{i}.wav", label=label) for i, label in enumerate(labels)])
     with pytest.raises(UserError, match="line 3: label is empty"):
         read_table(path, tmp_path)
-    found = read_table(path, tmp_path, keep_unlabelled=True)
+    found = read_table(path, tmp_path, keep_unlabelled=True).rows
     assert [one.utterance.label for one in found] == ["joy", "", "", "", "sad", ""]
 
 
 def test_the_turns_of_a_table(tmp_path, capsys):
     rows = [row(file=f"{i}.wav", turn=turn) | {"dialogue": "d"} for i, turn in enumerate((3, 9, 1))]
     path = tmp_path / "t.csv"
-    assert [one.utterance.turn for one in read_table(write_table(path, rows), tmp_path)] == [3, 9, 1]
+    assert [one.utterance.turn for one in read_table(write_table(path, rows), tmp_path).rows] == [3, 9, 1]
     rows[2]["turn"] = 9
     with pytest.raises(UserError, match=r"t.csv, line 3 and .*t.csv, line 4 both are turn 9 of dialogue 'd'"):
         read_table(write_table(path, rows), tmp_path)
@@ -102,9 +102,9 @@ def test_the_turns_of_a_table(tmp_path, capsys):
     assert words not in capsys.readouterr().out
     for one in rows:
         del one["turn"]
-    assert [one.utterance.turn for one in read_table(write_table(path, rows), tmp_path)] == [0, 1, 2]
+    assert [one.utterance.turn for one in read_table(write_table(path, rows), tmp_path).rows] == [0, 1, 2]
     assert words in capsys.readouterr().out
-    assert len(read_table(write_table(path, [one | {"dialogue": one["file"]} for one in rows]), tmp_path)) == 3
+    assert len(read_table(write_table(path, [one | {"dialogue": one["file"]} for one in rows]), tmp_path).rows) == 3
     assert words not in capsys.readouterr().out, "with one turn each there is nothing to number"
 
 
@@ -114,7 +114,7 @@ def test_times_labels_and_dialogues_are_read_as_those_of_packs(tmp_path, capsys)
         for part in ("train", "TEST")
         for i, start in enumerate(("00:00:01.5", "1.5", " "))
     ]
-    found = read_table(write_table(tmp_path / "t.csv", rows), tmp_path)
+    found = read_table(write_table(tmp_path / "t.csv", rows), tmp_path).rows
     assert [one.utterance.start for one in found] == [1.5, 1.5, None] * 2
     assert [one.utterance.dialogue for one in found] == ["train_0"] * 3 + ["test_0"] * 3
     assert "start again in every part" in capsys.readouterr().out

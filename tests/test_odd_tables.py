@@ -197,7 +197,7 @@ def test_an_odd_line_of_a_clip_table_is_told(tmp_path, rows, words):
 
 def test_a_speaker_who_is_none_is_no_speaker(tmp_path):
     rows = [row(file=f"{i}.wav") | {"speaker": name} for i, name in enumerate(("None", "nan", "Anna", "5"))]
-    found = read_table(write_table(tmp_path / "t.csv", rows), tmp_path)
+    found = read_table(write_table(tmp_path / "t.csv", rows), tmp_path).rows
     assert [r.utterance.speaker for r in found] == ["", "", "Anna", "5"]
 
 

@@ -270,7 +270,7 @@ def test_blanks_are_no_names(imported, tmp_path):
 
 def test_nothing_is_written_where_nothing_can_be_learned(imported, tmp_path):
     rows = [{name: row[name] for name in ("id", "split", "label")} for row in utterances()]
-    fields = {"id": ["a", "b"], "annotations": ["x", "y"], "text": np.zeros((2, 3, 4)), "regression_labels": [0.5, 1]}
+    fields = {"id": ["a", "b"], "annotations": ["x", "y"], "text": np.zeros((2, 3, 4)), "regression_labels": [0.5, 2]}
     for found in (rows, {"train": fields, "test": fields | {"id": ["c", "d"]}}):
         corpus, said = imported(pickled(tmp_path / "p.pkl", found))
         assert corpus is None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.number_columns import is_column
 from data_prep.packs import values
 from data_prep.packs.field_names import FIELDS, is_telling, our_name
 from data_prep.packs.mapping import Chosen, features_of
@@ -74,12 +75,13 @@ def _chosen(tables: Tables, mapping: Chosen) -> tuple[dict[str, Found], dict[str
     what a mapping calls them, none is both. Raises UserError if a mapping says so."""
     every = {name: Found(((file, name),), column) for file, found in tables.items() for name, column in found.items()}
     if features_of(mapping) is None:
-        columns = {name: found for name, found in every.items() if our_name(name) in FIELDS}
+        columns = {name: found for name, found in every.items() if our_name(name) in FIELDS or is_column(name)}
         return columns, {n: x for n, x in every.items() if n not in columns and _holds_vectors(x.column)}
     chosen = {field: _find(tables, name) for field, name in mapping.get("columns", {}).items()}
     named = {m: _find(tables, name) for m, name in mapping.get("features", {}).items()}
     taken = {place for found in named.values() for place in found.places}
-    own: dict[str, Found] = {}  # read under its own name, or the only one that means it
+    own = {name: found for name, found in every.items() if is_column(name)}
+    # Others are read under their own name, or are the only one that means it.
     for field in FIELDS:
         alike = [name for name in every if our_name(name) == field]
         if field in every or len(alike) == 1:

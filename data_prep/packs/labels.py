@@ -34,10 +34,11 @@ def labelled(
         return list(rows), []
     if not (skip or keep) or len(wrong) == len(rows):
         more = f"; and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
+        flag = "; --multilabel takes several emotions, with | between" * any("|" in str(row.label) for row in rows)
         raise UserError(
             f"{len(wrong)} of {len(rows)} utterances have no label, or not one: {'; '.join(wrong[:LISTED])}{more}. "
             "Leave them out with --skip-unlabelled, keep them as turns without a class with --keep-unlabelled, or name "
-            "them in a --mapping, as in [values.label]"
+            f"them in a --mapping, as in [values.label]{flag}"
         )
     if keep:
         for row in rows:

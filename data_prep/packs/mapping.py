@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from data_prep.number_columns import is_column
 from data_prep.packs.field_names import FIELDS, our_name
 from mer_jax import schema
 from mer_jax.errors import UserError
@@ -23,7 +24,7 @@ class Sections(TypedDict, total=False):
 
 
 def read_mapping(path: Path) -> dict[str, dict[str, Any]]:
-    """Reads a mapping file in TOML: [columns] our field = "COLUMN" or "FILE:COLUMN"; [features] modality = the same, or
+    """Reads a mapping file in TOML: [columns] our field, or "value:NAME" and the like, = "COLUMN" or "FILE:COLUMN"; [features] modality = the same, or
     "PREFIX*" for numbered columns; [values.FIELD] theirs = "ours". Raises UserError naming the file and key."""
     try:
         mapping = tomllib.loads(text_of(path))
@@ -38,8 +39,10 @@ def read_mapping(path: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"--mapping={path}: {error}; it must be the name of a column, or of a value") from None
     for field in (*mapping.get("columns", {}), *mapping.get("values", {})):
-        if field not in FIELDS:
-            raise UserError(f"--mapping={path}: {brief(field)} is not one of {', '.join(FIELDS)}")
+        if field not in FIELDS and not (is_column(field) and field in mapping.get("columns", {})):
+            raise UserError(
+                f"--mapping={path}: {brief(field)} is not one of {', '.join(FIELDS)}, value:NAME, spread:NAME, group:NAME"
+            )
     if wrong := [m for m in mapping.get("features", {}) if our_name(m) in FIELDS]:
         raise UserError(f"--mapping={path}: {wrong[0]!r} is never a feature; call a modality text, audio, visual")
     return mapping

@@ -1,14 +1,15 @@
-"""MMSA's dictionaries: {part: {id, raw_text, text, audio, vision, *_lengths, annotations or classification_labels}},
-each an array over the utterances."""
+"""MMSA's dictionaries: {part: {id, raw_text, text, audio, vision, *_lengths, annotations or classification_labels,
+regression_labels}}, each an array over the utterances."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.packs import values
+from data_prep import numbers
+from data_prep.packs import mmsa_numbers, values
 from data_prep.packs.field_names import ALIASES
 from data_prep.packs.rows import DEFAULT, Pack, PackRow, Reading, row_of, row_or_error, shape_in_words
 from mer_jax.data.corpus import SPLITS
@@ -28,14 +29,21 @@ def is_mmsa(found: Any) -> bool:
 
 def read_mmsa(path: Path, found: Any, reading: Reading = DEFAULT) -> Pack:
     rows: list[PackRow] = []
-    notes: list[str] = []
-    for name in sorted(found, key=lambda n: SPLITS.index(values.part(path, n))):
+    names = sorted(found, key=lambda n: SPLITS.index(values.part(path, n)))
+    scored_as, notes = "", list[str]()
+    if not reading.to_predict:
+        scored_as, notes = mmsa_numbers.convention(str(path), {name: found[name] for name in names}, reading.flags)
+    labelled, with_emotions = 0, 0
+    for name in names:
         part, where = values.part(path, name), f"{path}, {name}"
-        fields, label = _fields(where, found[name], reading)
+        fields, label = _fields(where, found[name], reading, has_numbers=bool(scored_as))
+        emotions = [] if reading.to_predict else mmsa_numbers.emotion_rows(where, found[name], reading.flags)
+        if emotions and len(emotions) != len(fields["id"]):
+            raise UserError(f"{where}: the fields differ in length: id {len(fields['id'])}, emotions {len(emotions)}")
+        labelled, with_emotions = labelled + (label is not None), with_emotions + bool(emotions)
         for i, key in enumerate(fields["id"]):
-            rows.append(
-                row_or_error(key, part, functools.partial(_row, where, part, i, fields, label, reading), reading)
-            )
+            make = functools.partial(_row, where, part, i, fields, label, reading, scored_as, emotions)
+            rows.append(row_or_error(key, part, make, reading))
         notes += [
             f"{name} has no {field}_lengths: steps of zeros before and behind the {ALIASES.get(field, field)} are "
             "taken for padding and left out"
@@ -46,10 +54,17 @@ def read_mmsa(path: Path, found: Any, reading: Reading = DEFAULT) -> Pack:
         notes.append("where no number ends an id, the turn is the position of the utterance in its part")
     if any("speaker" in part for part in found.values()):
         notes.append("the field speaker is not read")
-    return Pack("mmsa", rows, notes, {})
+    targets = [numbers.sentiment(scored_as)] if scored_as else []
+    targets += [numbers.mosei_emotions()] if with_emotions else []
+    with_classes = bool(labelled) or not targets
+    for row in () if with_classes else rows:
+        row.unlabelled = ""
+    return Pack("mmsa", rows, notes, {}, tuple(targets), (), with_classes)
 
 
-def _fields(where: str, given: Mapping[str, Any], reading: Reading) -> tuple[dict[str, Any], str | None]:
+def _fields(
+    where: str, given: Mapping[str, Any], reading: Reading, *, has_numbers: bool
+) -> tuple[dict[str, Any], str | None]:
     """Returns the fields that are read, each of them a value an utterance, and the name of that of the labels. One that
     is None is not there. Raises UserError naming what is missing or something else."""
     fields = {field: given[field] for field in READ if given.get(field) is not None}
@@ -58,9 +73,14 @@ def _fields(where: str, given: Mapping[str, Any], reading: Reading) -> tuple[dic
         unfit = [f for f in LABELS if f in fields and not (_is_listed(fields[f]) and len(fields[f]) == count)]
         fields = {field: value for field, value in fields.items() if field not in unfit}
     label = next((field for field in LABELS if field in fields), None)
-    if "id" not in fields or (label is None and not reading.to_predict):
+    told = reading.to_predict or has_numbers or mmsa_numbers.emotions_field(given)
+    if "id" not in fields or (label is None and not told):
         has = ", ".join(map(str, given))
-        raise UserError(f"{where}: it needs id, and annotations or classification_labels; it has {has}")
+        raise UserError(
+            f"{where}: it needs id, and annotations, classification_labels or regression_labels; it has {has}"
+        )
+    if has_numbers and given.get(mmsa_numbers.SENTIMENT) is not None:
+        fields[mmsa_numbers.SENTIMENT] = given[mmsa_numbers.SENTIMENT]
     for field, value in fields.items():
         if not _is_listed(value):
             raise UserError(f"{where}: {field} is {shape_in_words(value)}, not a value an utterance")
@@ -75,7 +95,16 @@ def _is_listed(value: Any) -> bool:
     return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
-def _row(where: str, part: str, i: int, fields: Mapping[str, Any], label: str | None, reading: Reading) -> PackRow:
+def _row(
+    where: str,
+    part: str,
+    i: int,
+    fields: Mapping[str, Any],
+    label: str | None,
+    reading: Reading,
+    scored_as: str,
+    emotions: Sequence[Mapping[str, Any]],
+) -> PackRow:
     key = _mmsa_id(where, fields["id"][i])
     dialogue, _, clip = key.rpartition("$_$")
     here = f"{where}, utterance {i} ({brief(key)})"
@@ -87,7 +116,10 @@ def _row(where: str, part: str, i: int, fields: Mapping[str, Any], label: str | 
         "turn": clip if clip.isdecimal() else i,
         "sentence": fields["raw_text"][i] if "raw_text" in fields else "",
     }
-    return row_of(here, said, _mmsa_features(here, fields, i), reading)
+    row = row_of(here, said, _mmsa_features(here, fields, i), reading)
+    score = fields[mmsa_numbers.SENTIMENT][i] if mmsa_numbers.SENTIMENT in fields else None
+    row.values = mmsa_numbers.values_of(here, score, scored_as, emotions[i] if emotions else None)
+    return row
 
 
 def _mmsa_id(where: str, key: Any) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from data_prep.limits import Budget
+from data_prep.number_columns import Asked, NumberColumns, columns_of, emotions_of, is_column, several
 from data_prep.packs import values
 from data_prep.packs.field_names import FIELDS, is_telling, our_name
 from data_prep.sentences import normalise
 from mer_jax.data.dialogues import repeated_turns, same_turn
+from mer_jax.data.targets import Target
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
 
@@ -24,7 +26,8 @@ ROW = 1000  # bytes, about, that a record and its row take besides the features
 @dataclasses.dataclass
 class PackRow:
     """An utterance of a pack. `label` is a name, or the number that stands for it, and `unlabelled` says why it is
-    none; `features[m]` are Float[time, width]; `error` says why the row cannot be used."""
+    none; `features[m]` are Float[time, width]; `error` says why the row cannot be used. `values`, `spreads` and `groups`
+    are those of an utterance."""
 
     id: str
     split: str
@@ -39,17 +42,24 @@ class PackRow:
     end: float | None = None
     unlabelled: str = ""
     error: str = ""
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
+    spreads: dict[str, float] = dataclasses.field(default_factory=dict)
+    groups: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
 class Pack:
     """What was read of a pack. `notes` say what was left out or changed on the way; `trained_on[m]` names the parts on
-    whose labels the features of m were trained."""
+    whose labels the features of m were trained; `targets` are what its numbers make, and `groups` the names of its
+    groups; `with_classes`: it says of which class utterances are."""
 
     layout: str
     rows: list[PackRow]
     notes: list[str]
     trained_on: dict[str, tuple[str, ...]]
+    targets: tuple[Target, ...] = ()
+    groups: tuple[str, ...] = ()
+    with_classes: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Reading:
     """How packs are read. `stem` begins the ids of records that have none; `part` is the split of all of them, where
     the file's name says it; `features` are the fields that a mapping names as features, and `renames[field]` its
     [values]; `to_predict`: neither split nor label is needed, and what is wrong with a row costs that row alone. Rows
-    are paid from `budget`."""
+    are paid from `budget`; `flags` say what numbers are, which is not looked at to predict."""
 
     stem: str = "row"
     part: str = ""
@@ -65,6 +75,7 @@ class Reading:
     to_predict: bool = False
     renames: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     budget: Budget = dataclasses.field(default_factory=lambda: Budget(sys.maxsize))
+    flags: Asked = dataclasses.field(default_factory=Asked)
 
     def value(self, where: str, field: str, given: Any) -> Any:
         """Returns the plain value of a field, as [values] of the mapping renames it."""
@@ -75,6 +86,7 @@ class Reading:
 
 
 DEFAULT = Reading()
+NO_FLAGS = Asked()
 
 
 def row_of(
@@ -144,17 +156,37 @@ def rows_of(where: str, records: Iterable[Mapping[str, Any]], reading: Reading =
     if not (reading.part or reading.to_predict) and named and not any("split" in record for record in named):
         notes.append("the records have no split: all are train; a --mapping can name its column")
         reading = dataclasses.replace(reading, part="train")
-    _refuse_missing(where, named, reading)
+    names = dict.fromkeys(str(field) for record in named for field in record)
+    numbers = columns_of(where, () if reading.to_predict else names, NO_FLAGS if reading.to_predict else reading.flags)
+    multilabel = reading.flags.multilabel and not reading.to_predict
+    with_classes = not multilabel and (not numbers.value or "label" in names)
+    _refuse_missing(where, named, reading, needs_label=with_classes or multilabel)
     rows = []
     for i, record in enumerate(named):
         key = record.get("id", f"{reading.stem}_{i:05d}")
-        make = functools.partial(_row, f"{where}, record {i}", i, record, features, reading)
+        make = functools.partial(_row, f"{where}, record {i}", i, record, features, reading, numbers, with_classes)
         rows.append(row_or_error(key, "test", make, reading))
+    targets = numbers.targets
+    if multilabel:
+        targets = (*targets, _several_of(where, rows, named, reading))
     if not any("turn" in record for record in named):
         _number_turns(rows)
     if reading.to_predict:
         _refuse_without_turn(where, rows, named)
-    return Pack("list", rows, notes, {})
+    return Pack("list", rows, notes, {}, targets, tuple(numbers.group), with_classes)
+
+
+def _several_of(where: str, rows: Sequence[PackRow], named: Sequence[Mapping[str, Any]], reading: Reading) -> Target:
+    """Gives the rows the emotions that their labels name, and returns their target."""
+    found = []
+    for i, (row, record) in enumerate(zip(rows, named, strict=True)):
+        here = f"{where}, record {i}"
+        found.append(several(here, reading.value(here, "label", record.get("label"))))
+        row.unlabelled = "" if found[-1] is not None else f"{here}: the label is empty"
+    target, each = emotions_of(found, where)
+    for row, of in zip(rows, each, strict=True):
+        row.values |= of
+    return target
 
 
 def _named(where: str, records: Iterable[Mapping[str, Any]], reading: Reading) -> Iterator[dict[str, Any]]:
@@ -183,7 +215,7 @@ def _features_among(records: Sequence[Mapping[str, Any]], reading: Reading) -> t
     found: dict[str, bool] = {}  # field -> whether it ever holds more than one number
     for record in records:
         for field, value in record.items():
-            if isinstance(value, np.ndarray | list | tuple) and field not in FIELDS:
+            if isinstance(value, np.ndarray | list | tuple) and field not in FIELDS and not is_column(field):
                 many = value.size > 1 if isinstance(value, np.ndarray) else len(value) > 1 or _nested(value)
                 found[field] = found.get(field, False) or many
     telling = sorted(field for field in found if is_telling(field))
@@ -214,9 +246,9 @@ def _nested(value: Sequence[Any]) -> bool:
     return any(isinstance(x, np.ndarray | list | tuple) and len(np.shape(x)) and len(x) > 1 for x in value)
 
 
-def _refuse_missing(where: str, named: Sequence[Mapping[str, Any]], reading: Reading) -> None:
-    """Raises UserError for a record without an id or split, or if none of the records has a label."""
-    for field in ("id", "split", "label"):
+def _refuse_missing(where: str, named: Sequence[Mapping[str, Any]], reading: Reading, *, needs_label: bool) -> None:
+    """Raises UserError for a record without an id or split, or if none of the records has a label that needs one."""
+    for field in ("id", "split", "label") if needs_label else ("id", "split"):
         if field != "id" and (reading.to_predict or (field == "split" and reading.part)):
             continue
         lacking = [i for i, record in enumerate(named) if field not in record]
@@ -261,9 +293,20 @@ def _refuse_without_turn(where: str, rows: Sequence[PackRow], named: Sequence[Ma
             row.error, row.dialogue = f"{where}, record {i}: {told}", ""
 
 
-def _row(where: str, i: int, record: Mapping[str, Any], features: set[str], reading: Reading) -> PackRow:
+def _row(
+    where: str,
+    i: int,
+    record: Mapping[str, Any],
+    features: set[str],
+    reading: Reading,
+    numbers: NumberColumns,
+    with_classes: bool,
+) -> PackRow:
     vectors = {m: values.vector(where, m, _stepwise(record[m])) for m in features if record.get(m) is not None}
-    return row_of(where, {"turn": i, **record}, vectors, reading)
+    row = row_of(where, {"turn": i, **record}, vectors, reading)
+    if not with_classes:
+        row.label, row.unlabelled = "", ""
+    return dataclasses.replace(row, **numbers.read(where, record))
 
 
 def _stepwise(value: Any) -> Any:
