@@ -46,11 +46,15 @@ class NumberColumns:
     group: Mapping[str, str]
     asked: Asked
 
-    def read(self, where: str, record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def read(self, where: str, record: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the fields `values`, `spreads` and `groups` of a record. Raises UserError naming column and value."""
         found: dict[str, dict[str, Any]] = {"values": {}, "spreads": {}, "groups": {}}
         for name, column in self.value.items():
-            if (value := numbers.read(where, column, record.get(column), self.asked.ranges[name])) is not None:
+            try:
+                value = numbers.read(where, column, record.get(column), self.asked.ranges[name])
+            except UserError as error:
+                raise UserError(f"{error}; --range={name}=LOW:HIGH gives the range") from None
+            if value is not None:
                 found["values"][name] = value
         for name, column in self.spread.items():
             low, high = self.asked.ranges[name]
@@ -175,9 +179,9 @@ def columns_of(where: str, header: Iterable[str], flags: Asked) -> NumberColumns
                 f"{where}: --target={target}=…: there is no column value:{unknown[0]}; the numbers are {has}"
             )
     columns = NumberColumns(value, spread, group, flags)
-    names = [*flags.targets, *[REST] * bool(columns.rest), *[SEVERAL] * flags.multilabel]
-    if len(set(names)) < len(names):
-        raise UserError(f"{where}: --target: {next(n for n in names if names.count(n) > 1)!r} is a target already")
+    made = [*flags.targets, *[REST] * bool(columns.rest), *[SEVERAL] * flags.multilabel]
+    if len(set(made)) < len(made):
+        raise UserError(f"{where}: --target: {next(n for n in made if made.count(n) > 1)!r} is a target already")
     return columns
 
 

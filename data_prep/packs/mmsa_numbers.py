@@ -19,7 +19,7 @@ from mer_jax.errors import UserError
 SENTIMENT = "regression_labels"
 ALONE = tuple(f"{SENTIMENT}_{modality}" for modality in "TAV")
 EMOTIONS = ("emotion_labels", "emotions", "emotion")  # the first of these that is there
-PARTS = {  # how many utterances MMSA's packs have: train, valid, test
+PARTS: dict[tuple[int, ...], str] = {  # how many utterances MMSA's packs have: train, valid, test
     (1284, 229, 686): "mosi",
     (16326, 1871, 4659): "mosei",
     (1368, 456, 457): "sims",
@@ -42,7 +42,7 @@ def convention(where: str, parts: Mapping[str, Mapping[str, Any]], flags: Asked)
     notes = [f"{', '.join(alone)}: the sentiment of a modality alone is not read"] if alone else []
     if flags.sentiment:
         return ("", [f"{SENTIMENT} is not read"]) if flags.sentiment == NOT_READ else (flags.sentiment, notes)
-    sizes = tuple(np.size(part[SENTIMENT]) for part in parts.values() if part.get(SENTIMENT) is not None)
+    sizes = tuple(of.size for of in given)
     if known := PARTS.get(sizes):
         return known, [
             *notes,

@@ -151,7 +151,7 @@ def _turn(example: dict[str, Any]) -> Turn:
     pairs = tuple((r.decode(), w.decode()) for r, w in zip(votes["rater"], votes["label"], strict=True))
     texts = {name: example[name].decode() for name in TEXTS}
     start, end = float(example["start"]), float(example["end"])
-    named = {
+    named: dict[str, Any] = {
         field: {n.decode(): float(x) for n, x in zip(of["name"], of["number"], strict=True)}
         for field in NUMBERS
         for of in [example[field]]
