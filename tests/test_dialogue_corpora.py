@@ -184,7 +184,13 @@ def test_wrong_tables_of_mosei_are_named(tmp_path):
 def test_text_alone_needs_no_clips(tmp_path, letters):
     corpus_folders.mosei_table(tmp_path / "m" / "label.csv")
     of_mosei = source(mosei, tmp_path, tmp_path / "m")
-    assert {name for u in of_mosei.utterances for name in u.features} == {"text"}
+    made = {u.id: u for u in of_mosei.utterances}
+    assert {name for u in made.values() for name in u.features} == {"text"}
+    (target,) = of_mosei.targets
+    assert (target.describe(), target.definition) == ("sentiment (regression: sentiment -3 to 3)", "mosei")
+    assert {name: u.values["sentiment"] for name, u in made.items()} == {
+        f"{video}$_${clip}": float(score) for video, clip, _, score, *_ in corpus_folders.MOSEI
+    }
     assert of_mosei.provenance["sources"].keys() == {"label.csv"}
     of_daily = source(dailydialog, tmp_path, corpus_folders.dailydialog(tmp_path / "d"), "--without-repeats")
     assert [u.features["text"][0, 0] for u in of_daily.utterances][:2] == [35, 27], "letters of the sentences"

@@ -8,7 +8,7 @@ import numpy as np
 import packs
 import pytest
 from recordings import Letters, row, write_table
-from strangers import as_csv, mapping, utterances
+from strangers import as_csv, as_table, mapping, utterances
 
 from data_prep import clips, number_columns
 from data_prep.clip_table import read_table
@@ -208,6 +208,13 @@ def test_numbers_of_packs(imported, tmp_path, kind):
     assert "column 'value:valence' needs its range" in said
     _, said = imported(*arguments, "--range=valence=1:4")
     assert "record 4: value:valence is 5, outside its range 1 to 4" in said
+
+
+def test_numbers_of_a_table_are_found_without_a_mapping(imported, tmp_path):
+    corpus, said = imported(as_table(tmp_path / "p.npz", numbered(12, **{S: lambda i: 0.5})), "--range=valence=1:5")
+    assert corpus is not None, said
+    assert corpus.spreads(("valence",), np.arange(12))[:, 0].tolist() == [0.5] * 12
+    assert set(corpus.modalities) == {"audio"}
 
 
 def test_a_pack_without_classes(imported, tmp_path):
