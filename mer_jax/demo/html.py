@@ -173,7 +173,8 @@ def timeline(found: Sequence[Any], task: Task) -> str:
         rows += f'<tr><th scope="row">{escaped(name)}</th>{cells}</tr>'
     wrong = "".join(f"<p>{one.start:g}–{one.end:g} s: {escaped(one.error)}</p>" for one in found if one.error)
     return (
-        f'<h3>Over time{", in percent" * task.right_or_wrong}</h3><div class="wide" role="region" tabindex="0" aria-label="Over time"><table><tr>'
+        f"<h3>Over time{', in percent' * task.right_or_wrong}</h3>"
+        '<div class="wide" role="region" tabindex="0" aria-label="Over time"><table><tr>'
         f"<td></td>{head}</tr>{rows}</table></div>{wrong}"
     )
 
