@@ -63,7 +63,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def table_of(arguments: argparse.Namespace) -> tuple[ClipTable, list[UtteranceClip], tuple[str, ...]]:
-    """Returns the table, its rows and its labels. Raises UserError unless there are two, or none where there are numbers."""
+    """Returns the table, its rows and its labels. Raises UserError unless there are two, or none where there are
+    numbers."""
     folder, keep = arguments.clips or arguments.table.parent, arguments.keep_unlabelled
     flags = number_columns.asked(arguments)
     table = read_table(arguments.table, folder, arguments.cut, keep_unlabelled=keep, flags=flags)

@@ -96,10 +96,6 @@ class Experiment:
                 )
         if self.data.context != "none":
             dialogues.refuse_without(corpus, self.data.context)
-        if self.data.soft_labels and not corpus.manifest.get("voted"):
-            raise UserError(
-                f"--config.data.soft_labels=True: corpus {name!r} does not say how its raters voted; leave it off"
-            )
 
     def check_layers(self, manifest: Any) -> None:
         """Raises UserError unless the corpus holds the encoder's layers that the model reads."""

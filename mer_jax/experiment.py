@@ -52,6 +52,7 @@ def check(config: Experiment, corpus: Corpus) -> None:
     task, select = task_of(corpus), config.train.select
     if isinstance(loss := getattr(config, "loss", None), LossSettings):
         task.refuse_settings(loss)
+    task.refuse_soft(corpus, loss, soft=config.data.soft_labels)
     config.check_task(task)
     if select not in task.metrics:
         of = "" if task.name == "classification" else f" for target {task.asked!r}"

@@ -214,6 +214,9 @@ REFUSED = [
     ({"data_task": "moods", "loss_imbalance": "balanced_softmax"}, "balanced_softmax: is of one class out of several"),
     ({"data_task": "moods", "loss_regression": "ccc"}, "loss.regression=ccc: is of other tasks"),
     ({"loss_regression": "ccc"}, "loss.regression=ccc: is of other tasks; the target 'classes'"),
+    ({"data_task": "affect", "loss_regression": "distribution"}, "add --config.data.soft_labels=True"),
+    ({"data_task": "affect", "data_soft_labels": True}, "loss.regression=distribution alone"),
+    ({"data_task": "polarity", "data_soft_labels": True}, "does not say how its raters voted"),
     (
         {"data_task": "classes+affect", "loss_task_weights": (1.0,)},
         r"task_weights=\(1.0,\): must be one number for each",

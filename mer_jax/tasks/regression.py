@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mer_jax.data.corpus import Corpus
+from mer_jax.errors import UserError
 from mer_jax.metrics.definition import Definition
 from mer_jax.metrics.definitions import DEFINITIONS
 from mer_jax.metrics.metric import mean_sd
@@ -49,6 +50,24 @@ class Regression(Numbers):
         found = super().targets(corpus, rows, soft=soft)
         spread = corpus.spreads(self.outputs, rows) / self._half if soft else np.full_like(found["value"], np.nan)
         return found | {"spread": np.fmax(spread, np.float32(LEAST_SPREAD)).astype(np.float32)}
+
+    def refuse_soft(self, corpus: Corpus, settings: Any, *, soft: bool) -> None:
+        by_raters = settings is not None and settings.regression == "distribution"
+        if by_raters and not soft:
+            raise UserError("--config.loss.regression=distribution: learns by the raters' spread; add "
+                            "--config.data.soft_labels=True")  # fmt: skip
+        if soft and not by_raters:
+            raise UserError(
+                f"--config.data.soft_labels=True: of target {self.asked!r} the raters' spread is learnt by "
+                "--config.loss.regression=distribution alone; add that, or leave it off"
+            )
+        rows = np.flatnonzero(corpus.has(self.asked))
+        if soft and np.isnan(corpus.spreads(self.outputs, rows)).all():
+            name = corpus.manifest["name"]
+            raise UserError(
+                f"--config.data.soft_labels=True: corpus {name!r} does not say how far its raters lay apart in target "
+                f"{self.asked!r}; leave it off"
+            )
 
     def training_note(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> str:
         notes = [super().training_note(corpus, rows, soft=soft)]

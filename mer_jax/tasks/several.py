@@ -132,6 +132,10 @@ class Several(Told):
         ):
             raise UserError(f"--config.loss.task_weights={settings.task_weights}: must be at least 0, and one above it")
 
+    def refuse_soft(self, corpus: Corpus, settings: Any, *, soft: bool) -> None:
+        for part in self.parts:
+            part.refuse_soft(corpus, settings, soft=soft)
+
     def label_words(self, manifest: Any) -> np.ndarray:
         return np.concatenate([part.label_words(manifest) for part in self.parts])
 

@@ -123,6 +123,11 @@ class Task(abc.ABC):
         """Raises UserError where `config.LossSettings` ask for what the task does not have."""
         return
 
+    def refuse_soft(self, corpus: Corpus, settings: Any, *, soft: bool) -> None:
+        """Raises UserError unless what raters say can be learnt, if it is to be (`soft`). settings:
+        `config.LossSettings`, or None."""
+        return
+
     def raters(self, corpus: Corpus, rows: np.ndarray) -> Any:
         """What is known of single raters of these utterances, as `analyse` takes it; None where that is nothing."""
         return None
