@@ -2,6 +2,8 @@
 
 python -m mer_jax.main --config=configs/deepmsi_mer.py                                            demo corpus
 python -m mer_jax.main --config=configs/deepmsi_mer.py:tiny                                       smoke run, seconds
+python -m mer_jax.main --config=configs/deepmsi_mer.py:regression                                 numbers, on a demo corpus
+python -m mer_jax.main --config=configs/deepmsi_mer.py:multilabel                                 several emotions at once
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap --config.data.path=DIR             hears conversations
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap_utterance --config.data.path=DIR   published sizes, rates
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap_published --config.data.path=DIR   as the official code
@@ -25,7 +27,8 @@ from mer_jax.models import deepmsi_mer
 def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
     """arg: "" = our defaults; "iemocap", "meld" = ours for that corpus, with conversations; "iemocap_utterance",
     "meld_utterance" = the published settings of that corpus; "iemocap_published", "meld_published" = the same as the
-    official code computes it; "emodb_vector" = for one vector a recording; "tiny" = a smoke run."""
+    official code computes it; "emodb_vector" = for one vector a recording; "regression", "multilabel" = for numbers and for several
+    emotions at once, on the demo corpora of these; "tiny" = a smoke run."""
     experiment = deepmsi_mer.DeepMSIExperiment(experiment="deepmsi_mer" + (f"-{arg}" if arg else ""))
     experiment.data.modalities = ("text", "audio", "visual")
     model, loss, optim, train = experiment.model, experiment.loss, experiment.optim, experiment.train
@@ -55,6 +58,14 @@ def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
         model.input_dropout, loss.label_smoothing = 0.4, 0.0
         optim.learning_rate, optim.weight_decay, optim.ema_decay = 1e-3, 1.0, 0.995
         train.batch_size, train.epochs, train.patience = 32, 25, 0
+    elif arg in ("regression", "multilabel"):  # numbers, or several emotions at once
+        experiment.data.path = f"demo:{arg}"
+        optim.learning_rate, optim.weight_decay, optim.ema_decay = 2e-3, 1.0, 0.995
+        train.epochs, train.patience = 30, 8
+        if arg == "regression":
+            loss.regression, train.select = "mse", "ccc"
+        else:
+            loss.label_smoothing, train.select = 0.0, "map"
     elif arg == "tiny":
         model.early_width = model.projection = 32
         model.tcn_widths, model.late_widths = (32, 32), (32,)
@@ -64,6 +75,7 @@ def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
         optim.learning_rate, optim.weight_decay, optim.ema_decay = 2e-3, 1.0, 0.995
         train.epochs, train.patience = 30, 8
     else:
-        known = "iemocap, meld, the two with _utterance or _published, emodb_vector and tiny, or none"
+        known = "iemocap, meld, the two with _utterance or _published, emodb_vector, regression, "
+        known += "multilabel and tiny, or none"
         raise ValueError(f"configs/deepmsi_mer.py knows the arguments {known}, not {arg!r}")
     return experiment

@@ -23,7 +23,7 @@ from mer_jax.models import deepmsi_mer_frames
 def get_config(arg: str = "") -> deepmsi_mer_frames.DeepMSIFramesExperiment:
     """arg: "swin_t" or "" = published sizes, our training; "published" or "iemocap_published" = as the official code,
     with its rates for IEMOCAP; "meld_published" = with those for MELD; "tiny" = a backbone for the demo corpus's drawn
-    frames."""
+    frames; "tiny_regression", "tiny_multilabel" = the same for numbers, and for several emotions at once."""
     arg = {"": "swin_t", "iemocap_published": "published"}.get(arg, arg)
     official = arg in ("published", "meld_published")
     experiment = deepmsi_mer_frames.DeepMSIFramesExperiment(experiment=f"deepmsi_mer_frames-{arg}")
@@ -48,8 +48,12 @@ def get_config(arg: str = "") -> deepmsi_mer_frames.DeepMSIFramesExperiment:
     elif arg == "swin_t":
         backbone.norm_first, train.precision = False, "bfloat16"  # as in public checkpoints
         optim.learning_rate, optim.weight_decay, optim.ema_decay = 3e-4, 0.05, 0.999
-    elif arg == "tiny":
-        experiment.data.path, experiment.data.modalities = "demo:frames", ("visual",)
+    elif arg in ("tiny", "tiny_regression", "tiny_multilabel"):
+        task = arg.partition("_")[2]
+        experiment.data.path, experiment.data.modalities = "demo:frames" + f"-{task}" * bool(task), ("visual",)
+        if task:
+            train.select = "ccc" if task == "regression" else "map"
+            loss.regression = "mse" if task == "regression" else loss.regression
         model.early_width = model.projection = 64
         model.tcn_widths, model.late_widths = (64, 64), (64,)
         # What a drawn square says depends on its colours, and on what is left and right in it.
@@ -60,6 +64,6 @@ def get_config(arg: str = "") -> deepmsi_mer_frames.DeepMSIFramesExperiment:
         loss.label_smoothing, optim.learning_rate = 0.0, 5e-4  # twice that sometimes stays on a plateau
         train.eval_batch_size, train.epochs, train.patience = 64, 20, 0
     else:
-        known = "swin_t, published, iemocap_published, meld_published and tiny"
+        known = "swin_t, published, iemocap_published, meld_published, tiny, tiny_regression and tiny_multilabel"
         raise ValueError(f"configs/deepmsi_mer_frames.py knows the arguments {known}, not {arg!r}")
     return experiment

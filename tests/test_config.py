@@ -4,7 +4,8 @@ import re
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, class_targets
+import store
+from conftest import ROOT
 from experiments import FAMILIES
 
 from mer_jax import config as config_lib
@@ -35,6 +36,8 @@ PARAMETERS = {
     "lsgmer:meld_utterance": 1_131_783,
     "lsgmer:emodb": 73_543,
     "lsgmer:emodb_vector": 286_343,
+    "lsgmer:regression": 2_254_594,
+    "lsgmer:multilabel": 2_256_646,
     "deepmsi_mer": 758_887,
     "deepmsi_mer:tiny": 27_559,
     "deepmsi_mer:iemocap": 1_193_079,
@@ -44,10 +47,14 @@ PARAMETERS = {
     "deepmsi_mer:iemocap_published": 16_993_327,
     "deepmsi_mer:meld_published": 16_993_327,
     "deepmsi_mer:emodb_vector": 173_087,
+    "deepmsi_mer:regression": 758_242,
+    "deepmsi_mer:multilabel": 758_758,
     "deepmsi_mer_frames": 47_729_897,
     "deepmsi_mer_frames:published": 47_739_249,
     "deepmsi_mer_frames:meld_published": 47_739_249,
     "deepmsi_mer_frames:tiny": 457_547,
+    "deepmsi_mer_frames:tiny_regression": 457_222,
+    "deepmsi_mer_frames:tiny_multilabel": 457_482,
 }
 
 
@@ -84,31 +91,31 @@ def test_the_table_of_parameters_names_every_config():
 
 def build_without_reading(config, corpus, replicas):
     """The compiled functions for so many replicas of the official split, and the pool."""
-    rows = np.arange(len(corpus))
-    targets = class_targets(corpus.label_ids(rows), len(corpus.labels))
+    rows, task = np.arange(len(corpus)), task_of(corpus)
+    targets = task.targets(corpus, rows, soft=False)
     pool = pool_lib.select_utterances(corpus, rows, {m: 128 for m in config.data.modalities}, targets)
     fold = protocols.split(corpus, "official", 0).folds[0]
     widths = {m: corpus.modalities[m]["width"] for m in config.data.modalities}
     widths |= {m: 3 for m in widths if "pixels" in corpus.modalities[m]}
     stats = {m: {"mean": np.zeros(w, np.float32), "scale": np.ones(w, np.float32)} for m, w in widths.items()}
-    inputs = family.ReplicaInputs(stats, np.zeros(len(corpus.labels), np.float32), {})
+    inputs = family.ReplicaInputs(stats, task.prior(targets), {})
     trains = np.isin(np.arange(len(corpus)), fold.train)[None]
     mesh = sharding.make_mesh(replicas)
     batches = loader.BatchSource(corpus, pool, "refuse", mesh)
     order = batches.training_order(fold.train, config.train.batch_size, 0, 1, config.train.epochs)
     data = prepare.TrainingData(batches, (fold,), trains, (inputs,), (), [], order=order)
-    return compiled.build(config, corpus, task_of(corpus), data, replicas, mesh), pool
+    return compiled.build(config, corpus, task, data, replicas, mesh), pool
 
 
 def shapes_of_batch(config, corpus):
     """A batch of 16 time steps of every modality."""
-    rows, classes = config.train.batch_size, len(corpus.labels)
+    rows = config.train.batch_size
     widths = {m: (corpus.modalities[m]["width"],) for m in config.data.modalities}
     if isinstance(config, DeepMSIFramesExperiment):
         widths["visual"] = (config.frames.size, config.frames.size, 3)
     types = {m: np.uint8 if len(widths[m]) == 3 else np.float32 for m in widths}
-    targets = {"label": jax.ShapeDtypeStruct((rows,), np.int32)}
-    targets["target"] = jax.ShapeDtypeStruct((rows, classes), np.float32)
+    made = task_of(corpus).targets(corpus, np.zeros(rows, int), soft=False)
+    targets = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in made.items()}
     return Batch(
         {m: jax.ShapeDtypeStruct((rows, 16, *width), types[m]) for m, width in widths.items()},
         {m: jax.ShapeDtypeStruct((rows, 16), bool) for m in widths},
@@ -149,6 +156,9 @@ def test_every_config_traces_a_step(name, demo, framed):
     config = load_config(name)
     of_frames = isinstance(config, DeepMSIFramesExperiment)
     corpus = framed if of_frames else demo
+    if (variant := config.data.path.removeprefix("demo:")) not in ("", "frames"):
+        counts = {"train": 120, "valid": 8, "test": 8}
+        corpus = Corpus(store.demo_corpus(f"few-{variant}", counts=counts, variant=variant))
     if of_frames:
         config.data.modalities = ("text", "audio", "visual")
     config = validate(config)

@@ -96,8 +96,8 @@ class Classification(Task):
     def refuse_soft(self, corpus: Corpus, settings: Any, *, soft: bool) -> None:
         if soft and (self.number or not corpus.manifest.get("voted")):
             raise UserError(
-                f"--config.data.soft_labels=True: corpus {corpus.manifest['name']!r} does not say how its raters voted; "
-                "leave it off"
+                f"--config.data.soft_labels=True: corpus {corpus.manifest['name']!r} does not say how its raters "
+                "voted; leave it off"
             )
 
     def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
