@@ -9,7 +9,7 @@ they are not there, the numbers say the same: of each emotion's 350 the first 20
 
 All speakers are in all three parts of the official split: test unknown ones with speaker or loso. The same 350
 sentences are spoken in all five emotions, so that words tell nothing, and no text features are made. Speaker, session
-and dialogue are the speaker. Zhou et al., Speech Communication 137, 2022.
+and dialogue are the speaker, whose gender is that of the ReadMe.txt that comes with the recordings. Zhou et al., Speech Communication 137, 2022.
 """
 
 import argparse
@@ -33,6 +33,7 @@ PARTS = {"train": "train", "evaluation": "valid", "test": "test"}
 NAME = re.compile(r"(00(?:0[1-9]|1\d|20))_(\d{6})")
 LINE = re.compile(r"(\d{4}_\d{6})\s+(\S.*)")
 LAST_MANDARIN = "0010"
+WOMEN = ("0001", "0002", "0003", "0007", "0009", "0015", "0016", "0017", "0018", "0019")
 UTF8 = "utf-8-sig"
 LANGUAGES = ("both", "english", "mandarin")
 ISSUES = {
@@ -66,7 +67,13 @@ def utterance(path: PurePath, issues: KnownIssues) -> Utterance:
     by_number = "valid" if number % EACH < VALID else "test" if number % EACH < VALID + TEST else "train"
     if part and part != by_number:
         issues.add("part-of-another-number", path.as_posix())
-    return acted(id=path.stem, split=part or by_number, speaker=speaker, label=LABELS[emotion[0]])
+    return acted(
+        id=path.stem,
+        split=part or by_number,
+        speaker=speaker,
+        label=LABELS[emotion[0]],
+        gender="female" if speaker in WOMEN else "male",
+    )
 
 
 def language_of(speaker: str) -> str:
@@ -149,6 +156,7 @@ def read(arguments: argparse.Namespace) -> Source:
         rows=rows,
         labels=tuple(LABELS.values()),
         issues=issues,
+        groups=("gender",),
         protocol={
             "name": "official",
             "description": "ESD's evaluation, test and train: 20, 30 and 300 sentences of each speaker and emotion, "

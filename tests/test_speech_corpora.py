@@ -117,6 +117,9 @@ def test_genders_are_those_that_the_corpora_state(read, folders, tmp_path):
     assert genders(of(read, "ravdess")) == {"01": "male", "02": "female", "21": "male", "24": "female"}
     assert set(genders(of(read, "savee")).values()) == {"male"}
     assert set(genders(of(read, "tess")).values()) == {"female"}
+    assert genders(of(read, "esd")) == {"0001": "female", "0011": "male", "0016": "female"}
+    assert {speaker in esd.WOMEN for speaker in ("0004", "0010", "0020")} == {False}
+    assert (len(esd.WOMEN), sum(esd.language_of(speaker) == "english" for speaker in esd.WOMEN)) == (10, 5)
     assert set(genders(of(read, "crema_d")).values()) == {""}, "the folder does not say it"
     folder = shutil.copytree(folders["crema_d"], tmp_path / "c")
     table = folder / "VideoDemographics.csv"
