@@ -40,6 +40,9 @@ def _number(corpus: Corpus, target: Target, name: str) -> Finding:
     text = "; ".join([*(f"{part} has no value" for part in empty), *alike, *told, f"range {low:g} to {high:g}"])
     if not empty and not alike:
         return Finding("ok", "number", name, text)
+    if not empty:
+        do = "a number that never varies teaches nothing: look at the source, or leave the number out"
+        return Finding("problem", "number", name, text, do)
     do = "what train lacks is never learned, and what test lacks is never scored: split anew, or leave the number out"
     return Finding("problem", "number", name, text, do)
 
