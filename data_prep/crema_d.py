@@ -5,8 +5,9 @@
 The folder is the repository, fetched with git-lfs: AudioWAV/1001_DFA_ANG_XX.wav, …, for --visual-encoder
 VideoFlash/*.flv, and finishedResponses.csv, whose answers become the votes of the utterances. A name is actor,
 sentence, emotion and level (LO, MD, HI, XX unspecified). The emotion of the name is what the actor intended: from the
-voice alone raters recognise 41 % of them. VideoDemographics.csv says which gender (Sex) an actor has. --labels=perceived takes what most raters heard instead; where two emotions
-are equally frequent the utterance is left out. --rated says whether they heard the voice, saw the face, or both.
+voice alone raters recognise 41 % of them. VideoDemographics.csv says which gender (Sex) an actor has.
+--labels=perceived takes what most raters heard instead; where two emotions are equally frequent the utterance is left
+out. --rated says whether they heard the voice, saw the face, or both.
 
 Speaker, session and dialogue are the actor. The split written in the corpus is ours, there is no official one: test
 unknown actors with speaker:5. Cao et al., IEEE Trans. Affective Computing 5(4), 2014.

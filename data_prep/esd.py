@@ -9,7 +9,8 @@ they are not there, the numbers say the same: of each emotion's 350 the first 20
 
 All speakers are in all three parts of the official split: test unknown ones with speaker or loso. The same 350
 sentences are spoken in all five emotions, so that words tell nothing, and no text features are made. Speaker, session
-and dialogue are the speaker, whose gender is that of the ReadMe.txt that comes with the recordings. Zhou et al., Speech Communication 137, 2022.
+and dialogue are the speaker, whose gender is that of the ReadMe.txt that comes with the recordings. Zhou et al., Speech
+Communication 137, 2022.
 """
 
 import argparse

@@ -6,8 +6,8 @@ comes along.
 The table is an npz of equally long arrays: utt_id, dialogue, start_time, end_time, label (position in label_names:
 hap sad neu ang exc fru), label_names, split (train val test), sentence, and the audio array named by --audio. It may
 have vad, [utterances, 3]: valence, activation and dominance, in the order in which IEMOCAP's own files have them; they
-become the numbers valence, arousal and dominance, means of raters from 1 to 5. A few of IEMOCAP's lie beyond these ends,
-which no mean of such ratings can: they are not known. The gender is the letter of the turn.
+become the numbers valence, arousal and dominance, means of raters from 1 to 5. A few of IEMOCAP's lie beyond these
+ends, which no mean of such ratings can: they are not known. The gender is the letter of the turn.
 """
 
 import argparse
@@ -75,8 +75,8 @@ def read_table(path: Path, audio: str) -> dict[str, np.ndarray]:
 
 
 def read_vad(path: Path, column: np.ndarray, rows: int) -> np.ndarray:
-    """Returns valence, arousal and dominance, Float64[rows, 3], NaN where one is not given. Raises UserError naming file
-    and row."""
+    """Returns valence, arousal and dominance, Float64[rows, 3], NaN where one is not given. Raises UserError naming
+    file and row."""
     column = typed_columns.vectors(path, "vad", column)
     if column.shape != (rows, len(numbers.VAD)):
         raise UserError(
@@ -86,7 +86,8 @@ def read_vad(path: Path, column: np.ndarray, rows: int) -> np.ndarray:
 
 
 def vad_of(where: str, given: Sequence[Any]) -> list[float]:
-    """Returns the three numbers, NaN for what is not given. Raises UserError for what is none, or far beyond the ends."""
+    """Returns the three numbers, NaN for what is not given. Raises UserError for what is none, or far beyond the
+    ends."""
     low, high = numbers.VAD_RANGE
     found = [
         numbers.read(where, name, value, (low - BEYOND, high + BEYOND))

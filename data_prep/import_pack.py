@@ -178,8 +178,8 @@ def read_pack(arguments: argparse.Namespace, *, to_predict: bool = False) -> lay
     first, other = found[0], [pack for pack in found if about(pack) != about(found[0])]
     if other and not to_predict:
         raise UserError(
-            f"{files[0].name} has {about(first)}, another file has {about(other[0])}; all parts must hold the same numbers, "
-            "groups and classes"
+            f"{files[0].name} has {about(first)}, another file has {about(other[0])}; all parts must hold the same "
+            "numbers, groups and classes"
         )
     return dataclasses.replace(first, rows=rows, notes=notes)
 

@@ -5,9 +5,9 @@ positive.
 
 FOLDER holds label.csv (video_id, clip_id, text, label, label_T, label_A, label_V, annotation, mode) and, where sound or
 frames are asked for, Raw/VIDEO/CLIP.mp4. `label` is the sentiment from -3 to 3; its sign is the class, 0 is neutral.
-`mode` is the official split. The score itself is the number sentiment; label_T, label_A and label_V, those of a modality
-alone, and the six emotions of CMU's own files are not read. A video is dialogue, speaker and session, the number of a clip its turn. MMSA's packs of features are
-read by data_prep.import_pack, with the same ids.
+`mode` is the official split. The score itself is the number sentiment; label_T, label_A and label_V, those of a
+modality alone, and the six emotions of CMU's own files are not read. A video is dialogue, speaker and session, the
+number of a clip its turn. MMSA's packs of features are read by data_prep.import_pack, with the same ids.
 
 Clips were cut by CMU's times, which are wrong for a part of the videos: then what is said in a clip is another sentence
 than its text (thuiar/MMSA issue 66). Nothing here finds that. Bagher Zadeh et al., ACL 2018; Yu et al., AAAI 2021.

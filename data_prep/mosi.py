@@ -68,8 +68,8 @@ def read_table(path: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _add_sentiment(path: Path, whole: dict[str, np.ndarray], table: dict[str, dict[str, np.ndarray]]) -> None:
-    """Adds the column val, NaN where the sentiment is not known. Raises UserError where it is not in both parts, not one
-    an utterance, out of range, or contradicts the label."""
+    """Adds the column val, NaN where the sentiment is not known. Raises UserError where it is not in both parts, not
+    one an utterance, out of range, or contradicts the label."""
     for part, columns in table.items():
         name = f"val_{part}"
         if name not in whole or np.ndim(whole[name]) < 1 or len(whole[name]) != len(columns["id"]):

@@ -90,7 +90,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=LOW:HIGH",
-        help="the least and greatest that the column value:NAME can hold, as in valence=1:5; every such column needs it",
+        help="the least and greatest that the column value:NAME can hold, as in valence=1:5; each such column needs it",
     )
     parser.add_argument(
         "--target",
@@ -102,8 +102,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--multilabel",
         action="store_true",
-        help=f"the label names all emotions that are there, as in happy|surprised, or it is {NONE!r}; they are the target "
-        f"{SEVERAL!r} in place of classes; empty: not known",
+        help=f"the label names all emotions that are there, as in happy|surprised, or it is {NONE!r}; they are the "
+        f"target {SEVERAL!r} in place of classes; empty: not known",
     )
 
 
@@ -186,8 +186,8 @@ def columns_of(where: str, header: Iterable[str], flags: Asked) -> NumberColumns
 
 
 def several(where: str, label: Any) -> tuple[str, ...] | None:
-    """Returns the emotions that a label names, none of them for `no emotion`, and None where it is empty. Raises UserError for names
-    that cannot be."""
+    """Returns the emotions that a label names, none of them for `no emotion`, and None where it is empty. Raises
+    UserError for names that cannot be."""
     text = values.word(where, "label", label)
     if is_blank(text):
         return None

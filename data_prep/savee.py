@@ -7,7 +7,8 @@ JE, JK, KL), emotion and number. Of an emotion's letters the two of sadness (sa)
 sentences are TIMIT's; names do not say which, so that none is in the corpus.
 
 All speakers are men, as AudioData/Info.txt says. Speaker, session and dialogue are the speaker. The split written in
-the corpus is ours, there is no official one; the field leaves one speaker out (loso). Haq and Jackson, Machine Audition, 2010.
+the corpus is ours, there is no official one; the field leaves one speaker out (loso). Haq and Jackson, Machine
+Audition, 2010.
 """
 
 import argparse

@@ -8,7 +8,8 @@ Kaggle's download has one, are counted once.
 
 Both speakers are actresses, as the authors write. Speaker and session are the speaker, a dialogue is a speaker's word.
 With two speakers loso has two folds, and each validates on words of the speaker that trains. The split written in the
-corpus is ours: OAF trains, a tenth of her words validate, YAF tests. A random split tests on a voice and on words that it trained on. Dupuis and Pichora-Fuller, 2010.
+corpus is ours: OAF trains, a tenth of her words validate, YAF tests. A random split tests on a voice and on words that
+it trained on. Dupuis and Pichora-Fuller, 2010.
 """
 
 import argparse

@@ -24,8 +24,9 @@ class Sections(TypedDict, total=False):
 
 
 def read_mapping(path: Path) -> dict[str, dict[str, Any]]:
-    """Reads a mapping file in TOML: [columns] our field, or "value:NAME" and the like, = "COLUMN" or "FILE:COLUMN"; [features] modality = the same, or
-    "PREFIX*" for numbered columns; [values.FIELD] theirs = "ours". Raises UserError naming the file and key."""
+    """Reads a mapping file in TOML: [columns] our field, or "value:NAME" and the like, = "COLUMN" or "FILE:COLUMN";
+    [features] modality = the same, or "PREFIX*" for numbered columns; [values.FIELD] theirs = "ours". Raises UserError
+    naming the file and key."""
     try:
         mapping = tomllib.loads(text_of(path))
     except RecursionError:
@@ -41,7 +42,8 @@ def read_mapping(path: Path) -> dict[str, dict[str, Any]]:
     for field in (*mapping.get("columns", {}), *mapping.get("values", {})):
         if field not in FIELDS and not (is_column(field) and field in mapping.get("columns", {})):
             raise UserError(
-                f"--mapping={path}: {brief(field)} is not one of {', '.join(FIELDS)}, value:NAME, spread:NAME, group:NAME"
+                f"--mapping={path}: {brief(field)} is not one of {', '.join(FIELDS)}, value:NAME, spread:NAME, "
+                "group:NAME"
             )
     if wrong := [m for m in mapping.get("features", {}) if our_name(m) in FIELDS]:
         raise UserError(f"--mapping={path}: {wrong[0]!r} is never a feature; call a modality text, audio, visual")

@@ -1,9 +1,10 @@
 """Numbers of MMSA's dictionaries: the sentiment, and CMU-MOSEI's emotions where somebody has added them.
 
-Sentiment is `regression_labels`, from -3 to 3 in CMU-MOSI and CMU-MOSEI and from -1 to 1 in CH-SIMS; those of a modality
-alone (`regression_labels_T`, …) are not read. Emotions are `emotion_labels` (or `emotions`, `emotion`): a dict of six
-columns by name, or [utterances, 6], whose order nothing in the file says. Two are in use: happy, sad, anger, surprise,
-disgust, fear (CMU-MultimodalSDK issues 144 and 191), and anger, disgust, fear, happy, sad, surprise (issue 124)."""
+Sentiment is `regression_labels`, from -3 to 3 in CMU-MOSI and CMU-MOSEI and from -1 to 1 in CH-SIMS; those of a
+modality alone (`regression_labels_T`, …) are not read. Emotions are `emotion_labels` (or `emotions`, `emotion`): a dict
+of six columns by name, or [utterances, 6], whose order nothing in the file says. Two are in use: happy, sad, anger,
+surprise, disgust, fear (CMU-MultimodalSDK issues 144 and 191), and anger, disgust, fear, happy, sad, surprise (issue
+124)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,8 +30,8 @@ NOT_READ = "none"  # of --sentiment
 
 
 def convention(where: str, parts: Mapping[str, Mapping[str, Any]], flags: Asked) -> tuple[str, list[str]]:
-    """Returns by which convention the sentiment is scored, "" if there is none, and notes. Raises UserError where neither
-    the flag nor the pack says it."""
+    """Returns by which convention the sentiment is scored, "" if there is none, and notes. Raises UserError where
+    neither the flag nor the pack says it."""
     given = [
         np.ravel(np.asarray(part[SENTIMENT], object)) for part in parts.values() if part.get(SENTIMENT) is not None
     ]

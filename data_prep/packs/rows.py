@@ -26,8 +26,8 @@ ROW = 1000  # bytes, about, that a record and its row take besides the features
 @dataclasses.dataclass
 class PackRow:
     """An utterance of a pack. `label` is a name, or the number that stands for it, and `unlabelled` says why it is
-    none; `features[m]` are Float[time, width]; `error` says why the row cannot be used. `values`, `spreads` and `groups`
-    are those of an utterance."""
+    none; `features[m]` are Float[time, width]; `error` says why the row cannot be used. `values`, `spreads` and
+    `groups` are those of an utterance."""
 
     id: str
     split: str

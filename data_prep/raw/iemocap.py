@@ -6,8 +6,8 @@ The folder holds Session1 … Session5, each with dialog/EmoEvaluation/*.txt (la
 dialog/transcriptions/*.txt, sentences/wav/DIALOGUE/TURN.wav and, for --visual-encoder, dialog/avi/DivX/DIALOGUE.avi.
 Labels are the official majority labels. The numbers valence, arousal (IEMOCAP's activation) and dominance are the
 corpus's means, from 1 to 5, and their spreads the sample standard deviation of the external raters, of whom the means
-are; --keep-unlabelled keeps the turns without a class for them. The gender is the letter of the turn's id. The parts are those of `dialoguernn`: session 5 is test, the others train; loso
-and speaker split as they like.
+are; --keep-unlabelled keeps the turns without a class for them. The gender is the letter of the turn's id. The parts
+are those of `dialoguernn`: session 5 is test, the others train; loso and speaker split as they like.
 
 A film shows both actors side by side. A turn's frames are cut from it by the turn's times, and of them the half of its
 speaker: the actor whose letter the dialogue bears, who wears the markers, is taken to sit on the left, as others'
