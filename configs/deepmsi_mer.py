@@ -2,7 +2,7 @@
 
 python -m mer_jax.main --config=configs/deepmsi_mer.py                                            demo corpus
 python -m mer_jax.main --config=configs/deepmsi_mer.py:tiny                                       smoke run, seconds
-python -m mer_jax.main --config=configs/deepmsi_mer.py:regression                                 numbers, on a demo corpus
+python -m mer_jax.main --config=configs/deepmsi_mer.py:regression                                 numbers, a demo corpus
 python -m mer_jax.main --config=configs/deepmsi_mer.py:multilabel                                 several emotions at once
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap --config.data.path=DIR             hears conversations
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap_utterance --config.data.path=DIR   published sizes, rates
