@@ -3,7 +3,7 @@
 python -m mer_jax.main --config=configs/deepmsi_mer.py                                            demo corpus
 python -m mer_jax.main --config=configs/deepmsi_mer.py:tiny                                       smoke run, seconds
 python -m mer_jax.main --config=configs/deepmsi_mer.py:regression                                 numbers, a demo corpus
-python -m mer_jax.main --config=configs/deepmsi_mer.py:multilabel                                 several emotions at once
+python -m mer_jax.main --config=configs/deepmsi_mer.py:multilabel                                 emotions, a demo corpus
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap --config.data.path=DIR             hears conversations
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap_utterance --config.data.path=DIR   published sizes, rates
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap_published --config.data.path=DIR   as the official code
@@ -27,8 +27,8 @@ from mer_jax.models import deepmsi_mer
 def get_config(arg: str = "") -> deepmsi_mer.DeepMSIExperiment:
     """arg: "" = our defaults; "iemocap", "meld" = ours for that corpus, with conversations; "iemocap_utterance",
     "meld_utterance" = the published settings of that corpus; "iemocap_published", "meld_published" = the same as the
-    official code computes it; "emodb_vector" = for one vector a recording; "regression", "multilabel" = for numbers and for several
-    emotions at once, on the demo corpora of these; "tiny" = a smoke run."""
+    official code computes it; "emodb_vector" = for one vector a recording; "regression", "multilabel" = for numbers
+    and for several emotions at once, on the demo corpora of these; "tiny" = a smoke run."""
     experiment = deepmsi_mer.DeepMSIExperiment(experiment="deepmsi_mer" + (f"-{arg}" if arg else ""))
     experiment.data.modalities = ("text", "audio", "visual")
     model, loss, optim, train = experiment.model, experiment.loss, experiment.optim, experiment.train

@@ -20,8 +20,8 @@ from mer_jax.models import lsgmer
 def get_config(arg: str = "") -> lsgmer.LSGMERExperiment:
     """arg: "" = our defaults; "iemocap", "meld", "emodb" = tuned on that corpus's validation parts;
     "iemocap_utterance", "meld_utterance" = the same, one utterance at a time; "emodb_vector" = for one vector a
-    recording, "emodb_layers" = for the layers of a speech encoder; "regression", "multilabel" = for numbers and for several
-    emotions at once, on the demo corpora of these; "tiny" = quick."""
+    recording, "emodb_layers" = for the layers of a speech encoder; "regression", "multilabel" = for numbers
+    and for several emotions at once, on the demo corpora of these; "tiny" = quick."""
     experiment = lsgmer.LSGMERExperiment(experiment="lsgmer" + (f"-{arg}" if arg else ""))
     model, optim, train = experiment.model, experiment.optim, experiment.train
     corpus, _, alone = arg.partition("_")
