@@ -161,6 +161,39 @@ class ByTurn(TypedDict):
     positions: dict[str, TurnGroup]
 
 
+class GroupScore(Part):
+    dialogues: Count
+    value: Finite  # of the main score, the mean over the seeds
+    low: NotRequired[Finite]
+    high: NotRequired[Finite]
+
+
+class OtherGroups(Part):
+    """All that are not named, together; scored where they are not small."""
+
+    groups: Count
+    dialogues: NotRequired[Count]
+    value: NotRequired[Finite]
+    low: NotRequired[Finite]
+    high: NotRequired[Finite]
+
+
+class GroupGap(TypedDict):
+    highest: str
+    lowest: str
+    difference: Finite
+    low: NotRequired[Finite]
+    high: NotRequired[Finite]
+    shared_dialogues: Count
+
+
+class Grouping(TypedDict):
+    groups: dict[str, GroupScore]
+    others: OtherGroups
+    unknown: Count
+    gap: NotRequired[GroupGap]
+
+
 class Point(TypedDict):
     values: dict[str, Finite]
     chosen: bool
@@ -173,6 +206,7 @@ class Point(TypedDict):
     interval: NotRequired[dict[str, Interval]]
     ensemble: NotRequired[Ensemble]
     conversation: NotRequired[ByTurn]  # of corpora with dialogues, since 0.11
+    groups: NotRequired[dict[str, Grouping]]  # of the chosen point, where any are known, since 0.13
     layer_weights: NotRequired[dict[str, dict[LayerNumber, MeanSd]]]  # of model.layer_mix=learned
 
 

@@ -60,8 +60,8 @@ NO_JAX = (
     "data/ledger", "data/frames", "data/synthetic",
     "data/synthetic_dialogues", "metrics/metric", "metrics/classification", "metrics/calibration", "metrics/significance",
     "metrics/definition", "metrics/definitions", "metrics/multilabel", "metrics/ordinal", "metrics/regression",
-    "metrics/sentiment", "score",
-    "evaluation/finished_run", "evaluation/layer_weights", "evaluation/predictions", "evaluation/robustness_curves", "evaluation/conversation_scores", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
+    "metrics/residuals", "metrics/sentiment", "score",
+    "evaluation/finished_run", "evaluation/group_scores", "evaluation/layer_weights", "evaluation/predictions", "evaluation/robustness_curves", "evaluation/conversation_scores", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
     "training/replicas", "models/pretrained", "runtime/console",
 )  # fmt: skip
 # Words of classification, and who may say them besides tasks/, metrics/ and models/.

@@ -11,6 +11,7 @@ from etils import epath
 
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
+from mer_jax.evaluation.group_scores import groupings
 from mer_jax.tasks import Task
 
 TEXT_FIELDS = ("replica", "id", "dialogue")
@@ -29,18 +30,22 @@ def format_predictions(
     pool_rows: the corpus's row of every utterance of the pool; targets: what the task makes of its
     targets; sentences: what is said in it. entries: of every replica
     its name, the positions of its utterances in the pool, and what is predicted of them. `turn` stands where a dialogue
-    is named, `speaker` where one is.
+    is named, `speaker` where one is, `session` where one is and the corpus has several, and `groups` where one of the
+    corpus's own is known.
     """
-    index, lines = corpus.index, []
+    index, lines, found = corpus.index, [], groupings(corpus)
     for name, positions, predicted in entries:
         for position, row, values in zip(positions.tolist(), pool_rows[positions].tolist(), predicted, strict=True):
-            dialogue, speaker = str(index["dialogue"][row]), str(index["speaker"][row])
-            line = {
+            dialogue = str(index["dialogue"][row])
+            of = {group: str(column[row]) for group, column in found.items() if column[row]}
+            single: dict[str, str] = {group: of.pop(group) for group in ("speaker", "session") if group in of}
+            line: dict[str, Any] = {
                 "replica": name,
                 "id": str(index["id"][row]),
                 "dialogue": dialogue,
                 **({"turn": int(index["turn"][row])} if dialogue else {}),
-                **({"speaker": speaker} if speaker else {}),
+                **single,
+                **({"groups": of} if of else {}),
                 **task.describe_target(targets, position),
                 **task.describe_prediction(values, digits=6),
                 "sentence": sentences[position],
@@ -54,8 +59,9 @@ class Predictions:
     """What some replicas predict of their test parts.
 
     One entry for each utterance: ids (sorted), sentences ("" where unknown), labels (what the task reads of its
-    targets), dialogues, and the task's targets. One entry for each line of the file: replica, a position in `names`;
-    utterance, a position in `ids`; decisions; predicted, [lines, width]."""
+    targets), dialogues, the task's targets, and groups, by the name of each grouping ("" where unknown). One entry for
+    each line of the file: replica, a position in `names`; utterance, a position in `ids`; decisions; predicted,
+    [lines, width]."""
 
     names: tuple[str, ...]
     ids: tuple[str, ...]
@@ -63,6 +69,7 @@ class Predictions:
     labels: tuple[Any, ...]
     dialogues: np.ndarray
     targets: dict[str, np.ndarray]
+    groups: dict[str, np.ndarray]
     replica: np.ndarray
     utterance: np.ndarray
     decisions: np.ndarray
@@ -99,7 +106,7 @@ def parse_predictions(
             if key in seen:
                 raise ValueError(f"utterance {line['id']!r} occurs a second time for this replica")
             sentence = str(line.get("sentence") or "")
-            about = label, line["dialogue"], sentence, line.get("turn"), line.get("speaker")
+            about = label, line["dialogue"], sentence, line.get("turn"), _groups_of(line)
             if utterances.setdefault(line["id"], about) != about:
                 raise ValueError(f"another line says something else of utterance {line['id']!r}")
         except ValueError as error:
@@ -117,6 +124,7 @@ def parse_predictions(
         labels=labels,
         dialogues=np.array([utterances[id][1] for id in ids], np.str_),
         targets=task.read_targets(labels),
+        groups=_columns([utterances[id][4] for id in ids]),
         replica=np.array([replica for replica, _, _, _ in lines], np.int64),
         utterance=np.array([position[id] for _, id, _, _ in lines], np.int64),
         decisions=np.array([decision for _, _, decision, _ in lines]),
@@ -132,11 +140,27 @@ def _parse(content: bytes, task: Task, replicas: Collection[str]) -> tuple[dict[
             raise ValueError(f"it has no text field {field!r}")
     if not isinstance(line.get("turn", 0), int) or isinstance(line.get("turn"), bool):  # before 0.11 there was none
         raise ValueError("its field 'turn' is not an integer")
-    if not isinstance(line.get("speaker", ""), str):
-        raise ValueError("its field 'speaker' is not a text")
+    for field in ("speaker", "session"):  # the latter since 0.13
+        if not isinstance(line.get(field, ""), str):
+            raise ValueError(f"its field {field!r} is not a text")
+    groups = line.get("groups", {})
+    if not isinstance(groups, dict) or not all(isinstance(group, str) for group in groups.values()):
+        raise ValueError("its field 'groups' does not hold a text for each name")
     if line["replica"] not in replicas:
         raise ValueError(f"metrics.json has no replica {line['replica']!r}")
     return line, task.read_target(line), *task.read_prediction(line)
+
+
+def _groups_of(line: Mapping[str, Any]) -> dict[str, str]:
+    """The groups that a line names, by grouping."""
+    return {name: line[name] for name in ("speaker", "session") if line.get(name)} | line.get("groups", {})
+
+
+def _columns(found: Sequence[Mapping[str, str]]) -> dict[str, np.ndarray]:
+    """The groups of each utterance as columns."""
+    names = dict.fromkeys(name for one in found for name in one)
+    order = sorted(names, key=lambda name: (name not in ("speaker", "session"), name != "speaker"))
+    return {name: np.array([one.get(name, "") for one in found], np.str_) for name in order}
 
 
 def read_lines(path: epath.PathLike) -> Iterator[tuple[int, bytes]]:

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from mer_jax.data.corpus import Corpus
 from mer_jax.evaluation.conversation_scores import pool_turns, shifts_in_words
+from mer_jax.evaluation.group_scores import gaps_in_words, groupings, score_groups
 from mer_jax.evaluation.layer_weights import pool_weights, weights_in_words
 from mer_jax.evaluation.score_table import (
     cells,
@@ -52,7 +53,8 @@ def summarise_points(
 
     results: as in metrics.json's `replicas`. interval: bootstrap over dialogues, of all folds' test parts together,
     averaged over the seeds. ensemble: the seeds' mean predictions, where there are several. conversation: see
-    `pool_turns`; layer_weights: `pool_weights`. The rest is what the task pools."""
+    `pool_turns`; groups: of the chosen point, see `score_groups`; layer_weights: `pool_weights`. The rest is what the
+    task pools."""
 
     def summarised(members: list[int]) -> dict[str, Any]:
         point = _of_replicas(task, results, members, ("valid", "test") if tests else ("valid",))
@@ -68,10 +70,11 @@ def summarise_points(
         each = {name: [_of_replicas(task, results, some, ("valid",)) for some in of_fold[name]] for name in folds}
         by_fold = {name: _best(task, each[name], select) or 0 for name in folds}
         chosen = sorted(i for name, number in by_fold.items() for i in of_fold[name][number])
-        return [*points, {"values": {}, "chosen": True, "by_fold": by_fold} | summarised(chosen)]
+        own = {"values": {}, "chosen": True, "by_fold": by_fold} | summarised(chosen)
+        return [*points, own | _by_group(task, corpus, data, _whole_seeds(replicas, tests, chosen))]
     best = _best(task, points, select)
     assert best is not None, "at least one replica has finished"
-    points[best]["chosen"] = True
+    points[best] |= {"chosen": True, **_by_group(task, corpus, data, _whole_seeds(replicas, tests, members[best]))}
     return points
 
 
@@ -145,6 +148,23 @@ def _over_seeds(
     return out
 
 
+def _by_group(
+    task: Task, corpus: Corpus, data: TrainingData, members: list[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
+    """`groups`; nothing where no seed is whole, or no group is known."""
+    if not members:
+        return {}
+    at = data.pool.rows[members[0][0]]
+    found = score_groups(
+        task,
+        {name: column[at] for name, column in groupings(corpus).items()},
+        corpus.index["dialogue"][at],
+        data.targets(members[0][0]),
+        [task.decisions(predicted) for _, predicted in members],
+    )
+    return {"groups": found} if found else {}
+
+
 def print_summary(task: Task, result: dict[str, Any]) -> None:
     """The table of an experiment; of one single run what the task shows of it. Of a locked test part: of validation."""
     replicas, points, protocol = result["replicas"], result["points"], result["protocol"]
@@ -173,6 +193,8 @@ def print_summary(task: Task, result: dict[str, Any]) -> None:
         console.print(few(chosen["dialogues"]), end="")
     if by_turn := shifts_in_words(task, chosen.get("conversation", {})):
         console.print(by_turn)
+    if by_group := gaps_in_words(task, chosen.get("groups", {})):
+        console.print(by_group)
     if by_layer := weights_in_words(chosen.get("layer_weights", {})):
         console.print(by_layer)
     task.print_analysis(chosen, protocol["selects_on"])

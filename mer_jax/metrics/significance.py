@@ -55,6 +55,30 @@ def bootstrap_classes(
     return [_interval(values) for values in means.T]
 
 
+def bootstrap_gap(
+    a: Num[np.ndarray, "members dialogues *counts"],
+    b: Num[np.ndarray, "members dialogues *counts"],
+    samples: int = 2000,
+    seed: int = 0,
+    scores: Scores = overall,
+) -> dict[str, dict[str, float]]:
+    """95 % percentile interval (`low`, `high`) of every score of group `a` less that of group `b`, the mean over the
+    members. a, b: what each group has of the same dialogues, in the same order.
+
+    Dialogues that only a has, that only b has, and that both have are resampled apart from each other, each sort as
+    often as there are of it (a stratified bootstrap): groups that share dialogues are compared within these, and groups
+    that share none as two independent samples. A group of one dialogue gives no interval: {}."""
+    has_a, has_b = (np.any(counts, axis=(0, *range(2, counts.ndim))) for counts in (a, b))
+    if min(has_a.sum(), has_b.sum()) < 2:
+        return {}
+    chunks = _resampled_chunks(np.concatenate([a, b]), samples, np.random.default_rng(seed), has_a + 2 * has_b)
+    found: dict[str, list[np.ndarray]] = {}
+    for chunk in chunks:
+        for name, values in scores(chunk).items():
+            found.setdefault(name, []).append(values[:, : len(a)].mean(1) - values[:, len(a) :].mean(1))
+    return {name: _interval(np.concatenate(values)) for name, values in found.items()}
+
+
 def paired_bootstrap(
     a: Num[np.ndarray, "members_a dialogues *counts"],
     b: Num[np.ndarray, "members_b dialogues *counts"],
@@ -92,16 +116,21 @@ def _resampled(members: np.ndarray, samples: int, seed: int, scores: Scores) -> 
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _resampled_chunks(members: np.ndarray, samples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _resampled_chunks(
+    members: np.ndarray, samples: int, rng: np.random.Generator, strata: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """The members' counts [samples, members, *counts] on resamples of the dialogues. A resample says how often each
-    dialogue was drawn; its counts are that row times all the dialogues'."""
+    dialogue was drawn; its counts are that row times all the dialogues'. strata: of each dialogue which others it is
+    drawn among; without them all."""
     count, dialogues, *shape = members.shape
     flat = np.moveaxis(members, 1, 0).reshape(dialogues, -1).astype(np.float64)
     rows = max(1, int(CHUNK_BYTES / (16 * (dialogues + flat.shape[1]))))
     for start in range(0, samples, rows):
         size = min(rows, samples - start)
-        drawn = rng.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=size)
-        yield (drawn.astype(np.float64) @ flat).reshape(size, count, *shape)
+        drawn = np.zeros((size, dialogues))
+        for of in [np.ones(dialogues, bool)] if strata is None else [strata == one for one in np.unique(strata)]:
+            drawn[:, of] = rng.multinomial(of.sum(), np.full(of.sum(), 1 / of.sum()), size=size)
+        yield (drawn @ flat).reshape(size, count, *shape)
 
 
 def _interval(values: np.ndarray) -> dict[str, float]:

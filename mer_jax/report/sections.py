@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from mer_jax.evaluation.finished_run import FinishedRun
 from mer_jax.report.sections_conversations import conversations
+from mer_jax.report.sections_groups import groups
 from mer_jax.report.sections_inputs import encoder_layers, modalities, robustness
 from mer_jax.report.sections_run import cost, data_and_protocol, reproduce, settings, versions
 from mer_jax.report.sections_scores import chosen_scores, learning_curves, points
@@ -19,6 +20,7 @@ FIRST: tuple[Section, ...] = (
     ("Learning curves", learning_curves),
 )
 LAST: tuple[Section, ...] = (
+    ("Groups", groups),
     ("Conversations", conversations),
     ("Modalities", modalities),
     ("Encoder layers", encoder_layers),

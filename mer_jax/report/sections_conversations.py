@@ -36,11 +36,11 @@ def _scores(run: FinishedRun) -> str:
         [
             escaped(text),
             f"{group['utterances']:,}",
-            *(metric.format_mean(group["scores"].get(score)) for score, metric in run.task.metrics.items()),
+            *(run.task.metrics[score].format_mean(group["scores"].get(score)) for score in run.task.headline),
         ]
         for text, group in named
     ]
-    titles = [metric.title for metric in run.task.metrics.values()]
+    titles = [run.task.metrics[score].title for score in run.task.headline]
     over = " Figures are means ± sample standard deviations over the replicas." if run.chosen["replicas"] > 1 else ""
     return (
         "<p>A shift is a turn whose label is another than that of the same speaker’s last turn that has one, in the "

@@ -26,26 +26,28 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """Axes: `x` and `y` turn values into a plot's units."""
+    """Axes: `x` and `y` turn values into a plot's units. top, right: room above and beside them."""
 
     low_x: Number
     high_x: Number
     low_y: Number
     high_y: Number
     height: Number
+    top: Number = TOP
+    right: Number = RIGHT
 
     def x(self, value: Number) -> float:
         share = (value - self.low_x) / ((self.high_x - self.low_x) or 1)
-        return LEFT + (WIDTH - LEFT - RIGHT) * (share if self.high_x > self.low_x else 0.5)
+        return LEFT + (WIDTH - LEFT - self.right) * (share if self.high_x > self.low_x else 0.5)
 
     def y(self, value: Number) -> float:
         share = (value - self.low_y) / ((self.high_y - self.low_y) or 1)
-        return TOP + (self.height - TOP - BOTTOM) * (1 - (share if self.high_y > self.low_y else 0.5))
+        return self.top + (self.height - self.top - BOTTOM) * (1 - (share if self.high_y > self.low_y else 0.5))
 
     def axes(self, across: str, up: str, places: Sequence[Number], levels: Sequence[Number]) -> list[str]:
         """Grid, numbers and names of the axes. places, levels: the numbers along x and y."""
-        bottom, right = self.height - BOTTOM, WIDTH - RIGHT
-        parts = [f'<path class="axis" d="M{LEFT} {TOP}V{bottom:g}H{right}"/>']
+        bottom, right = self.height - BOTTOM, WIDTH - self.right
+        parts = [f'<path class="axis" d="M{LEFT} {self.top}V{bottom:g}H{right}"/>']
         for level in levels:
             parts.append(f'<path class="axis" d="M{LEFT} {self.y(level):.1f}H{right}"/>')
             parts.append(_text(LEFT - 5, self.y(level) + 4, f"{level:g}", "end"))
@@ -95,34 +97,55 @@ def _line(frame: Frame, line: Line, dash: str) -> str:
     return f'{band}<path class="line"{dash} d="M{path(line.y)}"/>{dots}'
 
 
-def key(swatches: Iterable[tuple[int, tuple[str, str]]]) -> str:
-    """What the colours stand for. swatches: a colour, an SVG drawing in it, and its name."""
+def key(swatches: Iterable[tuple[int, tuple[str, str]]], colours: str = "c") -> str:
+    """What the colours stand for. swatches: a colour, an SVG drawing in it, and its name; colours: of which row of the
+    style sheet, c of names or v of values."""
     view = 'viewBox="0 0 30 12" aria-hidden="true"'
     parts = [
-        f'<span><svg class="swatch c{colour % COLOURS}" {view}>{drawing}</svg>{escaped(name)}</span>'
+        f'<span><svg class="swatch {colours}{colour % COLOURS}" {view}>{drawing}</svg>{escaped(name)}</span>'
         for colour, (drawing, name) in swatches
     ]
     return f'<p class="key">{"".join(parts)}</p>'
 
 
-def intervals(title: str, rows: Sequence[tuple[str, Number, Number | None, Number | None]]) -> str:
-    """One row each (name, value, low, high): a dot from 0 to 100 and, where the ends are known, a line between them."""
+def intervals(
+    title: str,
+    rows: Sequence[tuple[str, Number, Number | None, Number | None]],
+    levels: Sequence[Number] = (0, 25, 50, 75, 100),
+    digits: int = 1,
+) -> str:
+    """One row each (name, value, low, high): a dot and, where the ends are known, a line between them. levels: what is
+    marked, from end to end; digits: of a value behind the point."""
     left, room = 125, WIDTH - 125 - 45
+
+    def place(value: Number) -> float:
+        return left + room * (value - levels[0]) / (levels[-1] - levels[0])
+
     parts = []
-    for level in (0, 25, 50, 75, 100):
-        x = left + room * level / 100
+    for level in levels:
+        x = place(level)
         parts.append(f'<path class="axis" d="M{x:.1f} 0V{ROW * len(rows)}"/>')
-        parts.append(_text(x, ROW * len(rows) + 14, str(level), "middle"))
+        parts.append(_text(x, ROW * len(rows) + 14, f"{level:g}".replace("-", "−"), "middle"))
     for i, (name, value, low, high) in enumerate(rows):
         y = i * ROW + ROW / 2
-        parts.append(_text(0, y + 4, shortened(name, left - 5), kind=""))
+        parts.append(_text(2, y + 4, shortened(name, left - 5), kind=""))
         if low is not None and high is not None:
-            a, b = left + room * low / 100, left + room * high / 100
+            a, b = place(low), place(high)
             parts.append(f'<path class="whisker" d="M{a:.1f} {y - 4:g}v8M{a:.1f} {y:g}H{b:.1f}M{b:.1f} {y - 4:g}v8"/>')
-        parts.append(f'<circle class="bar" cx="{left + room * value / 100:.1f}" cy="{y:g}" r="4"/>')
-        parts.append(_text(WIDTH, y + 4, f"{value:.1f}", "end", kind=""))
-    heard = "; ".join(f"{name} {value:.1f}" for name, value, *_ in rows)
+        parts.append(f'<circle class="bar" cx="{place(value):.1f}" cy="{y:g}" r="4"/>')
+        parts.append(_text(WIDTH, y + 4, f"{value:.{digits}f}".replace("-", "−"), "end", kind=""))
+    heard = "; ".join(f"{name} {value:.{digits}f}" for name, value, *_ in rows)
     return figure(title, parts, ROW * len(rows) + 18, label=heard)
+
+
+def levels_of(values: Sequence[Number]) -> list[float]:
+    """Round numbers about all of the values, for `intervals`."""
+    low, high = min(values), max(values)
+    spread = (high - low) or abs(high) or 1
+    inner = ticks(low - 0.02 * spread, high + 0.02 * spread, 4)
+    step = inner[1] - inner[0] if len(inner) > 1 else spread
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
 def signed_bars(title: str, groups: Sequence[tuple[str, Sequence[tuple[int, str, Number]]]]) -> str:
@@ -135,7 +158,7 @@ def signed_bars(title: str, groups: Sequence[tuple[str, Sequence[tuple[int, str,
     zero = left + (38 if low < 0 else 0) + room * -low / span
     parts, y = [], 0.0
     for name, bars in groups:
-        parts.append(_text(0, y + thick * len(bars) / 2 + 4, shortened(name, left - 5), kind=""))
+        parts.append(_text(2, y + thick * len(bars) / 2 + 4, shortened(name, left - 5), kind=""))
         for colour, _, value in bars:
             width = room * abs(value) / span
             x = zero - width * (value < 0)
@@ -155,11 +178,17 @@ def signed_number(value: Number) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def reliability(title: str, bins: Sequence[tuple[Number, Number, int]], under: str = "") -> str:
+def reliability(
+    title: str,
+    bins: Sequence[tuple[Number, Number, int]],
+    under: str = "",
+    across: str = "top probability",
+    up: str = "share right",
+) -> str:
     """Bubbles beside the diagonal, whose area is the number of utterances. bins: mean top probability, share right,
     utterances."""
     frame = Frame(0, 1, 0, 1, 300)
-    drawn = frame.axes("top probability", "share right", ticks(0, 1), ticks(0, 1))
+    drawn = frame.axes(across, up, ticks(0, 1), ticks(0, 1))
     drawn.append(f'<path class="rule" d="M{frame.x(0):g} {frame.y(0):g}L{frame.x(1):g} {frame.y(1):g}"/>')
     most = max((count for _, _, count in bins), default=1)
     points = [(frame.x(sure), frame.y(right), 1.5 + 10 * math.sqrt(count / most)) for sure, right, count in bins]
