@@ -112,7 +112,7 @@ def pca_projection(corpus: Corpus, pool: UtterancePool, rows: np.ndarray, output
     at *= np.where(at[np.abs(at).argmax(0), [0, 1]] < 0, -1, 1)  # the sign of a direction is arbitrary
     explained = np.square(size[:2]) / max(np.square(size).sum(), 1e-12)
     return {
-        "method": "principal components of the features that are classified",
+        "method": "principal components of the features that predictions are made of",
         "explained": np.round(explained, 4).tolist(),
         "ids": corpus.index["id"][pool.rows[rows]].tolist(),
         "x": np.round(at[:, 0], 4).tolist(),

@@ -1,11 +1,9 @@
 """Sections that only classification has: confusion, classes, calibration, a map of the utterances, and mistakes."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from mer_jax.errors import UserError
 from mer_jax.evaluation.finished_run import FinishedRun
 from mer_jax.metrics.calibration import CALIBRATION, scaling_in_words, temperature_scale
 from mer_jax.metrics.calibration import reliability as reliability_of
@@ -14,11 +12,8 @@ from mer_jax.metrics.metric import between, percent
 from mer_jax.metrics.significance import bootstrap_classes
 from mer_jax.report.html import escaped, missing, plots, table
 from mer_jax.report.sections_scores import count_dialogues, why_no_interval
-from mer_jax.report.svg import intervals, reliability, scatter, signed_number
-
-MAX_MISTAKES = 20
-MAX_STEPS = 3  # time steps that are named, of each modality of a mistake
-NO_SENTENCES = "predictions.jsonl does not hold the sentences: an older version wrote it, or the corpus has none."
+from mer_jax.report.svg import intervals, reliability, scatter
+from mer_jax.report.utterances import NO_MAP, by_whom, map_axes, map_method, map_places, worst
 
 
 def pooled_scores(run: FinishedRun) -> tuple[str, dict[str, Any]]:
@@ -122,97 +117,39 @@ def _raters(run: FinishedRun) -> str:
 
 def utterance_map(run: FinishedRun) -> str:
     """Where the features of one replica's test utterances lie in two dimensions, by true class."""
-    found, what = run.extra.get("map"), "The map of the utterances is"
+    found = run.extra.get("map")
     if found is None:
-        return missing(what, "map.json", run.why_missing)
-    if found["replica"] not in run.predictions.names:
-        raise UserError(
-            f"{run.path / 'map.json'} is of replica {found['replica']!r}, which is no finished one at the chosen "
-            "point; remove the file"
-        )
-    predictions, labels = run.predictions, run.task.outputs
-    lines = np.flatnonzero(predictions.replica == predictions.names.index(found["replica"])).tolist()
-    line_of = {predictions.ids[predictions.utterance[line]]: line for line in lines}
-    points = []
-    for id, x, y in zip(found["ids"], found["x"], found["y"], strict=True):
-        if id not in line_of:
-            raise UserError(f"{run.path / 'map.json'}: predictions.jsonl has no utterance {id!r} of {found['replica']}")
-        true = int(predictions.targets["label"][predictions.utterance[line_of[id]]])
-        predicted = int(predictions.decisions[line_of[id]])
-        wrong = "" if true == predicted else f"{id}: {labels[true]}, taken for {labels[predicted]}"
-        points.append((x, y, true, wrong))
+        return missing(NO_MAP, "map.json", run.why_missing)
+    predictions, labels, points = run.predictions, run.task.outputs, []
+    for x, y, line in map_places(run):
+        utterance = predictions.utterance[line]
+        true, predicted = int(predictions.targets["label"][utterance]), int(predictions.decisions[line])
+        words = f"{predictions.ids[utterance]}: {labels[true]}, taken for {labels[predicted]}"
+        points.append((x, y, true, "" if true == predicted else words))
     if not points:
-        return missing(what, "map.json", "is empty")
-    shares = found.get("explained") or [None, None]
-    across, up = (f"component {i}" + (f", {100 * s:.0f} %" if s is not None else "") for i, s in enumerate(shares, 1))
-    drawn = scatter(f"Test utterances of {found['replica']}", labels, points, across, up)
+        return missing(NO_MAP, "map.json", "is empty")
+    drawn = scatter(f"Test utterances of {found['replica']}", labels, points, *map_axes(found))
     return (
-        f"<p>{escaped(found['method'][:1].upper() + found['method'][1:])}. A dot is an utterance that was classified "
+        f"<p>{map_method(found)}. A dot is an utterance that was classified "
         "rightly, a cross one that was not; colours and names are those of the true classes.</p>"
         f"{plots([drawn])}"
     )
 
 
 def mistakes(run: FinishedRun) -> str:
-    """The wrong predictions of the highest mean probability; those of explain.json with their explanations."""
-    if run.locked:
-        return missing("The most confident mistakes are", "predictions.jsonl", run.why_missing)
-    predictions, labels, found = run.predictions, run.task.outputs, run.extra.get("explain")
-    mean = predictions.mean()
-    wrong = run.task.mistakes(mean, predictions.targets)
-    shown = wrong[:MAX_MISTAKES].tolist()
-    explained = {mistake["id"]: mistake for mistake in found["mistakes"]} if found else {}
-    items = []
-    for i in shown:
-        predicted, id, dialogue = int(mean[i].argmax()), predictions.ids[i], str(predictions.dialogues[i])
-        where = f"{id} of dialogue {dialogue}" if dialogue and not id.startswith(dialogue) else id
-        pair = (predictions.labels[i], labels[predicted])
-        items.append(_mistake(predictions.sentences[i], pair, mean[i, predicted], where, explained.pop(id, None)))
-    replicas = int(np.bincount(predictions.utterance).max())
-    by = f"the mean probability of {replicas} replicas" if replicas > 1 else "the model"
-    which = f"; these are the {len(shown)} of the largest probability" if len(shown) < len(wrong) else ""
-    share = f"{len(wrong):,} of {len(predictions.ids):,} test utterances are wrong by {by}{which}"
-    parts = [f"<p>{share}. Steps and frames are counted from 1.</p><ol>{''.join(items)}</ol>"]
-    if not any(predictions.sentences):
-        parts.append(f'<p class="faint">{NO_SENTENCES}</p>')
-    if found and explained:
-        rest = "".join(
-            _mistake(one.get("sentence") or "", (one["label"], one["prediction"]), one["probability"], one["id"], one)
-            for one in explained.values()
-        )
-        parts.append(f"<h3>Further mistakes of {escaped(found['replica'])}, explained</h3><ol>{rest}</ol>")
-    return "".join(parts)
+    """The wrong predictions of the highest mean probability."""
+    labels = run.task.outputs
 
+    def told(i: int, mean: np.ndarray) -> tuple[str, str]:
+        predicted = int(mean.argmax())
+        return f"{run.predictions.labels[i]} → {labels[predicted]}", f"{mean[predicted]:.3f}"
 
-def _mistake(
-    sentence: str, pair: tuple[str, str], probability: int | float, where: str, explained: Mapping[str, Any] | None
-) -> str:
-    """A mistake as an item of a list. pair: the label and the prediction."""
-    quoted = f"<q>{escaped(sentence)}</q><br/>" if sentence else ""
-    label, prediction = map(escaped, pair)
-    place = f"<span class='faint'>{escaped(where)}</span>"
-    reason = f'<span class="do">{escaped(_explanation(explained))}</span>' if explained else ""
-    return f"<li>{quoted}<strong>{label} → {prediction}</strong>{probability:.3f} {place}{reason}</li>"
+    def said(wrong: int, shown: int) -> str:
+        which = f"; these are the {shown} of the largest probability" if shown < wrong else ""
+        of = f"{wrong:,} of {len(run.predictions.ids):,} test utterances"
+        return f"{of} are wrong by {by_whom(run, 'probability')}{which}. Steps and frames are counted from 1."
 
-
-def _explanation(explained: Mapping[str, Any]) -> str:
-    """What decided, in sentences: modalities, time steps, and frames, counted from 1."""
-    shares = ", ".join(f"{name} {signed_number(value)}" for name, value in explained["modalities"].items())
-    text = f"Pull towards {explained['prediction']}: {shares}."
-    steps = "; ".join(
-        f"{name} step " + ", ".join(f"{step + 1} ({100 * share:.0f} %)" for step, share in found[:MAX_STEPS])
-        for name, found in (explained.get("top_steps") or {}).items()
-        if found
-    )
-    text += f" Most attention: {steps}." if steps else ""
-    if frames := explained.get("frames"):
-        parts = [f"frames {', '.join(str(frame + 1) for frame in frames['kept'])} were kept"]
-        if frames["merged"]:
-            parts.append(", ".join(f"{frame + 1} merged into {into + 1}" for frame, into in frames["merged"]))
-        if frames["dropped"]:
-            parts.append(f"{', '.join(str(frame + 1) for frame in frames['dropped'])} dropped")
-        text += f" Of the picture {'; '.join(parts)}."
-    return text
+    return worst(run, "The most confident mistakes are", told, said)
 
 
 SECTIONS = (

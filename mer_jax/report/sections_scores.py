@@ -37,7 +37,8 @@ def chosen_scores(run: FinishedRun) -> str:
         else:
             note = f"95 % {metric.format_interval(interval[name])}" if name in interval else ""
         value = metric.format_mean(point[part].get(name))
-        tiles.append(f'<div><dt>{metric.title}</dt><dd class="value">{value}</dd><dd class="faint">{note}</dd></div>')
+        title = escaped(metric.title)
+        tiles.append(f'<div><dt>{title}</dt><dd class="value">{value}</dd><dd class="faint">{note}</dd></div>')
     spread = f"mean ± sample standard deviation over {replicas} replicas" if replicas > 1 else "one replica"
     held = ", seeds held fixed" * (replicas > 1)
     resampled = f"; 95 % intervals by resampling the {dialogues} test dialogues{held}" if interval else ""
@@ -112,8 +113,8 @@ def points(run: FinishedRun) -> str:
         what = "Every fold’s own point was" if "by_fold" in run.chosen else "The point was"
         lie = f"lies between {low} and {high}" if len(others) > 1 else f"is {low}"
         note = (
-            f"<p>{what} chosen by {escaped(run.metrics['protocol']['selects_on'])}. The test {metric.title} of "
-            f"the other{'s' * (len(others) > 1)} {lie}, which is no reason to choose one of them.</p>"
+            f"<p>{what} chosen by {escaped(run.metrics['protocol']['selects_on'])}. The test {escaped(metric.title)} "
+            f"of the other{'s' * (len(others) > 1)} {lie}, which is no reason to choose one of them.</p>"
         )
     part = score_table.part_of(run.metrics["points"])
     title, heads = score_table.scores_title(part, run.task), ["", *columns(run.task, part)]
