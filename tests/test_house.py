@@ -61,7 +61,7 @@ NO_JAX = (
     "data/synthetic_dialogues", "metrics/metric", "metrics/classification", "metrics/calibration", "metrics/significance",
     "metrics/definition", "metrics/definitions", "metrics/multilabel", "metrics/ordinal", "metrics/regression",
     "metrics/residuals", "metrics/sentiment", "score",
-    "evaluation/finished_run", "evaluation/group_scores", "evaluation/layer_weights", "evaluation/predictions", "evaluation/robustness_curves", "evaluation/conversation_scores", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
+    "evaluation/finished_run", "evaluation/group_scores", "evaluation/layer_weights", "evaluation/part_of_run", "evaluation/predictions", "evaluation/robustness_curves", "evaluation/conversation_scores", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
     "training/replicas", "models/pretrained", "runtime/console",
 )  # fmt: skip
 # Words of classification, and who may say them besides tasks/, metrics/ and models/.
@@ -80,11 +80,13 @@ MAY_SAY = {
     "data/synthetic.py": {"labels"},  # the demo corpus is one of classes
     "data/synthetic_dialogues.py": {"labels"},  # the same
     "report/sections_classification.py": OF_CLASSES,  # given by the task
+    "report/sections_regression.py": {"labels"},  # a field of predictions
     "report/svg.py": {"labels"},  # of an axis
     "evaluation/inspection.py": {"argmax", "per_class"},  # of coordinates; a field of explain.json
     "evaluation/robustness_curves.py": {"argmax"},  # of draws
     "evaluation/finished_run.py": {"labels", "per_class"},  # fields of the files
     "evaluation/predictions.py": {"labels"},
+    "evaluation/part_of_run.py": {"labels"},  # a field of predictions
     "evaluation/final.py": {"labels"},
     "training/loop.py": {"labels"},
     "report/sections_inputs.py": {"per_class"},

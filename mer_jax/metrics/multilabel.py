@@ -53,6 +53,25 @@ def _step_area(hits: np.ndarray, taken: np.ndarray) -> np.ndarray:
     return ratio((gain * ratio(hits, taken)).sum(-1), hits[..., -1])
 
 
+def precision_recall(
+    targets: Bool[np.ndarray, "rows"], probabilities: Float[np.ndarray, "rows"]
+) -> tuple[Float[np.ndarray, "thresholds"], Float[np.ndarray, "thresholds"]]:
+    """Recall and precision where every probability that occurs is the threshold, from the highest on; both empty
+    without a present row. The area of their steps is `average_precision`."""
+    if not targets.any():
+        return np.zeros(0), np.zeros(0)
+    order = np.argsort(-probabilities, kind="stable")
+    last = np.flatnonzero(np.diff(probabilities[order], append=-np.inf))
+    hits = np.cumsum(targets[order], dtype=np.float64)[last]
+    return hits / hits[-1], hits / (last + 1.0)
+
+
+def co_occurrence(present: Bool[np.ndarray, "rows emotions"]) -> Float[np.ndarray, "emotions emotions"]:
+    """Of the rows that have one emotion (first axis) the share that has another, too; 0 where none has the one."""
+    there = present.astype(np.float64)
+    return ratio(there.T @ there, there.sum(0)[:, None])
+
+
 def bin_of(probabilities: Float[np.ndarray, "rows emotions"]) -> Int[np.ndarray, "rows emotions"]:
     """The bin of each probability, `STEP` wide in logits, from the lowest on; outside the grid there is one at each
     end."""
@@ -82,6 +101,24 @@ def _matrices(counts: np.ndarray) -> np.ndarray:
 def each_f1(counts: Counts) -> Float[np.ndarray, "*lead emotions"]:
     """The F1 of each emotion's presence; 0/0 is 0."""
     return classification.class_f1(_matrices(counts))[..., 1]
+
+
+def each_precision(counts: Counts) -> Float[np.ndarray, "*lead emotions"]:
+    """The share of predictions of presence that are right; 0/0 is 0."""
+    matrices = _matrices(counts)
+    return ratio(matrices[..., 1, 1], matrices[..., 1].sum(-1))
+
+
+def each_recall(counts: Counts) -> Float[np.ndarray, "*lead emotions"]:
+    """The share of presences that are found; 0/0 is 0."""
+    matrices = _matrices(counts)
+    return ratio(matrices[..., 1, 1], matrices[..., 1, :].sum(-1))
+
+
+def each_support(counts: Counts) -> Float[np.ndarray, "*lead emotions two"]:
+    """In how many rows each emotion is, and of how many that is known."""
+    matrices = _matrices(counts)
+    return np.stack([matrices[..., 1, :].sum(-1), matrices.sum((-1, -2))], -1)
 
 
 def each_weighted_accuracy(counts: Counts) -> Float[np.ndarray, "*lead emotions"]:

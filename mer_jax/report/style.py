@@ -13,6 +13,9 @@ DARK = (
     "#aa3399", "#ffdd44", "#00aaff", "#aa4411", "#ccdd77", "#ff77bb",
 )  # fmt: skip
 COLOURS = len(LIGHT)
+# From low values to high ones: from blue through grey to orange, which all kinds of colour blindness leave apart.
+RAMP = ("#0b4fa8", "#5f8fc9", "#8d8d8d", "#d08a3e", "#a84300")
+DARK_RAMP = ("#4f9dff", "#6f93c2", "#909090", "#d29a52", "#ff9a3d")
 
 RULES = """
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --faint: #6a7076; --line: #dcdfe3; --bar: #3567b0;
@@ -68,6 +71,7 @@ svg .on { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; font-wei
   .large g .wrong { stroke-width: 1; }
 }
 .filled { fill: var(--c); }
+.spot { stroke: var(--bar); stroke-width: 3; stroke-linecap: round; fill: none; opacity: .3; }
 figure.talk { max-width: 56rem; margin: 1rem 0; }
 .turns { display: flex; }
 .turns svg { flex: none; }
@@ -111,13 +115,13 @@ pre span { display: inline-block; max-width: 100%; vertical-align: top; }
 """
 
 
-def _variables(colours: Sequence[str]) -> str:
-    return " ".join(f"--c{i}: {colour};" for i, colour in enumerate(colours))
+def _variables(colours: Sequence[str], name: str = "c") -> str:
+    return " ".join(f"--{name}{i}: {colour};" for i, colour in enumerate(colours))
 
 
 PALETTE = f"""\
-:root {{ {_variables(LIGHT)} }}
-@media screen and (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} }} }}
-{" ".join(f".c{i} {{ --c: var(--c{i}); }}" for i in range(COLOURS))}
+:root {{ {_variables(LIGHT)} {_variables(RAMP, "v")} }}
+@media screen and (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} {_variables(DARK_RAMP, "v")} }} }}
+{" ".join(f".{c}{i} {{ --c: var(--{c}{i}); }}" for c, all in (("c", LIGHT), ("v", RAMP)) for i in range(len(all)))}
 """
 STYLE = RULES + PALETTE

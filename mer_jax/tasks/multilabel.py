@@ -29,6 +29,7 @@ class Multilabel(Numbers):
     its range."""
 
     name: ClassVar[str] = "multilabel"
+    report_sections: ClassVar[str] = "mer_jax.report.sections_multilabel"
     floor_in_words: ClassVar[str] = "every emotion's share in training"
     settings_of = ("regression",)
 

@@ -27,6 +27,7 @@ class Regression(Numbers):
 
     name: ClassVar[str] = "regression"
     right_or_wrong = False
+    report_sections: ClassVar[str] = "mer_jax.report.sections_regression"
     floor_in_words: ClassVar[str] = "the median of training"
     no_divergence = "numbers are no distribution over the labels, which it compares with another one"
     settings_of = ("imbalance", "multilabel")

@@ -51,7 +51,7 @@ class Task(abc.ABC):
     does not."""
 
     name: ClassVar[str]
-    report_sections: ClassVar[str] = ""  # the module with the sections of a report that only this task has
+    report_sections: ClassVar[str] = ""  # the module whose SECTIONS of a report only this task has
     metrics: Mapping[str, Metric]
     selects: str = ""
     right_or_wrong: bool = True  # whether a prediction is one or the other
