@@ -2,8 +2,8 @@
 
 python -m mer_jax.main --config=configs/deepmsi_mer.py                                            demo corpus
 python -m mer_jax.main --config=configs/deepmsi_mer.py:tiny                                       smoke run, seconds
-python -m mer_jax.main --config=configs/deepmsi_mer.py:regression                                 numbers, a demo corpus
-python -m mer_jax.main --config=configs/deepmsi_mer.py:multilabel                                 emotions, a demo corpus
+python -m mer_jax.main --config=configs/deepmsi_mer.py:regression                                 numbers, demo corpus
+python -m mer_jax.main --config=configs/deepmsi_mer.py:multilabel                                 emotions, demo corpus
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap --config.data.path=DIR             hears conversations
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap_utterance --config.data.path=DIR   published sizes, rates
 python -m mer_jax.main --config=configs/deepmsi_mer.py:iemocap_published --config.data.path=DIR   as the official code
