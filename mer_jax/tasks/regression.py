@@ -94,14 +94,16 @@ class Regression(Numbers):
 
     def loss(self, values: Any, targets: Arrays, weight: Any, *, prior: Any, settings: Any) -> Any:
         """The mean over the numbers of what `loss.regression` says, in half ranges."""
+        import jax.numpy as jnp
+
         from mer_jax.models.losses import column_mean, concordance, regression_error
 
         target = (targets["value"] - self._middle[None]) / self._half[None]
         if settings.regression == "ccc":
             return concordance(values, target, weight, targets["known"])
-        each = regression_error(
-            values, target, targets["spread"], kind=settings.regression, huber_delta=settings.huber_delta
-        )
+        # A row that is only heard, or fills up, has a spread of 0; to divide by it would leave no gradient at all.
+        spread = jnp.where(targets["known"], targets["spread"], 1)
+        each = regression_error(values, target, spread, kind=settings.regression, huber_delta=settings.huber_delta)
         return column_mean(each, weight, targets["known"])
 
     def error(self, values: Any, targets: Arrays, weight: Any) -> Any:
