@@ -183,3 +183,11 @@ def test_average_precision_is_exact_where_rows_are_known():
     assert found.exact["ap_a"](targets, known, predicted) == pytest.approx(each[0], abs=1e-12)
     assert found.exact["map"](targets, known, predicted) == pytest.approx(np.mean(each), abs=1e-12)
     assert found.exact["ap_c"](targets, known, predicted) == 0
+
+
+def test_an_emotion_of_which_nothing_is_known_has_no_average_precision():
+    definition = emotions(("glad", "cross"))
+    known = np.array([[True, False], [True, False]])
+    targets, predicted = np.array([[1.0, np.nan], [0.0, np.nan]]), np.array([[0.9, 0.5], [0.1, 0.5]])
+    assert definition.exact["ap_cross"](targets, known, predicted) == 0
+    assert definition.exact["map"](targets, known, predicted) == 1

@@ -41,6 +41,8 @@ def decided(probabilities: Float[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*sh
 def average_precision(targets: Bool[np.ndarray, "rows"], probabilities: Float[np.ndarray, "rows"]) -> float:
     """The mean of the precision at each rank where the recall grows, weighted by how much: a step function, without
     interpolation; equal probabilities share a rank. 0 without a present row."""
+    if not targets.any():
+        return 0.0
     order = np.argsort(-probabilities, kind="stable")
     last = np.flatnonzero(np.diff(probabilities[order], append=-np.inf))
     hits = np.cumsum(targets[order], dtype=np.float64)[last]
