@@ -7,9 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
+from experiments import of_family
 from test_targets import AFFECT, POLARITY
 from test_tasks import MOODS, asked_for, corpus_path, drawn, finished  # noqa: F401 - a fixture
 
+from mer_jax import experiment
+from mer_jax.config import validate
+from mer_jax.evaluation import final
 from mer_jax.settings import LossSettings
 from mer_jax.tasks import task_of
 
@@ -36,3 +41,22 @@ def test_rows_without_a_target_leave_the_gradient_alone(corpus_path, name):  # n
     assert np.isfinite(gradient).all()
     assert np.abs(gradient[:6]).max() > 0
     assert not np.asarray(gradient[6:]).any()
+
+
+def config_of(path, task, **train):
+    config = of_family("lsgmer", ("text", "audio"))
+    config.data.path, config.data.task = str(path), task
+    config.model.width, config.model.heads, config.loss.apc = 8, 2, 0.0
+    config.train.batch_size, config.train.epochs, config.train.inspect = 16, 1, False
+    for name, value in train.items():
+        setattr(config.train, name, value)
+    return validate(config)
+
+
+def test_a_run_of_numbers_is_scored_again(corpus_path, tmp_path, capsys):  # noqa: F811
+    """The same figures; those of intervals are of another kind than those of temperatures."""
+    config = config_of(corpus_path, "affect", select="ccc")
+    corpus = experiment.open_corpus(config)
+    experiment.run(config, corpus, tmp_path / "run")
+    assert final.score_again(config, corpus, epath.Path(tmp_path / "run")) == 0
+    assert "the same figures" in capsys.readouterr().out

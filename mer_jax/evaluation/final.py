@@ -286,9 +286,9 @@ def score_again(config: Experiment, corpus: Corpus, workdir: epath.Path) -> int:
     config = with_old_defaults(config, workdir)
     refuse_unfinished(config, workdir, identity(config, corpus), "eval")
     known = metrics_of(workdir / "metrics.json")
-    untested = {
-        r["name"]: r for r in known["replicas"] if "calibration" in r and "scaling" not in r["calibration"]
-    }  # fitted by a version that did not try whether a temperature helps
+    fitted = {r["name"]: r["calibration"] for r in known["replicas"] if "temperature" in r.get("calibration", ())}
+    # By a version that did not try whether a temperature helps.
+    untested = {name: calibration for name, calibration in fitted.items() if "scaling" not in calibration}
     run, locked = restore_finished(config, corpus, workdir), known["protocol"].get("locked", False)
     if not locked:
         known["protocol"]["test_looks"] = count_look(run, "eval", known.get("checkpoint", {}))
@@ -296,7 +296,7 @@ def score_again(config: Experiment, corpus: Corpus, workdir: epath.Path) -> int:
     print_result(run.task, known, workdir)
     for result in results:
         if result["name"] in untested:
-            old = untested[result["name"]]["calibration"]
+            old = untested[result["name"]]
             result["calibration"] |= {name: old[name] for name in ("temperature", "test_scaled")}
     if changed := changed_figures(known["replicas"], results):
         console.print("these figures are NOT those of metrics.json:\n  " + "\n  ".join(changed))
