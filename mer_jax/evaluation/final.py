@@ -280,24 +280,31 @@ def tell_other_figures(known: dict[str, Any], result: dict[str, Any]) -> None:
         console.print("note: these figures are not those of the run when it ended:\n  " + "\n  ".join(changed))
 
 
+def untested_temperatures(replicas: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By replica what metrics.json says of a temperature, and of the test part scaled by it, that a version fitted which
+    did not try whether it helps."""
+    fitted = {replica["name"]: replica.get("calibration", {}) for replica in replicas}
+    return {
+        name: {field: found[field] for field in ("temperature", "test_scaled")}
+        for name, found in fitted.items()
+        if "temperature" in found and "scaling" not in found
+    }
+
+
 def score_again(config: Experiment, corpus: Corpus, workdir: epath.Path) -> int:
     """Scores the best models of a finished workdir, of a locked test part only on validation; exit code 1 if the
     figures are not those of metrics.json."""
     config = with_old_defaults(config, workdir)
     refuse_unfinished(config, workdir, identity(config, corpus), "eval")
     known = metrics_of(workdir / "metrics.json")
-    fitted = {r["name"]: r["calibration"] for r in known["replicas"] if "temperature" in r.get("calibration", ())}
-    # By a version that did not try whether a temperature helps.
-    untested = {name: calibration for name, calibration in fitted.items() if "scaling" not in calibration}
+    untested = untested_temperatures(known["replicas"])
     run, locked = restore_finished(config, corpus, workdir), known["protocol"].get("locked", False)
     if not locked:
         known["protocol"]["test_looks"] = count_look(run, "eval", known.get("checkpoint", {}))
     results, _ = score_parts(run, locked=locked)
     print_result(run.task, known, workdir)
     for result in results:
-        if result["name"] in untested:
-            old = untested[result["name"]]
-            result["calibration"] |= {name: old[name] for name in ("temperature", "test_scaled")}
+        result.get("calibration", {}).update(untested.get(result["name"], {}))
     if changed := changed_figures(known["replicas"], results):
         console.print("these figures are NOT those of metrics.json:\n  " + "\n  ".join(changed))
         return 1
