@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from experiments import of_family
+from experiments import of_family, with_sgd
 from test_targets import AFFECT, POLARITY
 from test_tasks import MOODS, asked_for, corpus_path, drawn, finished  # noqa: F401 - a fixture
 
@@ -43,8 +43,57 @@ def test_rows_without_a_target_leave_the_gradient_alone(corpus_path, name):  # n
     assert not np.asarray(gradient[6:]).any()
 
 
+def evaluated(task, values, targets, size):
+    """What a part's evaluation holds, in batches of so many rows."""
+    rows, found = len(values), {}
+    for start in range(0, rows, size):
+        here = slice(start, start + size)
+        batch = on_device({name: x[here] for name, x in targets.items()})
+        with jax.numpy_dtype_promotion("standard"):
+            one = task.evaluate(jnp.asarray(values[here]), batch, jnp.ones(len(values[here]), jnp.float32))
+        for name, x in one.means.items():
+            found[name] = found.get(name, 0.0) + float(x) / rows
+        for name, x in one.counts.items():
+            found[name] = found.get(name, 0) + np.asarray(x)
+        for name, x in one.rows.items():
+            found.setdefault(name, []).append(np.asarray(x))
+    return {name: np.concatenate(x) if isinstance(x, list) else x for name, x in found.items()}
+
+
+@pytest.mark.parametrize("name", ["affect", "moods", "classes+affect", "moods+polarity+affect"])
+def test_the_loss_of_a_part_does_not_depend_on_batches(corpus_path, name):  # noqa: F811
+    """Known numbers lie unequally in them."""
+    corpus = asked_for(corpus_path, name)
+    task, rows = task_of(corpus), corpus.rows("train")
+    rows = rows[np.argsort(corpus.index["value/arousal"][rows], kind="stable")]  # those without one last
+    targets = task.targets(corpus, rows, soft=False)
+    values = np.random.default_rng(4).normal(size=(len(rows), task.width)).astype(np.float32)
+    whole, pieces = (task.score(evaluated(task, values, targets, size)) for size in (len(rows), 7))
+    assert pieces["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    if name == "affect":
+        each = np.abs(values - (targets["value"] - 3) / 2)
+        wanted = np.mean([each[known, i].mean() for i, known in enumerate(targets["known"].T)])
+        assert whole["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_what_is_told_as_the_loss_is_not_what_raters_say(corpus_path):  # noqa: F811
+    corpus = asked_for(corpus_path, "moods")
+    task, rows = task_of(corpus), corpus.rows("valid")
+    values = np.random.default_rng(5).normal(size=(len(rows), task.width)).astype(np.float32)
+    hard, soft = (evaluated(task, values, task.targets(corpus, rows, soft=soft), 64) for soft in (False, True))
+    assert task.score(hard)["loss"] == task.score(soft)["loss"]
+
+
+def test_only_what_was_not_tried_is_taken_from_an_old_run():
+    old, tried = {"temperature": 2.0, "test": {}, "test_scaled": {"nll": 1.0}}, {"temperature": 2.0, "scaling": {}}
+    numbers = {"covered": 0.9, "half_width": {"valence": 0.5}}
+    found = [{"name": name, "calibration": x} for name, x in zip("abc", (old, tried, numbers), strict=True)]
+    found.append({"name": "diverged"})
+    assert final.untested_temperatures(found) == {"a": {"temperature": 2.0, "test_scaled": {"nll": 1.0}}}
+
+
 def config_of(path, task, **train):
-    config = of_family("lsgmer", ("text", "audio"))
+    config = with_sgd(of_family("lsgmer", ("text", "audio")))
     config.data.path, config.data.task = str(path), task
     config.model.width, config.model.heads, config.loss.apc = 8, 2, 0.0
     config.train.batch_size, config.train.epochs, config.train.inspect = 16, 1, False
@@ -53,6 +102,7 @@ def config_of(path, task, **train):
     return validate(config)
 
 
+@pytest.mark.slow
 def test_a_run_of_numbers_is_scored_again(corpus_path, tmp_path, capsys):  # noqa: F811
     """The same figures; those of intervals are of another kind than those of temperatures."""
     config = config_of(corpus_path, "affect", select="ccc")

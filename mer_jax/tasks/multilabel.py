@@ -44,7 +44,7 @@ class Multilabel(Numbers):
         present = (found["value"] - low) / (high - low) if soft else self.present(found)
         return found | {"present": np.where(found["known"], present, 0).astype(np.float32)}
 
-    def present(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+    def present(self, targets: Mapping[str, Any]) -> Any:
         """Which emotions are there, Bool[rows, emotions]."""
         return PRESENT[self.target.present_from](targets["value"]) & targets["known"]
 
@@ -99,15 +99,14 @@ class Multilabel(Numbers):
             )
         return column_mean(each, weight, targets["known"])
 
-    def error(self, values: Any, targets: Arrays, weight: Any) -> Any:
+    def error(self, values: Any, targets: Arrays) -> Any:
         """The binary cross entropy in nats."""
         import jax.numpy as jnp
 
-        from mer_jax.models.losses import binary_cross_entropy, column_mean
+        from mer_jax.models.losses import binary_cross_entropy
 
         prevalence = jnp.full(self.width, 0.5, jnp.float32)
-        each = binary_cross_entropy(values, targets["present"], prevalence=prevalence)
-        return column_mean(each, weight, targets["known"])
+        return binary_cross_entropy(values, self.present(targets).astype(jnp.float32), prevalence=prevalence)
 
     def calibrate(self, values: Any, temperature: Any) -> Any:
         """Temperature-scaled probabilities."""

@@ -83,28 +83,35 @@ class Numbers(Task):
         return ""
 
     def evaluate(self, values: Any, targets: Arrays, weight: Any) -> Evaluation:
-        """`loss`; of every row `predicted`, and the targets, which scores are made of on the host."""
+        """`loss` of the batch alone; of every row `error`, `predicted`, and the targets, which scores are made of on the
+        host."""
+        from mer_jax.models.losses import column_mean
+
+        error, known = self.error(values, targets), targets["known"]
         return Evaluation(
-            means={"loss": self.error(values, targets, weight) * weight.sum()},
+            means={"loss": column_mean(error, weight, known) * weight.sum()},
             counts={},
-            rows={"predicted": self.calibrate(values, 1.0), "value": targets["value"], "known": targets["known"]},
+            rows={"error": error, "predicted": self.calibrate(values, 1.0), "value": targets["value"], "known": known},
         )
 
     @abc.abstractmethod
-    def error(self, values: Any, targets: Arrays, weight: Any) -> Any:
-        """What is told as the loss of a part, whatever is learnt by."""
+    def error(self, values: Any, targets: Arrays) -> Any:
+        """What is told as the loss, whatever is learnt by, of every number, [rows, names]."""
 
     def decide(self, values: Any) -> Any:
         return self.calibrate(values, 1.0)
 
     def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
-        """And `counts`, of which all of it is made, but for what `Definition.exact` says: those that are not 0 by their
-        place."""
+        """And `counts`, of which all of it is made, but for the loss and what `Definition.exact` says: those that are
+        not 0 by their place. loss: the mean over the names of the mean over the rows of which they are known, however
+        these lay in batches."""
         counts = self._count(evaluated, evaluated["predicted"]).sum(0)
         told = (evaluated["value"], evaluated["known"], evaluated["predicted"])
         arrays = [np.asarray(x, kind) for x, kind in zip(told, (np.float64, bool, np.float64), strict=True)]
         exact = {name: function(*arrays) for name, function in self.definition.exact.items()}
-        return {"loss": evaluated["loss"], **self.scores(counts), **exact}
+        error, known = np.asarray(evaluated["error"], np.float64), arrays[1]
+        each = [error[of, i].mean() for i, of in enumerate(known.T) if of.any()]
+        return {"loss": float(np.mean(each)) if each else 0.0, **self.scores(counts), **exact}
 
     def scores(self, counts: np.ndarray) -> dict[str, Any]:
         held = {str(i): float(counts[i]) for i in np.flatnonzero(counts)}
@@ -117,7 +124,7 @@ class Numbers(Task):
             counts[int(place)] = value
         return counts
 
-    def _count(self, targets: Mapping[str, np.ndarray], predicted: np.ndarray) -> np.ndarray:
+    def _count(self, targets: Mapping[str, Any], predicted: np.ndarray) -> np.ndarray:
         value = np.asarray(targets["value"], np.float64)
         return self.definition.count(value, np.asarray(targets["known"], bool), np.asarray(predicted, np.float64))
 

@@ -189,21 +189,21 @@ class Several(Told):
         return jnp.concatenate(found, -1)
 
     def evaluate(self, values: Any, targets: Arrays, weight: Any) -> Evaluation:
+        """Of part i what it evaluates, and `i/share`, the rows that have it."""
         import jax.numpy as jnp
 
         found = Evaluation({}, {}, {})
-        losses, predicted = [], []
+        predicted = []
         for i, part in enumerate(self.parts):
             own = self.of_part(targets, i)
             has = own.pop(HAS)
             counted = self._counted(weight, has)
             one = part.evaluate(values[:, self.slices[i]], own, counted)
-            losses.append(one.means["loss"] / jnp.maximum(counted.sum(), 1) * weight.sum())
             predicted.append(one.rows.pop("predicted"))
-            found.means[f"{i}/loss"] = losses[-1]
+            found.means |= {f"{i}/{name}": value for name, value in one.means.items()} | {f"{i}/share": counted.sum()}
             found.counts |= {f"{i}/{name}": value for name, value in one.counts.items()}
             found.rows |= {f"{i}/{name}": value for name, value in one.rows.items()}
-        found.means["loss"] = sum(losses)
+        found.means["loss"] = sum(found.means[f"{i}/loss"] for i in range(len(self.parts)))
         found.rows["predicted"] = jnp.concatenate(predicted, -1)
         return found
 
@@ -228,11 +228,13 @@ class Several(Told):
         return self.parts[0].explained_output(predicted[:, self.slices[0]])
 
     def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
-        """And `parts`, by target what each part says."""
-        found, parts = {"loss": evaluated["loss"]}, {}
+        """And `parts`, by target what each part says of the rows that have it. loss: the sum of theirs."""
+        found, parts = {"loss": 0.0}, {}
         for i, part in enumerate(self.parts):
             own = self.of_part(evaluated, i) | {"predicted": evaluated["predicted"][:, self.slices[i]]}
+            own["loss"] = own["loss"] / own.pop("share")
             parts[part.asked] = part.score(own)
+            found["loss"] += parts[part.asked]["loss"]
             start = "" if i == 0 else f"{part.asked}_"
             found |= {f"{start}{name}": parts[part.asked][name] for name in part.metrics}
         return found | {"parts": parts}
