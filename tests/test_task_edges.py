@@ -14,9 +14,11 @@ from test_tasks import MOODS, asked_for, corpus_path, drawn, finished  # noqa: F
 
 from mer_jax import experiment
 from mer_jax.config import validate
-from mer_jax.evaluation import final
+from mer_jax.data.batch import Batch
+from mer_jax.evaluation import attribution, final
 from mer_jax.settings import LossSettings
 from mer_jax.tasks import task_of
+from mer_jax.training import step
 
 
 def task_for(*targets):
@@ -82,6 +84,28 @@ def test_what_is_told_as_the_loss_is_not_what_raters_say(corpus_path):  # noqa: 
     values = np.random.default_rng(5).normal(size=(len(rows), task.width)).astype(np.float32)
     hard, soft = (evaluated(task, values, task.targets(corpus, rows, soft=soft), 64) for soft in (False, True))
     assert task.score(hard)["loss"] == task.score(soft)["loss"]
+
+
+@pytest.mark.parametrize("task", [task_for(POLARITY), task_for(POLARITY, AFFECT)])
+def test_what_is_explained_of_ordered_classes_is_the_class(task):
+    """Not the score or a threshold that stands at its place."""
+    rng = np.random.default_rng(6)
+    params = {m: jnp.asarray(rng.normal(size=(5, task.width)) * 3, jnp.float32) for m in ("text", "audio")}
+
+    def apply(params, state, batch):
+        return {"logits": sum(batch.features[m].sum(1) @ params[m] for m in params)}, state
+
+    features = {m: jnp.asarray(rng.normal(size=(9, 2, 5)), jnp.float32) for m in params}
+    batch = Batch(features, {m: jnp.ones((9, 2), bool) for m in params}, {}, jnp.ones(9, jnp.float32))
+    model = step.EvalState(params, {}, {m: {"mean": jnp.zeros(5), "scale": jnp.ones(5)} for m in params})
+    outputs, shapley = attribution.shapley_by_modality(apply, model, batch, task)
+    every = task.logits(apply(params, {}, batch)[0]["logits"])
+    nothing = task.logits(jnp.zeros((9, task.width), jnp.float32))
+    np.testing.assert_allclose(sum(shapley.values()), every - nothing, atol=1e-4)
+    decided = np.asarray(task.decide(apply(params, {}, batch)[0]["logits"]))
+    decided = decided if decided.ndim == 1 else decided[:, :3].argmax(1)
+    np.testing.assert_array_equal(np.asarray(task.explained(outputs["logits"])).argmax(1), decided)
+    assert len(set(decided.tolist())) > 1
 
 
 def test_only_what_was_not_tried_is_taken_from_an_old_run():

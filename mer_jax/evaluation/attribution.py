@@ -23,7 +23,7 @@ CONTEXT = "context"  # to hear the other turns, as a player beside the modalitie
 
 
 class BatchAttribution(NamedTuple):
-    """Of a batch. logits: Float[batch, width], of all modalities together.
+    """Of a batch. logits: Float[batch, width], what the task makes of the model's (`Task.logits`), of all modalities.
 
     shapley[m]: Float[batch, width], the exact Shapley value of modality m (Shapley 1953) in the game whose worth is
     the logits with only some modalities there; over the modalities they sum to `logits` less the logits without any.
@@ -75,6 +75,16 @@ def without(batch: Batch, real: dict[str, Any]) -> Batch:
     return dataclasses.replace(batch, features=features, mask=mask)
 
 
+def of_outputs(apply: Callable[..., Any], task: Task) -> Callable[..., Any]:
+    """The same function, whose logits are those that the task explains."""
+
+    def applied(*arguments: Any) -> tuple[dict[str, Any], Any]:
+        outputs, model_state = apply(*arguments)
+        return {**outputs, "logits": task.logits(outputs["logits"])}, model_state
+
+    return applied
+
+
 def explained_pieces(
     apply: Callable[..., Any], model: step.EvalState, batch: AnyBatch
 ) -> tuple[dict[str, Any], tuple[Batch | Surrounded, ...]]:
@@ -87,10 +97,11 @@ def explained_pieces(
 
 
 def shapley_by_modality(
-    apply: Callable[..., Any], model: step.EvalState, batch: AnyBatch
+    apply: Callable[..., Any], model: step.EvalState, batch: AnyBatch, task: Task
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """(the model's outputs, Shapley values of the modalities, and of `context` in conversations): a forward pass for
     every set of them, one after the other. The batch is as it was read, not standardised."""
+    apply = of_outputs(apply, task)
     outputs, pieces = explained_pieces(apply, model, step.standardize(batch, model.input_stats))
     logits = split_rows(outputs["logits"], pieces)
     found = (_shapley(apply, model, piece, every) for piece, every in zip(pieces, logits, strict=True))
@@ -123,6 +134,7 @@ def turn_influence(
 ) -> Float[Array, "batch turns"]:
     """`turns` of `BatchAttribution`: a pass through what comes after the encoders for every turn. The batch is as it
     was read."""
+    apply = of_outputs(apply, task)
     outputs, pieces = explained_pieces(apply, model, step.standardize(batch, model.input_stats))
     explained = split_rows(task.explained(outputs["logits"]), pieces)
     return join_rows(
@@ -151,7 +163,7 @@ def attribute(
     apply: Callable[..., Any], model: step.EvalState, batch: AnyBatch, *, task: Task, family: Family
 ) -> BatchAttribution:
     """Everything; a forward pass for every set of modalities, and what `integrate` costs."""
-    outputs, values = shapley_by_modality(apply, model, batch)
+    outputs, values = shapley_by_modality(apply, model, batch, task)
     gradients, gap, points = integrated_gradients(apply, model, batch, task=task, family=family)
     turns = turn_influence(apply, model, batch, task) if isinstance(batch, Conversations) else None
     return BatchAttribution(
@@ -163,6 +175,7 @@ def integrated_gradients(
     apply: Callable[..., Any], model: step.EvalState, batch: AnyBatch, *, task: Task, family: Family
 ) -> tuple[dict[str, Array], Float[Array, "batch"], Any]:
     """`integrated_gradients`, `gap` and `points` of `BatchAttribution`. The batch is as it was read."""
+    apply = of_outputs(apply, task)
     _, pieces = explained_pieces(apply, model, step.standardize(batch, model.input_stats))
     each = (_gradients(apply, model, piece, task, family) for piece in pieces)
     found: tuple[dict[str, Array], Array, Any] = jax.tree.map(join_rows, *each)
@@ -174,6 +187,7 @@ def gaps(
 ) -> tuple[Any, Any, Any]:
     """`gap` and `points` of the rows that count, of conversations at most so many of each length, and whether a row is
     one of these."""
+    apply = of_outputs(apply, task)
     _, pieces = explained_pieces(apply, model, step.standardize(batch, model.input_stats))
     found = []
     for piece in pieces:

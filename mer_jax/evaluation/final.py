@@ -184,7 +184,7 @@ def write_inspection(run: Run, r: int, rows: np.ndarray, predicted: np.ndarray) 
     wrong = run.task.mistakes(predicted, run.data.targets(rows))[:MAX_ERRORS]
     some = np.union1d(np.linspace(0, len(rows) - 1, min(len(rows), MAX_INSPECTED)).astype(int), wrong)
     best, size = run.groups.best(r), run.config.train.eval_batch_size
-    outputs = compute_inspection_outputs(run.steps.apply, best, run.data.batches, rows[some], size)
+    outputs = compute_inspection_outputs(run.steps.apply, best, run.data.batches, rows[some], size, run.task)
     replica = {"replica": run.groups.replicas[r].name}
     projection = pca_projection(run.corpus, run.data.pool, rows[some], outputs)
     run_log.write_json(run.workdir / "map.json", projection | replica)

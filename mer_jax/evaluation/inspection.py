@@ -25,7 +25,12 @@ MAX_STEPS = 5  # time steps that are named of a mistake
 
 
 def compute_inspection_outputs(
-    apply: Callable[..., Any], model: step.EvalState, batches: BatchSource, rows: np.ndarray, batch_size: int
+    apply: Callable[..., Any],
+    model: step.EvalState,
+    batches: BatchSource,
+    rows: np.ndarray,
+    batch_size: int,
+    task: Task,
 ) -> dict[str, Any]:
     """Of these rows of the pool (sorted): `feature`, `attention` and `kept` of the model's outputs, and `shapley` of
     every modality; see `attribution.BatchAttribution`."""
@@ -33,7 +38,7 @@ def compute_inspection_outputs(
     @functools.partial(jax.jit, static_argnums=3, out_shardings=sharding.replicated(batches.mesh))
     def inspect(model: step.EvalState, source: Any, row_positions: Any, lengths: loader.BatchShape) -> Any:
         batch = loader.materialize_batch(source, row_positions, lengths)
-        outputs, shapley = attribution.shapley_by_modality(apply, model, batch)
+        outputs, shapley = attribution.shapley_by_modality(apply, model, batch, task)
         kept = outputs.get("kept")
         return {"feature": outputs["feature"], "shapley": shapley, "attention": outputs["attention"], "kept": kept}
 

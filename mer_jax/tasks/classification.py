@@ -141,10 +141,6 @@ class Classification(Task):
         )
         return weighted_mean(each, weight)
 
-    def logits(self, values: Any) -> Any:
-        """What a softmax makes probabilities of, [batch, classes]."""
-        return values
-
     def divergence(self, values: Any, similarity: Any) -> Any:
         """JS(q, p), p = softmax(logits), q = softmax(similarity): APC of LSGMER (arXiv 2504.05158)."""
         import jax
@@ -189,11 +185,11 @@ class Classification(Task):
 
         return jax.nn.softmax(self.logits(values) / temperature, axis=-1)
 
-    def explained(self, values: Any) -> Any:
+    def explained(self, logits: Any) -> Any:
         """The logit of the predicted class."""
         import jax
 
-        return jax.nn.one_hot(values.argmax(-1), values.shape[-1])
+        return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
 
     def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
         return {"loss": evaluated["loss"], **self.scores(evaluated["confusion"])}

@@ -114,11 +114,11 @@ class Multilabel(Numbers):
 
         return jax.nn.sigmoid(values / temperature)
 
-    def explained(self, values: Any) -> Any:
+    def explained(self, logits: Any) -> Any:
         """The logit of the likeliest emotion."""
         import jax
 
-        return jax.nn.one_hot(values.argmax(-1), values.shape[-1])
+        return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
 
     def divergence(self, values: Any, similarity: Any) -> Any:
         """The mean over the emotions of JS between Bernoulli(sigmoid(value)) and Bernoulli(sigmoid(similarity))

@@ -181,11 +181,11 @@ class Numbers(Task):
     def target_in_words(self, told: Any) -> str:
         return ", ".join(f"{n} {v:.4g}" for n, v in zip(self.outputs, told, strict=True) if v is not None)
 
-    def explained(self, values: Any) -> Any:
+    def explained(self, logits: Any) -> Any:
         """The output that lies furthest from its middle."""
         import jax
 
-        return jax.nn.one_hot(abs(values).argmax(-1), values.shape[-1])
+        return jax.nn.one_hot(abs(logits).argmax(-1), logits.shape[-1])
 
     def count_prediction(self, label: str, values: Mapping[str, float], output: Mapping[str, Any]) -> np.ndarray | None:
         if not set(self.outputs) & values.keys():

@@ -17,6 +17,7 @@ class Ordinal(Classification):
     metrics = ordinal.METRICS
 
     def logits(self, values: Any) -> Any:
+        """The logarithms of the classes' probabilities."""
         from mer_jax.models.losses import cumulative_log_probabilities
 
         return cumulative_log_probabilities(values)

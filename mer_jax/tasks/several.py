@@ -217,11 +217,17 @@ class Several(Told):
         each = [part.calibrate(values[:, self.slices[i]], temperature[i]) for i, part in enumerate(self.parts)]
         return jnp.concatenate(each, -1)
 
-    def explained(self, values: Any) -> Any:
+    def logits(self, values: Any) -> Any:
+        import jax.numpy as jnp
+
+        each = (part.logits(values[:, here]) for part, here in zip(self.parts, self.slices, strict=True))
+        return jnp.concatenate([*each], -1)
+
+    def explained(self, logits: Any) -> Any:
         """What the first part explains."""
         import jax.numpy as jnp
 
-        first = self.parts[0].explained(values[:, self.slices[0]])
+        first = self.parts[0].explained(logits[:, self.slices[0]])
         return jnp.pad(first, ((0, 0), (0, self.width - first.shape[1])))
 
     def explained_output(self, predicted: np.ndarray) -> np.ndarray:

@@ -169,9 +169,14 @@ class Task(abc.ABC):
     def calibrate(self, values: Any, temperature: Any) -> Any:
         """What is predicted of every row, [rows, width], calibrated by what `analyse` has fitted."""
 
+    def logits(self, values: Any) -> Any:
+        """What belongs to each output, [rows, width], larger where the output is likelier or larger; the values, unless
+        these mean something together only."""
+        return values
+
     @abc.abstractmethod
-    def explained(self, values: Any) -> Any:
-        """Which of the outputs is explained of every row, as weights [rows, width]."""
+    def explained(self, logits: Any) -> Any:
+        """Which of the outputs is explained of every row, as weights [rows, width] of its `logits`."""
 
     @abc.abstractmethod
     def score(self, evaluated: Mapping[str, Any]) -> dict[str, Any]:
