@@ -222,6 +222,12 @@ REFUSED = [
         r"task_weights=\(1.0,\): must be one number for each",
     ),
     ({"data_task": "classes+affect", "loss_task_weights": (0.0, 0.0)}, "at least 0, and one above it"),
+    ({"data_task": "classes+affect", "loss_task_weights": (float("inf"), 1.0)}, "must be finite, at least 0"),
+    ({"loss_task_weights": (1.0,)}, r"task_weights=\(1.0,\): is of other tasks; the target 'classes' takes \(\)"),
+    ({"data_task": "moods+polarity", "loss_regression": "ccc"}, "loss.regression=ccc: is of other tasks"),
+    ({"data_task": "classes+moods", "loss_imbalance": "balanced_softmax"}, "balanced_softmax: is of one class out of"),
+    ({"data_task": "moods", "loss_multilabel": "asymmetric", "loss_imbalance": "focal"}, "imbalance=focal: the asymm"),
+    ({"data_task": "classes+affect", "model_label_update": "class_mean"}, "label_update=class_mean: must be optimizer"),
     ({"data_task": "affect", "loss_apc": 0.0, "model_label_update": "class_mean"}, "label_update=class_mean: must be"),
 ]
 
@@ -235,6 +241,8 @@ def test_what_does_not_fit_the_task_is_refused(corpus_path, changes, words):
 def test_what_fits_is_not(corpus_path):
     checked(corpus_path, data_task="affect", loss_apc=0.0, train_select="ccc_valence")
     checked(corpus_path, data_task="classes+affect", train_select="affect_mae", loss_task_weights=(1.0, 0.5))
+    checked(corpus_path, data_task="classes+affect+moods", loss_regression="ccc", loss_multilabel="asymmetric")
+    checked(corpus_path, data_task="classes+affect", loss_imbalance="balanced_softmax")
     checked(corpus_path, "deepmsi_mer", data_task="polarity", train_select="qwk")
 
 

@@ -102,8 +102,9 @@ class LSGMERExperiment(Experiment):
             uses = self.loss.apc != 0 or self.sweeps("loss.apc")
             right = f"0 for target {task.asked!r}: {why}. Add --config.loss.apc=0.0"
             require(not uses, "loss.apc", self.loss.apc, right)
+        if why := task.no_members:
             means = self.model.label_update != "class_mean"
-            words = f"optimizer for target {task.asked!r}: numbers are no members of a label, whose mean could be taken"
+            words = f"optimizer for target {task.asked!r}: {why}"
             require(means, "model.label_update", self.model.label_update, words)
 
 

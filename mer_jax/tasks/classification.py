@@ -20,7 +20,6 @@ from mer_jax.metrics.calibration import (
 from mer_jax.metrics.classification import METRICS, scores
 from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.significance import by_dialogue
-from mer_jax.settings import LossSettings
 from mer_jax.tasks import classification_results
 from mer_jax.tasks.task import Arrays, Card, Evaluation, Task
 
@@ -35,6 +34,7 @@ class Classification(Task):
     name: ClassVar[str] = "classification"
     report_sections: ClassVar[str] = "mer_jax.report.sections_classification"
     metrics = METRICS
+    takes = ("imbalance",)
 
     def __init__(self, labels: Sequence[str], number: str = ""):
         self.labels = self.outputs = tuple(labels)
@@ -84,14 +84,6 @@ class Classification(Task):
 
     def label_words(self, manifest: Any) -> np.ndarray:
         return np.asarray(manifest.targets[self.asked].embeddings, np.float32)
-
-    def refuse_settings(self, settings: Any) -> None:
-        if settings.regression != LossSettings.regression or settings.multilabel != LossSettings.multilabel:
-            name = "regression" if settings.regression != LossSettings.regression else "multilabel"
-            raise UserError(
-                f"--config.loss.{name}={getattr(settings, name)}: is of other tasks; the target {self.asked!r} is "
-                f"one of the classes {', '.join(self.labels)}"
-            )
 
     def refuse_soft(self, corpus: Corpus, settings: Any, *, soft: bool) -> None:
         if soft and (self.number or not corpus.manifest.get("voted")):

@@ -16,6 +16,7 @@ from mer_jax.metrics.calibration import (
 from mer_jax.metrics.definition import Definition
 from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.multilabel import PRESENT, decided, emotions
+from mer_jax.settings import LossSettings
 from mer_jax.tasks.numbers import Numbers
 from mer_jax.tasks.task import Arrays, Card
 
@@ -31,7 +32,7 @@ class Multilabel(Numbers):
     name: ClassVar[str] = "multilabel"
     report_sections: ClassVar[str] = "mer_jax.report.sections_multilabel"
     floor_in_words: ClassVar[str] = "every emotion's share in training"
-    settings_of = ("regression",)
+    takes = ("imbalance", "multilabel")
 
     def define(self) -> Definition:
         return emotions(self.target.names, self.target.present_from)
@@ -54,6 +55,11 @@ class Multilabel(Numbers):
             raise UserError(
                 "--config.loss.imbalance=balanced_softmax: is of one class out of several; several emotions at once "
                 "take none, class_weights, focal or logit_adjustment"
+            )
+        if settings.imbalance != LossSettings.imbalance and settings.multilabel == "asymmetric":
+            raise UserError(
+                f"--config.loss.imbalance={settings.imbalance}: the asymmetric loss is an answer to imbalance itself; "
+                "leave it off, or --config.loss.multilabel=asymmetric"
             )
 
     def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.data.targets import Target
 from mer_jax.errors import UserError
 from mer_jax.metrics.definition import Definition, count_groups
-from mer_jax.settings import LossSettings
 from mer_jax.tasks import numbers_results
 from mer_jax.tasks.task import Arrays, Evaluation, Task
 
@@ -21,8 +20,6 @@ class Numbers(Task):
     """names: of the numbers, which are the outputs. Targets are `value`, Float32[rows, names], and `known`, Bool of the
     same shape; a value that is not known is 0 there, and neither learnt nor scored. Decisions are what is predicted,
     [rows, names]. counts: see `Definition`."""
-
-    settings_of: tuple[str, ...] = ()  # fields of LossSettings with which a config says that it wants another task
 
     def __init__(self, target: Target):
         self.target, self.asked, self.outputs = target, target.name, target.names
@@ -62,14 +59,6 @@ class Numbers(Task):
                         f"{corpus.path}: {name} of target {self.asked!r} is known of none of the {len(rows):,} "
                         f"utterances of {part}; choose another --config.data.protocol or --config.data.task"
                     )
-
-    def refuse_settings(self, settings: Any) -> None:
-        for name in self.settings_of:
-            if (value := getattr(settings, name)) != getattr(LossSettings, name):
-                raise UserError(
-                    f"--config.loss.{name}={value}: is of other tasks; the target {self.target.describe()} takes "
-                    f"{getattr(LossSettings, name)}"
-                )
 
     def label_words(self, manifest: Any) -> np.ndarray:
         return np.asarray(manifest.targets[self.asked].embeddings, np.float32)

@@ -30,7 +30,8 @@ class Regression(Numbers):
     report_sections: ClassVar[str] = "mer_jax.report.sections_regression"
     floor_in_words: ClassVar[str] = "the median of training"
     no_divergence = "numbers are no distribution over the labels, which it compares with another one"
-    settings_of = ("imbalance", "multilabel")
+    no_members = "numbers are no members of a label, whose mean could be taken"
+    takes = ("regression",)
 
     def define(self) -> Definition:
         if self.target.definition in DEFINITIONS:

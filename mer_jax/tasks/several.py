@@ -3,6 +3,7 @@ those of the parts side by side. No JAX at import."""
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from mer_jax.data.corpus import Corpus
 from mer_jax.errors import UserError
 from mer_jax.metrics.metric import Metric
+from mer_jax.settings import LossSettings
 from mer_jax.tasks import several_results
 from mer_jax.tasks.several_told import HAS, Told
 from mer_jax.tasks.task import Arrays, Evaluation, Task
@@ -38,6 +40,8 @@ class Several(Told):
         divergent = [part for part in self.parts if not part.no_divergence]
         self.right_or_wrong = self.parts[0].right_or_wrong
         self.no_divergence = "" if divergent else self.parts[0].no_divergence
+        self.no_members = next((part.no_members for part in self.parts if part.no_members), "")
+        self.takes = ("task_weights", *{name for part in self.parts for name in part.takes})
 
     def _metrics(self) -> Iterator[tuple[str, Metric]]:
         for i, part in enumerate(self.parts):
@@ -122,15 +126,19 @@ class Several(Told):
             part.refuse_parts(corpus, own)
 
     def refuse_settings(self, settings: Any) -> None:
+        super().refuse_settings(settings)
+        for part in self.parts:
+            others = {name: getattr(LossSettings, name) for name in self.takes if name not in part.takes}
+            part.refuse_settings(dataclasses.replace(settings, **others))
         if settings.task_weights and len(settings.task_weights) != len(self.parts):
             raise UserError(
                 f"--config.loss.task_weights={settings.task_weights}: must be one number for each of {self.asked}, as "
                 f"in ({','.join(['1.0'] * len(self.parts))})"
             )
-        if any(weight < 0 for weight in settings.task_weights) or (
+        if not all(0 <= weight < math.inf for weight in settings.task_weights) or (
             settings.task_weights and not any(settings.task_weights)
         ):
-            raise UserError(f"--config.loss.task_weights={settings.task_weights}: must be at least 0, and one above it")
+            raise UserError(f"--config.loss.task_weights={settings.task_weights}: must be finite, at least 0, and one above it")
 
     def refuse_soft(self, corpus: Corpus, settings: Any, *, soft: bool) -> None:
         for part in self.parts:

@@ -10,9 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mer_jax.data.corpus import Corpus
+from mer_jax.errors import UserError
 from mer_jax.metrics.metric import Metric
+from mer_jax.settings import LossSettings
 
 Arrays = dict[str, Any]
+CHOICES = ("imbalance", "regression", "multilabel", "task_weights")  # fields of LossSettings that some tasks have
 
 
 @dataclasses.dataclass
@@ -48,7 +51,7 @@ class Task(abc.ABC):
     the numbers is called that a model gives for an utterance. Values are what it gives, [rows, width]; what is
     predicted are the values as a person reads them, [rows, width]; decisions are what a model finally says of
     utterances, [rows] or [rows, width]. asked: the target's name. no_divergence: why `divergence` says nothing, if it
-    does not."""
+    does not; no_members: the same of `members`. takes: those of CHOICES that the task learns by."""
 
     name: ClassVar[str]
     report_sections: ClassVar[str] = ""  # the module whose SECTIONS of a report only this task has
@@ -59,6 +62,8 @@ class Task(abc.ABC):
     outputs: tuple[str, ...]
     asked: str = ""
     no_divergence: str = ""
+    no_members: str = ""
+    takes: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -121,7 +126,12 @@ class Task(abc.ABC):
 
     def refuse_settings(self, settings: Any) -> None:
         """Raises UserError where `config.LossSettings` ask for what the task does not have."""
-        return
+        for name in CHOICES:
+            value, usual = getattr(settings, name), getattr(LossSettings, name)
+            if name not in self.takes and value != usual:
+                raise UserError(
+                    f"--config.loss.{name}={value}: is of other tasks; the target {self.asked!r} takes {usual or '()'}"
+                )
 
     def refuse_soft(self, corpus: Corpus, settings: Any, *, soft: bool) -> None:
         """Raises UserError unless what raters say can be learnt, if it is to be (`soft`). settings:
