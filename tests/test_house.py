@@ -23,7 +23,7 @@ ALLOWED = {
     "files": {"errors", "schema", "text_files"},
     "metrics": set(),
     "runtime": {"errors", "files", "interrupts", "old_runs", "plain", "run_files", "schema"},
-    "data": {"errors", "files", "metrics", "runtime", "schema"},  # of metrics what generated data allow
+    "data": {"errors", "files", "metrics", "runtime", "schema"},  # of metrics what generated data allow, and what definitions there are
     "settings": set(),
     "config": {"data", "errors", "settings"},
     "tasks": {"data", "errors", "metrics", "models", "runtime", "schema", "settings"},  # of models only losses, when JAX has begun

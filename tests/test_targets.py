@@ -107,6 +107,7 @@ BAD = [
     ({"values": {"valence": 5.5}}, {}, r"u000'?: valence is 5.5, outside its range 1 to 5"),
     ({"values": {"valence": float("nan")}}, {}, "valence is nan, outside"),
     ({"values": {"power": 1.0}}, {}, "'power' is of no target"),
+    ({"values": {"polarity": 0.5}}, {}, "polarity is 0.5; it counts through classes, and must be a whole number"),
     ({"spreads": {"arousal": 0.2}}, {}, "spread of arousal"),
     ({"spreads": {"valence": -1.0}}, {}, "spread of valence is -1.0"),
     ({"groups": {"age": "old"}}, {}, "the group 'age' is not declared"),
@@ -124,6 +125,9 @@ BAD = [
         "arousal has another range",
     ),
     ({}, {"targets": (AFFECT, AFFECT)}, "a target occurs twice"),
+    ({}, {"targets": (dataclasses.replace(AFFECT, definition="other"),)}, "is 'other'; regression of 2 takes vad$"),
+    ({}, {"targets": (dataclasses.replace(AFFECT, definition="mosi"),)}, "is 'mosi'; regression of 2 takes vad$"),
+    ({}, {"targets": (dataclasses.replace(POLARITY, definition="meld"),)}, "ordinal of 1 takes no definition"),
     ({}, {"targets": (dataclasses.replace(POLARITY, outputs=("one",)),)}, "counts through 1 classes"),
     ({}, {"groups": ("speaker",)}, "'speaker' is a field"),
 ]
@@ -145,6 +149,7 @@ DAMAGES = [
     (lambda m: m["targets"]["affect"].update(kind="guess"), "targets.affect.kind"),
     (lambda m: m["targets"]["affect"]["names"].append("more"), "3 names and 2 ranges|names are"),
     (lambda m: m["targets"].update(other=m["targets"]["affect"] | {"names": ["x", "y"]}), "no column 'value/x'"),
+    (lambda m: m["targets"]["affect"].update(definition="other"), "its definition is 'other'"),
     (lambda m: m["groups"].append("age"), "no column 'group/age'"),
     (lambda m: m.update(labels=[], label_embeddings=[], targets={}), "name nothing to learn"),
 ]

@@ -58,6 +58,11 @@ class Description:
         pairs = (zip(target.names, target.ranges, strict=True) for target in self.targets)
         return {name: span for found in pairs for name, span in found}
 
+    @property
+    def levels(self) -> set[str]:
+        """Which of the numbers count through classes."""
+        return {name for t in self.targets if t.kind in ("ordinal", "classification") for name in t.names}
+
 
 def check_utterance(utterance: Utterance, description: Description, specs: dict[str, dict[str, Any]]) -> None:
     where = f"utterance {shortened(utterance.id)}"
@@ -89,6 +94,8 @@ def _check_named(where: str, utterance: Utterance, description: Description) -> 
         if name not in description.numbers:
             raise UserError(f"{where}: the number {name!r} is of no target that is declared")
         check_value(where, name, value, *description.numbers[name])
+        if name in description.levels and value != int(value):
+            raise UserError(f"{where}: {name} is {value:g}; it counts through classes, and must be a whole number")
     for name, value in utterance.spreads.items():
         if name not in utterance.values or not 0 <= value < math.inf:
             raise UserError(f"{where}: the spread of {name} is {value!r}; it takes its value, and a number from 0")

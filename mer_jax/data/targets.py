@@ -19,10 +19,11 @@ from typing import Any, Literal
 import numpy as np
 
 from mer_jax.errors import UserError
+from mer_jax.metrics.definitions import DEFINITIONS
+from mer_jax.metrics.multilabel import IN_WORDS as PRESENT
 
 CLASSES = "classes"
 KINDS = ("classification", "regression", "multilabel", "ordinal")
-PRESENT = {"above_zero": "above 0", "half": "from 0.5", "one": "from 1"}  # when an emotion is there, and in words
 Kind = Literal["classification", "regression", "multilabel", "ordinal"]
 
 
@@ -33,7 +34,7 @@ class Target:
     names: of the numbers that it reads; of `classes` none. outputs: what every output of a model is called, the classes
     or the names. ranges: of each of the names. words, embeddings: of each output, Float[outputs, width], as a manifest
     has those of the labels. definition: the name of the convention that scores it, in `metrics.definitions`; empty for
-    the common one. present_from: of `multilabel`, one of PRESENT."""
+    the common one. present_from: of `multilabel`, one of `metrics.multilabel.PRESENT`."""
 
     name: str
     kind: Kind
@@ -131,9 +132,24 @@ def check_target(where: str, target: Target) -> None:
             raise UserError(f"{what}: the range of {name} is {low} to {high}; it must go up between two numbers")
     if target.kind == "multilabel" and target.present_from not in PRESENT:
         raise UserError(f"{what}: present_from is {target.present_from!r}; it must be one of {', '.join(PRESENT)}")
+    _check_definition(what, target)
     count = len(target.outputs)
     if len(target.words) != count or np.shape(target.embeddings)[:1] != (count,) or np.ndim(target.embeddings) != 2:
         raise UserError(f"{what} must have one word and one embedding for each of {', '.join(target.outputs)}")
+
+
+def _check_definition(what: str, target: Target) -> None:
+    """Raises UserError unless the convention that scores the target, if it names one, is of its kind."""
+    kind = {"regression": "numbers", "multilabel": "emotions"}.get(target.kind)
+    count = len(target.names)
+    fitting = [
+        name
+        for name, row in DEFINITIONS.items()
+        if row.kind == kind and (kind == "emotions" or count in map(len, row.names))
+    ]
+    if target.definition and target.definition not in fitting:
+        known = ", ".join(fitting) or "no definition"
+        raise UserError(f"{what}: its definition is {target.definition!r}; {target.kind} of {count} takes {known}")
 
 
 def check_value(where: str, name: str, value: float | int, low: float | int, high: float | int) -> None:

@@ -281,8 +281,8 @@ def tell_other_figures(known: dict[str, Any], result: dict[str, Any]) -> None:
 
 
 def untested_temperatures(replicas: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By replica what metrics.json says of a temperature, and of the test part scaled by it, that a version fitted which
-    did not try whether it helps."""
+    """By replica what metrics.json says of a temperature, and of the test part scaled by it, where a version has fitted
+    it that did not try whether it helps."""
     fitted = {replica["name"]: replica.get("calibration", {}) for replica in replicas}
     return {
         name: {field: found[field] for field in ("temperature", "test_scaled")}

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mer_jax.data.targets import PRESENT, Target
+from mer_jax.data.targets import Target
 from mer_jax.metrics.calibration import CALIBRATION
+from mer_jax.metrics.multilabel import IN_WORDS
 from mer_jax.tasks.classification_card import FITTED_ON
 from mer_jax.tasks.task import Card
 
@@ -37,10 +38,10 @@ def of_regression(target: Target, modalities: Sequence[str], result: Mapping[str
 
 def of_multilabel(target: Target, modalities: Sequence[str], result: Mapping[str, Any], selects_on: str) -> Card:
     """The arguments are those of `Task.card`, and the target."""
-    start = PRESENT[target.present_from]
+    start = IN_WORDS[target.present_from]
     return Card(
         purpose=f"Tells which of {len(target.names)} emotions are in an utterance, by {' and '.join(modalities)}: "
-        f"{', '.join(target.names)}. In training an emotion was there {start} of what raters gave.",
+        f"{', '.join(target.names)}. In training an emotion was there where raters gave it a strength {start}.",
         targets=TARGETS,
         output=f"the probability of each emotion, which do not sum to 1, in this order: \n{_code(target.names)}.",
         scores=list(_scaling(result, selects_on)),
