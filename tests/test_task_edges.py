@@ -15,7 +15,7 @@ from test_tasks import MOODS, asked_for, corpus_path, drawn, finished  # noqa: F
 from mer_jax import experiment
 from mer_jax.config import validate
 from mer_jax.data.batch import Batch
-from mer_jax.evaluation import attribution, final
+from mer_jax.evaluation import attribution, final, robustness, robustness_curves
 from mer_jax.settings import LossSettings
 from mer_jax.tasks import task_of
 from mer_jax.training import step
@@ -106,6 +106,35 @@ def test_what_is_explained_of_ordered_classes_is_the_class(task):
     decided = decided if decided.ndim == 1 else decided[:, :3].argmax(1)
     np.testing.assert_array_equal(np.asarray(task.explained(outputs["logits"])).argmax(1), decided)
     assert len(set(decided.tolist())) > 1
+
+
+def test_effective_robustness_is_above_0_where_less_is_lost():
+    """Of an error, too, which grows."""
+    task = task_for(AFFECT)
+
+    def of(*values):
+        return {score: [[v, None] for v in values] for score in task.metrics}
+
+    found = robustness_curves.effective(task, of(0.5, 0.6), of(0.5, 0.9))
+    assert found["mae"] == pytest.approx(0.3)
+    assert found["ccc"] == pytest.approx(-0.3)
+
+
+def test_scores_of_bins_are_not_those_of_rows():
+    """So that robustness.json's, which are of counts, are not held against those of metrics.json."""
+    assert task_for(MOODS).nearly == {"map", "ap_glad", "ap_cross"}
+    assert task_for(AFFECT, MOODS).nearly == {"moods_map", "moods_ap_glad", "moods_ap_cross"}
+    assert not task_for(AFFECT).nearly
+    task, told = task_for(MOODS), []
+    result = {"present": {}, "modalities": [], "missing": {}, "effective": None, "utterances": 0}
+    result |= {"present": {"": {"macro_f1": [0.5, None]}}, "clean": {name: [0.5, None] for name in task.metrics}}
+    known = {"test": {name: {"mean": 0.51} for name in task.metrics}, "protocol": {}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(robustness.console, "print", lambda text: told.append(text))
+        robustness.print_what_was_tested(task, result, known, 1, 1.0, epath.Path("run"))
+    notes = [text for text in told if text.startswith("note: the clean")]
+    assert len(notes) == len(task.metrics) - 3
+    assert not any(" map " in text for text in notes)
 
 
 def test_only_what_was_not_tried_is_taken_from_an_old_run():

@@ -104,7 +104,8 @@ def retention(task: Task, of: Mapping[str, Any]) -> dict[str, float | None]:
 def effective(task: Task, of: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, float]:
     """By score, as in DEFINITION."""
     falls = {score: [means(x, score)[1:] - means(x, score)[0] for x in (of, beside)] for score in task.metrics}
-    return {score: float((mine - theirs).mean()) for score, (mine, theirs) in falls.items()}
+    sign = {score: 1 if metric.direction == "max" else -1 for score, metric in task.metrics.items()}
+    return {score: sign[score] * float((mine - theirs).mean()) for score, (mine, theirs) in falls.items()}
 
 
 class Tested(NamedTuple):

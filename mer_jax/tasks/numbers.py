@@ -24,7 +24,7 @@ class Numbers(Task):
     def __init__(self, target: Target):
         self.target, self.asked, self.outputs = target, target.name, target.names
         self.definition = self.define()
-        self.metrics = self.definition.metrics
+        self.metrics, self.nearly = self.definition.metrics, frozenset(self.definition.exact)
 
     @property
     def headline(self) -> list[str]:
@@ -72,8 +72,8 @@ class Numbers(Task):
         return ""
 
     def evaluate(self, values: Any, targets: Arrays, weight: Any) -> Evaluation:
-        """`loss` of the batch alone; of every row `error`, `predicted`, and the targets, which scores are made of on the
-        host."""
+        """`loss` of the batch alone; of every row `error`, `predicted`, and the targets, of which scores are made on
+        the host."""
         from mer_jax.models.losses import column_mean
 
         error, known = self.error(values, targets), targets["known"]

@@ -41,6 +41,9 @@ class Several(Told):
         self.right_or_wrong = self.parts[0].right_or_wrong
         self.no_divergence = "" if divergent else self.parts[0].no_divergence
         self.no_members = next((part.no_members for part in self.parts if part.no_members), "")
+        self.nearly = frozenset(
+            name if i == 0 else f"{part.asked}_{name}" for i, part in enumerate(self.parts) for name in part.nearly
+        )
         self.takes = ("task_weights", *{name for part in self.parts for name in part.takes})
 
     def _metrics(self) -> Iterator[tuple[str, Metric]]:

@@ -51,7 +51,8 @@ class Task(abc.ABC):
     the numbers is called that a model gives for an utterance. Values are what it gives, [rows, width]; what is
     predicted are the values as a person reads them, [rows, width]; decisions are what a model finally says of
     utterances, [rows] or [rows, width]. asked: the target's name. no_divergence: why `divergence` says nothing, if it
-    does not; no_members: the same of `members`. takes: those of CHOICES that the task learns by."""
+    does not; no_members: the same of `members`. takes: those of CHOICES that the task learns by. nearly: the
+    scores that counts give only nearly, while `score` gives them exactly."""
 
     name: ClassVar[str]
     report_sections: ClassVar[str] = ""  # the module whose SECTIONS of a report only this task has
@@ -64,6 +65,7 @@ class Task(abc.ABC):
     no_divergence: str = ""
     no_members: str = ""
     takes: tuple[str, ...] = ()
+    nearly: frozenset[str] = frozenset()
 
     @property
     def width(self) -> int:
