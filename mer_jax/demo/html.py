@@ -222,7 +222,7 @@ def _turn(number: int, one: Any, lane: int, shift: str | None, task: Task) -> st
         felt = f'<p class="note alarm">{escaped(one.error)}</p>'
     else:
         name, shares = task.output_in_words(one.output), task.shares(one.output)
-        share = shares.get(name, max(shares.values()))
+        share = shares[task.explained_in_words(one.output)]
         sure = f"{100 * share:.0f} %" if task.right_or_wrong else ""
         mark = "" if shift is None else f'<span class="shift">shift, was {escaped(shift)}</span>'
         felt = (

@@ -8,14 +8,14 @@ device therefore runs every set of modalities and every strength of noise once a
 Draws and noise depend on a fixed seed, the modality's name and the utterance's place in the corpus, on nothing else:
 two runs of a corpus are disturbed alike, however their batches lie.
 
-robustness.json; SCORE is each of weighted_f1, macro_f1, accuracy, uar, as a fraction; [mean, sd] are over the replicas
+robustness.json; SCORE is each of the task's, of classes as a fraction; [mean, sd] are over the replicas
 of the point that validation chose, sd null where there is one; M is a modality or, where there are several, "all":
 
     name, protocol, manifest_sha256, split_sha256   what was tested
     seed, modalities, replicas (names), utterances  (in the test parts, together)
     definition                                      {missing, noise, retention, effective, floor, context}: sentences
     clean       {SCORE: [mean, sd]}
-    floor       {SCORE: [mean, sd]}                 of always saying the most frequent class of the training part
+    floor       {SCORE: [mean, sd]}                 of always saying what is best by the training part
     present     {"audio+text": {SCORE: [mean, sd]}} with only these modalities, for every set of them
     missing     {M: {"rates": [0, 0.1 … 1], SCORE: [[mean, sd], one for each rate], "pooled": {SCORE: [of all replicas'
                 predictions together, for each rate]}, "left_with_nothing": utterances that have no other modality}}

@@ -141,7 +141,9 @@ class Several(Told):
         if not all(0 <= weight < math.inf for weight in settings.task_weights) or (
             settings.task_weights and not any(settings.task_weights)
         ):
-            raise UserError(f"--config.loss.task_weights={settings.task_weights}: must be finite, at least 0, and one above it")
+            raise UserError(
+                f"--config.loss.task_weights={settings.task_weights}: must be finite, at least 0, and one above it"
+            )
 
     def refuse_soft(self, corpus: Corpus, settings: Any, *, soft: bool) -> None:
         for part in self.parts:
