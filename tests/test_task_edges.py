@@ -15,7 +15,9 @@ from test_tasks import MOODS, asked_for, corpus_path, drawn, finished  # noqa: F
 from mer_jax import experiment
 from mer_jax.config import validate
 from mer_jax.data.batch import Batch
+from mer_jax.demo import html
 from mer_jax.evaluation import attribution, final, robustness, robustness_curves
+from mer_jax.predict.prediction import Prediction
 from mer_jax.settings import LossSettings
 from mer_jax.tasks import task_of
 from mer_jax.training import step
@@ -135,6 +137,29 @@ def test_scores_of_bins_are_not_those_of_rows():
     notes = [text for text in told if text.startswith("note: the clean")]
     assert len(notes) == len(task.metrics) - 3
     assert not any(" map " in text for text in notes)
+
+
+def test_intervals_are_not_of_what_training_knows():
+    task, rows = task_for(AFFECT), 60
+    truth = {"value": np.full((rows, 2), 3, np.float32), "known": np.ones((rows, 2), bool)}
+    error = np.where(np.arange(rows) < 30, 0.0, 1.0)[:, None].astype(np.float32)
+    knowing = np.arange(rows) < 30
+    found = task.analyse({"predicted": truth["value"] + error}, None, {"valid": truth, "knowing": knowing})
+    assert found["calibration"]["half_width"]["valence"] == 1.0
+    found = task.analyse({"predicted": truth["value"] + error}, None, {"valid": truth, "knowing": ~knowing})
+    assert found["calibration"]["half_width"]["valence"] == 0.0
+    knowing[:-8] = True
+    found = task.analyse({"predicted": truth["value"] + error}, None, {"valid": truth, "knowing": knowing})
+    assert found["calibration"]["half_width"] == {"valence": None, "arousal": None}
+    assert "training knows nothing" in task.describe_calibration(found, "validation")
+
+
+def test_a_page_does_not_take_the_place_of_a_number_for_a_probability():
+    task = task_for(POLARITY, AFFECT)
+    output = task.describe_prediction(np.array([0.2, 0.5, 0.3, 4.92, 3.0]))
+    page = html.conversation([Prediction("a", output, speaker="Ann", sentence="So.")], task)
+    assert "<span>50 %</span>" in page
+    assert "98 %" not in page
 
 
 def test_only_what_was_not_tried_is_taken_from_an_old_run():

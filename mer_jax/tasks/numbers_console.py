@@ -43,7 +43,8 @@ def print_coverage(calibration: Mapping[str, Any], selects_on: str) -> None:
     widths = {name: found["mean"] for name, found in calibration["half_width"].items()}
     known = {name: width for name, width in widths.items() if width is not None}
     if not known:
-        console.print(f"no intervals about the numbers: too few of the {selects_on} part are known")
+        few = f"the {selects_on} part has too few of which training knows nothing"
+        console.print(f"no intervals about the numbers: {few}")
         return
     each = ", ".join(f"{name} ± {width:.3f}{_held(calibration, name)}" for name, width in known.items())
     console.print(f"intervals that should hold {100 * calibration['covered']:.0f} %, by the {selects_on} part: {each}")

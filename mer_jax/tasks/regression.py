@@ -132,8 +132,11 @@ class Regression(Numbers):
     ) -> dict[str, Any]:
         """`calibration`: the half width of an interval about every number that should hold COVERED of them, by the
         validation part (split conformal prediction, Lei et al. 2018, arXiv 1604.04173), and what share of the test part
-        it holds. None where too few are known: it takes as many as make the share of one of them 1 - COVERED."""
+        it holds. Utterances of which training knows something do not count: errors are smaller there than on new ones.
+        None where too few are left: it takes as many as make the share of one of them 1 - COVERED."""
         known, error = truth["valid"]["known"], np.abs(valid["predicted"] - truth["valid"]["value"])
+        if (knowing := truth.get("knowing")) is not None:
+            known = known & ~knowing[:, None]
         widths = {}
         for i, name in enumerate(self.outputs):
             sizes = np.sort(error[known[:, i], i].astype(np.float64))
@@ -206,7 +209,8 @@ class Regression(Numbers):
         widths = result["calibration"]["half_width"].items()
         each = ", ".join(f"{name} ± {width:.3g}" for name, width in widths if width is not None)
         held = f"{100 * COVERED:.0f} % of the numbers lie within {each}, by the {selects_on} part"
-        return held if each else "no interval is known: the validation part is too small"
+        few = f"the {selects_on} part has too few numbers of which training knows nothing"
+        return held if each else f"no interval is known: {few}"
 
     def shares(self, output: Mapping[str, Any]) -> dict[str, float]:
         """Where each number lies in its range."""
