@@ -1,8 +1,6 @@
 """Where tasks of numbers and of several targets could go wrong: rows without targets, batches of unequal parts, and what only
 one kind of task does."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +13,10 @@ from test_tasks import MOODS, asked_for, corpus_path, drawn, finished  # noqa: F
 from mer_jax import experiment
 from mer_jax.config import validate
 from mer_jax.data.batch import Batch
+from mer_jax.data.targets import Target
 from mer_jax.demo import html
 from mer_jax.evaluation import attribution, final, robustness, robustness_curves
+from mer_jax.predict import output
 from mer_jax.predict.prediction import Prediction
 from mer_jax.settings import LossSettings
 from mer_jax.tasks import task_of
@@ -160,6 +160,31 @@ def test_a_page_does_not_take_the_place_of_a_number_for_a_probability():
     page = html.conversation([Prediction("a", output, speaker="Ann", sentence="So.")], task)
     assert "<span>50 %</span>" in page
     assert "98 %" not in page
+
+
+def test_a_temperature_of_emotions_is_not_one_of_so_many_utterances():
+    task, rng = task_for(MOODS), np.random.default_rng(7)
+    for rows, words in ((20, "since 40 emotions of utterances to fit it on are too few"), (400, "800 emotions of utt")):
+        value = rng.integers(0, 2, (rows, 2)).astype(np.float32)
+        sure = np.where(rng.random((rows, 2)) < 0.8, value, 1 - value) * 0.98 + 0.01
+        truth = {"valid": {"value": value, "known": np.ones((rows, 2), bool)}}
+        found = task.analyse({"predicted": sure.astype(np.float32)}, None, truth)
+        assert words in task.describe_calibration(found, "validation")
+
+
+def test_no_two_columns_of_a_table_are_called_the_same(tmp_path):
+    classes = Target("classes", "classification", outputs=MOODS.names)
+    with output.open_output(tmp_path / "out.csv", task_for(classes, MOODS)):
+        pass
+    header = (tmp_path / "out.csv").read_text().strip().split(",")
+    assert header[3:9] == [
+        "prediction",
+        "probabilities.glad",
+        "probabilities.cross",
+        "moods_prediction",
+        "moods_probabilities.glad",
+        "moods_probabilities.cross",
+    ]
 
 
 def test_only_what_was_not_tried_is_taken_from_an_old_run():

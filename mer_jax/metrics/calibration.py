@@ -14,6 +14,7 @@ EPSILON = 1e-12  # stands for a probability of 0, whose logarithm is needed: 27.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 MIN_ROWS = 50  # rows that a temperature is fitted on, at least: it then costs 1/(2 rows) = 0.01 nats on average
 CROSS_FITS = 10
+UTTERANCES = "utterances"  # what is calibrated, unless a task says otherwise
 
 
 def calibration(
@@ -110,18 +111,21 @@ def fit_temperature(probabilities: Float[np.ndarray, "rows classes"], labels: In
 class Scaling:
     """The temperature that probabilities are divided by, and why. temperature: 1 where scaling is left out; reason:
     why it is, otherwise nothing. rows: how many it was fitted on, or could have been. gain: the NLL that it saves on
-    rows that it was not fitted on, in nats, and `error`, its standard error; None where they were not measured."""
+    rows that it was not fitted on, in nats, and `error`, its standard error; None where they were not measured. what:
+    the rows in words."""
 
     temperature: float
     rows: int
     reason: str = ""
     gain: float | None = None
     error: float | None = None
+    what: str = UTTERANCES
 
     def to_json(self) -> dict[str, Any]:
         """What metrics.json says beside the temperature."""
         measured = {"gain": self.gain, "error": self.error} if self.gain is not None else {}
-        return {"used": not self.reason, "reason": self.reason, "rows": self.rows, **measured}
+        of = {} if self.what == UTTERANCES else {"of": self.what}
+        return {"used": not self.reason, "reason": self.reason, "rows": self.rows, **of, **measured}
 
 
 def choose_temperature(
@@ -129,6 +133,7 @@ def choose_temperature(
     labels: Int[np.ndarray, "rows"],
     dialogues: np.ndarray | None = None,
     knowing: Bool[np.ndarray, "rows"] | None = None,
+    what: str = UTTERANCES,
 ) -> Scaling:
     """Temperature scaling where it can be trusted to help, otherwise T = 1. The rule:
 
@@ -145,10 +150,10 @@ def choose_temperature(
     p, y, rows = probabilities[use], labels[use], int(use.sum())
     if rows < MIN_ROWS:
         seen = f" (and {len(labels) - rows} of which training knows something)" if rows < len(labels) else ""
-        return Scaling(1.0, rows, f"{rows} utterances to fit it on{seen} are too few: it takes {MIN_ROWS}")
+        return Scaling(1.0, rows, f"{rows} {what} to fit it on{seen} are too few: it takes {MIN_ROWS}", what=what)
     temperature = fit_temperature(p, y)
     if temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
-        return Scaling(1.0, rows, f"no temperature is best of the {rows} utterances to fit it on")
+        return Scaling(1.0, rows, f"no temperature is best of the {rows} {what} to fit it on", what=what)
     names = np.arange(rows) if dialogues is None else np.unique(dialogues[use], return_inverse=True)[1]
     if len(np.unique(names)) < 2:
         names = np.arange(rows)
@@ -164,8 +169,8 @@ def choose_temperature(
     error = float(np.sqrt(np.square(of_groups).sum() * groups / (groups - 1)) / rows)
     if gain <= error:
         reason = f"cross-fitted it saves {gain:.4f} ± {error:.4f} nats, which is no more than chance"
-        return Scaling(1.0, rows, reason, gain, error)
-    return Scaling(temperature, rows, "", gain, error)
+        return Scaling(1.0, rows, reason, gain, error, what)
+    return Scaling(temperature, rows, "", gain, error, what)
 
 
 def scaling_in_words(found: Mapping[str, Any], part: str) -> str:
@@ -178,7 +183,8 @@ def scaling_in_words(found: Mapping[str, Any], part: str) -> str:
         )
     if not scaling["used"]:
         return f"as the model gives them: temperature scaling is left out, since {scaling['reason']}"
-    return f"scaled by the temperature {temperature:.2f}, fitted on {scaling['rows']:,} utterances of the {part} part"
+    what = scaling.get("of", UTTERANCES)
+    return f"scaled by the temperature {temperature:.2f}, fitted on {scaling['rows']:,} {what} of the {part} part"
 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ def json_line_writer(file: IO[str]) -> Write:
 def open_table(path: Path, task: Task) -> Iterator[Write]:
     """A function that writes a row. The columns between the times and the label are those of the task's output. Those
     of `PLACE` are there if any row has one of them: until that is known, the rows wait in a file without a name."""
-    columns = [name for name, _ in _flat(task.describe_prediction(np.zeros(task.width)))]
+    columns = _names(task.describe_prediction(np.zeros(task.width)))
     titles = ["id", *PLACE, "start", "end", *map(for_spreadsheet, columns), "label", "sentence", "notes", "error"]
     placed = False
     with (
@@ -72,7 +72,7 @@ def open_table(path: Path, task: Task) -> Iterator[Write]:
             nonlocal placed
             place = ["" if (x := getattr(found, name)) is None else for_spreadsheet(x) for name in PLACE]
             placed = placed or place != [""] * len(PLACE)
-            values = [""] * len(columns) if found.error else [value for _, value in _flat(found.output)]
+            values = [""] * len(columns) if found.error else list(_values(found.output))
             cells = [f"{value:.6f}" if isinstance(value, float) else for_spreadsheet(value) for value in values]
             times = ["" if x is None else f"{x:g}" for x in (found.start, found.end)]
             about = [found.label, found.sentence, "; ".join(found.notes), found.error]
@@ -86,10 +86,18 @@ def open_table(path: Path, task: Task) -> Iterator[Write]:
             writer.writerow(row if placed else [row[0], *row[1 + len(PLACE) :]])
 
 
-def _flat(output: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and values of an output, also of what is inside its entries."""
-    for name, value in output.items():
-        yield from _flat(value) if isinstance(value, Mapping) else [(name, value)]
+def _names(output: Mapping[str, Any]) -> list[str]:
+    """What an output's values are called, also those inside its entries; where two are called the same, by their
+    entries' names, too."""
+    inner = [(entry, list(value) if isinstance(value, Mapping) else [entry]) for entry, value in output.items()]
+    count = Counter(name for _, names in inner for name in names)
+    return [name if count[name] == 1 else f"{entry}.{name}" for entry, names in inner for name in names]
+
+
+def _values(output: Mapping[str, Any]) -> Iterator[Any]:
+    """The values of an output, also of what is inside its entries."""
+    for value in output.values():
+        yield from _values(value) if isinstance(value, Mapping) else [value]
 
 
 class PredictionReport:

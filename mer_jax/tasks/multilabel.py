@@ -153,7 +153,7 @@ class Multilabel(Numbers):
         at = np.repeat(rows[:, None], self.width, 1)[known]
         beside = {name: truth[name][at] if truth.get(name) is not None else None for name in ("dialogues", "knowing")}
         p, y = self._flat(valid["predicted"], truth["valid"])
-        scaling = choose_temperature(p, y, beside["dialogues"], beside["knowing"])
+        scaling = choose_temperature(p, y, beside["dialogues"], beside["knowing"], "emotions of utterances")
         found: dict[str, Any] = {"temperature": scaling.temperature, "scaling": scaling.to_json()}
         if test is not None:
             p, y = self._flat(test["predicted"], truth["test"])
