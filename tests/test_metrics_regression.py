@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mer_jax.metrics.metric import scores_by_name
+from mer_jax.metrics.multilabel import emotions
 from mer_jax.metrics.regression import dimensions
 from mer_jax.metrics.significance import bootstrap
 
@@ -116,3 +118,13 @@ def test_a_mean_absolute_error_is_better_when_smaller_and_shown_in_full():
         "min",
     ]
     assert metrics["ccc_valence"].format(0.51234) == "0.5123"
+
+
+@pytest.mark.parametrize("define", [dimensions, emotions])
+@pytest.mark.parametrize("names", [("a", "b_a"), ("ccc", "valence_ccc"), ("f1", "x")])
+def test_a_score_is_of_the_name_that_it_was_made_for(define, names):
+    """`ccc_b_a` ends like a score of `a`, and `macro_f1` like one of `f1`."""
+    metrics = define(names).metrics
+    found = scores_by_name(metrics, names)
+    for name in names:
+        assert set(found[name].values()) == {key for key, of in metrics.items() if of.title.endswith(f" of {name}")}

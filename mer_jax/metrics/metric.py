@@ -1,7 +1,7 @@
 """One row of a task's table of scores, and how figures are written. No JAX."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +44,17 @@ class Metric:
     def worst(self) -> float:
         """What every value is better than."""
         return -np.inf if self.direction == "max" else np.inf
+
+
+def scores_by_name(metrics: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Of every name the scores that are of it alone, {kind: score}, as `ccc` for `ccc_valence`; nothing where scores
+    are not told by name. A kind is one that every name has: `ccc_b_a` ends like a score of `a`, and is none."""
+    found = {
+        name: {score.removesuffix(f"_{name}"): score for score in metrics if score.endswith(f"_{name}")}
+        for name in names
+    }
+    kinds = [kind for kind in next(iter(found.values()), {}) if all(kind in of for of in found.values())]
+    return {name: {kind: of[kind] for kind in kinds} for name, of in found.items()} if kinds else {}
 
 
 def mean_sd(values: Sequence[float]) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ from mer_jax.data.corpus import Corpus
 from mer_jax.data.targets import Target
 from mer_jax.errors import UserError
 from mer_jax.metrics.definition import Definition, count_groups
+from mer_jax.metrics.metric import scores_by_name
 from mer_jax.tasks import numbers_results
 from mer_jax.tasks.task import Arrays, Evaluation, Task
 
@@ -28,8 +29,8 @@ class Numbers(Task):
 
     @property
     def headline(self) -> list[str]:
-        single = {f"_{name}" for name in self.outputs}
-        return [name for name in self.metrics if not any(name.endswith(end) for end in single)]
+        single = {score for of in scores_by_name(self.metrics, self.outputs).values() for score in of.values()}
+        return [name for name in self.metrics if name not in single]
 
     @abc.abstractmethod
     def define(self) -> Definition:

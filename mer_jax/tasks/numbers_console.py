@@ -6,7 +6,7 @@ from typing import Any
 import rich.box
 import rich.table
 
-from mer_jax.metrics.metric import Metric
+from mer_jax.metrics.metric import Metric, scores_by_name
 from mer_jax.runtime.console import console
 
 
@@ -26,16 +26,6 @@ def print_scores(title: str, scores: Mapping[str, Any], metrics: Mapping[str, Me
     taken = {score for of in each.values() for score in of.values()}
     rest = {name: metric for name, metric in metrics.items() if name in scores and name not in taken}
     console.print("   ".join(f"{metric.title} {metric.format(scores[name])}" for name, metric in rest.items()))
-
-
-def scores_by_name(metrics: Mapping[str, Metric], names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Of every name the scores that are of it alone, {kind: score}, as `ccc` for `ccc_valence`; nothing where scores
-    are not told by name."""
-    found = {
-        name: {score.removesuffix(f"_{name}"): score for score in metrics if score.endswith(f"_{name}")}
-        for name in names
-    }
-    return found if all(found.values()) else {}
 
 
 def print_coverage(calibration: Mapping[str, Any], selects_on: str) -> None:
