@@ -101,6 +101,25 @@ def test_predictions_come_back(corpus_path, name, tmp_path):
             parse_predictions(tmp_path / "p", [bad], again, ["one"], {"one"})
 
 
+def test_a_range_of_a_run_that_does_not_go_up_is_told(corpus_path):
+    told = {"task": "regression", **task_of(asked_for(corpus_path, "affect")).describe(), "config": {}}
+    told["target"]["ranges"][1] = [5, 1]
+    with pytest.raises(ValueError, match=r"field 'target.ranges': each must go up"):
+        task_of_results(told)
+
+
+def test_an_interval_of_a_run_that_is_of_no_number_is_told(corpus_path):
+    task = task_of(asked_for(corpus_path, "affect"))
+    widths = {"valence": 0.5, "arousal": None}
+    calibration = {"half_width": widths, "test": {"valence": 0.9, "power": 0.9}}
+    replica = {"status": "finished", "valid": {"counts": {}}, "test": {"counts": {}}, "calibration": calibration}
+    told = {"protocol": {}, "points": [], "replicas": [replica]}
+    with pytest.raises(ValueError, match=r"field 'replicas.0.calibration.test': it must have valence, arousal"):
+        task.check_results(told)
+    calibration["test"] = widths
+    task.check_results(told)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_counts_add_up_over_dialogues(corpus_path, name):
     corpus = asked_for(corpus_path, name)

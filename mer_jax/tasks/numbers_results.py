@@ -75,6 +75,8 @@ def target_of(metrics: Mapping[str, Any], kind: str) -> Target:
     names = told["names"]
     if len(set(names)) < len(names) or len(told["ranges"]) != len(names):
         raise ValueError("field 'target.names': each must be there once, with a range in 'target.ranges'")
+    if not all(low < high for low, high in told["ranges"]):
+        raise ValueError("field 'target.ranges': each must go up")
     if told["definition"] and told["definition"] not in DEFINITIONS:
         raise ValueError(f"field 'target.definition': this mer_jax knows {', '.join(DEFINITIONS)}")
     if told["present_from"] not in PRESENT:
@@ -111,7 +113,8 @@ def check(metrics: Mapping[str, Any], names: Sequence[str], definition: Definiti
                 _check_counts(f"replicas.{i}.{part}", replica[part], counts)
             for field in ("half_width", "test"):
                 told = replica["calibration"].get(field)
-                if told is not None and field == "half_width" and told.keys() != set(names):
+                of_numbers = field == "half_width" or "half_width" in replica["calibration"]
+                if told is not None and of_numbers and told.keys() != set(names):
                     raise ValueError(f"field 'replicas.{i}.calibration.{field}': it must have {', '.join(names)}")
 
 
