@@ -14,7 +14,7 @@ from typing import Any
 
 from data_prep import numbers
 from data_prep.packs import values
-from mer_jax.data.targets import Target
+from mer_jax.data.targets import Target, check_range
 from mer_jax.errors import UserError
 from mer_jax.plain import brief
 from mer_jax.text_files import is_blank
@@ -115,6 +115,7 @@ def asked(arguments: argparse.Namespace) -> Asked:
         low, high = (_number(part) for part in (span.partition(":")[0], span.partition(":")[2]))
         if not (name and low < high):
             raise UserError(f"--range={text}: must be NAME=LOW:HIGH, two numbers that go up, as in valence=1:5")
+        check_range(f"--range={text}: the range of {name}", low, high)
         if name in ranges:
             raise UserError(f"--range={text}: {name} has a range already")
         ranges[name] = (low, high)

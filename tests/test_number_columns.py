@@ -146,6 +146,7 @@ def test_labels_that_name_several_emotions(tmp_path):
         (["--range=valence"], "--range=valence: must be NAME=LOW:HIGH, two numbers that go up, as in valence=1:5"),
         (["--range=valence=5:1"], "must be NAME=LOW:HIGH"),
         (["--range=valence=1:inf"], "must be NAME=LOW:HIGH"),
+        (["--range=v=0:1e-6"], "--range=v=0:1e-6: the range of v is 0 to 1e-06, where six decimals"),
         (["--range=v=1:5", "--range=v=1:5"], "v has a range already"),
         (["--target=vad"], "--target=vad: must be NAME=A,B"),
         (["--target=vad=a,a"], "must be NAME=A,B, each once"),

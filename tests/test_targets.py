@@ -112,6 +112,13 @@ BAD = [
     ({"spreads": {"valence": -1.0}}, {}, "spread of valence is -1.0"),
     ({"groups": {"age": "old"}}, {}, "the group 'age' is not declared"),
     ({}, {"targets": (dataclasses.replace(AFFECT, ranges=((1, 5), (5, 1))),)}, "range of arousal is 5 to 1"),
+    (
+        {},
+        {"targets": (dataclasses.replace(AFFECT, ranges=((1, 5), (0, 1e-6))),)},
+        r"range of arousal is 0 to 1e-06, where .*at least 0.01 wide.*within ±10,000,000",
+    ),
+    ({}, {"targets": (dataclasses.replace(AFFECT, ranges=((1, 5), (0, 1e30))),)}, "arousal is 0 to 1e[+]30, where"),
+    ({}, {"targets": (dataclasses.replace(AFFECT, ranges=((1, 5), (1e6, 1e6 + 1))),)}, "arousal is 1e[+]06 to"),
     ({}, {"targets": (dataclasses.replace(AFFECT, name="classes"),)}, "not 'classes'"),
     ({}, {"targets": (dataclasses.replace(AFFECT, embeddings=[[1.0] * 6]),)}, "one word and one embedding"),
     (

@@ -24,6 +24,7 @@ from mer_jax.metrics.multilabel import IN_WORDS as PRESENT
 
 CLASSES = "classes"
 KINDS = ("classification", "regression", "multilabel", "ordinal")
+LEAST_RANGE, LEAST_SHARE, LARGEST = 0.01, 0.001, 1e7  # numbers are float32, and written with six decimals
 Kind = Literal["classification", "regression", "multilabel", "ordinal"]
 
 
@@ -128,8 +129,7 @@ def check_target(where: str, target: Target) -> None:
     if len(target.ranges) != len(target.names):
         raise UserError(f"{what} has {len(target.names)} names and {len(target.ranges)} ranges")
     for name, (low, high) in zip(target.names, target.ranges, strict=True):
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise UserError(f"{what}: the range of {name} is {low} to {high}; it must go up between two numbers")
+        check_range(f"{what}: the range of {name}", low, high)
     if target.kind == "multilabel" and target.present_from not in PRESENT:
         raise UserError(f"{what}: present_from is {target.present_from!r}; it must be one of {', '.join(PRESENT)}")
     _check_definition(what, target)
@@ -150,6 +150,19 @@ def _check_definition(what: str, target: Target) -> None:
     if target.definition and target.definition not in fitting:
         known = ", ".join(fitting) or "no definition"
         raise UserError(f"{what}: its definition is {target.definition!r}; {target.kind} of {count} takes {known}")
+
+
+def check_range(what: str, low: float | int, high: float | int) -> None:
+    """Raises UserError unless a range goes up, and float32 and six decimals can tell numbers in it apart."""
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"{what} is {low} to {high}; it must go up between two numbers")
+    size = max(abs(low), abs(high))
+    if high - low < LEAST_RANGE or size > LARGEST or high - low < size * LEAST_SHARE:
+        raise UserError(
+            f"{what} is {low:g} to {high:g}, where six decimals and float32 do not tell numbers well apart; give the "
+            f"numbers in another unit: the range must be at least {LEAST_RANGE:g} wide, at least {LEAST_SHARE:g} of its "
+            f"larger end, and within ±{LARGEST:,.0f}"
+        )
 
 
 def check_value(where: str, name: str, value: float | int, low: float | int, high: float | int) -> None:
