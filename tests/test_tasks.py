@@ -304,6 +304,11 @@ def prediction_of(task, seed=0, **about):
     return Prediction(id=f"p{seed}", output=output, **(fields | about))
 
 
+def test_numbers_that_an_utterance_has_are_written_as_people_gave_them():
+    found = Prediction("u", {"prediction": {"valence": 0.5}}, values={"valence": float(np.float32(0.813))})
+    assert found.to_json()["values"] == {"valence": 0.813}
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_a_person_reads_every_task(corpus_path, name, tmp_path):
     corpus = asked_for(corpus_path, name)

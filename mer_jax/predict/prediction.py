@@ -76,7 +76,7 @@ class Prediction:
             name: getattr(self, name)
             for name in ("label", "values", "sentence", "start", "end", "notes", "error", "words")
         }
-        found = {"id": self.id, **place, **_rounded(self.output), **rest}
+        found = {"id": self.id, **place, **_rounded(self.output), **rest, "values": _rounded(self.values)}
         found = {name: value for name, value in found.items() if value not in EMPTY}
         if self.attribution is not None:
             found["attribution"] = self.attribution.to_json()
