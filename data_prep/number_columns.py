@@ -149,6 +149,11 @@ def is_column(name: Any) -> bool:
 def columns_of(where: str, header: Iterable[str], flags: Asked) -> NumberColumns:
     """Finds the columns. Raises UserError naming the column, or the flag, that cannot be used."""
     found: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+    header = list(header)
+    for column in header:
+        kind, colon, name = (part.strip() for part in str(column).partition(":"))
+        if colon and kind not in KINDS and kind.casefold() in KINDS:
+            raise UserError(f"{where}: column {brief(column)} must be called {kind.casefold()}:{name}")
     for column in filter(is_column, header):
         kind, name = (part.strip() for part in column.split(":", 1))
         if not name or "/" in name:

@@ -75,6 +75,7 @@ WRONG = [
     (lines({V: "6"}), {}, "line 2: value:valence is 6, outside its range 1 to 5"),
     (lines({V: "2"}, {V: "high"}), {}, "line 3: value:valence is 'high', not a number from 1 to 5, or empty"),
     (lines({V: "inf"}), {}, "line 2: value:valence is inf, outside its range 1 to 5"),
+    (lines({"Value:power": "2"}), {}, "column 'Value:power' must be called value:power"),
     (lines({"value:power": "2"}), {}, "column 'value:power' needs its range, .*--range=power=LOW:HIGH"),
     (lines({V: "2", S: "-1"}), {}, "line 2: spread:valence is -1, outside its range 0 to 4"),
     (lines({V: "", S: "1"}, {V: "2", S: ""}), {}, "line 2: spread:valence is 1, and value:valence is empty"),
