@@ -1,8 +1,10 @@
-"""Names of classes that people take for one: they differ by case, spaces or look only."""
+"""Names of classes, emotions and numbers that people take for one: they differ by case, spaces or look only."""
 
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+
+from mer_jax.data.targets import Target
 
 # Letters of other scripts that look like Latin ones.
 LOOK = str.maketrans(
@@ -34,4 +36,14 @@ def alike_names(names: Sequence[str]) -> list[str]:
         f"the classes {', '.join(map(repr, group))} differ by case, spaces or look only; if they are one, "
         "give them one name in the source; data_prep.import_pack renames by [values.label] in a --mapping"
         for group in alike(names)
+    ]
+
+
+def alike_numbers(targets: Iterable[Target]) -> list[str]:
+    """The same of the emotions or numbers of each target, and of its classes."""
+    return [
+        f"{', '.join(map(repr, group))} of target {target.name!r} differ by case, spaces or look only; if they are one, "
+        "give them one name in the source"
+        for target in targets
+        for group in alike(target.outputs)
     ]

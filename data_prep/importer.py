@@ -22,7 +22,7 @@ import numpy as np
 
 from data_prep import limits, numbers
 from data_prep.audit.corpus_audit import write_and_audit
-from data_prep.class_names import alike_names
+from data_prep.class_names import alike_names, alike_numbers
 from data_prep.encoders import flags
 from data_prep.encoders.text import TextEncoder
 from mer_jax.data.corpus import SPLITS, Utterance
@@ -166,7 +166,7 @@ class Importer:
             )
         if source.kept_unlabelled is not None:
             print_note(kept_in_words(list(source.kept_unlabelled.values()), numbers.names_of(source.targets)))
-        for note in alike_names(source.labels):
+        for note in (*alike_names(source.labels), *alike_numbers(source.targets)):
             print_note(note)
         description = source.description(self.tool)
         utterances = numbers.all_known(source.utterances, source.targets)

@@ -259,6 +259,18 @@ def test_several_emotions_of_a_pack(imported, tmp_path):
     assert (~corpus.labelled).sum() == 1
 
 
+def test_emotions_and_numbers_that_look_the_same_are_told(imported, tmp_path):
+    rows = utterances(label=lambda i: ("joy|sad", "Joy", "sad")[i % 3])
+    rows = [one | {"value:v": 0.5 + i % 2, "value:V ": 0.5} for i, one in enumerate(rows)]
+    path = as_pickle(tmp_path / "p.pkl", rows)
+    corpus, said = imported(path, "--multilabel", "--range=v=0:2", "--range=V=0:2")
+    assert corpus is not None, said
+    said = " ".join(said.split())
+    assert "'Joy', 'joy' of target 'emotions' differ by case, spaces or look only" in said
+    assert "'v', 'V' of target 'values' differ by case" in said
+    assert "note names (emotions) 'Joy', 'joy'" in said
+
+
 def test_flags_of_numbers_are_refused_where_nothing_reads_them(imported, tmp_path):
     packs.write_mmsa(tmp_path / "m.pkl", (4, 3, 3))
     _, said = imported(tmp_path / "m.pkl", "--range=sentiment=0:1")

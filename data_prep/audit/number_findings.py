@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_prep.audit.finding import Finding, share
+from data_prep.class_names import alike_numbers
 from mer_jax.data.corpus import SPLITS, Corpus
 from mer_jax.data.targets import CLASSES, PRESENT, Target
 
@@ -17,6 +18,10 @@ def numbers(corpus: Corpus) -> Iterator[Finding]:
         if target.name != CLASSES:
             for name in target.names:
                 yield _number(corpus, target, name)
+            for text in alike_numbers([target]):
+                yield Finding(
+                    "note", "names", target.name, text, "a model learns each by itself: join them in the source"
+                )
     for name in corpus.groups:
         yield _group(corpus, name)
 
