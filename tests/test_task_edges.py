@@ -1,6 +1,8 @@
 """Where tasks of numbers and of several targets could go wrong: rows without targets, batches of unequal parts, and what only
 one kind of task does."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from mer_jax.config import validate
 from mer_jax.data.batch import Batch
 from mer_jax.data.targets import Target
 from mer_jax.demo import html
-from mer_jax.evaluation import attribution, final, robustness, robustness_curves
+from mer_jax.evaluation import attribution, final, finished_run, robustness, robustness_curves
 from mer_jax.predict import output
 from mer_jax.predict.prediction import Prediction
 from mer_jax.settings import LossSettings
@@ -185,6 +187,15 @@ def test_no_two_columns_of_a_table_are_called_the_same(tmp_path):
         "moods_probabilities.glad",
         "moods_probabilities.cross",
     ]
+
+
+def test_targets_that_differ_by_their_ranges_are_told_apart():
+    other = dataclasses.replace(AFFECT, ranges=((1, 5), (0, 5)))
+    a, b = (finished_run.FinishedRun.__new__(finished_run.FinishedRun) for _ in range(2))
+    for run, target in ((a, AFFECT), (b, other)):
+        object.__setattr__(run, "task", task_for(target))
+    what, of_a, of_b = finished_run.first_difference(a, b)
+    assert (what, of_a != of_b) == ("targets", True)
 
 
 def test_only_what_was_not_tried_is_taken_from_an_old_run():

@@ -262,8 +262,10 @@ def first_difference(a: FinishedRun, b: FinishedRun) -> tuple[str, str, str] | N
         protocol = run.metrics["protocol"]
         return f"{run.metrics['data']['name']}, {protocol['title']} (sha256 {protocol['split_sha256']})"
 
-    if not same_targets(a, b):
+    if a.task.outputs != b.task.outputs:
         return "labels", ", ".join(a.task.outputs), ", ".join(b.task.outputs)
+    if not same_targets(a, b):
+        return "targets", *(f"{run.task.name}, {run.task.describe()}" for run in (a, b))
     if a.metrics["protocol"]["split_sha256"] != b.metrics["protocol"]["split_sha256"]:
         return "split", split(a), split(b)
     if a.locked or b.locked:
