@@ -101,6 +101,13 @@ def test_predictions_come_back(corpus_path, name, tmp_path):
             parse_predictions(tmp_path / "p", [bad], again, ["one"], {"one"})
 
 
+def test_two_scores_of_one_name_are_refused():
+    numbers = dataclasses.replace(AFFECT, names=("ccc", "mae"), outputs=("ccc", "mae"))
+    asked = (numbers, dataclasses.replace(AFFECT, name="ccc"))
+    with pytest.raises(UserError, match=r"data.task=affect\+ccc: 'CCC of ccc' and 'ccc CCC' are both called ccc_ccc"):
+        task_of(type("M", (), {"asked": asked}))
+
+
 def test_a_range_of_a_run_that_does_not_go_up_is_told(corpus_path):
     told = {"task": "regression", **task_of(asked_for(corpus_path, "affect")).describe(), "config": {}}
     told["target"]["ranges"][1] = [5, 1]
@@ -240,6 +247,8 @@ REFUSED = [
         {"data_task": "classes+affect", "loss_task_weights": (1.0,)},
         r"task_weights=\(1.0,\): must be one number for each",
     ),
+    ({"loss_task_weights": (1.0, 2.0)}, r"task_weights=\(1.0, 2.0\): weighs several targets, and 'classes' is one"),
+    ({"data_task": "affect", "loss_task_weights": (1.0,)}, "weighs several targets, and 'affect' is one"),
     ({"data_task": "classes+affect", "loss_task_weights": (0.0, 0.0)}, "at least 0, and one above it"),
     ({"data_task": "classes+affect", "loss_task_weights": (float("inf"), 1.0)}, "must be finite, at least 0"),
     ({"loss_task_weights": (1.0,)}, r"task_weights=\(1.0,\): is of other tasks; the target 'classes' takes \(\)"),

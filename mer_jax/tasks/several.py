@@ -4,7 +4,7 @@ those of the parts side by side. No JAX at import."""
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,7 +36,7 @@ class Several(Told):
         self.shapes = [part.count(nothing_of(part), np.zeros((0, *_decided(part)), int)).shape for part in parts]
         sizes = np.cumsum([0, *(int(np.prod(shape)) for shape in self.shapes)]).tolist()
         self._places = [slice(a, b) for a, b in itertools.pairwise(sizes)]
-        self.metrics = dict(self._metrics())
+        self.metrics = self._named(self._metrics())
         divergent = [part for part in self.parts if not part.no_divergence]
         self.right_or_wrong = self.parts[0].right_or_wrong
         self.no_divergence = "" if divergent else self.parts[0].no_divergence
@@ -58,6 +58,19 @@ class Several(Told):
                         f"{part.asked}_{name}",
                         dataclasses.replace(metric, title=title, short=short, function=function),
                     )
+
+    def _named(self, found: Iterable[tuple[str, Metric]]) -> dict[str, Metric]:
+        """The scores by their names. Raises UserError for a name that two have, as `ccc_ccc`: of a number called ccc,
+        and the CCC of a target called ccc."""
+        metrics: dict[str, Metric] = {}
+        for name, metric in found:
+            if name in metrics:
+                raise UserError(
+                    f"--config.data.task={self.asked}: {metrics[name].title!r} and {metric.title!r} are both called "
+                    f"{name}; give the target or the number another name in the corpus, or ask for them one by one"
+                )
+            metrics[name] = metric
+        return metrics
 
     def _of_part(self, function: Callable[[Any], Any], i: int) -> Callable[[Any], Any]:
         place, shape = self._places[i], self.shapes[i]
