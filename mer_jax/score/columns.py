@@ -71,7 +71,8 @@ def one_column(table: Table, role: Role, names: Names, wide: bool) -> list[str]:
     word of the role, or if there is one name only, by that beside such a word; predictions, by the name alone, too.
     wide: where there is none, one with several values in a row will do. Raises UserError unless it is one."""
     words = {word for name in names for word in _beside(role, name)} if len(names) == 1 else set()
-    found = by_words(table, {*role.words, *words})
+    found = _of_another_target(table, role, names[0]) if len(names) == 1 else []
+    found = found or by_words(table, {*role.words, *words})
     if not found and len(names) == 1 and role is PREDICTION:
         found = by_words(table, spellings(names[0]))
     if not found and wide:
@@ -103,7 +104,7 @@ def several_columns(table: Table, role: Role, names: Names, shared: bool) -> lis
 
 def _told_columns(table: Table, role: Role, names: Names) -> list[str] | None:
     """Those that say by their name whether they are targets or predictions."""
-    beside = [by_words(table, _beside(role, name)) for name in names]
+    beside = [by_words(table, _beside(role, name)) or _of_another_target(table, role, name) for name in names]
     if all(beside):
         return _one_each(table, role, names, beside)
     wide = [columns for name, columns in table.wide.items() if name.casefold() in (*role.words, ARRAY)]
@@ -120,6 +121,12 @@ def _one_each(table: Table, role: Role, names: Names, found: Sequence[list[str]]
 
 def _beside(role: Role, name: str) -> set[str]:
     return {f"{a}{sign}{b}" for w in role.words for n in spellings(name) for a, b in ((w, n), (n, w)) for sign in "_."}
+
+
+def _of_another_target(table: Table, role: Role, name: str) -> list[str]:
+    """As a run of several targets writes all but the first one's: `vad_targets.valence`."""
+    ends = tuple(f"_{word}.{spelling}" for word in role.words for spelling in spellings(name))
+    return [column for column in table.columns if column.casefold().endswith(ends)]
 
 
 def _refuse(table: Table, role: Role, found: Sequence[str], of: str = "") -> NoReturn:
