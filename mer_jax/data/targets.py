@@ -160,8 +160,8 @@ def check_range(what: str, low: float | int, high: float | int) -> None:
     if high - low < LEAST_RANGE or size > LARGEST or high - low < size * LEAST_SHARE:
         raise UserError(
             f"{what} is {low:g} to {high:g}, where six decimals and float32 do not tell numbers well apart; give the "
-            f"numbers in another unit: the range must be at least {LEAST_RANGE:g} wide, at least {LEAST_SHARE:g} of its "
-            f"larger end, and within ±{LARGEST:,.0f}"
+            f"numbers in another unit: the range must be at least {LEAST_RANGE:g} wide, at least {LEAST_SHARE:g} of "
+            f"its larger end, and within ±{LARGEST:,.0f}"
         )
 
 
