@@ -42,8 +42,8 @@ def alike_names(names: Sequence[str]) -> list[str]:
 def alike_numbers(targets: Iterable[Target]) -> list[str]:
     """The same of the emotions or numbers of each target, and of its classes."""
     return [
-        f"{', '.join(map(repr, group))} of target {target.name!r} differ by case, spaces or look only; if they are one, "
-        "give them one name in the source"
+        f"{', '.join(map(repr, group))} of target {target.name!r} differ by case, spaces or look only; if they are "
+        "one, give them one name in the source"
         for target in targets
         for group in alike(target.outputs)
     ]
