@@ -265,7 +265,8 @@ def first_difference(a: FinishedRun, b: FinishedRun) -> tuple[str, str, str] | N
     if a.task.outputs != b.task.outputs:
         return "labels", ", ".join(a.task.outputs), ", ".join(b.task.outputs)
     if not same_targets(a, b):
-        return "targets", *(f"{run.task.name}, {run.task.describe()}" for run in (a, b))
+        of_a, of_b = (f"{run.task.name}, {run.task.describe()}" for run in (a, b))
+        return "targets", of_a, of_b
     if a.metrics["protocol"]["split_sha256"] != b.metrics["protocol"]["split_sha256"]:
         return "split", split(a), split(b)
     if a.locked or b.locked:

@@ -130,9 +130,14 @@ class Task(abc.ABC):
         """Raises UserError where `config.LossSettings` ask for what the task does not have."""
         for name in CHOICES:
             value, usual = getattr(settings, name), getattr(LossSettings, name)
+            if name == "task_weights" and name not in self.takes and value:
+                raise UserError(
+                    f"--config.loss.task_weights={value}: weighs several targets, and {self.asked!r} is one; name them "
+                    "all, as in --config.data.task=classes+vad, or leave it off"
+                )
             if name not in self.takes and value != usual:
                 raise UserError(
-                    f"--config.loss.{name}={value}: is of other tasks; the target {self.asked!r} takes {usual or '()'}"
+                    f"--config.loss.{name}={value}: is of other tasks; the target {self.asked!r} takes {usual}"
                 )
 
     def refuse_soft(self, corpus: Corpus, settings: Any, *, soft: bool) -> None:
