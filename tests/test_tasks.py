@@ -251,7 +251,6 @@ REFUSED = [
     ({"data_task": "affect", "loss_task_weights": (1.0,)}, "weighs several targets, and 'affect' is one"),
     ({"data_task": "classes+affect", "loss_task_weights": (0.0, 0.0)}, "at least 0, and one above it"),
     ({"data_task": "classes+affect", "loss_task_weights": (float("inf"), 1.0)}, "must be finite, at least 0"),
-    ({"loss_task_weights": (1.0,)}, r"task_weights=\(1.0,\): is of other tasks; the target 'classes' takes \(\)"),
     ({"data_task": "moods+polarity", "loss_regression": "ccc"}, "loss.regression=ccc: is of other tasks"),
     ({"data_task": "classes+moods", "loss_imbalance": "balanced_softmax"}, "balanced_softmax: is of one class out of"),
     ({"data_task": "moods", "loss_multilabel": "asymmetric", "loss_imbalance": "focal"}, "imbalance=focal: the asymm"),
