@@ -349,3 +349,27 @@ def test_a_person_reads_every_task(corpus_path, name, tmp_path):
     values = {**corpus[0].values, "glad": 1.0, "cross": 0.0}
     assert task.count_prediction(corpus.labels[0], values, said[0].output).sum() > 0
     assert task.count_prediction("nobody knows", {}, said[0].output) is None
+
+
+def test_an_ordered_class_is_learnt_as_far_as_its_raters_agree(tmp_path):
+    """A normal density at the levels, by hand."""
+
+    def spread():
+        for i, utterance in enumerate(asked_utterances()):
+            yield dataclasses.replace(utterance, spreads={} if i % 2 else {"polarity": 0.5 * (i % 4)})
+
+    write_corpus(tmp_path / "asked", spread(), small_description(targets=(AFFECT, POLARITY), groups=("gender",)))
+    corpus = asked_for(tmp_path / "asked", "polarity")
+    task, rows = task_of(corpus), np.arange(len(corpus))
+    found = task.raters(corpus, rows)
+    for row in rows:
+        utterance = corpus[int(row)]
+        if "polarity" not in utterance.spreads:
+            assert not found[row].any()
+            continue
+        s = max(utterance.spreads["polarity"], 0.1)
+        density = np.exp([-((k - utterance.values["polarity"]) ** 2) / (2 * s**2) for k in range(3)])
+        np.testing.assert_allclose(found[row], density / density.sum(), atol=1e-6)
+    target = task.targets(corpus, rows, soft=True)["target"]
+    np.testing.assert_allclose(target.sum(1), 1, atol=1e-6)
+    checked(tmp_path / "asked", data_task="polarity", data_soft_labels=True, train_select="qwk")

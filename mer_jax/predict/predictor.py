@@ -93,7 +93,7 @@ class Predictor:
             )
         return found[:1]
 
-    def temperature(self, replica: int) -> float:
+    def temperature(self, replica: int) -> Any:
         """What the task calibrates by, fitted on the replica's validation part."""
         return self.task.temperature_of(self.metrics["replicas"][replica])
 

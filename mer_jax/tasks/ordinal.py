@@ -5,8 +5,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mer_jax.data.corpus import Corpus
 from mer_jax.metrics import ordinal
 from mer_jax.tasks.classification import Classification
+
+LEAST_SPREAD = 0.1  # of raters who agree, in levels
 
 
 class Ordinal(Classification):
@@ -15,6 +18,23 @@ class Ordinal(Classification):
 
     name: ClassVar[str] = "ordinal"
     metrics = ordinal.METRICS
+
+    def raters(self, corpus: Corpus, rows: np.ndarray) -> np.ndarray:
+        """Of an ordered class whose raters' spread is known, a normal distribution of that spread about it, at the
+        classes [ours]; zeros elsewhere."""
+        if not self.number:
+            return super().raters(corpus, rows)
+        value, spread = (of((self.number,), rows).astype(np.float64) for of in (corpus.values, corpus.spreads))
+        apart = (np.arange(self.width) - value) / np.maximum(spread, LEAST_SPREAD)
+        near = np.exp(-0.5 * np.square(apart))
+        known = ~np.isnan(near).any(1, keepdims=True)
+        return np.where(known, near / np.where(known, near.sum(1, keepdims=True), 1), 0).astype(np.float32)
+
+    def refuse_soft(self, corpus: Corpus, settings: Any, *, soft: bool) -> None:
+        rows = np.arange(len(corpus))
+        if not (soft and self.number) or self.raters(corpus, rows).any():
+            return
+        super().refuse_soft(corpus, settings, soft=soft)
 
     def logits(self, values: Any) -> Any:
         """The logarithms of the classes' probabilities."""

@@ -93,8 +93,9 @@ class Several(Told):
 
     @property
     def headline(self) -> list[str]:
+        """Those of the first part, and of each other the one that leads."""
         first, *others = self.parts
-        return [*first.headline, *(f"{part.asked}_{name}" for part in others for name in part.headline)]
+        return [*first.headline, *(f"{part.asked}_{part.main_metric}" for part in others)]
 
     def _own(self, targets: Mapping[str, np.ndarray], i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The targets of the rows that have part i, and which these are."""

@@ -184,6 +184,10 @@ def print_data_summary(
     folds = f"{len(counts)} folds, each " if len(counts) > 1 else ""
     name = corpus.manifest["name"]
     console.print(f"{name}, protocol {split.title()}: {folds}{sizes}; {' + '.join(modalities)}, {where}")
+    if len(corpus.targets) > 1:
+        others = ", ".join(name for name in corpus.targets if name not in {target.name for target in corpus.asked})
+        asked = " and ".join(target.describe() for target in corpus.asked)
+        console.print(f"  asked for is {asked}" + (f"; the corpus also has {others}" if others else ""), markup=False)
     for part in PARTS:
         most = {m: max(c[part]["nonfinite_zeroed"][m] for c in counts) for m in modalities}
         if found := ", ".join(f"{m} {n}" for m, n in most.items() if n):
