@@ -62,7 +62,7 @@ def get_config(arg: str = "") -> deepmsi_mer_frames.DeepMSIFramesExperiment:
         backbone.vsc_stage, backbone.vsc_grid_sides, backbone.drop_path, backbone.rematerialize = 1, (4,), 0.0, False
         model.dropout = model.tcn_dropout = model.projection_dropout = 0.1
         loss.label_smoothing, optim.learning_rate = 0.0, 5e-4  # twice that sometimes stays on a plateau
-        train.eval_batch_size, train.epochs, train.patience = 64, 20, 0
+        train.eval_batch_size, train.epochs, train.patience = 64, 40 if task == "regression" else 20, 0
     else:
         known = "swin_t, published, iemocap_published, meld_published, tiny, tiny_regression and tiny_multilabel"
         raise ValueError(f"configs/deepmsi_mer_frames.py knows the arguments {known}, not {arg!r}")

@@ -81,12 +81,17 @@ def evaluated(task, targets, predicted):
             one = evaluated(part, {n: v[has] for n, v in own.items()}, predicted[has][:, task.slices[i]])
             rows = {n: v for n, v in one.items() if n != "predicted"}
             if not isinstance(part, Classification):
-                rows |= {"value": own["value"], "known": own["known"] & has[:, None]}
+                rows |= {
+                    "value": own["value"],
+                    "known": own["known"] & has[:, None],
+                    "error": np.zeros(own["value"].shape),
+                }
+            rows["share"] = has.mean()
             found |= {f"{i}/{name}": value for name, value in rows.items()}
         return found
     if isinstance(task, Classification):
         return {"loss": LOSS, "confusion": task.count(targets, task.decisions(predicted)), "predicted": predicted}
-    return {"loss": LOSS, "predicted": predicted, **targets}
+    return {"loss": LOSS, "predicted": predicted, "error": np.zeros(predicted.shape), **targets}
 
 
 def raters(task, targets):
