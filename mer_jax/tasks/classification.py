@@ -9,24 +9,18 @@ import numpy as np
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.targets import CLASSES, Target
 from mer_jax.errors import UserError
-from mer_jax.metrics.calibration import (
-    CALIBRATION,
-    calibration,
-    choose_temperature,
-    scaling_in_words,
-    soft_label_metrics,
-    temperature_scale,
-)
+from mer_jax.metrics.calibration import calibration, choose_temperature, soft_label_metrics
 from mer_jax.metrics.classification import METRICS, scores
 from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.significance import by_dialogue
 from mer_jax.tasks import classification_results
-from mer_jax.tasks.task import Arrays, Card, Evaluation, Task
+from mer_jax.tasks.calibrated import Calibrated, calibrated
+from mer_jax.tasks.task import Arrays, Card, Evaluation
 
 RATERS = ("nll", "jensen_shannon", "agreement", "agreement_at_most")
 
 
-class Classification(Task):
+class Classification(Calibrated):
     """labels: the classes' names, in the order of the model's logits. number: of the record, which counts through them;
     without one the class is the record's label. Targets are `label`, Int32[rows], and `target`, Float32[rows, classes],
     the distribution to learn: all on the label, or as the raters say."""
@@ -198,17 +192,12 @@ class Classification(Task):
         scaling = choose_temperature(
             valid["predicted"], truth["valid"]["label"], truth.get("dialogues"), truth.get("knowing")
         )
-        temperature = scaling.temperature
-        found: dict[str, Any] = {"calibration": {"temperature": temperature, "scaling": scaling.to_json()}}
+        tested = None if test is None else (test["predicted"], truth["test"]["label"])
+        found: dict[str, Any] = {"calibration": calibrated(scaling, tested)}
         if test is None:
             return found
-        label, p = truth["test"]["label"], test["predicted"]
-        found["calibration"] |= {
-            "test": calibration(p, label),
-            "test_scaled": calibration(temperature_scale(p, temperature), label),
-        }
         if truth["raters"].any():
-            found["raters"] = soft_label_metrics(p, truth["raters"])
+            found["raters"] = soft_label_metrics(test["predicted"], truth["raters"])
         return found
 
     def count(self, targets: Mapping[str, np.ndarray], decisions: np.ndarray) -> np.ndarray:
@@ -229,18 +218,10 @@ class Classification(Task):
     def pool(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """`pooled`: the sum of all confusion matrices; the means of `calibration` and, where all have them,
         `raters`."""
-        reasons = [r["calibration"]["scaling"]["reason"] for r in results]
-        left_out = list(dict.fromkeys(reason for reason in reasons if reason))
-        scaling = {"used": reasons.count(""), "of": len(reasons), "left_out": left_out}
+        found = self.pool_calibration(results)
         if not all("test" in result for result in results):
-            return {"calibration": {"scaling": scaling}}
-        pooled = self.scores(np.sum([result["test"]["confusion"] for result in results], axis=0))
-        found: dict[str, Any] = {"pooled": pooled}
-        found["calibration"] = {
-            when: {name: mean_sd([r["calibration"][when][name] for r in results]) for name in CALIBRATION}
-            for when in ("test", "test_scaled")
-        }
-        found["calibration"]["scaling"] = scaling
+            return found
+        found["pooled"] = self.scores(np.sum([result["test"]["confusion"] for result in results], axis=0))
         if all("raters" in result for result in results):
             found["raters"] = {name: mean_sd([r["raters"][name] for r in results]) for name in RATERS}
         return found
@@ -259,11 +240,6 @@ class Classification(Task):
         from mer_jax.tasks import classification_console
 
         classification_console.print_classes(title, scores, self.metrics)
-
-    def print_analysis(self, point: Mapping[str, Any], selects_on: str) -> None:
-        from mer_jax.tasks import classification_console
-
-        classification_console.print_calibration(point, selects_on)
 
     def decisions(self, predicted: np.ndarray) -> np.ndarray:
         return predicted.argmax(-1)
@@ -326,12 +302,6 @@ class Classification(Task):
     def explained_output(self, predicted: np.ndarray) -> np.ndarray:
         return predicted.argmax(-1)
 
-    def temperature_of(self, result: Mapping[str, Any]) -> float:
-        return result["calibration"]["temperature"]
-
-    def describe_calibration(self, result: Mapping[str, Any], selects_on: str) -> str:
-        return f"probabilities are {scaling_in_words(result['calibration'], selects_on)}"
-
     def count_prediction(self, label: str, values: Mapping[str, float], output: Mapping[str, Any]) -> np.ndarray | None:
         if self.number in values:
             label = self.labels[int(values[self.number])]
@@ -339,10 +309,6 @@ class Classification(Task):
             return None
         true, predicted = self.labels.index(label), self.labels.index(output["prediction"])
         return self.count({"label": np.array([true])}, np.array([predicted]))
-
-    def shares(self, output: Mapping[str, Any]) -> dict[str, float]:
-        """The probabilities."""
-        return output["probabilities"]
 
     def describe_export(self) -> dict[str, Any]:
         output = {"name": "probabilities", "shape": ["batch", self.width], "dtype": "float32"}

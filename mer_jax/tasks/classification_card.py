@@ -35,9 +35,14 @@ def _scores(result: Mapping[str, Any], selects_on: str) -> Iterator[str]:
     for name, row in result["valid" if locked else "test"]["per_class"].items():
         shares = (f"{100 * row[score]:.1f}" for score in ("precision", "recall", "f1"))
         yield f"| {name} | {' | '.join(shares)} | {row['support']} |"
-    calibration = result["calibration"]
-    temperature = f"{calibration['temperature']:.4f}"
     yield ""
+    yield from calibration_lines(result["calibration"], selects_on)
+
+
+def calibration_lines(calibration: Mapping[str, Any], selects_on: str, of: str = "") -> Iterator[str]:
+    """How exported probabilities are scaled, and unless the test part is locked how far they can be believed. of: of
+    what, if not of classes."""
+    temperature = f"{calibration['temperature']:.4f}"
     scaling = calibration.get("scaling", {"used": True})
     if scaling["used"]:
         yield f"The exported probabilities are temperature-scaled: logits are divided by {temperature}, fitted on the "
@@ -45,9 +50,9 @@ def _scores(result: Mapping[str, Any], selects_on: str) -> Iterator[str]:
     else:
         yield "The exported probabilities are as the model gives them. Temperature scaling is left out, since "
         yield f"{scaling['reason']}."
-    if locked:
+    if "test" not in calibration:
         return
-    yield "Calibration on the test part, before and after, NLL in nats:"
+    yield f"Calibration {of}on the test part, before and after, NLL in nats:"
     yield ""
     yield "| | before | after |"
     yield "|---|---|---|"

@@ -6,24 +6,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mer_jax.errors import UserError
-from mer_jax.metrics.calibration import (
-    CALIBRATION,
-    calibration,
-    choose_temperature,
-    scaling_in_words,
-    temperature_scale,
-)
+from mer_jax.metrics.calibration import calibration, choose_temperature
 from mer_jax.metrics.definition import Definition
-from mer_jax.metrics.metric import mean_sd
 from mer_jax.metrics.multilabel import PRESENT, decided, emotions
 from mer_jax.settings import LossSettings
+from mer_jax.tasks.calibrated import Calibrated, calibrated
 from mer_jax.tasks.numbers import Numbers
 from mer_jax.tasks.task import Arrays, Card
 
 NONE = "none"  # what is said where no emotion is there
 
 
-class Multilabel(Numbers):
+class Multilabel(Calibrated, Numbers):
     """A model's values are logits, one for each emotion; predicted is the probability that it is there. What a record
     holds is how strong each emotion is: `Target.present_from` says from where on it is there. Targets have `present`,
     too, Float32[rows, emotions]: 1 where it is, 0 where not; where raters are learnt by, how strong it is as a share of
@@ -154,33 +148,13 @@ class Multilabel(Numbers):
         beside = {name: truth[name][at] if truth.get(name) is not None else None for name in ("dialogues", "knowing")}
         p, y = self._flat(valid["predicted"], truth["valid"])
         scaling = choose_temperature(p, y, beside["dialogues"], beside["knowing"], "emotions of utterances")
-        found: dict[str, Any] = {"temperature": scaling.temperature, "scaling": scaling.to_json()}
-        if test is not None:
-            p, y = self._flat(test["predicted"], truth["test"])
-            found |= {
-                "test": calibration(p, y),
-                "test_scaled": calibration(temperature_scale(p, scaling.temperature), y),
-            }
-        return {"calibration": found}
+        tested = None if test is None else self._flat(test["predicted"], truth["test"])
+        return {"calibration": calibrated(scaling, tested)}
 
     def _flat(self, predicted: np.ndarray, targets: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Of every known emotion of every row the probabilities of absence and presence, and which it is."""
         p, y = predicted[targets["known"]], self.present(targets)[targets["known"]]
         return np.stack([1 - p, p], 1).astype(np.float64), y.astype(np.int64)
-
-    def pool_calibration(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        reasons = [r["calibration"]["scaling"]["reason"] for r in results]
-        left_out = list(dict.fromkeys(reason for reason in reasons if reason))
-        found: dict[str, Any] = {"scaling": {"used": reasons.count(""), "of": len(reasons), "left_out": left_out}}
-        if all("test" in result for result in results):
-            for when in ("test", "test_scaled"):
-                found[when] = {name: mean_sd([r["calibration"][when][name] for r in results]) for name in CALIBRATION}
-        return {"calibration": found}
-
-    def print_analysis(self, point: Mapping[str, Any], selects_on: str) -> None:
-        from mer_jax.tasks import classification_console
-
-        classification_console.print_calibration(point, selects_on)
 
     def floor(self, train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -> np.ndarray:
         """Every emotion's share of the training part is its probability in every utterance."""
@@ -232,16 +206,6 @@ class Multilabel(Numbers):
 
     def explained_output(self, predicted: np.ndarray) -> np.ndarray:
         return predicted.argmax(-1)
-
-    def temperature_of(self, result: Mapping[str, Any]) -> float:
-        return result["calibration"]["temperature"]
-
-    def describe_calibration(self, result: Mapping[str, Any], selects_on: str) -> str:
-        return f"probabilities are {scaling_in_words(result['calibration'], selects_on)}"
-
-    def shares(self, output: Mapping[str, Any]) -> dict[str, float]:
-        """The probabilities."""
-        return output["probabilities"]
 
     def describe_export(self) -> dict[str, Any]:
         output = {"name": "probabilities", "shape": ["batch", self.width], "dtype": "float32"}

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mer_jax.data.targets import Target
-from mer_jax.metrics.calibration import CALIBRATION
 from mer_jax.metrics.multilabel import IN_WORDS
-from mer_jax.tasks.classification_card import FITTED_ON
+from mer_jax.tasks.classification_card import FITTED_ON, calibration_lines
 from mer_jax.tasks.task import Card
 
 TARGETS = """\
@@ -44,7 +43,7 @@ def of_multilabel(target: Target, modalities: Sequence[str], result: Mapping[str
         f"{', '.join(target.names)}. In training an emotion was there where raters gave it a strength {start}.",
         targets=TARGETS,
         output=f"the probability of each emotion, which do not sum to 1, in this order: \n{_code(target.names)}.",
-        scores=list(_scaling(result, selects_on)),
+        scores=list(calibration_lines(result["calibration"], selects_on, "of presence and absence ")),
         limits=LIMITS["multilabel"],
     )
 
@@ -65,22 +64,3 @@ def _coverage(target: Target, result: Mapping[str, Any], selects_on: str) -> Ite
         width, held = calibration["half_width"][name], calibration.get("test", {}).get(name)
         shown = ["-" if width is None else f"{width:.3f}", "-" if held is None else f"{100 * held:.1f}"]
         yield f"| {name} | {' | '.join(shown)} |"
-
-
-def _scaling(result: Mapping[str, Any], selects_on: str) -> Iterator[str]:
-    """How probabilities are calibrated."""
-    calibration = result["calibration"]
-    if calibration["scaling"]["used"]:
-        temperature = f"{calibration['temperature']:.4f}"
-        yield f"The exported probabilities are temperature-scaled: logits are divided by {temperature},"
-        yield f"fitted on the {FITTED_ON[selects_on]}."
-    else:
-        yield "The exported probabilities are as the model gives them. Temperature scaling is left out, since "
-        yield f"{calibration['scaling']['reason']}."
-    if "test" in calibration:
-        yield "Calibration of presence and absence on the test part, before and after, NLL in nats:"
-        yield ""
-        yield "| | before | after |"
-        yield "|---|---|---|"
-        for name, title in CALIBRATION.items():
-            yield f"| {title} | {calibration['test'][name]:.4f} | {calibration['test_scaled'][name]:.4f} |"
