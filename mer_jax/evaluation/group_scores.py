@@ -12,7 +12,6 @@ from mer_jax.metrics.definition import count_groups
 from mer_jax.metrics.residuals import mean_of
 from mer_jax.metrics.significance import bootstrap, bootstrap_gap
 from mer_jax.tasks import Several, Task
-from mer_jax.tasks.several_told import HAS
 
 SMALL = 20  # utterances that a group must have to be named
 MOST = 10  # groups that are named of a grouping, the largest
@@ -43,12 +42,10 @@ def score_groups(
     utterances that lack it count nowhere."""
     if isinstance(task, Several):
         i = main_part(task)
-        part, own = task.parts[i], task.of_part(targets, i)
-        has = own.pop(HAS)
+        part, (targets, has) = task.parts[i], task.own_rows(targets, i)
         groups, dialogues = {name: of[has] for name, of in groups.items()}, dialogues[has]
-        targets = {name: values[has] for name, values in own.items()}
         decisions = [part.decisions(one[has][:, task.slices[i]]) for one in decisions]
-        task = part.led_by(task.main_metric.removeprefix(f"{part.asked}_"))
+        task = part.led_by(task.main_metric.removeprefix(task.start(i)))
     return {
         name: _grouping(task, of, dialogues, targets, decisions)
         for name, of in groups.items()
@@ -58,7 +55,7 @@ def score_groups(
 
 def main_part(task: Several) -> int:
     """The number of the target that the main score is of."""
-    starts = [i for i, part in enumerate(task.parts) if i and task.main_metric.startswith(f"{part.asked}_")]
+    starts = [i for i in range(1, len(task.parts)) if task.main_metric.startswith(task.start(i))]
     return starts[0] if starts and task.main_metric not in task.parts[0].metrics else 0
 
 

@@ -11,7 +11,6 @@ from mer_jax.evaluation.finished_run import FinishedRun
 from mer_jax.evaluation.predictions import Predictions
 from mer_jax.tasks import Several, Task
 from mer_jax.tasks.several_results import of_part
-from mer_jax.tasks.several_told import HAS
 
 OF_ALL = ("ensemble", "conversation", "groups")  # fields of a point that tell of no single target
 
@@ -48,7 +47,7 @@ def parts_of(run: FinishedRun) -> list[FinishedRun]:
 
 def _part(run: FinishedRun, several: Several, i: int) -> PartOfRun:
     part = several.parts[i]
-    start = f"{part.asked}_" if i else ""
+    start = several.start(i)
     selects = several.selects.removeprefix(start) if several.selects.startswith(start) else ""
     task, metrics = part.led_by(selects), of_part(run.metrics, part.asked)
     metrics["points"] = [_point(point, task, start) for point in metrics["points"]]
@@ -71,8 +70,7 @@ def _point(point: Mapping[str, Any], task: Task, start: str) -> dict[str, Any]:
 def _predictions(run: FinishedRun, several: Several, i: int, task: Task) -> Predictions:
     """What is predicted of one target, of the utterances that have it."""
     all_of = run.predictions
-    own = several.of_part(all_of.targets, i)
-    has = own.pop(HAS)
+    own, has = several.own_rows(all_of.targets, i)
     kept, lines = np.flatnonzero(has).tolist(), has[all_of.utterance]
     predicted = all_of.predicted[lines][:, several.slices[i]]
     return Predictions(
@@ -81,7 +79,7 @@ def _predictions(run: FinishedRun, several: Several, i: int, task: Task) -> Pred
         sentences=tuple(all_of.sentences[at] for at in kept),
         labels=tuple(all_of.labels[at][i] for at in kept),
         dialogues=all_of.dialogues[has],
-        targets={name: values[has] for name, values in own.items()},
+        targets=own,
         groups={name: of[has] for name, of in all_of.groups.items()},
         replica=all_of.replica[lines],
         utterance=(np.cumsum(has) - 1)[all_of.utterance[lines]],

@@ -76,9 +76,6 @@ class Classification(Calibrated):
             return corpus.soft_labels(rows)
         return np.zeros((len(rows), self.width), np.float32)
 
-    def label_words(self, manifest: Any) -> np.ndarray:
-        return np.asarray(manifest.targets[self.asked].embeddings, np.float32)
-
     def refuse_soft(self, corpus: Corpus, settings: Any, *, soft: bool) -> None:
         if soft and (self.number or not corpus.manifest.get("voted")):
             raise UserError(

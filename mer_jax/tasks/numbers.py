@@ -61,9 +61,6 @@ class Numbers(Task):
                         f"utterances of {part}; choose another --config.data.protocol or --config.data.task"
                     )
 
-    def label_words(self, manifest: Any) -> np.ndarray:
-        return np.asarray(manifest.targets[self.asked].embeddings, np.float32)
-
     def training_note(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> str:
         known = (~np.isnan(corpus.values(self.outputs, rows))).sum(0)
         lacking = [f"{n} of {len(rows):,} {name}" for name, n in zip(self.outputs, known, strict=True) if n < len(rows)]

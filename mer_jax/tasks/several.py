@@ -14,7 +14,7 @@ from mer_jax.errors import UserError
 from mer_jax.metrics.metric import Metric
 from mer_jax.settings import LossSettings
 from mer_jax.tasks import several_results
-from mer_jax.tasks.several_told import HAS, Told
+from mer_jax.tasks.several_told import Told
 from mer_jax.tasks.task import Arrays, Evaluation, Task
 
 
@@ -41,23 +41,16 @@ class Several(Told):
         self.right_or_wrong = self.parts[0].right_or_wrong
         self.no_divergence = "" if divergent else self.parts[0].no_divergence
         self.no_members = next((part.no_members for part in self.parts if part.no_members), "")
-        self.nearly = frozenset(
-            name if i == 0 else f"{part.asked}_{name}" for i, part in enumerate(self.parts) for name in part.nearly
-        )
+        self.nearly = frozenset(f"{self.start(i)}{name}" for i, part in enumerate(self.parts) for name in part.nearly)
         self.takes = ("task_weights", *{name for part in self.parts for name in part.takes})
 
     def _metrics(self) -> Iterator[tuple[str, Metric]]:
         for i, part in enumerate(self.parts):
             for name, metric in part.metrics.items():
+                title, short = (f"{part.asked} {words}" if i else words for words in (metric.title, metric.short))
                 function = self._of_part(metric.function, i)
-                if i == 0:
-                    yield name, dataclasses.replace(metric, function=function)
-                else:
-                    title, short = (f"{part.asked} {words}" for words in (metric.title, metric.short))
-                    yield (
-                        f"{part.asked}_{name}",
-                        dataclasses.replace(metric, title=title, short=short, function=function),
-                    )
+                named = dataclasses.replace(metric, title=title, short=short, function=function)
+                yield f"{self.start(i)}{name}", named
 
     def _named(self, found: Iterable[tuple[str, Metric]]) -> dict[str, Metric]:
         """The scores by their names. Raises UserError for a name that two have, as `ccc_ccc`: of a number called ccc,
@@ -97,28 +90,18 @@ class Several(Told):
         first, *others = self.parts
         return [*first.headline, *(f"{part.asked}_{part.main_metric}" for part in others)]
 
-    def _own(self, targets: Mapping[str, np.ndarray], i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The targets of the rows that have part i, and which these are."""
-        of = self.of_part(targets, i)
-        has = of.pop(HAS)
-        return {name: values[has] for name, values in of.items()}, has
-
     def targets(self, corpus: Corpus, rows: np.ndarray, *, soft: bool) -> dict[str, np.ndarray]:
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for i, part in enumerate(self.parts):
             has = corpus.has(part.asked)[rows]
-            for name, values in part.targets(corpus, rows[has], soft=soft).items():
-                whole = np.zeros((len(rows), *values.shape[1:]), values.dtype)
-                whole[has] = values
-                found[f"{i}/{name}"] = whole
-            found[f"{i}/{HAS}"] = has
+            found |= self.whole(i, part.targets(corpus, rows[has], soft=soft), has)
         return found
 
     def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """`parts`: what each part says."""
         found = {}
         for i, part in enumerate(self.parts):
-            own, has = self._own(targets, i)
+            own, has = self.own_rows(targets, i)
             found[part.asked] = part.describe_targets(own) | {"utterances": int(has.sum())}
         return {"parts": found}
 
@@ -171,15 +154,15 @@ class Several(Told):
 
     def prior(self, targets: Mapping[str, np.ndarray]) -> Any:
         """By the number of each part what its loss needs to know."""
-        return {str(i): part.prior(self._own(targets, i)[0]) for i, part in enumerate(self.parts)}
+        return {str(i): part.prior(self.own_rows(targets, i)[0]) for i, part in enumerate(self.parts)}
 
     def loss(self, values: Any, targets: Arrays, weight: Any, *, prior: Any, settings: Any) -> Any:
         """The sum of the parts' losses, each times its share of `loss.task_weights`, which are scaled to sum to 1."""
         weights = np.array(settings.task_weights or [1.0] * len(self.parts))
         total = 0.0
         for i, (part, share) in enumerate(zip(self.parts, weights / weights.sum(), strict=True)):
-            own = self.of_part(targets, i)
-            counted = self._counted(weight, own.pop(HAS))
+            own, has = self.parted(targets, i)
+            counted = self._counted(weight, has)
             of = part.loss(values[:, self.slices[i]], own, counted, prior=prior[str(i)], settings=settings)
             total = total + float(share) * of
         return total
@@ -201,8 +184,7 @@ class Several(Told):
 
     def similar(self, targets: Arrays) -> Any:
         """By the first part; rows that do not have it are like no others."""
-        own = self.of_part(targets, 0)
-        has = own.pop(HAS)
+        own, has = self.parted(targets, 0)
         return self.parts[0].similar(own) & has[:, None] & has[None]
 
     def members(self, targets: Arrays) -> Any:
@@ -210,8 +192,7 @@ class Several(Told):
 
         found = []
         for i, part in enumerate(self.parts):
-            own = self.of_part(targets, i)
-            has = own.pop(HAS)
+            own, has = self.parted(targets, i)
             found.append(jnp.where(has[:, None], part.members(own), 0))
         return jnp.concatenate(found, -1)
 
@@ -222,8 +203,7 @@ class Several(Told):
         found = Evaluation({}, {}, {})
         predicted = []
         for i, part in enumerate(self.parts):
-            own = self.of_part(targets, i)
-            has = own.pop(HAS)
+            own, has = self.parted(targets, i)
             counted = self._counted(weight, has)
             one = part.evaluate(values[:, self.slices[i]], own, counted)
             predicted.append(one.rows.pop("predicted"))
@@ -268,8 +248,7 @@ class Several(Told):
             own["loss"] = own["loss"] / own.pop("share")
             parts[part.asked] = part.score(own)
             found["loss"] += parts[part.asked]["loss"]
-            start = "" if i == 0 else f"{part.asked}_"
-            found |= {f"{start}{name}": parts[part.asked][name] for name in part.metrics}
+            found |= {f"{self.start(i)}{name}": parts[part.asked][name] for name in part.metrics}
         return found | {"parts": parts}
 
     def analyse(
@@ -278,12 +257,12 @@ class Several(Told):
         """`parts`: by target what each part says."""
         found = {}
         for i, part in enumerate(self.parts):
-            own, has = self._own(truth["valid"], i)
+            own, has = self.own_rows(truth["valid"], i)
             known: dict[str, Any] = {"valid": own}
             known |= {name: truth[name][has] for name in ("dialogues", "knowing") if name in truth}
             tested_by: dict[str, Any] | None = None
             if test is not None:
-                known["test"], tested = self._own(truth["test"], i)
+                known["test"], tested = self.own_rows(truth["test"], i)
                 known["raters"] = truth["raters"][i]
                 tested_by = {"predicted": test["predicted"][tested][:, self.slices[i]]}
             validated_by = {"predicted": valid["predicted"][has][:, self.slices[i]]}
@@ -293,7 +272,7 @@ class Several(Told):
     def count(self, targets: Mapping[str, np.ndarray], decisions: np.ndarray) -> np.ndarray:
         found = []
         for i, part in enumerate(self.parts):
-            own, has = self._own(targets, i)
+            own, has = self.own_rows(targets, i)
             found.append(part.count(own, part.decisions(decisions[has][:, self.slices[i]])).ravel())
         return np.concatenate(found).astype(np.float64)
 
@@ -305,7 +284,7 @@ class Several(Told):
         return np.stack([self.count({name: v[of] for name, v in targets.items()}, decisions[of]) for of in members])
 
     def floor(self, train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -> np.ndarray:
-        each = [part.floor(self._own(train, i)[0], self._own(test, i)[0]) for i, part in enumerate(self.parts)]
+        each = [part.floor(self.own_rows(train, i)[0], self.own_rows(test, i)[0]) for i, part in enumerate(self.parts)]
         return np.concatenate([counts.ravel() for counts in each]).astype(np.float64)
 
     def pool(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -322,7 +301,7 @@ class Several(Told):
     ) -> dict[str, Any]:
         found = {}
         for i, part in enumerate(self.parts):
-            own, has = self._own(targets, i)
+            own, has = self.own_rows(targets, i)
             of = counts[self._places[i]].reshape(self.shapes[i])
             found[part.asked] = part.describe_ensemble(of, predicted[has][:, self.slices[i]], own)
         return {"parts": found}
@@ -340,7 +319,7 @@ class Several(Told):
 
     def mistakes(self, predicted: np.ndarray, targets: Mapping[str, np.ndarray]) -> np.ndarray:
         """Those of the first part."""
-        own, has = self._own(targets, 0)
+        own, has = self.own_rows(targets, 0)
         return np.flatnonzero(has)[self.parts[0].mistakes(predicted[has][:, self.slices[0]], own)]
 
     def temperature_of(self, result: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ def of_part(metrics: Mapping[str, Any], asked: str) -> dict[str, Any]:
     missing."""
     locked = metrics["protocol"].get("locked", False)
     replicas = [one | of_replica(one, asked) if one["status"] == "finished" else one for one in metrics["replicas"]]
-    points = [one | _of_point(one, asked) if one["replicas"] and not locked else one for one in metrics["points"]]
+    points = [one | _field(one, "parts", asked) if one["replicas"] and not locked else one for one in metrics["points"]]
     counts = {
         fold: {name: of | _field(of, "parts", asked) if "parts" in of else of for name, of in parts.items()}
         for fold, parts in metrics["data"]["counts"].items()
@@ -21,10 +21,6 @@ def of_replica(result: Mapping[str, Any], asked: str) -> dict[str, Any]:
     """What metrics.json says of one target of a replica, as if that were its task."""
     parts = {part: _field(result, part, "parts", asked) for part in ("valid", "test") if part in result}
     return {**parts, **_field(result, "parts", asked)}
-
-
-def _of_point(point: Mapping[str, Any], asked: str) -> dict[str, Any]:
-    return _field(point, "parts", asked)
 
 
 def _field(told: Mapping[str, Any], *path: str) -> dict[str, Any]:

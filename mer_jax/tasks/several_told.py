@@ -9,7 +9,7 @@ import numpy as np
 
 from mer_jax.data.corpus import Corpus
 from mer_jax.tasks import several_results
-from mer_jax.tasks.task import Card, Task
+from mer_jax.tasks.task import Card, Task, placed
 
 HAS = "has"  # Bool[rows] of a part's targets: which rows have any
 
@@ -25,27 +25,43 @@ class Told(Task, abc.ABC):
         """What belongs to part i, under its own names."""
         return {name.removeprefix(f"{i}/"): value for name, value in found.items() if name.startswith(f"{i}/")}
 
+    def parted(self, targets: Mapping[str, Any], i: int) -> tuple[dict[str, Any], Any]:
+        """The targets of part i, of all rows, and which of these have any."""
+        own = self.of_part(targets, i)
+        return own, own.pop(HAS)
+
+    def own_rows(self, targets: Mapping[str, np.ndarray], i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The targets of the rows that have part i, and which these are."""
+        own, has = self.parted(targets, i)
+        return {name: values[has] for name, values in own.items()}, has
+
+    def whole(self, i: int, own: Mapping[str, np.ndarray], has: np.ndarray) -> dict[str, np.ndarray]:
+        """What belongs to part i, of all rows, by what the rows have that have it."""
+        return {f"{i}/{name}": values for name, values in placed(own, has, len(has)).items()} | {f"{i}/{HAS}": has}
+
+    def start(self, i: int) -> str:
+        """How the names of what is told of part i begin."""
+        return f"{self.parts[i].asked}_" if i else ""
+
     def describe_prediction(self, predicted: np.ndarray, digits: int | None = None) -> dict[str, Any]:
         """What the first part says, and of the others the same under names that begin with their target's."""
-        first, *others = self.parts
-        found = first.describe_prediction(predicted[self.slices[0]], digits)
-        for part, here in zip(others, self.slices[1:], strict=True):
+        found: dict[str, Any] = {}
+        for i, (part, here) in enumerate(zip(self.parts, self.slices, strict=True)):
             one = part.describe_prediction(predicted[here], digits)
-            found |= {f"{part.asked}_{name}": value for name, value in one.items()}
+            found |= {f"{self.start(i)}{name}": value for name, value in one.items()}
         return found
 
     def _line_of(self, line: Mapping[str, Any], i: int) -> dict[str, Any]:
-        start = f"{self.parts[i].asked}_"
-        own = {name.removeprefix(start): value for name, value in line.items() if name.startswith(start)}
-        return dict(line) if i == 0 else own
+        start = self.start(i)
+        return {name.removeprefix(start): value for name, value in line.items() if name.startswith(start)}
 
     def describe_target(self, targets: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for i, part in enumerate(self.parts):
-            own = self.of_part(targets, i)
-            if own.pop(HAS)[row]:
+            own, has = self.parted(targets, i)
+            if has[row]:
                 one = part.describe_target(own, row)
-                found |= one if i == 0 else {f"{part.asked}_{name}": value for name, value in one.items()}
+                found |= {f"{self.start(i)}{name}": value for name, value in one.items()}
         return found
 
     def read_target(self, line: Mapping[str, Any]) -> Hashable:
@@ -60,15 +76,11 @@ class Told(Task, abc.ABC):
         return values, values
 
     def read_targets(self, told: Sequence[Any]) -> dict[str, np.ndarray]:
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for i, part in enumerate(self.parts):
             has = np.array([one[i] is not None for one in told], bool)
             own = part.read_targets([one[i] for one in told if one[i] is not None])
-            for name, values in own.items():
-                whole = np.zeros((len(told), *values.shape[1:]), values.dtype)
-                whole[has] = values
-                found[f"{i}/{name}"] = whole
-            found[f"{i}/{HAS}"] = has
+            found |= self.whole(i, own, has)
         return found
 
     def target_in_words(self, told: Any) -> str:

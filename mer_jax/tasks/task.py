@@ -149,9 +149,9 @@ class Task(abc.ABC):
         """What is known of single raters of these utterances, as `analyse` takes it; None where that is nothing."""
         return None
 
-    @abc.abstractmethod
     def label_words(self, manifest: Any) -> np.ndarray:
         """The embeddings of the words of the outputs, Float32[width, any]."""
+        return np.asarray(manifest.targets[self.asked].embeddings, np.float32)
 
     @abc.abstractmethod
     def prior(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -345,3 +345,11 @@ class Task(abc.ABC):
     def card(self, modalities: Sequence[str], result: Mapping[str, Any], selects_on: str) -> Card:
         """What a model card says of the task. result: what metrics.json says of the replica; selects_on: the part that
         chose the checkpoint."""
+
+
+def placed(found: Mapping[str, np.ndarray], at: np.ndarray, rows: int) -> dict[str, np.ndarray]:
+    """The arrays, by name, of some rows `at` among so many, Int or Bool; zeros elsewhere."""
+    whole = {name: np.zeros((rows, *values.shape[1:]), values.dtype) for name, values in found.items()}
+    for name, values in found.items():
+        whole[name][at] = values
+    return whole

@@ -19,6 +19,7 @@ from mer_jax.data.protocols import Fold, Split
 from mer_jax.models.family import ReplicaInputs
 from mer_jax.runtime.console import Progress, console
 from mer_jax.tasks import Task
+from mer_jax.tasks.task import placed
 
 PARTS = ("train", "valid", "test")
 
@@ -136,11 +137,7 @@ def source_of_batches(
 
 def targets_of(task: Task, corpus: Corpus, rows: np.ndarray, used: np.ndarray, soft: bool) -> dict[str, np.ndarray]:
     """The targets of the utterances `rows`; zeros for those that are only heard, which are not `used`."""
-    targets, at = task.targets(corpus, used, soft=soft), np.searchsorted(rows, used)
-    found = {name: np.zeros((len(rows), *values.shape[1:]), values.dtype) for name, values in targets.items()}
-    for name, values in targets.items():
-        found[name][at] = values
-    return found
+    return placed(task.targets(corpus, used, soft=soft), np.searchsorted(rows, used), len(rows))
 
 
 def is_resident(config: Experiment, megabytes: float) -> bool:
