@@ -107,9 +107,8 @@ def at(path: object) -> Iterator[None]:
 
 
 def begin_command() -> None:
-    """To be called before a command imports anything large: what the machine refuses meanwhile is told in a line, and
-    signals are heard."""
-    interrupts.listen()
+    """To be called before a command imports anything large: what the machine refuses meanwhile is told in a line.
+    Signals are heard already: see `mer_jax/__init__.py`."""
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:

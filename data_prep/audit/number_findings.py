@@ -7,9 +7,8 @@ import numpy as np
 from data_prep.audit.finding import Finding, share
 from data_prep.class_names import alike_numbers
 from mer_jax.data.corpus import SPLITS, Corpus
-from mer_jax.data.targets import CLASSES, PRESENT, Target
-
-ABOVE = {"above_zero": 0.0, "half": 0.5, "one": 1.0}  # from where an emotion is there
+from mer_jax.data.targets import CLASSES, Target
+from mer_jax.metrics.multilabel import IN_WORDS, PRESENT
 
 
 def numbers(corpus: Corpus) -> Iterator[Finding]:
@@ -56,9 +55,8 @@ def _there(target: Target, known: np.ndarray) -> str:
     """Says how often an emotion is there, of a target of several."""
     if target.kind != "multilabel":
         return ""
-    edge = ABOVE[target.present_from]
-    there = int(np.count_nonzero(known > 0 if edge == 0 else known >= edge))
-    return f", {PRESENT[target.present_from]} in {there:,}"
+    there = int(np.count_nonzero(PRESENT[target.present_from](known)))
+    return f", {IN_WORDS[target.present_from]} in {there:,}"
 
 
 def _group(corpus: Corpus, name: str) -> Finding:

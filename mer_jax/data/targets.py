@@ -20,7 +20,7 @@ import numpy as np
 
 from mer_jax.errors import UserError
 from mer_jax.metrics.definitions import DEFINITIONS
-from mer_jax.metrics.multilabel import IN_WORDS as PRESENT
+from mer_jax.metrics.multilabel import PRESENT
 
 CLASSES = "classes"
 KINDS = ("classification", "regression", "multilabel", "ordinal")

@@ -175,13 +175,12 @@ def mistakes(run: FinishedRun) -> str:
     present, known = (task.present(targets), targets["known"]) if not run.locked else (np.zeros(0), np.zeros(0))
 
     def told(i: int, mean: np.ndarray) -> tuple[str, str]:
-        names = "|".join(name for name, there in zip(task.outputs, present[i], strict=True) if there) or "none"
         wrong = (decided(mean) != present[i]) & known[i]
         sure = np.where(wrong, np.maximum(mean, 1 - mean), 0).tolist()
         surest = sure.index(max(sure))
         though = "though it is there" if present[i][surest] else "though it is not there"
         number = f"{task.outputs[surest]} {mean[surest]:.3f} {though}"
-        return f"{names} → {task.prediction_in_words(mean)}", number
+        return f"{task.names_of(present[i])} → {task.prediction_in_words(mean)}", number
 
     def said(wrong: int, shown: int) -> str:
         which = f"; these are the {shown} of the surest wrong answers" if shown < wrong else ""

@@ -99,15 +99,15 @@ def check(metrics: Mapping[str, Any], labels: Sequence[str]) -> None:
     known = ("valid",) if locked else ("valid", "test")
     for fold, parts in metrics["data"]["counts"].items():
         for name in ("train", *known):
-            _check(f"data.counts.{fold}.{name}", parts[name], Counted)
+            schema.check_at(f"data.counts.{fold}.{name}", parts[name], Counted)
     for i, point in enumerate(metrics["points"]):
         if point["replicas"] and not locked:
-            _check(f"points.{i}", point, FinishedPoint)
+            schema.check_at(f"points.{i}", point, FinishedPoint)
             _check_classes(f"points.{i}.pooled", point["pooled"], labels)
             _check_calibration(f"points.{i}.calibration", point["calibration"])
     for i, replica in enumerate(metrics["replicas"]):
         if replica["status"] == "finished":
-            _check(f"replicas.{i}", replica, LockedReplica if locked else FinishedReplica)
+            schema.check_at(f"replicas.{i}", replica, LockedReplica if locked else FinishedReplica)
             if not locked:
                 _check_calibration(f"replicas.{i}.calibration", replica["calibration"])
             if replica["calibration"]["temperature"] <= 0:
@@ -119,13 +119,6 @@ def check(metrics: Mapping[str, Any], labels: Sequence[str]) -> None:
 def check_labels(metrics: Mapping[str, Any]) -> None:
     """Raises ValueError unless metrics.json names its classes."""
     schema.check(metrics, Targets)
-
-
-def _check(where: str, value: Any, holds: Any) -> None:
-    try:
-        schema.check(value, holds)
-    except ValueError as error:
-        raise ValueError(str(error).replace("field '", f"field '{where}.", 1)) from None
 
 
 def _check_classes(where: str, scores: Mapping[str, Any], labels: Sequence[str]) -> None:

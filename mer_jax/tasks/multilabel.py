@@ -56,6 +56,10 @@ class Multilabel(Calibrated, Numbers):
                 "leave it off, or --config.loss.multilabel=asymmetric"
             )
 
+    def names_of(self, there: np.ndarray) -> str:
+        """Those of the emotions that are there, Bool[emotions], `happy|surprise`, or `none`."""
+        return "|".join(name for name, on in zip(self.outputs, there, strict=True) if on) or NONE
+
     def describe_targets(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """`emotions`: of each how many are known and how many there."""
         present, known = self.present(targets).sum(0).tolist(), targets["known"].sum(0).tolist()
@@ -169,8 +173,10 @@ class Multilabel(Calibrated, Numbers):
     def describe_prediction(self, predicted: np.ndarray, digits: int | None = None) -> dict[str, Any]:
         """`prediction`, the emotions that are there, `happy|surprise`, or `none`, and `probabilities` by emotion."""
         values = [float(p) if digits is None else round(float(p), digits) for p in predicted]
-        there = "|".join(name for name, on in zip(self.outputs, decided(predicted), strict=True) if on)
-        return {"prediction": there or NONE, "probabilities": dict(zip(self.outputs, values, strict=True))}
+        return {
+            "prediction": self.names_of(decided(predicted)),
+            "probabilities": dict(zip(self.outputs, values, strict=True)),
+        }
 
     def read_prediction(self, line: Mapping[str, Any]) -> tuple[Any, Sequence[float]]:
         values, told = self._numbers(line.get("probabilities"), "probabilities"), line.get("prediction")
@@ -189,9 +195,8 @@ class Multilabel(Calibrated, Numbers):
     def states(self, corpus: Any) -> np.ndarray | None:
         """The emotions that are there."""
         found = super().targets(corpus, np.arange(len(corpus)), soft=False)
-        names, known = np.array(self.outputs), found["known"].all(1)
-        words = ["|".join(names[row]) or NONE for row in self.present(found)]
-        return np.where(known, words, "")
+        words = [self.names_of(row) for row in self.present(found)]
+        return np.where(found["known"].all(1), words, "")
 
     def confidence(self, predicted: np.ndarray) -> np.ndarray | None:
         """The probability of the likeliest set of emotions, taking them as independent."""

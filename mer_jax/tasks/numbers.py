@@ -92,11 +92,10 @@ class Numbers(Task):
         """And `counts`, of which all of it is made, but for the loss and what `Definition.exact` says: those that are
         not 0 by their place. loss: the mean over the names of the mean over the rows of which they are known, however
         these lay in batches."""
-        counts = self._count(evaluated, evaluated["predicted"]).sum(0)
-        told = (evaluated["value"], evaluated["known"], evaluated["predicted"])
-        arrays = [np.asarray(x, kind) for x, kind in zip(told, (np.float64, bool, np.float64), strict=True)]
-        exact = {name: function(*arrays) for name, function in self.definition.exact.items()}
-        error, known = np.asarray(evaluated["error"], np.float64), arrays[1]
+        value, known, predicted = _as_defined(evaluated, evaluated["predicted"])
+        counts = self.definition.count(value, known, predicted).sum(0)
+        exact = {name: function(value, known, predicted) for name, function in self.definition.exact.items()}
+        error = np.asarray(evaluated["error"], np.float64)
         each = [error[of, i].mean() for i, of in enumerate(known.T) if of.any()]
         return {"loss": float(np.mean(each)) if each else 0.0, **self.scores(counts), **exact}
 
@@ -112,8 +111,7 @@ class Numbers(Task):
         return counts
 
     def _count(self, targets: Mapping[str, Any], predicted: np.ndarray) -> np.ndarray:
-        value = np.asarray(targets["value"], np.float64)
-        return self.definition.count(value, np.asarray(targets["known"], bool), np.asarray(predicted, np.float64))
+        return self.definition.count(*_as_defined(targets, predicted))
 
     def count(self, targets: Mapping[str, np.ndarray], decisions: np.ndarray) -> np.ndarray:
         return self._count(targets, decisions).sum(0)
@@ -183,3 +181,9 @@ class Numbers(Task):
     @abc.abstractmethod
     def predicted_of(self, output: Mapping[str, Any]) -> list[float]:
         """What is predicted, in the order of the names, by what `describe_prediction` says."""
+
+
+def _as_defined(targets: Mapping[str, Any], predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a `Definition` takes: the targets, where they are known, and what is predicted."""
+    value, known = np.asarray(targets["value"], np.float64), np.asarray(targets["known"], bool)
+    return value, known, np.asarray(predicted, np.float64)

@@ -104,11 +104,11 @@ def check(metrics: Mapping[str, Any], names: Sequence[str], definition: Definiti
     counts = width(definition, len(names))
     for i, point in enumerate(metrics["points"]):
         if point["replicas"] and not locked:
-            _check(f"points.{i}", point, FinishedPoint)
+            schema.check_at(f"points.{i}", point, FinishedPoint)
             _check_counts(f"points.{i}.pooled", point["pooled"], counts)
     for i, replica in enumerate(metrics["replicas"]):
         if replica["status"] == "finished":
-            _check(f"replicas.{i}", replica, LockedReplica if locked else FinishedReplica)
+            schema.check_at(f"replicas.{i}", replica, LockedReplica if locked else FinishedReplica)
             for part in ("valid",) if locked else ("valid", "test"):
                 _check_counts(f"replicas.{i}.{part}", replica[part], counts)
             for field in ("half_width", "test"):
@@ -116,13 +116,6 @@ def check(metrics: Mapping[str, Any], names: Sequence[str], definition: Definiti
                 of_numbers = field == "half_width" or "half_width" in replica["calibration"]
                 if told is not None and of_numbers and told.keys() != set(names):
                     raise ValueError(f"field 'replicas.{i}.calibration.{field}': it must have {', '.join(names)}")
-
-
-def _check(where: str, value: Any, holds: Any) -> None:
-    try:
-        schema.check(value, holds)
-    except ValueError as error:
-        raise ValueError(str(error).replace("field '", f"field '{where}.", 1)) from None
 
 
 def _check_counts(where: str, scores: Mapping[str, Any], counts: int) -> None:

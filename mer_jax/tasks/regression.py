@@ -16,9 +16,8 @@ from mer_jax.tasks.task import Arrays, Card
 
 COVERED = 0.9  # of the predictions that the interval of `analyse` should hold
 NEAR = 0.1  # two utterances are near whose numbers lie so far apart on average, as shares of their ranges
-LEAST_SPREAD = (
-    0.25  # of the raters that `loss.regression=distribution` believes, in half ranges; also where it is unknown
-)
+# Of the raters what `loss.regression=distribution` believes at least, in half ranges; also where it is unknown.
+LEAST_SPREAD = 0.25
 
 
 class Regression(Numbers):
