@@ -10,7 +10,8 @@ from experiments import in_float64, remembered
 
 from mer_jax.data.batch import Batch, Conversations, NextTurn, Turns
 from mer_jax.data.conversations import Dialogues, Shapes
-from mer_jax.models.context import SPEAKERS, Context, by_group, surrounded
+from mer_jax.models.context import SPEAKERS, Context
+from mer_jax.models.conversation import by_group, surrounded
 from mer_jax.models.functional import functionalize
 from mer_jax.settings import ContextSettings
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from mer_jax.data.batch import AnyBatch, Batch, Conversations, Surrounded, split_rows, where_real
 from mer_jax.evaluation.path_integral import integrate
-from mer_jax.models.context import join_rows, surrounded
+from mer_jax.models.conversation import join_rows, surrounded
 from mer_jax.models.family import Family
 from mer_jax.tasks import Task
 from mer_jax.training import step

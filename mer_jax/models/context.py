@@ -1,95 +1,25 @@
-"""Conversations: an utterance's feature becomes one that knows the other turns of its dialogue. All of it is ours,
-after the transformers, recurrent networks and speaker masks of the field (DialogueRNN, arXiv 1811.00405; SDT, arXiv
-2306.11711); any family puts a `Context` between its fused feature and its classification."""
+"""Hearing a conversation: an utterance's feature becomes one that knows the other turns of its dialogue. All of it is
+ours, after the transformers, recurrent networks and speaker masks of the field (DialogueRNN, arXiv 1811.00405; SDT,
+arXiv 2310.20494); any family puts a `Context` between its fused feature and its classification."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mer_jax.config import Experiment
-from mer_jax.data.batch import AnyBatch, Batch, Conversations, NextTurn, Surrounded, Turns
+from mer_jax.data.batch import NextTurn
+from mer_jax.models import recurrent
+from mer_jax.models.conversation import DialogueNetwork, Grid
 from mer_jax.models.layers import dropout, split_key, sweepable
 from mer_jax.settings import ContextSettings
 
 SPEAKERS = 16  # embeddings of speakers; those with higher numbers share the last one
-Encoded = TypeVar("Encoded")
-
-
-def by_group(
-    encode: Callable[[Batch, PRNGKeyArray | None], Encoded], batch: AnyBatch, key: PRNGKeyArray | None
-) -> Encoded:
-    """What `encode` makes of every group of rows of one padded length, one behind the other: the rows of the batch.
-    Shorter arrays are filled up with zeros, integers with the largest there is, so that no position is meant."""
-    if isinstance(batch, Batch):
-        return encode(batch, key)
-    keys = split_key(key, len(batch.groups))
-    return jax.tree.map(join_rows, *(encode(group, k) for group, k in zip(batch.groups, keys, strict=True)))
-
-
-def join_rows(*parts: Array) -> Array:
-    """[batch, …] of several groups, whose other axes may differ in length."""
-    if parts[0].ndim == 0:
-        return parts[0]  # a number that belongs to no row
-    shape = np.max([part.shape[1:] for part in parts], axis=0, initial=0).astype(int)
-    fill = jnp.iinfo(parts[0].dtype).max if jnp.issubdtype(parts[0].dtype, jnp.integer) else 0
-    widths = [
-        [(0, 0), *((0, int(most) - size) for most, size in zip(shape, part.shape[1:], strict=True))] for part in parts
-    ]
-    return jnp.concatenate(
-        [jnp.pad(part, width, constant_values=fill) for part, width in zip(parts, widths, strict=True)]
-    )
-
-
-class Grid(NamedTuple):
-    """Which dialogue and which speaker is in each place of [lines, turns]; 0 where none is."""
-
-    dialogue: Int[Array, "lines turns"]
-    speaker: Int[Array, "lines turns"]
-
-
-def laid(x: Array, batch: Conversations, turns: Turns) -> Array:
-    """The rows [batch, …] in their places, [lines, turns, …], zero elsewhere."""
-    size = batch.lines * batch.turns_per_line
-    place = jnp.where(turns.place >= 0, turns.place, size)  # out of the grid nothing is written
-    found = jnp.zeros((size, *x.shape[1:]), x.dtype).at[place].set(x, mode="drop")
-    return found.reshape(batch.lines, batch.turns_per_line, *x.shape[1:])
-
-
-def taken(x: Array, turns: Turns) -> Array:
-    """What is in the places of the rows, [batch, …] of [lines, turns, …]; zero for rows without a place."""
-    flat = x.reshape(-1, *x.shape[2:])
-    place = jnp.where(turns.place >= 0, turns.place, flat.shape[0])
-    return flat.at[place].get(mode="fill", fill_value=0)
-
-
-def surrounded(batch: Conversations, utterance: Float[Array, "batch dim"]) -> tuple[Surrounded, ...]:
-    """The groups of the batch, with `utterance`, which the model gave for all rows, around each row."""
-    turns = batch.turns
-    features, dialogue, speaker = (laid(x, batch, turns) for x in (utterance, turns.dialogue, turns.speaker))
-    place = jnp.maximum(turns.place, 0)
-    line, turn = place // batch.turns_per_line, place % batch.turns_per_line
-    heard = (dialogue[line] == turns.dialogue[:, None]) & (turns.place >= 0)[:, None]
-    found, first = [], 0
-    for group in batch.groups:
-        here = slice(first, first := first + group.weight.shape[0])
-        at = line[here]
-        found.append(Surrounded(group, features[at], heard[here], speaker[at], turn[here]))
-    return tuple(found)
-
-
-def one_by_one(turns: Turns, places: int, rate: float, key: PRNGKeyArray) -> Turns:
-    """The turns, with each of a share `rate` of the dialogues as if it were a dialogue of its own."""
-    drawn = jax.random.bernoulli(key, rate, (places + 1,))[jnp.maximum(turns.dialogue, 0)]
-    apart = places + 1 + turns.place
-    return Turns(
-        turns.place, jnp.where(drawn, apart, turns.dialogue).astype(jnp.int32), jnp.where(drawn, 0, turns.speaker)
-    )
 
 
 class TurnAttention(nnx.Module):
@@ -198,32 +128,20 @@ class TurnGRU(nnx.Module):
         return {"state": jnp.zeros((1, self.size), x.dtype)}
 
     def _next(self, way: int, state: Array, gates: Array) -> Array:
-        reset_in, update_in, new_in = jnp.split(gates, 3, axis=-1)
-        reset_state, update_state, new_state = jnp.split(self.recurrent[way](state), 3, axis=-1)
-        update = nnx.sigmoid(update_in + update_state)
-        candidate = jnp.tanh(new_in + nnx.sigmoid(reset_in + reset_state) * new_state)
-        return update * state + (1 - update) * candidate
+        return recurrent.gru(self.recurrent[way], state, gates)
 
     def _run(self, way: int, y: Array, dialogue: Int[Array, "lines turns"], reverse: bool) -> Array:
-        def step(before: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
-            (state, last), (gates, here) = before, inputs
-            after = self._next(way, jnp.where((here == last)[:, None], state, 0), gates)
-            real = here > 0  # where nothing is heard, the state is passed on
-            state = jnp.where(real[:, None], after, state)
-            return (state, jnp.where(real, here, last)), state
-
-        gates = einops.rearrange(self.inputs[way](y), "l t d -> t l d")
-        start = jnp.zeros((y.shape[0], self.size), y.dtype), jnp.zeros(y.shape[0], jnp.int32)
-        _, states = jax.lax.scan(step, start, (gates, dialogue.T), reverse=reverse)
-        return einops.rearrange(states, "t l d -> l t d")
+        start = jnp.zeros((y.shape[0], self.size), y.dtype)
+        return recurrent.run(functools.partial(self._next, way), self.inputs[way](y), dialogue, start, reverse=reverse)
 
 
-class Context(nnx.Module):
+class Context(DialogueNetwork):
     """Features of utterances [batch, dim] -> the same, in knowledge of the turns before them and, if it hears `both`,
-    after them. A batch without dialogues is read as so many dialogues of one turn."""
+    after them."""
 
     def __init__(self, settings: ContextSettings, hears: str, dim: int, *, rngs: nnx.Rngs):
         self.alone, self.dropout, self.width = settings.alone, sweepable(settings.dropout), settings.width
+        self.keys = settings.layers
         self.enter = nnx.Linear(dim, settings.width, rngs=rngs)
         self.speakers = nnx.Param(0.02 * jax.random.normal(rngs.params(), (SPEAKERS, settings.width)))
         layer = TurnGRU if settings.kind == "gru" else TurnAttention
@@ -235,48 +153,26 @@ class Context(nnx.Module):
         self.leave = nnx.Linear(settings.width, dim, rngs=rngs)
         self.leave_norm = nnx.LayerNorm(dim, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "batch dim"], batch: AnyBatch, *, key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "batch dim"], Any]:
-        """The features, and what is remembered of the conversation after a `NextTurn`."""
-        if isinstance(batch, NextTurn):
-            return self._step(x, batch)
-        if isinstance(batch, Surrounded):
-            return self._left(x, self._among_others(x, batch), None), None
-        first, apart, last, *keys = split_key(key, 3 + len(self.layers))
-        if isinstance(batch, Batch):
-            place = jnp.arange(x.shape[0], dtype=jnp.int32)
-            batch, turns = Conversations((batch,), x.shape[0], 1), Turns(place, place + 1, jnp.zeros_like(place))
-        else:
-            turns = batch.turns
-        if apart is not None and self.alone:
-            turns = one_by_one(turns, batch.lines * batch.turns_per_line, self.alone, apart)
-        grid = Grid(laid(turns.dialogue, batch, turns), laid(turns.speaker, batch, turns))
-        h = laid(self._entered(x, turns.speaker, first), batch, turns)
-        for layer, k in zip(self.layers, keys, strict=True):
-            h = layer(h, grid, key=k)
-        return self._left(x, taken(h, turns), last), None
+    def over_turns(
+        self, x: Float[Array, "lines turns dim"], grid: Grid, keys: list[PRNGKeyArray | None]
+    ) -> Float[Array, "lines turns dim"]:
+        for layer, key in zip(self.layers, keys, strict=True):
+            x = layer(x, grid, key=key)
+        return x
 
-    def _among_others(self, x: Array, batch: Surrounded) -> Array:
-        itself = jnp.arange(batch.heard.shape[1], dtype=jnp.int32)[None] == batch.turn[:, None]
-        h = self._entered(jnp.where(itself[..., None], x[:, None], batch.others), batch.speaker, None)
-        grid = Grid((batch.heard | itself).astype(jnp.int32), batch.speaker)
-        for layer in self.layers:
-            h = layer(h, grid, key=None)
-        return jnp.take_along_axis(h, batch.turn[:, None, None], axis=1)[:, 0]
-
-    def _step(self, x: Float[Array, "1 dim"], batch: NextTurn) -> tuple[Array, Any]:
-        h, after = self._entered(x, batch.speaker, None), {}
+    def next_turn(self, x: Float[Array, "1 dim"], batch: NextTurn) -> tuple[Float[Array, "1 dim"], Any]:
+        """The next turn, layer by layer, and what each layer remembers after it."""
+        h, after = self.entered(x, batch.speaker, None), {}
         for i, layer in enumerate(self.layers):
             before = layer.nothing(x) if batch.memory is None else batch.memory[str(i)]
             h, after[str(i)] = layer.step(h, batch.speaker, before)
-        return self._left(x, h, None), after
+        return self.left(x, h, None), after
 
-    def _entered(self, x: Array, speaker: Array, key: PRNGKeyArray | None) -> Array:
+    def entered(self, x: Array, speaker: Array, key: PRNGKeyArray | None) -> Array:
         embedded = self.speakers[...][jnp.clip(speaker, 0, SPEAKERS - 1)]
         return dropout(self.enter(x) + embedded, self.dropout, key)
 
-    def _left(self, x: Array, h: Array, key: PRNGKeyArray | None) -> Array:
+    def left(self, x: Array, h: Array, key: PRNGKeyArray | None) -> Array:
         return self.leave_norm(x + self.leave(dropout(self.norm(h), self.dropout, key)))
 
 

@@ -18,7 +18,8 @@ from mer_jax.config import Experiment, require, split_names
 from mer_jax.data.batch import AnyBatch, Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family, vsc
-from mer_jax.models.context import Context, by_group, context_of
+from mer_jax.models.context import Context, context_of
+from mer_jax.models.conversation import by_group
 from mer_jax.models.fusion import EarlyFusion, MLPBlock, ProjectionHead, dense
 from mer_jax.models.layers import Number, drop_steps, dropout, is_off, masked_mean, split_key, sweepable, unit, value_of
 from mer_jax.models.losses import contrastive

@@ -1,5 +1,6 @@
 """Parts that several models share. Masks are True where something real is."""
 
+import functools
 from typing import Any
 
 import einops
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from mer_jax.models import recurrent
 
 Number = float | int | Float[Array, ""]  # of the config: a constant of the program or, swept over replicas, an array
 
@@ -207,18 +210,7 @@ class BiGRU(nnx.Module):
         return dropout(jnp.concatenate([forward, backward], axis=-1), self.dropout, key)
 
     def _run(self, direction: int, x: Array, mask: Array, reverse: bool) -> Array:
-        recurrent = self.recurrent[direction]
-
-        def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-            gates, real = inputs
-            reset_in, update_in, new_in = jnp.split(gates, 3, axis=-1)
-            reset_state, update_state, new_state = jnp.split(recurrent(state), 3, axis=-1)
-            update = nnx.sigmoid(update_in + update_state)
-            candidate = jnp.tanh(new_in + nnx.sigmoid(reset_in + reset_state) * new_state)
-            state = jnp.where(real[:, None], update * state + (1 - update) * candidate, state)
-            return state, state
-
-        gates = einops.rearrange(self.inputs[direction](x), "b t d -> t b d")
+        cell = functools.partial(recurrent.gru, self.recurrent[direction])
+        gates = self.inputs[direction](x)
         start = jnp.zeros((x.shape[0], gates.shape[-1] // 3), x.dtype)
-        _, states = jax.lax.scan(step, start, (gates, mask.T), reverse=reverse)
-        return einops.rearrange(states, "t b d -> b t d")
+        return recurrent.run(cell, gates, mask, start, reverse=reverse)
