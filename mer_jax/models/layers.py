@@ -1,13 +1,14 @@
 """Parts that several models share. Masks are True where something real is."""
 
 import functools
+import math
 from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mer_jax.models import recurrent
 
@@ -130,6 +131,14 @@ def masked_mean(x: Float[Array, "batch time dim"], mask: Bool[Array, "batch time
     weight = mask.astype(x.dtype)
     total = jnp.einsum("btd,bt->bd", x, weight)
     return total / jnp.maximum(weight.sum(1, keepdims=True), 1)
+
+
+def sinusoids(position: Int[Array, "*batch"], width: int) -> Float[Array, "*batch width"]:
+    """Encodings of positions (Vaswani et al. 2017, section 3.5): sines and, in the other half, cosines of
+    position / 10000^(2 i / width)."""
+    rate = jnp.exp(jnp.arange(width // 2, dtype=jnp.float32) * (-2 * math.log(10000.0) / width))
+    angle = position.astype(jnp.float32)[..., None] * jnp.expand_dims(rate, range(position.ndim))
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
 def attention(

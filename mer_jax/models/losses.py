@@ -85,14 +85,17 @@ def contrastive(
     return loss, count.sum()
 
 
+def kullback_leibler(
+    log_p: Float[Array, "*batch outcomes"], log_q: Float[Array, "*batch outcomes"]
+) -> Float[Array, "*batch"]:
+    """KL(p || q) in nats. Takes log-probabilities."""
+    return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
 def jensen_shannon(log_p: Float[Array, "batch classes"], log_q: Float[Array, "batch classes"]) -> Float[Array, "batch"]:
     """JS = KL(p || m)/2 + KL(q || m)/2, m = (p + q)/2, in nats: 0 for equal, at most ln 2. Takes log-probabilities."""
     log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
-
-    def kl(log_x: Array) -> Array:
-        return (jnp.exp(log_x) * (log_x - log_m)).sum(-1)
-
-    return 0.5 * (kl(log_p) + kl(log_q))
+    return 0.5 * (kullback_leibler(log_p, log_m) + kullback_leibler(log_q, log_m))
 
 
 def column_mean(
@@ -207,12 +210,14 @@ def jensen_shannon_bernoulli(
 ) -> Float[Array, "batch"]:
     """The mean over the labels of JS between two Bernoulli distributions, by their logits, in nats [ours]."""
 
-    def both(logit: Array) -> Array:
-        return jnp.stack([jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)], axis=-1)
-
     batch, labels = logit_p.shape
-    flat = (both(logit).reshape(batch * labels, 2) for logit in (logit_p, logit_q))
+    flat = (bernoulli_logs(logit).reshape(batch * labels, 2) for logit in (logit_p, logit_q))
     return jensen_shannon(*flat).reshape(batch, labels).mean(1)
+
+
+def bernoulli_logs(logit: Float[Array, "batch labels"]) -> Float[Array, "batch labels 2"]:
+    """Log-probabilities of presence and absence."""
+    return jnp.stack([jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)], axis=-1)
 
 
 def cumulative_log_probabilities(values: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:

@@ -132,6 +132,14 @@ class Classification(Calibrated):
 
         return jensen_shannon(jax.nn.log_softmax(self.logits(values)), jax.nn.log_softmax(similarity))
 
+    def distance(self, teacher: Any, values: Any) -> Any:
+        """KL(teacher || values) of the classes' probabilities, in nats."""
+        import jax
+
+        from mer_jax.models.losses import kullback_leibler
+
+        return kullback_leibler(*(jax.nn.log_softmax(self.logits(x)) for x in (teacher, values)))
+
     def similar(self, targets: Arrays) -> Any:
         """Those of one class."""
         return targets["label"][:, None] == targets["label"][None]

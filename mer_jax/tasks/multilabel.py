@@ -131,6 +131,12 @@ class Multilabel(Calibrated, Numbers):
 
         return jensen_shannon_bernoulli(values, similarity)
 
+    def distance(self, teacher: Any, values: Any) -> Any:
+        """The mean over the emotions of KL(Bernoulli(sigmoid(teacher)) || Bernoulli(sigmoid(value)))."""
+        from mer_jax.models.losses import bernoulli_logs, kullback_leibler
+
+        return kullback_leibler(*map(bernoulli_logs, (teacher, values))).mean(-1)
+
     def similar(self, targets: Arrays) -> Any:
         """Those that have an emotion in common, or both none [ours]."""
         import jax.numpy as jnp

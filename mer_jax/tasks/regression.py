@@ -114,6 +114,10 @@ class Regression(Numbers):
         """The numbers in their own units."""
         return values * self._half[None] + self._middle[None]
 
+    def distance(self, teacher: Any, values: Any) -> Any:
+        """The mean over the numbers of their squared difference, in units of half a range."""
+        return ((teacher - values) ** 2).mean(-1)
+
     def similar(self, targets: Arrays) -> Any:
         """Those whose numbers that both have lie less than NEAR of their ranges apart, on average [ours]."""
         import jax.numpy as jnp

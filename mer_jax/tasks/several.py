@@ -182,6 +182,13 @@ class Several(Told):
         ]
         return sum(each) / len(each)
 
+    def distance(self, teacher: Any, values: Any) -> Any:
+        """The mean over the parts."""
+        each = [
+            part.distance(teacher[:, here], values[:, here]) for part, here in zip(self.parts, self.slices, strict=True)
+        ]
+        return sum(each) / len(each)
+
     def similar(self, targets: Arrays) -> Any:
         """By the first part; rows that do not have it are like no others."""
         own, has = self.parted(targets, 0)

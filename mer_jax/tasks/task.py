@@ -167,6 +167,10 @@ class Task(abc.ABC):
         raise NotImplementedError
 
     @abc.abstractmethod
+    def distance(self, teacher: Any, values: Any) -> Any:
+        """How far the values lie from the teacher's, which they shall learn, [rows]; both [rows, width]."""
+
+    @abc.abstractmethod
     def similar(self, targets: Arrays) -> Any:
         """Which rows of a batch are of one kind, Bool[rows, rows]: what a contrastive loss draws together."""
 

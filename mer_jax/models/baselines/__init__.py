@@ -1,0 +1,1 @@
+"""The models of the field that ours are compared with, each from its paper."""
