@@ -101,6 +101,29 @@ def test_predictions_come_back(corpus_path, name, tmp_path):
             parse_predictions(tmp_path / "p", [bad], again, ["one"], {"one"})
 
 
+def plain_distance(task, teacher, values):
+    """KL between what distributions say, the squared difference of numbers."""
+    if task.name == "several":
+        ends = np.cumsum([part.width for part in task.parts])[:-1]
+        parts = zip(task.parts, np.split(teacher, ends, -1), np.split(values, ends, -1), strict=True)
+        return np.mean([plain_distance(*part) for part in parts], axis=0)
+    if task.name == "regression":
+        return ((teacher - values) ** 2).mean(-1)
+    if task.name == "multilabel":
+        p, q = (np.stack([1 / (1 + np.exp(-x)), 1 / (1 + np.exp(x))], -1) for x in (teacher, values))
+        return (p * np.log(p / q)).sum(-1).mean(-1)
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (teacher, values))
+    return (p * np.log(p / q)).sum(-1)
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if "polarity" not in name])
+def test_the_distance_from_a_teacher(corpus_path, name):
+    task = task_of(asked_for(corpus_path, name))
+    teacher, values = np.random.default_rng(0).normal(size=(2, 9, task.width)).astype(np.float32)
+    found = task.distance(jnp.asarray(teacher), jnp.asarray(values))
+    np.testing.assert_allclose(found, plain_distance(task, np.float64(teacher), np.float64(values)), atol=1e-6)
+
+
 def test_two_scores_of_one_name_are_refused():
     numbers = dataclasses.replace(AFFECT, names=("ccc", "mae"), outputs=("ccc", "mae"))
     asked = (numbers, dataclasses.replace(AFFECT, name="ccc"))

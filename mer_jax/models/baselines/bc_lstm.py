@@ -10,18 +10,18 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
-from mer_jax.models.baselines.over_dialogues import DialogueExperiment, DialogueLayers, build_with
+from mer_jax.models.baselines.over_dialogues import DialogueExperiment, DialogueLayers, DialogueSettings, build_with
 from mer_jax.models.conversation import Grid
 from mer_jax.models.layers import dropout, split_key, sweepable
 from mer_jax.models.recurrent import Recurrent
-from mer_jax.settings import LossSettings, ModelSettings, group, setting
+from mer_jax.settings import LossSettings, group, setting
 from mer_jax.tasks import Task
 
 SENTENCE = "bc-LSTM (Poria et al. 2017): a bidirectional LSTM over the dialogue for every modality, and one over what these say"
 
 
 @dataclasses.dataclass
-class BcLSTMSettings(ModelSettings):
+class BcLSTMSettings(DialogueSettings):
     """bc-LSTM. The paper has 300 cells and dense layers of 100 for text."""
 
     width: int = setting(128, at_least=2)  # of every LSTM, both directions together, and of every dense layer

@@ -15,6 +15,7 @@ from mer_jax.models import family
 from mer_jax.models.baselines.over_dialogues import (
     DialogueExperiment,
     DialogueLayers,
+    DialogueSettings,
     build_with,
     hearing,
     softmax_over,
@@ -23,7 +24,7 @@ from mer_jax.models.baselines.over_dialogues import (
 from mer_jax.models.conversation import Grid
 from mer_jax.models.layers import dropout, split_key, sweepable
 from mer_jax.models.recurrent import Recurrent
-from mer_jax.settings import LossSettings, ModelSettings, group, setting
+from mer_jax.settings import LossSettings, group, setting
 from mer_jax.tasks import Task
 
 SENTENCE = (
@@ -33,7 +34,7 @@ SENTENCE = (
 
 
 @dataclasses.dataclass
-class DialogueGCNSettings(ModelSettings):
+class DialogueGCNSettings(DialogueSettings):
     """DialogueGCN."""
 
     width: int = setting(100, at_least=2)  # of the recurrent network, both directions together, and of the graph

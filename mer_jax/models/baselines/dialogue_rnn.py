@@ -16,6 +16,7 @@ from mer_jax.models.baselines.over_dialogues import (
     SPEAKERS,
     DialogueExperiment,
     DialogueLayers,
+    DialogueSettings,
     build_with,
     hearing,
     softmax_over,
@@ -23,7 +24,7 @@ from mer_jax.models.baselines.over_dialogues import (
 )
 from mer_jax.models.conversation import Grid
 from mer_jax.models.layers import dropout, split_key, sweepable
-from mer_jax.settings import LossSettings, ModelSettings, group, setting
+from mer_jax.settings import LossSettings, group, setting
 from mer_jax.tasks import Task
 
 SENTENCE = (
@@ -33,7 +34,7 @@ SENTENCE = (
 
 
 @dataclasses.dataclass
-class DialogueRNNSettings(ModelSettings):
+class DialogueRNNSettings(DialogueSettings):
     """DialogueRNN."""
 
     width: int = setting(100, at_least=1)  # of the states of the dialogue, of a speaker and of the emotion

@@ -17,12 +17,18 @@ from mer_jax.data.batch import AnyBatch, Conversations
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
 from mer_jax.models.baselines import over_dialogues
-from mer_jax.models.baselines.over_dialogues import DialogueExperiment, DialogueLayers, OverDialogues, build_with
+from mer_jax.models.baselines.over_dialogues import (
+    DialogueExperiment,
+    DialogueLayers,
+    DialogueSettings,
+    OverDialogues,
+    build_with,
+)
 from mer_jax.models.baselines.sentiments import SENTIMENTS, knows_sentiment, sentiments
 from mer_jax.models.conversation import Grid, laid, taken
 from mer_jax.models.layers import dropout, split_key, sweepable
 from mer_jax.models.losses import weighted_mean
-from mer_jax.settings import LossSettings, ModelSettings, group, setting
+from mer_jax.settings import LossSettings, group, setting
 from mer_jax.tasks import Task
 
 SENTENCE = (
@@ -32,7 +38,7 @@ SENTENCE = (
 
 
 @dataclasses.dataclass
-class GraphSmileSettings(ModelSettings):
+class GraphSmileSettings(DialogueSettings):
     """GraphSmile. The authors' command for IEMOCAP: width 512, 17 turns to either side, 7 layers, shifts within 19
     turns; for MELD: 384, 3, 5, 3."""
 
@@ -135,8 +141,10 @@ class Dynamics(OverDialogues):
     """The classifier, and the two further tasks: sentiment by one linear layer; whether it changes between two turns by
     W ReLU(U [z_i, z_j] + b) + c [hidden layer ours]."""
 
-    def __init__(self, modalities: tuple[str, ...], network: Any, outputs: int, *, task: Task, rngs: nnx.Rngs):
-        super().__init__(modalities, network, outputs, rngs=rngs)
+    def __init__(
+        self, modalities: tuple[str, ...], network: Any, outputs: int, *, task: Task, rngs: nnx.Rngs, **more: Any
+    ):
+        super().__init__(modalities, network, outputs, rngs=rngs, **more)
         self.task, self.window, self.knows = task, network.shift_window, knows_sentiment(task)
         if self.knows:
             self.sentiment = nnx.Linear(network.width, len(SENTIMENTS), rngs=rngs)

@@ -16,6 +16,7 @@ from mer_jax.models.baselines.over_dialogues import (
     SPEAKERS,
     DialogueExperiment,
     DialogueLayers,
+    DialogueSettings,
     build_with,
     hearing,
     speaker_places,
@@ -23,7 +24,7 @@ from mer_jax.models.baselines.over_dialogues import (
 from mer_jax.models.conversation import Grid
 from mer_jax.models.layers import at_least_float32, dropout, split_key, sweepable, unit, value_of
 from mer_jax.models.recurrent import Recurrent
-from mer_jax.settings import LossSettings, ModelSettings, group, setting
+from mer_jax.settings import LossSettings, group, setting
 from mer_jax.tasks import Task
 
 SENTENCE = (
@@ -34,7 +35,7 @@ NEARLY_ONE = 1 - 1e-5  # cosines stay below it: the slope of arccos is infinite 
 
 
 @dataclasses.dataclass
-class MMGCNSettings(ModelSettings):
+class MMGCNSettings(DialogueSettings):
     """MMGCN."""
 
     width: int = setting(128, at_least=2)  # of every node

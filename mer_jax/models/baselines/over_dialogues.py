@@ -15,11 +15,18 @@ from mer_jax.data.batch import AnyBatch, Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
 from mer_jax.models.conversation import DialogueNetwork, Grid, by_group
-from mer_jax.models.layers import masked_mean
-from mer_jax.settings import ContextSettings
+from mer_jax.models.layers import Number, dropout, masked_mean, split_key, sweepable
+from mer_jax.settings import ContextSettings, ModelSettings, setting
 from mer_jax.tasks import Task
 
 SPEAKERS = 16  # of a dialogue; those with higher numbers share the last one's place
+
+
+@dataclasses.dataclass
+class DialogueSettings(ModelSettings):
+    """What these models have in common."""
+
+    input_dropout: float = setting(0.3, below=1, swept=True)  # on the standardised means [ours]
 
 
 @dataclasses.dataclass
@@ -50,8 +57,10 @@ class DialogueLayers(DialogueNetwork):
 class OverDialogues(nnx.Module):
     """Any number of modalities -> logits, by a network that reads dialogues."""
 
-    def __init__(self, modalities: tuple[str, ...], network: Any, outputs: int, *, rngs: nnx.Rngs):
-        self.modalities, self.network = modalities, network
+    def __init__(
+        self, modalities: tuple[str, ...], network: Any, outputs: int, *, input_dropout: Number, rngs: nnx.Rngs
+    ):
+        self.modalities, self.network, self.input_dropout = modalities, network, sweepable(input_dropout)
         self.classifier = nnx.Linear(network.width, outputs, rngs=rngs)
 
     def __call__(self, batch: AnyBatch, *, key: PRNGKeyArray | None = None) -> family.Outputs:
@@ -62,8 +71,9 @@ class OverDialogues(nnx.Module):
 
     def heard(self, batch: AnyBatch, key: PRNGKeyArray | None) -> tuple[Array, Array, Any]:
         """`utterance` and `feature` of the outputs, and `memory`."""
+        first, second = split_key(key, 2)
         utterance = by_group(self.means, batch, None)
-        return utterance, *self.network(utterance, batch, key=key)
+        return utterance, *self.network(dropout(utterance, self.input_dropout, first), batch, key=second)
 
     def means(self, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
         """The means over time of all modalities, side by side; zero, the training part's mean, for one that is not
@@ -96,7 +106,7 @@ def build_with(
     def made(config: Any, rngs: nnx.Rngs) -> OverDialogues:
         found = network(config.model, widths, ahead=config.data.context == "both", rngs=rngs)
         found.remembers = config.data.max_turns - 1
-        return module(tuple(widths), found, task.width, rngs=rngs)
+        return module(tuple(widths), found, task.width, input_dropout=config.model.input_dropout, rngs=rngs)
 
     return family.Family(module=made, objective=functools.partial(objective, task=task), sentence=sentence)
 

@@ -20,6 +20,7 @@ from mer_jax.models.baselines.over_dialogues import (
     SPEAKERS,
     DialogueExperiment,
     DialogueLayers,
+    DialogueSettings,
     OverDialogues,
     build_with,
     hearing,
@@ -30,7 +31,7 @@ from mer_jax.models.baselines.over_dialogues import (
 from mer_jax.models.conversation import Grid
 from mer_jax.models.layers import dropout, sinusoids, split_key, sweepable
 from mer_jax.models.losses import weighted_mean
-from mer_jax.settings import LossSettings, ModelSettings, group, setting
+from mer_jax.settings import LossSettings, group, setting
 from mer_jax.tasks import Task
 
 SENTENCE = (
@@ -40,7 +41,7 @@ SENTENCE = (
 
 
 @dataclasses.dataclass
-class SDTSettings(ModelSettings):
+class SDTSettings(DialogueSettings):
     """SDT. The paper's width is 1,024, with 8 heads."""
 
     width: int = setting(128, at_least=2)
@@ -155,8 +156,8 @@ class Outputs(family.Outputs):
 class Distilled(OverDialogues):
     """The teacher, one linear layer over the fused feature, and the students: W ReLU(H'_m) + b."""
 
-    def __init__(self, modalities: tuple[str, ...], network: Any, outputs: int, *, rngs: nnx.Rngs):
-        super().__init__(modalities, network, outputs, rngs=rngs)
+    def __init__(self, modalities: tuple[str, ...], network: Any, outputs: int, *, rngs: nnx.Rngs, **more: Any):
+        super().__init__(modalities, network, outputs, rngs=rngs, **more)
         self.students = nnx.Dict({m: nnx.Linear(network.width, outputs, rngs=rngs) for m in modalities})
 
     def __call__(self, batch: AnyBatch, *, key: PRNGKeyArray | None = None) -> Outputs:
