@@ -17,7 +17,7 @@ from mer_jax.models.recurrent import Recurrent
 from mer_jax.settings import LossSettings, group, setting
 from mer_jax.tasks import Task
 
-SENTENCE = "bc-LSTM (Poria et al. 2017): a bidirectional LSTM over the dialogue for every modality, and one over what these say"
+SENTENCE = "bc-LSTM (Poria et al. 2017): an LSTM over the dialogue for every modality, and one over what these say"
 
 
 @dataclasses.dataclass
