@@ -88,8 +88,8 @@ class RelationalGraph(nnx.Module):
 
 
 class DialogueGCN(DialogueLayers):
-    """g of a bidirectional GRU over the turns; edges between near turns, of weight a_ij = softmax_j(g_i W g_j); h of the
-    graph; every turn attends to [g, h] of all, and l = ReLU(W . + b). Without `ahead` the GRU has one direction, and
+    """g of a bidirectional GRU over the turns; edges between near turns, of weight a_ij = softmax_j(g_i W g_j); h of
+    the graph; every turn attends to [g, h] of all, and l = ReLU(W . + b). Without `ahead` the GRU has one direction, and
     nothing that comes later has an edge to a turn or is attended to."""
 
     def __init__(self, settings: DialogueGCNSettings, widths: Mapping[str, int], *, ahead: bool, rngs: nnx.Rngs):
