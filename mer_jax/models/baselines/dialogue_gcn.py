@@ -42,6 +42,9 @@ class DialogueGCNSettings(DialogueSettings):
     after: int = setting(10, at_least=0)  # and after it, with data.context=both
     speakers: int = setting(2, at_least=1)  # who are told apart by the relations, 2 * speakers^2 in number
     dropout: float = setting(0.5, below=1, swept=True)  # on the recurrent network's output and the last layer [ours]
+    # Of the attention over the whole dialogue: scores over the root of their vectors' length, as in Transformers [ours].
+    # False is the paper's formula; h is a sum over neighbours, and its scores then single out a few turns for all.
+    scaled: bool = True
 
 
 @dataclasses.dataclass
@@ -89,11 +92,12 @@ class RelationalGraph(nnx.Module):
 
 class DialogueGCN(DialogueLayers):
     """g of a bidirectional GRU over the turns; edges between near turns, of weight a_ij = softmax_j(g_i W g_j); h of
-    the graph; every turn attends to [g, h] of all, and l = ReLU(W . + b). Without `ahead` the GRU has one direction, and
-    nothing that comes later has an edge to a turn or is attended to."""
+    the graph; every turn attends to all, softmax_j([g_i, h_i] W [g_j, h_j] / sqrt(dim)), and l = ReLU(W . + b).
+    Without `ahead` the GRU has one direction, and nothing that comes later has an edge to a turn or is attended to."""
 
     def __init__(self, settings: DialogueGCNSettings, widths: Mapping[str, int], *, ahead: bool, rngs: nnx.Rngs):
         self.width, self.ahead, self.speakers = settings.width, ahead, settings.speakers
+        self.scaled = settings.scaled
         self.before, self.after = settings.before, settings.after if ahead else 0
         self.dropout = sweepable(settings.dropout)
         width = settings.width
@@ -112,7 +116,8 @@ class DialogueGCN(DialogueLayers):
         weight = softmax_over(jnp.einsum("ltd,lsd->lts", self.edge(g), g), edges)
         joined = jnp.concatenate([g, self.graph(g, weight, edges, self._relations(grid, g.dtype))], axis=-1)
         heard = hearing(grid, before=None, after=None if self.ahead else 0)
-        attended = softmax_over(jnp.einsum("ltd,lsd->lts", self.query(joined), joined), heard)
+        score = jnp.einsum("ltd,lsd->lts", self.query(joined), joined)
+        attended = softmax_over(score * joined.shape[-1] ** -0.5 if self.scaled else score, heard)
         found = jnp.einsum("lts,lsd->ltd", attended, joined)
         return dropout(nnx.relu(self.last(found)), self.dropout, second)
 
