@@ -42,8 +42,8 @@ class DialogueGCNSettings(DialogueSettings):
     after: int = setting(10, at_least=0)  # and after it, with data.context=both
     speakers: int = setting(2, at_least=1)  # who are told apart by the relations, 2 * speakers^2 in number
     dropout: float = setting(0.5, below=1, swept=True)  # on the recurrent network's output and the last layer [ours]
-    # Of the attention over the whole dialogue: scores over the root of their vectors' length, as in Transformers [ours].
-    # False is the paper's formula; h is a sum over neighbours, and its scores then single out a few turns for all.
+    # Of the attention over the whole dialogue: scores over the root of their vectors' length, as in Transformers
+    # [ours]. False is the paper's formula; h is a sum over neighbours, whose scores then single out a few turns.
     scaled: bool = True
 
 

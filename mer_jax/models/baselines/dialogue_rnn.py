@@ -40,6 +40,9 @@ class DialogueRNNSettings(DialogueSettings):
     width: int = setting(100, at_least=1)  # of the states of the dialogue, of a speaker and of the emotion
     hidden: int = setting(100, at_least=1)  # of the last layer before the classifier
     dropout: float = setting(0.5, below=1, swept=True)  # on the emotion's states and the last layer [ours]
+    # Of the attention over e: scores over the root of their vectors' length, as in Transformers [ours]; False is the
+    # paper's formula.
+    scaled: bool = True
 
 
 @dataclasses.dataclass
@@ -116,11 +119,12 @@ def _wide(true: Array, like: Array) -> Array:
 
 
 class DialogueRNN(DialogueLayers):
-    """Both directions' e side by side, attended to by every turn, e'_t = softmax(e_t W [e_1 … e_N]) [e_1 … e_N], and
-    l_t = ReLU(W e'_t + b). Without `ahead` there is one direction, and a turn attends to those before it and itself."""
+    """Both directions' e side by side, attended to by every turn, e'_t = softmax_s(e_t W e_s / sqrt(dim)) [e_1 … e_N],
+    and l_t = ReLU(W e'_t + b). Without `ahead` there is one direction, and a turn attends to those before it and itself."""
 
     def __init__(self, settings: DialogueRNNSettings, widths: Mapping[str, int], *, ahead: bool, rngs: nnx.Rngs):
         self.width, self.ahead, self.dropout = settings.hidden, ahead, sweepable(settings.dropout)
+        self.scaled = settings.scaled
         ways, inputs = range(2 if ahead else 1), sum(widths.values())
         self.directions = nnx.List([OneDirection(inputs, settings.width, rngs=rngs) for _ in ways])
         joined = len(self.directions) * settings.width
@@ -134,7 +138,8 @@ class DialogueRNN(DialogueLayers):
         found = [direction(x, grid, reverse=bool(way)) for way, direction in enumerate(self.directions)]
         e = dropout(jnp.concatenate(found, axis=-1), self.dropout, first)
         heard = hearing(grid, before=None, after=None if self.ahead else 0)
-        weight = softmax_over(jnp.einsum("ltd,lsd->lts", self.query(e), e), heard)
+        score = jnp.einsum("ltd,lsd->lts", self.query(e), e)
+        weight = softmax_over(score * e.shape[-1] ** -0.5 if self.scaled else score, heard)
         return dropout(nnx.relu(self.last(jnp.einsum("lts,lsd->ltd", weight, e))), self.dropout, second)
 
 
