@@ -73,8 +73,8 @@ class GraphSmileExperiment(DialogueExperiment):
 
 
 class BimodalGraph(nnx.Module):
-    """Two modalities of the dialogue's utterances, with edges from each utterance to the near ones in the other modality
-    only: an odd number of layers carries what the other modality says, an even one what the same does.
+    """Two modalities of the dialogue's utterances, with edges from each utterance to the near ones in the other
+    modality only: an odd number of layers carries what the other modality says, an even one what the same does.
 
     H_k = D^-1/2 A D^-1/2 H_(k-1) W_k + b_k; what is said in the end is H_0 + sum_k ReLU(V_k H_k + c_k). The strength of
     an edge is learnt for each direction and distance in turns, e^0 at the start [ours]."""
@@ -128,9 +128,9 @@ class GraphSmile(DialogueLayers):
 
 
 class Outputs(family.Outputs):
-    """sentiment: Float[batch, 3], of SENTIMENTS, where the outputs' are known. shift, pairs: Float[batch], while training in conversations: over the
-    turns that a turn is compared with, itself among them, the summed cross entropy of whether their sentiment is another
-    one, and how many they are."""
+    """sentiment: Float[batch, 3], of SENTIMENTS, where the outputs' are known. shift, pairs: Float[batch], while
+    training in conversations: over the turns that a turn is compared with, itself among them, the summed cross entropy
+    of whether their sentiment is another one, and how many they are."""
 
     sentiment: NotRequired[Array]
     shift: NotRequired[Array]
