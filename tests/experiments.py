@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from mer_jax import config as config_lib
-from mer_jax.models import deepmsi_mer, deepmsi_mer_frames, lsgmer, swin
+from mer_jax.models import deepmsi_mer, deepmsi_mer_frames, family, lsgmer, swin
 from mer_jax.models.functional import cast
 
 
@@ -39,6 +39,8 @@ FAMILIES = {
     "deepmsi_mer": deepmsi_mer.DeepMSIExperiment,
     "deepmsi_mer_frames": deepmsi_mer_frames.DeepMSIFramesExperiment,
 }
+OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf")  # baselines that read single utterances
+FAMILIES |= {f"baselines.{name}": family.experiment_type(f"baselines.{name}") for name in OVER_UTTERANCES}
 VARIANTS = ("fixed", "published")  # of DeepMSI-MER
 
 

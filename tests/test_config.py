@@ -28,6 +28,10 @@ from mer_jax.training import compiled, prepare
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
 SWEEPS = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_sweep" in p.read_text())
 PARAMETERS = {
+    "baselines:ef": 112_647,
+    "baselines:lf_dnn": 74_247,
+    "baselines:tfn": 193_335,
+    "baselines:lmf": 52_551,
     "lsgmer": 2_257_159,
     "lsgmer:tiny": 38_439,
     "lsgmer:iemocap": 1_005_719,
