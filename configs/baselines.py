@@ -4,13 +4,13 @@ python -m mer_jax.main --config=configs/baselines.py:tfn                        
 python -m mer_jax.main --config=configs/baselines.py:tfn --config.data.path=DIR     your corpus
 
 One utterance at a time (with --config.data.context=past or both they hear the dialogue as our models do): `ef` (early
-fusion), `lf_dnn` (late fusion), `tfn`, `lmf`.
+fusion), `lf_dnn` (late fusion), `tfn`, `lmf`, `mult`.
 """
 
 from mer_jax.config import Experiment
 from mer_jax.models import family
 
-OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf")
+OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult")
 MODELS = OVER_UTTERANCES
 
 

@@ -39,7 +39,7 @@ FAMILIES = {
     "deepmsi_mer": deepmsi_mer.DeepMSIExperiment,
     "deepmsi_mer_frames": deepmsi_mer_frames.DeepMSIFramesExperiment,
 }
-OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf")  # baselines that read single utterances
+OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult")  # baselines that read single utterances
 FAMILIES |= {f"baselines.{name}": family.experiment_type(f"baselines.{name}") for name in OVER_UTTERANCES}
 VARIANTS = ("fixed", "published")  # of DeepMSI-MER
 

@@ -32,6 +32,7 @@ PARAMETERS = {
     "baselines:lf_dnn": 74_247,
     "baselines:tfn": 193_335,
     "baselines:lmf": 52_551,
+    "baselines:mult": 116_103,
     "lsgmer": 2_257_159,
     "lsgmer:tiny": 38_439,
     "lsgmer:iemocap": 1_005_719,
