@@ -120,7 +120,7 @@ def _wide(true: Array, like: Array) -> Array:
 
 class DialogueRNN(DialogueLayers):
     """Both directions' e side by side, attended to by every turn, e'_t = softmax_s(e_t W e_s / sqrt(dim)) [e_1 … e_N],
-    and l_t = ReLU(W e'_t + b). Without `ahead` there is one direction, and a turn attends to itself and those before."""
+    and l_t = ReLU(W e'_t + b). Without `ahead` there is one direction, and no turn attends to later ones."""
 
     def __init__(self, settings: DialogueRNNSettings, widths: Mapping[str, int], *, ahead: bool, rngs: nnx.Rngs):
         self.width, self.ahead, self.dropout = settings.hidden, ahead, sweepable(settings.dropout)

@@ -57,7 +57,7 @@ class MMGCN(DialogueLayers):
     """Text goes through a bidirectional LSTM over the turns, other modalities through one linear layer; an embedding of
     who speaks is added to each. Nodes are the utterances in every modality, with edges to all utterances of the
     dialogue in the same modality and to the same utterance in the others, of strength 1 - arccos(cosine) / pi, between
-    modalities gamma times that. Layers of GCNII (Chen et al. 2020) over P = D^-1/2 (A + I) D^-1/2, D the sums of its rows:
+    modalities gamma times that. Layers of GCNII (Chen et al. 2020) over P = D^-1/2 (A + I) D^-1/2, D its rows' sums:
 
     H_(l+1) = ReLU(((1 - alpha) P H_l + alpha H_0) ((1 - b_l) I + b_l W_l)), b_l = log(eta / l + 1)
 
