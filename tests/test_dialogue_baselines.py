@@ -28,7 +28,7 @@ REMEMBERS = 31
 
 
 @remembered
-def make(name, hears):
+def make(name, hears, sizes=SIZES):
     """(params moved off their start, apply(params, features, batch, key) -> features and memory)"""
     network, settings = NETWORKS[name]
 
@@ -37,7 +37,7 @@ def make(name, hears):
             return super().__call__(*batch, key=key)
 
     def module(overrides, rngs):
-        made = Whole(settings, SIZES, ahead=hears == "both", rngs=rngs)
+        made = Whole(settings, sizes, ahead=hears == "both", rngs=rngs)
         made.remembers = REMEMBERS
         return made
 
