@@ -35,8 +35,9 @@ def softmax(scores):
     return list(torch.softmax(torch.stack(scores), dim=0))
 
 
-def attended(query, memory):
-    """softmax(query . m) over the memory's m, of which the mean is taken."""
+def attended(query, memory, scaled=False):
+    """softmax(query . m) over the memory's m, of which the mean is taken. scaled: over the root of their length [ours]."""
+    query = query / math.sqrt(len(query)) if scaled else query
     return sum(share * m for share, m in zip(softmax([query @ m for m in memory]), memory, strict=True))
 
 
@@ -112,7 +113,8 @@ def dialogue_rnn(p, said, who, hears, settings):
     if hears == "both":
         ways.append(one_direction(p["directions"]["1"], reversed(turns)))
     e = [beside(*(way[t] for way in ways)) for t in turns]
-    emotions = [attended(e[t] @ p["query"]["kernel"], [e[j] for j in heard(t, len(u), hears)]) for t in turns]
+    memories = [[e[j] for j in heard(t, len(u), hears)] for t in turns]
+    emotions = [attended(e[t] @ p["query"]["kernel"], memories[t], settings.scaled) for t in turns]
     return torch.stack([torch.relu(linear(p["last"], emotion)) for emotion in emotions])
 
 
@@ -122,7 +124,7 @@ def neighbours(i, turns, hears, settings):
 
 def dialogue_gcn(p, said, who, hears, settings):
     """Ghosal et al. 2019, section 3.3. Speakers beyond those that relations tell apart count as the last of these; a
-    turn is no neighbour of itself."""
+    turn is a neighbour of itself, too."""
     u, who = beside(*said.values()), [min(number, settings.speakers - 1) for number in speakers(who)]
     g = recurrent("gru", p["recurrent"], u, hears)
     turns, weight = range(len(u)), {}
@@ -134,7 +136,7 @@ def dialogue_gcn(p, said, who, hears, settings):
     first = []
     for i in turns:
         h = weight[i, i] * linear(p["graph"]["itself"], g[i])
-        relation = {j: 2 * (settings.speakers * who[i] + who[j]) + (j > i) for j in near[i] if j != i}
+        relation = {j: 2 * (settings.speakers * who[i] + who[j]) + (j > i) for j in near[i]}
         for j, r in relation.items():
             c = list(relation.values()).count(r)
             h = h + weight[i, j] / c * (g[j] @ p["graph"]["relations"][r])
@@ -143,13 +145,13 @@ def dialogue_gcn(p, said, who, hears, settings):
     for i in turns:
         h = weight[i, i] * linear(p["graph"]["second_itself"], first[i])
         for j in near[i]:
-            if j != i:
-                h = h + linear(p["graph"]["second"], first[j])
+            h = h + linear(p["graph"]["second"], first[j])
         joined.append(beside(g[i], torch.relu(h)))
     found = []
     for i in turns:
         memory = [joined[j] for j in heard(i, len(u), hears)]
-        found.append(torch.relu(linear(p["last"], attended(joined[i] @ p["query"]["kernel"], memory))))
+        mixed = attended(joined[i] @ p["query"]["kernel"], memory, settings.scaled)
+        found.append(torch.relu(linear(p["last"], mixed)))
     return torch.stack(found)
 
 
@@ -172,7 +174,7 @@ def mmgcn(p, said, who, hears, settings, nearly_one=1.0):
     for m in said:
         encoded = recurrent("lstm", p["text"], said[m], hears) if m == "text" else linear(p["dense"][m], said[m])
         for i, speaker in enumerate(speakers(who)):
-            start[m, i] = encoded[i] + p["speakers"]["kernel"][speaker]
+            start[m, i] = beside(encoded[i], p["speakers"]["kernel"][speaker] + p["speakers"]["bias"])
     edges = {(node, node): torch.ones((), dtype=torch.float64) for node in start}  # I of A + I
     for m, i in start:
         for n, j in start:

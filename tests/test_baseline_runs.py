@@ -29,8 +29,14 @@ def config_of(name, corpus):
     return validate(config)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BASELINES)
+SOME = ("mult", "dialogue_rnn", "graph_smile")  # the others every night: each compiles for half a minute
+
+
+def marks_of(name):
+    return pytest.mark.slow if name in SOME else pytest.mark.nightly
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in BASELINES])
 def test_a_run_is_all_that_a_run_is(name, tmp_path, capsys):
     path, run = corpus_of(240), tmp_path / "run"
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to the power of an integer

@@ -17,9 +17,9 @@ from mer_jax.models.functional import functionalize
 SIZES = {"text": 6, "audio": DIM - 6}
 NETWORKS = {
     "bc_lstm": (bc_lstm.BcLSTM, bc_lstm.BcLSTMSettings(width=8)),
-    "dialogue_rnn": (dialogue_rnn.DialogueRNN, dialogue_rnn.DialogueRNNSettings(width=6, hidden=5)),
+    "dialogue_rnn": (dialogue_rnn.DialogueRNN, dialogue_rnn.DialogueRNNSettings(width=6, hidden=5, scaled=False)),
     "dialogue_gcn": (dialogue_gcn.DialogueGCN, dialogue_gcn.DialogueGCNSettings(width=8, before=3, after=2)),
-    "mmgcn": (mmgcn.MMGCN, mmgcn.MMGCNSettings(width=8, layers=3)),
+    "mmgcn": (mmgcn.MMGCN, mmgcn.MMGCNSettings(width=8, speaker_width=3, layers=3)),
     "sdt": (sdt.SDT, sdt.SDTSettings(width=8, heads=2)),
     "graph_smile": (graph_smile.GraphSmile, graph_smile.GraphSmileSettings(width=8, layers=3, before=3, after=2)),
 }

@@ -114,7 +114,7 @@ def whole_model(name, hears):
     """(config, family, model) on the small corpus."""
     config = {"sdt": sdt.SDTExperiment, "graph_smile": graph_smile.GraphSmileExperiment}[name]()
     config.data.modalities, config.data.context = tuple(SIZES), hears
-    config.model = dataclasses.replace(NETWORKS[name][1], dropout=0.0)
+    config.model = dataclasses.replace(NETWORKS[name][1], dropout=0.0, input_dropout=0.0)
     config.loss.label_smoothing = 0.0
     first, second, third = FACTORS[name].values()
     if name == "sdt":

@@ -40,7 +40,8 @@ class DialogueGCNSettings(DialogueSettings):
     width: int = setting(100, at_least=2)  # of the recurrent network, both directions together, and of the graph
     before: int = setting(10, at_least=0)  # turns before a turn with an edge to it
     after: int = setting(10, at_least=0)  # and after it, with data.context=both
-    speakers: int = setting(2, at_least=1)  # who are told apart by the relations, 2 * speakers^2 in number
+    # Who are told apart by the relations, 2 * speakers^2 in number; further ones are taken for the last.
+    speakers: int = setting(2, at_least=1)
     dropout: float = setting(0.5, below=1, swept=True)  # on the recurrent network's output and the last layer [ours]
     # Of the attention over the whole dialogue: scores over the root of their vectors' length, as in Transformers
     # [ours]. False is the paper's formula; h is a sum over neighbours, whose scores then single out a few turns.
@@ -60,8 +61,8 @@ class RelationalGraph(nnx.Module):
     h'_i = ReLU(sum_r sum_(j in N_i^r) a_ij / |N_i^r| W_r g_j + a_ii W_0 g_i)
     h_i = ReLU(sum_(j in N_i) W h'_j + a_ii V h'_i)
 
-    N_i: the turns but i itself with an edge to i. A relation is who says i, who says j, and which of them comes
-    first."""
+    N_i: the turns with an edge to i, itself among them. A relation is who says i, who says j, and whether i comes
+    before j."""
 
     def __init__(self, width: int, speakers: int, *, rngs: nnx.Rngs):
         start = nnx.initializers.lecun_normal(batch_axis=(0,))
@@ -78,10 +79,7 @@ class RelationalGraph(nnx.Module):
         relation: Float[Array, "lines turns others relations"],
     ) -> Float[Array, "lines turns dim"]:
         """relation: one-hot."""
-        at = jnp.arange(g.shape[1], dtype=jnp.int32)
-        itself = (at[:, None] == at[None])[None]
         own = jnp.einsum("lii->li", weight)[..., None]
-        edges = edges & ~itself
         related = relation * edges[..., None].astype(g.dtype)
         shared = related * (weight[..., None] / jnp.maximum(related.sum(2), 1)[:, :, None])
         told = jnp.einsum("ltsr,lsd->ltrd", shared, g)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 import einops
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -38,7 +39,8 @@ NEARLY_ONE = 1 - 1e-5  # cosines stay below it: the slope of arccos is infinite 
 class MMGCNSettings(DialogueSettings):
     """MMGCN."""
 
-    width: int = setting(128, at_least=2)  # of every node
+    width: int = setting(128, at_least=2)  # of what an utterance says in a modality
+    speaker_width: int = setting(16, at_least=1)  # of who says it; both side by side are a node [its size ours]
     layers: int = setting(4, at_least=1)  # of the graph convolution
     alpha: float = setting(0.1, below=1, swept=True)  # share of the first representation in every layer
     eta: float = setting(0.5, above=0, swept=True)  # layer l's matrix counts for log(eta / l + 1)
@@ -55,9 +57,10 @@ class MMGCNExperiment(DialogueExperiment):
 
 class MMGCN(DialogueLayers):
     """Text goes through a bidirectional LSTM over the turns, other modalities through one linear layer; an embedding of
-    who speaks is added to each. Nodes are the utterances in every modality, with edges to all utterances of the
-    dialogue in the same modality and to the same utterance in the others, of strength 1 - arccos(cosine) / pi, between
-    modalities gamma times that. Layers of GCNII (Chen et al. 2020) over P = D^-1/2 (A + I) D^-1/2, D its rows' sums:
+    who speaks, W s + b, lies beside each. Nodes are the utterances in every modality, with edges to all utterances of
+    the dialogue in the same modality and to the same utterance in the others, of strength 1 - arccos(cosine) / pi,
+    between modalities gamma times that. Layers of GCNII (Chen et al. 2020) over P = D^-1/2 (A + I) D^-1/2, where D has
+    the sums of the rows:
 
     H_(l+1) = ReLU(((1 - alpha) P H_l + alpha H_0) ((1 - b_l) I + b_l W_l)), b_l = log(eta / l + 1)
 
@@ -74,22 +77,23 @@ class MMGCN(DialogueLayers):
         self.dense = nnx.Dict(others)
         text = widths.get("text")
         self.text = None if text is None else Recurrent(text, width, kind="lstm", ahead=ahead, rngs=rngs)
-        self.speakers = nnx.Linear(SPEAKERS, width, use_bias=False, rngs=rngs)
-        layers = range(settings.layers)
-        self.layers = nnx.List([nnx.Linear(width, width, use_bias=False, rngs=rngs) for _ in layers])
-        self.last = nnx.Linear(2 * len(widths) * width, width, rngs=rngs)
+        self.speakers = nnx.Linear(SPEAKERS, settings.speaker_width, rngs=rngs)
+        node, layers = width + settings.speaker_width, range(settings.layers)
+        self.layers = nnx.List([nnx.Linear(node, node, use_bias=False, rngs=rngs) for _ in layers])
+        self.last = nnx.Linear(2 * len(widths) * node, width, rngs=rngs)
 
     def over_turns(
         self, x: Float[Array, "lines turns dim"], grid: Grid, keys: list[PRNGKeyArray | None]
     ) -> Float[Array, "lines turns width"]:
         first, last, *rest = split_key(keys[0], 2 + len(self.layers))
         parts = self.parted(x, dict(self.sizes))
-        who = self.speakers.kernel[...][speaker_places(grid, SPEAKERS)].astype(x.dtype)
-        nodes = [
-            (self.text(part, grid.dialogue) if m == "text" and self.text is not None else self.dense[m](part)) + who
+        who = self.speakers(jax.nn.one_hot(speaker_places(grid, SPEAKERS), SPEAKERS, dtype=x.dtype))
+        said = [
+            self.text(part, grid.dialogue) if m == "text" and self.text is not None else self.dense[m](part)
             for m, part in parts.items()
         ]
-        start = h = dropout(jnp.stack(nodes, axis=1), self.dropout, first)  # [lines, modalities, turns, width]
+        nodes = [jnp.concatenate([h, who], axis=-1) for h in said]
+        start = h = dropout(jnp.stack(nodes, axis=1), self.dropout, first)  # [lines, modalities, turns, node]
         alpha, eta = value_of(self.alpha, x.dtype), value_of(self.eta, x.dtype)
         graph = self._graph(start, grid)
         for number, (layer, key) in enumerate(zip(self.layers, rest, strict=True), 1):

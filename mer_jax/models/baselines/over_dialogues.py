@@ -19,7 +19,7 @@ from mer_jax.models.layers import Number, dropout, masked_mean, split_key, sweep
 from mer_jax.settings import ContextSettings, ModelSettings, setting
 from mer_jax.tasks import Task
 
-SPEAKERS = 16  # of a dialogue; those with higher numbers share the last one's place
+SPEAKERS = 16  # of a dialogue; those with higher numbers are taken for the last one [ours]
 
 
 @dataclasses.dataclass
