@@ -251,6 +251,7 @@ def test_resident_and_streamed_training_batches_are_the_same(sources):
         found = [next(stream) for stream in streams]
         batches = [loader.materialize_batch(*item[:3]) for item in found]
         assert_same(*batches)
+        np.testing.assert_array_equal(batches[0].position, found[0][3])
         weight = np.asarray(batches[0].weight)
         assert set(found[0][3][weight > 0].tolist()) <= set(train.tolist())
         assert 0 < weight.sum() < (found[0][3] >= 0).sum()  # the others are heard

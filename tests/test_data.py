@@ -13,6 +13,7 @@ from mer_jax.data import pool as pool_lib
 from mer_jax.data.corpus import Corpus, soft_label
 from mer_jax.data.corpus_writer import write_corpus
 from mer_jax.errors import UserError
+from mer_jax.models import functional
 from mer_jax.runtime import sharding
 from mer_jax.tasks.classification import Classification
 
@@ -72,6 +73,10 @@ def test_gather_and_collate_give_the_same_batch(small_corpus, pool):
     first = corpus[int(pool.rows[3])]
     np.testing.assert_array_equal(wanted.features["text"][0][wanted.mask["text"][0]], first.features["text"][:5])
     assert wanted.weight.tolist() == [1, 1, 1, 1, 1, 0]
+    assert wanted.position.tolist() == rows.tolist()
+    taken = loader.take_rows(found, jnp.array([2, -1, 0, 5], jnp.int32))
+    assert taken.position.tolist() == [17, -1, 3, -1]
+    assert functional.cast(taken, jnp.bfloat16).position.dtype == jnp.int32
     assert not wanted.mask["text"][-1].any()
 
 
@@ -219,6 +224,8 @@ def test_streamed_evaluation_reads_once_and_gives_every_part_its_rows(small_corp
                 loader.materialize_batch(source, jnp.asarray(at[k]), lengths),
             )
             np.testing.assert_array_equal(found.weight, wanted.weight)
+            np.testing.assert_array_equal(found.position, wanted.position)
+            np.testing.assert_array_equal(found.position, rows[k])
             real = np.asarray(wanted.weight) > 0
             for name, values in wanted.targets.items():
                 np.testing.assert_array_equal(found.targets[name][real], values[real])

@@ -37,6 +37,8 @@ class Batch:
     turns:       of a batch that belongs to `Conversations`
     norm_group:  Int32[batch], by whose statistics a row is standardised (`speaker_norm.NormGroups`); None: the training
                  part's
+    position:    Int32[batch], where in the run's pool an utterance is, -1 for rows that only fill the batch up; None:
+                 the utterances are of no pool
     """
 
     features: dict[str, Any]
@@ -45,6 +47,7 @@ class Batch:
     weight: Any
     turns: Turns | None = None
     norm_group: Any = None
+    position: Any = None
 
     def with_weight(self, weight: Any) -> "Batch":
         return dataclasses.replace(self, weight=weight)
@@ -77,6 +80,10 @@ class Conversations:
     def turns(self) -> Turns:
         return self._joined(lambda group: group.turns)
 
+    @property
+    def position(self) -> Any:
+        return self._joined(lambda group: group.position)
+
     def _joined(self, of: Callable[[Batch], Any]) -> Any:
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(of, self.groups))
 
@@ -108,6 +115,10 @@ class OfOneLength:
     @property
     def targets(self) -> dict[str, Any]:
         return self.utterances.targets
+
+    @property
+    def position(self) -> Any:
+        return self.utterances.position
 
     def with_weight(self, weight: Any) -> Any:
         return self.map(lambda rows: rows.with_weight(weight))

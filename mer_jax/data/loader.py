@@ -186,7 +186,7 @@ def gather(resident: Resident, rows: Int[Array, "batch"], padded_lengths: Padded
         features[m] = jnp.where(mask[m][..., None], value.astype(jnp.float32), 0)
     targets = {name: x[at] for name, x in resident.targets.items()}
     group = None if resident.norm_group is None else resident.norm_group[at]
-    return Batch(features, mask, targets, real.astype(jnp.float32), norm_group=group)
+    return Batch(features, mask, targets, real.astype(jnp.float32), norm_group=group, position=rows)
 
 
 def collate(
@@ -225,7 +225,7 @@ def collate(
     targets = {name: x[at] for name, x in pool.targets.items()}
     groups = groups_of(pool)
     group = None if groups is None else groups[at]
-    return Batch(features, mask, targets, (rows >= 0).astype(np.float32), norm_group=group)
+    return Batch(features, mask, targets, (rows >= 0).astype(np.float32), norm_group=group, position=rows)
 
 
 def take_rows(batch: Batch, row_positions: Int[Array, "batch"]) -> Batch:
@@ -235,7 +235,8 @@ def take_rows(batch: Batch, row_positions: Int[Array, "batch"]) -> Batch:
     features = {m: where_real(mask[m], x[at]) for m, x in batch.features.items()}
     targets = {name: x[at] for name, x in batch.targets.items()}
     group = None if batch.norm_group is None else batch.norm_group[at]
-    return Batch(features, mask, targets, real.astype(jnp.float32), norm_group=group)
+    position = None if batch.position is None else jnp.where(real, batch.position[at], -1)
+    return Batch(features, mask, targets, real.astype(jnp.float32), norm_group=group, position=position)
 
 
 @dataclasses.dataclass(frozen=True)
