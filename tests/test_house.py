@@ -49,6 +49,10 @@ ALLOWED = {
     "sweep": {
         "config", "data", "errors", "evaluation", "experiment", "main", "report", "runtime", "tasks", "training",
     },
+    "benchmark": {
+        "compare", "config", "data", "errors", "evaluation", "experiment", "files", "interrupts", "main", "metrics", "plain",
+        "report", "runtime", "settings", "tasks", "training",
+    },
     "visualize_vsc": {"config", "data", "errors", "evaluation", "experiment", "files", "models", "runtime", "training"},
 }  # fmt: skip
 # Without JAX at import, so that reports, comparisons and refusals are quick.
@@ -61,7 +65,7 @@ NO_JAX = (
     "data/synthetic_dialogues", "metrics/metric", "metrics/classification", "metrics/calibration", "metrics/significance",
     "metrics/definition", "metrics/definitions", "metrics/multilabel", "metrics/ordinal", "metrics/regression",
     "metrics/residuals", "metrics/sentiment", "score",
-    "evaluation/finished_run", "evaluation/group_scores", "evaluation/layer_weights", "evaluation/part_of_run", "evaluation/predictions", "evaluation/robustness_curves", "evaluation/conversation_scores", "report", "predict/transcript", "predict/inputs", "predict/requests", "demo",
+    "evaluation/finished_run", "evaluation/group_scores", "evaluation/layer_weights", "evaluation/part_of_run", "evaluation/predictions", "evaluation/robustness_curves", "evaluation/conversation_scores", "report", "benchmark", "predict/transcript", "predict/inputs", "predict/requests", "demo",
     "training/replicas", "models/pretrained", "runtime/console",
 )  # fmt: skip
 # Words of classification, and who may say them besides tasks/, metrics/ and models/.
@@ -70,6 +74,7 @@ OF_CLASSES = {
     "classes",
 }  # fmt: skip
 MAY_SAY = {
+    "benchmark/floors.py": {"classes", "confusion"},  # each kind of task has floors of its own
     "data/__main__.py": {"classes"},  # a corpus says what it holds
     "data/corpus.py": {"labels", "label_ids"},
     "data/corpus_files.py": {"labels", "classes"},

@@ -61,18 +61,8 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
     """Reads every utterance of the split once: refuses bad records, measures the statistics, keeps what lives on the
     device."""
     settings = config.data
-    used = np.unique(np.concatenate([getattr(fold, part) for fold in split.folds for part in PARTS]))
-    rows = used if settings.context == "none" else heard_with(corpus, used)
+    utterances, folds, trains = utterances_of(config, task, corpus, split)
     lengths = max_lengths(settings, corpus.manifest)
-    utterances = pool.select_utterances(
-        corpus, rows, lengths, targets_of(task, corpus, rows, used, settings.soft_labels), settings.speaker_norm
-    )
-    folds = tuple(
-        Fold(fold.name, *(np.searchsorted(rows, getattr(fold, part)) for part in PARTS)) for fold in split.folds
-    )
-    trains = np.zeros((len(folds), len(utterances)), bool)
-    for member, fold in zip(trains, folds, strict=True):
-        member[fold.train] = True
     megabytes = pool.packed_megabytes(corpus, utterances)
     resident = is_resident(config, megabytes)
     local_rows = loader.local_rows_of(utterances, mesh)
@@ -107,13 +97,37 @@ def prepare_data(config: Experiment, task: Task, corpus: Corpus, split: Split, m
         problems.append("; ".join(before[:2]))
     print_unread(cut, problems)
     print_gaps(task, split, counts)
-    if note := task.training_note(corpus, rows[trains.any(0)], soft=settings.soft_labels):
+    if note := task.training_note(corpus, utterances.rows[trains.any(0)], soft=settings.soft_labels):
         console.print(f"  {note}")
     raw = () if settings.standardize else tuple(m for m in lengths if "pixels" not in corpus.modalities[m])
     inputs = tuple(replica_inputs(task, utterances, scan, i, fold, raw) for i, fold in enumerate(folds))
     return TrainingData(
         batches, folds, trains, inputs, counts, scan.sentences, tuple(cut), tuple(problems), order, scan.own
     )
+
+
+def utterances_of(
+    config: Experiment, task: Task, corpus: Corpus, split: Split
+) -> tuple[UtterancePool, tuple[Fold, ...], np.ndarray]:
+    """(the utterances of the split, and those that are heard with them; the folds as positions among these; which of
+    them train in each fold, Bool[folds, pool])."""
+    settings = config.data
+    used = np.unique(np.concatenate([getattr(fold, part) for fold in split.folds for part in PARTS]))
+    rows = used if settings.context == "none" else heard_with(corpus, used)
+    utterances = pool.select_utterances(
+        corpus,
+        rows,
+        max_lengths(settings, corpus.manifest),
+        targets_of(task, corpus, rows, used, settings.soft_labels),
+        settings.speaker_norm,
+    )
+    folds = tuple(
+        Fold(fold.name, *(np.searchsorted(rows, getattr(fold, part)) for part in PARTS)) for fold in split.folds
+    )
+    trains = np.zeros((len(folds), len(utterances)), bool)
+    for member, fold in zip(trains, folds, strict=True):
+        member[fold.train] = True
+    return utterances, folds, trains
 
 
 def source_of_batches(

@@ -1,0 +1,1 @@
+"""Many models on the same features and folds, in one table; see command.py."""
