@@ -64,6 +64,8 @@ def estimates(rows: Sequence[Row], asked: Asked) -> dict[Path, float]:
         if not stages.finished(row, "final"):
             continue
         took = sum(stages.seconds_of(row).values())
+        if not took:
+            continue
         if not row.trained:
             floors.setdefault(row.entry.name, []).append(took)
         elif (work := work_of(row, asked, whole=True)).updates:

@@ -166,8 +166,8 @@ def choose(
     fixed = settings.kind in floors.CONSTANTS or settings.strength > 0
     if not fixed and selects_on_test(config.data.protocol):
         raise UserError(
-            f"--config.floor.strength is missing: under data.protocol={config.data.protocol} the test part would choose "
-            "it"
+            f"--config.floor.strength is missing: under data.protocol={config.data.protocol} the test part would "
+            "choose it"
         )
     grid = (settings.strength,) if fixed else floors.STRENGTHS[settings.kind]
     found = {}

@@ -220,7 +220,8 @@ def evaluated(task: Task, values: np.ndarray, targets: Mapping[str, np.ndarray])
     if task.name not in ("classification", "ordinal"):
         import jax
 
-        found = task.evaluate(np.float32(values), dict(targets), np.ones(len(values), np.float32)).rows
+        arrays = jax.tree.map(jax.numpy.asarray, (np.float32(values), dict(targets), np.ones(len(values), np.float32)))
+        found = task.evaluate(*arrays).rows
         return {name: np.asarray(array) for name, array in jax.device_get(found).items()}
     loss = -np.log(values[np.arange(len(values)), targets["label"]]).mean()
     confusion = task.count(targets, task.decisions(values))

@@ -1,6 +1,7 @@
 """What is compared when nobody says otherwise, in one table; and how a model is named. No JAX at import."""
 
 import dataclasses
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from mer_jax import config as config_lib
 from mer_jax.config import Experiment
 from mer_jax.errors import UserError
+from mer_jax.plain import cause
 
 # The table: of every model its name and its config, which may have an argument, as in configs/lsgmer.py:iemocap.
 MODELS = {
@@ -26,27 +28,46 @@ class Model:
     config: str
 
     @property
-    def flag(self) -> str:
-        """As main takes it. A path that is not there from here may be one beside the package."""
-        path, colon, argument = self.config.partition(":")
+    def path(self) -> Path:
+        """Of the file; one that is not there from here may be one beside the package."""
+        path = Path(self.config.partition(":")[0])
         beside = Path(__file__).parents[2] / path
-        return f"--config={beside if not Path(path).exists() and beside.exists() else path}{colon}{argument}"
+        return beside if not path.exists() and beside.exists() else path
+
+    @property
+    def flag(self) -> str:
+        """As main takes it."""
+        return f"--config={self.path}{''.join(self.config.partition(':')[1:])}"
 
     def read(self, flags: Sequence[str] = ()) -> Experiment:
-        """The config with flags, as main would read it; raises UserError if main would refuse one of them."""
+        """The config with flags, as main would read it; raises UserError if the file or a flag is wrong."""
         from absl import flags as absl_flags
         from ml_collections import config_flags
 
         from mer_jax.main import explain  # the family imports JAX, too
 
-        values, line = absl_flags.FlagValues(), ["benchmark", self.flag, *flags]
-        found = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
+        values, line = absl_flags.FlagValues(), ["benchmark", *flags]
         try:
+            config = self._load()
+            found = config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=line)
             values(line)
-            found.value.experiment  # noqa: B018 - a file that did not load says so when it is first used
             return found.value
         except (absl_flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
             raise UserError(f"model {self.name} ({self.config}): {explain(error)}") from None
+
+    def _load(self) -> Experiment:
+        spec = importlib.util.spec_from_file_location("benchmarked", self.path)
+        if spec is None or spec.loader is None:
+            raise UserError("it is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise UserError(f"it does not load: {cause(error)}") from None
+        _, colon, argument = self.config.partition(":")
+        found: Experiment = module.get_config(argument) if colon else module.get_config()
+        config_lib.fields(found)  # raises AttributeError if it is none
+        return found
 
 
 def named(name: str) -> Model | None:

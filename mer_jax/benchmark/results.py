@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from mer_jax.benchmark import stages
-from mer_jax.benchmark.floors import CONSTANTS, DIALOGUE, JOINED, STRENGTHS
-from mer_jax.benchmark.models import Model
+from mer_jax.benchmark.floors import CONSTANTS, STRENGTHS
 from mer_jax.benchmark.rows import Asked, Row
 from mer_jax.compare import left_out
 from mer_jax.errors import UserError
@@ -134,9 +134,7 @@ def read_row(row: Row, asked: Asked, about: Mapping[str, Any]) -> Found:
 def heard_by(row: Row, run: FinishedRun) -> list[str]:
     """The modalities that the row read."""
     of_run: list[str] = run.metrics["config"]["data"]["modalities"]
-    if isinstance(row.model, Model):
-        return of_run
-    return [] if row.model.kind in CONSTANTS else [m for m in of_run if row.model.features in (m, JOINED, DIALOGUE)]
+    return [] if getattr(row.model, "kind", "") in CONSTANTS else of_run
 
 
 def _one(task: Task) -> Any:
@@ -174,7 +172,8 @@ def seconds_of(folder: Path, task: Task) -> float | None:
     """What a stage took by its cost.json; None without one."""
     if not (folder / "cost.json").exists():
         return None
-    return round(sum(session["seconds"] for session in read_optional(folder, "cost", task)["sessions"]), 1)
+    sessions = read_optional(epath.Path(folder), "cost", task)["sessions"]
+    return round(sum(session["seconds"] for session in sessions), 1)
 
 
 def point_of(row: Row, run: FinishedRun) -> dict[str, Any]:

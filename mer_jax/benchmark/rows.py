@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mer_jax.benchmark.floors import KINDS, Floor, FloorExperiment, floors_of
+from mer_jax.benchmark.floors import DIALOGUE, KINDS, Floor, FloorExperiment, floors_of
 from mer_jax.benchmark.models import MODELS, Model, known_fields, named
 from mer_jax.config import Experiment
 from mer_jax.data import dialogues, protocols
@@ -212,6 +212,8 @@ def flags_of(asked: Asked, entry: Entry, protocol: str, model: Model | Floor, co
     """What every stage of a row is given, as --config.FIELD=VALUE."""
     readable = config.known_modalities() or entry.modalities
     modalities = [m for m in entry.modalities if m in readable] or list(entry.modalities)
+    if isinstance(model, Floor) and model.features in modalities:
+        modalities = [model.features]
     fields = {
         "data.path": entry.path,
         "data.protocol": protocol,
@@ -219,7 +221,7 @@ def flags_of(asked: Asked, entry: Entry, protocol: str, model: Model | Floor, co
         "train.select": entry.select,
         "train.inspect": False,
     }
-    hears = isinstance(model, Model) or model.features == "dialogue"
+    hears = isinstance(model, Model) or model.features == DIALOGUE
     if config.reads_conversations:
         fields["data.context"] = asked.context if entry.dialogues and hears else "none"
     changes = [change for change in known_fields(config, asked.changes) if not change.startswith("train.select=")]
