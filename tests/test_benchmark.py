@@ -262,7 +262,7 @@ FAST = ["--models=majority,logistic:text", "--grid="]
     ("flags", "message"),
     [
         (["--protocols=official,leave_one"], "data.protocol=leave_one: must be one of official"),
-        (["--models=lsgmer,lsgmr"], "--models: 'lsgmr' is none of lsgmer"),
+        (["--models=lsgmer,lsgmr"], "--models: 'lsgmr' is none of ef, lf_dnn"),
         (["--models=ridge"], "no corpus has the floor 'ridge': its task or modalities are others"),
         (["--models=logistic:visual"], "no corpus has the floor 'logistic:visual'"),
         (["--models=nowhere/model.py"], r"model model \(nowhere/model.py\)"),
@@ -461,18 +461,20 @@ def test_what_a_row_will_take(small, tmp_path):
 
 
 def test_a_budget_leaves_out_what_does_not_fit_and_names_it(small, tmp_path, capsys):
-    flags = ["--models=lsgmer,majority", "--grid=", "--set", "train.batch_size=8", "--budget=0.4"]
+    flags = ["--models=lsgmer_utterance,majority", "--grid=", "--set", "train.batch_size=8", "--budget=0.4"]
     one, found = row_of(small, tmp_path / "w", *flags)
     plan = command.Plan(one, found, 0.4 * 60, command.Stopwatch())
     plan.print()
     said = capsys.readouterr().out
-    assert "small, official: lsgmer: left out, about 25 s" in said  # 20 s, and 5 seeds of 12 epochs of 4 updates
+    assert (
+        "small, official: lsgmer_utterance: left out, about 25 s" in said
+    )  # 20 s, and 5 seeds of 12 epochs of 4 updates
     assert "small, official: majority: about 15 s" in said
     plan.leave_out(found[0], 29.0)
     table = results.tables_of(one, found, plan.left_out)["tables"][0]
     assert table["rows"][0]["why"] == "does not fit into --budget: it would take about 29 s"
     assert table["rows"][1]["why"] == "not run yet"
-    assert "| lsgmer | left out: does not fit into --budget: it would take about 29 s |" in tables.markdown(
+    assert "| lsgmer_utterance | left out: does not fit into --budget: it would take about 29 s |" in tables.markdown(
         results.tables_of(one, found, plan.left_out)
     )
 
@@ -600,7 +602,7 @@ def test_nothing_has_finished():
 
 def test_a_path_names_a_model(tmp_path):
     assert models.named("my/model.py:small") == models.Model("model:small", "my/model.py:small")
-    assert models.named("lsgmer") == models.Model("lsgmer", "configs/lsgmer.py")
+    assert models.named("lsgmer") == models.Model("lsgmer", "configs/baselines.py:lsgmer")
     assert models.named("majority") is None
 
 

@@ -11,13 +11,12 @@ from mer_jax.config import Experiment
 from mer_jax.errors import UserError
 from mer_jax.plain import cause
 
-# The table: of every model its name and its config, which may have an argument, as in configs/lsgmer.py:iemocap.
-MODELS = {
-    "lsgmer": "configs/lsgmer.py",
-    "deepmsi_mer": "configs/deepmsi_mer.py",
-}
+# The table: the models that configs/baselines.py knows, ours among them, which learn by one recipe.
+OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult", "misa", "lsgmer_utterance", "deepmsi_mer_utterance")
+OVER_DIALOGUES = ("bc_lstm", "dialogue_rnn", "dialogue_gcn", "mmgcn", "sdt", "graph_smile", "lsgmer", "deepmsi_mer")
+MODELS = {name: f"configs/baselines.py:{name}" for name in (*OVER_UTTERANCES, *OVER_DIALOGUES)}
 # The same for every model: learning rates, each with every dropout.
-GRID = "optim.learning_rate=5e-4,2e-3 model.dropout=0.3,0.5"
+GRID = "optim.learning_rate=5e-4,2e-3 model.dropout=0.2,0.5"
 
 
 @dataclasses.dataclass(frozen=True)

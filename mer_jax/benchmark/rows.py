@@ -221,7 +221,7 @@ def flags_of(asked: Asked, entry: Entry, protocol: str, model: Model | Floor, co
         "train.select": entry.select,
         "train.inspect": False,
     }
-    hears = isinstance(model, Model) or model.features == DIALOGUE
+    hears = config.data.context != "none" if isinstance(model, Model) else model.features == DIALOGUE
     if config.reads_conversations:
         fields["data.context"] = asked.context if entry.dialogues and hears else "none"
     changes = [change for change in known_fields(config, asked.changes) if not change.startswith("train.select=")]
