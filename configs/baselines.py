@@ -12,7 +12,7 @@ Whole dialogues (data.context is both, or past): `bc_lstm`, `dialogue_rnn`, `dia
 from mer_jax.config import Experiment
 from mer_jax.models import family
 
-OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult", "misa")
+OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult", "misa", "self_mm")
 OVER_DIALOGUES = ("bc_lstm", "dialogue_rnn", "dialogue_gcn", "mmgcn", "sdt", "graph_smile")
 OURS = ("lsgmer", "deepmsi_mer")
 MODELS = (*OVER_UTTERANCES, *(f"{name}_utterance" for name in OURS), *OVER_DIALOGUES, *OURS)

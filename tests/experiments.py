@@ -39,7 +39,7 @@ FAMILIES = {
     "deepmsi_mer": deepmsi_mer.DeepMSIExperiment,
     "deepmsi_mer_frames": deepmsi_mer_frames.DeepMSIFramesExperiment,
 }
-OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult", "misa")  # baselines that read single utterances
+OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult", "misa", "self_mm")  # baselines that read single utterances
 OVER_DIALOGUES = ("bc_lstm", "dialogue_rnn", "dialogue_gcn", "mmgcn", "sdt", "graph_smile")
 BASELINES = (*OVER_UTTERANCES, *OVER_DIALOGUES)
 FAMILIES |= {f"baselines.{name}": family.experiment_type(f"baselines.{name}") for name in BASELINES}

@@ -87,7 +87,10 @@ class Made:
             return rng.normal(scale=0.5 if x.ndim < 2 else x.shape[-2] ** -0.5, size=x.shape).astype(np.float32)
 
         self.params = jax.tree.map(drawn, shapes)
-        self.state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
+        # What a model remembers of utterances: something, of one visit or two.
+        self.state = jax.tree.map(
+            lambda x: jnp.asarray(drawn(x) if x.dtype == np.float32 else rng.integers(1, 3, x.shape, x.dtype)), state
+        )
 
     def loss(self, params, batch, key=None):
         """(the loss, its terms and the outputs)"""
@@ -105,7 +108,8 @@ class Made:
             features[m] = np.where(real[..., None], drawn, np.float32(rubbish))[order]
             mask[m] = real[order]
         targets = {name: x[order] for name, x in self.targets.items()}
-        found = Batch(features, mask, targets, (order >= 0).astype(np.float32))
+        weight, position = (order >= 0).astype(np.float32), np.where(order >= 0, 2 * order, -1).astype(np.int32)
+        found = Batch(features, mask, targets, weight, position=position)
         chosen = self.config.data.modalities
         found.features, found.mask = ({m: x[m] for m in chosen} for x in (found.features, found.mask))
         return jax.tree.map(jnp.asarray, found)
@@ -198,14 +202,16 @@ def test_dropout_needs_a_key_and_follows_it(learnt):
 @pytest.mark.parametrize("name", OVER_UTTERANCES)
 def test_every_task_any_modalities_and_the_dialogue_can_be_traced(name, manifest, calls_unchecked):
     """Shapes alone."""
-    for task, modalities, context in (
-        *((task, ("text", "audio"), "none") for task in TASKS),
-        ("classes", ("text",), "past"),
+    for task, modalities, context, precision in (
+        *((task, ("text", "audio"), "none", "float32") for task in TASKS),
+        ("classes", ("text",), "past", "bfloat16"),
     ):
         config = hearing(config_of(name, task, modalities), context, kind="gru", layers=1)
+        config.train.precision = precision
         made = Made(validate(config), manifest)
         batch = made.batch()
-        value, (_, outputs) = jax.eval_shape(made.loss, made.params, batch, jax.random.key(0))
+        with jax.numpy_dtype_promotion("standard" if precision == "bfloat16" else "strict"):  # for Flax's norms
+            value, (_, outputs) = jax.eval_shape(made.loss, made.params, batch, jax.random.key(0))
         assert (value.shape, outputs["logits"].shape) == ((), (ROWS, made.task.width))
         assert ("utterance" in outputs) == (context != "none")
         assert outputs["attention"].keys() <= set(modalities)

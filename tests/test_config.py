@@ -34,6 +34,7 @@ PARAMETERS = {
     "baselines:lmf": 52_551,
     "baselines:mult": 116_103,
     "baselines:misa": 123_847,
+    "baselines:self_mm": 66_069,
     "baselines:bc_lstm": 311_559,
     "baselines:dialogue_rnn": 502_807,
     "baselines:dialogue_gcn": 213_207,

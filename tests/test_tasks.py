@@ -192,6 +192,26 @@ def test_a_part_is_scored_as_it_is_counted(corpus_path, name):
     )
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_what_is_true_of_every_output_is_a_number_from_minus_one_to_one(corpus_path, name):
+    corpus = asked_for(corpus_path, name)
+    task, rows = task_of(corpus), corpus.rows("train")
+    targets = {k: jnp.asarray(v) for k, v in task.targets(corpus, rows, soft=False).items()}
+    degrees, known = map(np.asarray, task.degrees(targets))
+    assert degrees.shape == known.shape == (len(rows), task.width)
+    assert np.abs(degrees[known]).max() == 1
+    assert known.all() or name not in ("classes", "polarity", "mood")
+    for i, named in enumerate(task.outputs):
+        if (number := named.removeprefix("affect ")) in ("valence", "arousal"):
+            value = corpus.values((number,), rows)[:, 0]
+            np.testing.assert_array_equal(known[:, i], ~np.isnan(value))
+            np.testing.assert_allclose(degrees[known[:, i], i], (value[known[:, i]] - 3) / 2, atol=1e-6)
+        else:
+            assert set(degrees[known[:, i], i].tolist()) == {-1, 1}
+    if not task.no_members:
+        np.testing.assert_array_equal((degrees == 1) & known, np.asarray(task.members(targets)) == 1)
+
+
 def batch_of(corpus, task, rows, widths):
     rng = np.random.default_rng(0)
     features = {m: jnp.asarray(rng.normal(size=(len(rows), 4, w)), jnp.float32) for m, w in widths.items()}

@@ -148,6 +148,9 @@ class Multilabel(Calibrated, Numbers):
     def members(self, targets: Arrays) -> Any:
         return targets["present"]
 
+    def degrees(self, targets: Arrays) -> tuple[Any, Any]:
+        return super().degrees(targets)[0], targets["known"]
+
     def analyse(
         self, valid: Mapping[str, Any], test: Mapping[str, Any] | None, truth: Mapping[str, Any]
     ) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Regression(Numbers):
 
         from mer_jax.models.losses import column_mean, concordance, regression_error
 
-        target = (targets["value"] - self._middle[None]) / self._half[None]
+        target, _ = self.degrees(targets)
         if settings.regression == "ccc":
             return concordance(values, target, weight, targets["known"])
         # A row that is only heard, or fills up, has a spread of 0; to divide by it would leave no gradient at all.
@@ -108,7 +108,7 @@ class Regression(Numbers):
 
     def error(self, values: Any, targets: Arrays) -> Any:
         """The absolute error in half ranges."""
-        return abs(values - (targets["value"] - self._middle[None]) / self._half[None])
+        return abs(values - self.degrees(targets)[0])
 
     def calibrate(self, values: Any, temperature: Any) -> Any:
         """The numbers in their own units."""
@@ -129,6 +129,10 @@ class Regression(Numbers):
 
     def members(self, targets: Arrays) -> Any:
         raise NotImplementedError("numbers have no members; LSGMERExperiment.check_task refuses it")
+
+    def degrees(self, targets: Arrays) -> tuple[Any, Any]:
+        """The numbers in half ranges from their middle."""
+        return (targets["value"] - self._middle[None]) / self._half[None], targets["known"]
 
     def analyse(
         self, valid: Mapping[str, Any], test: Mapping[str, Any] | None, truth: Mapping[str, Any]

@@ -203,6 +203,17 @@ class Several(Told):
             found.append(jnp.where(has[:, None], part.members(own), 0))
         return jnp.concatenate(found, -1)
 
+    def degrees(self, targets: Arrays) -> tuple[Any, Any]:
+        import jax.numpy as jnp
+
+        found, known = [], []
+        for i, part in enumerate(self.parts):
+            own, has = self.parted(targets, i)
+            degrees, told = part.degrees(own)
+            found.append(degrees)
+            known.append(told & has[:, None])
+        return jnp.concatenate(found, -1), jnp.concatenate(known, -1)
+
     def evaluate(self, values: Any, targets: Arrays, weight: Any) -> Evaluation:
         """Of part i what it evaluates, and `i/share`, the rows that have it."""
         import jax.numpy as jnp

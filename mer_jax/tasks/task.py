@@ -178,6 +178,12 @@ class Task(abc.ABC):
     def members(self, targets: Arrays) -> Any:
         """How far every row belongs to each output's label, Float[rows, width], from 0 to 1."""
 
+    def degrees(self, targets: Arrays) -> tuple[Any, Any]:
+        """What is true of every row as one number for each output, Float[rows, width], from -1 (no member of its label,
+        or the low end of its range) to 1, and where that is known, Bool[rows, width]."""
+        members = self.members(targets)
+        return 2 * members - 1, members >= 0
+
     @abc.abstractmethod
     def evaluate(self, values: Any, targets: Arrays, weight: Any) -> Evaluation:
         """What is needed of a batch to score it."""
