@@ -387,7 +387,7 @@ def test_where_the_test_part_chooses_nothing_is_tuned(small, tmp_path, monkeypat
     published, floor, official = found[0], found[1], found[2]
     assert not stages.needs_tuning(published, one)
     assert stages.choose_point(published, one, found) == {"values": {}, "by": "nobody: the defaults"}
-    assert stages.choose_point(floor, one, found)["values"] == {"floor.strength": 0.01}  # the middle
+    assert stages.choose_point(floor, one, found)["values"] == {"floor.strength": 1e-2}  # of the middle
     monkeypatch.setattr(stages, "finished", lambda row, stage: row is official and stage == "tune")
     monkeypatch.setattr(stages, "_chosen", lambda folder: {"values": {"model.dropout": 0.5}})
     point = stages.choose_point(published, one, found)
@@ -639,7 +639,7 @@ def test_floors_are_runs_like_any_other(floored):
     assert len(run.predictions.ids) == len(corpus) == table["utterances"]
     text = ranked["logistic:text"]
     assert text["point"]["values"]["floor.strength"] in floors.STRENGTHS["logistic"]
-    assert text["validation"] == {"points": 5, "seeds": 1, "evaluations": 15}
+    assert text["validation"] == {"points": 6, "seeds": 1, "evaluations": 18}
     assert text["heard"]["modalities"] == ["text"]
     assert ranked["majority"]["heard"]["modalities"] == []
     assert ranked["logistic:dialogue"]["heard"]["hears"] == "both"

@@ -22,9 +22,9 @@ from mer_jax.tasks import Task
 
 PARTS = ("valid", "test")
 STRENGTHS = {
-    "logistic": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # C of scikit-learn: the larger, the freer
+    "logistic": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # C of scikit-learn: the larger, the freer
     "svm": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
-    "ridge": (1e4, 1e3, 1e2, 1e1, 1.0),  # the penalty alpha
+    "ridge": (1e5, 1e4, 1e3, 1e2, 1e1, 1.0),  # the penalty alpha
 }
 # The floors of each kind of task: the constant, then those that read features.
 OF_TASK = {

@@ -181,6 +181,10 @@ def rows_of(asked: Asked) -> list[Row]:
                 flags = flags_of(asked, entry, protocol, model, configs[model])
                 config = model.read(flags) if isinstance(model, Model) else None
                 rows.append(Row(entry, protocol, model, asked.workdir.joinpath(*parts), tuple(flags), config))
+    if not rows:
+        raise UserError(
+            "there is nothing to compare: no floor fits the task of these corpora; name a model in --models"
+        )
     _refuse_shared([row.folder for row in rows])
     return rows
 

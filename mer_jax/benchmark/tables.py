@@ -97,7 +97,9 @@ def columns(table: Told) -> dict[str, Callable[[Told], str]]:
         "chosen among": _asked,
         "parameters": lambda row: "-" if row["parameters"] is None else f"{row['parameters']:,}",
         "time": _time,
-        "test part": lambda row: looks({"test_looks": row["test_looks"], "selects_on": table["selects_on"]}),
+        "test part": lambda row: looks(
+            {"test_looks": row["test_looks"], "selects_on": table["selects_on"] if row["trained"] else ""}
+        ),
     }
 
 
@@ -158,13 +160,14 @@ def _plain(cell: str) -> str:
 def settings_in_words(found: Told) -> str:
     """What all rows have in common."""
     asked = found["asked"]
-    grid = f"the grid {asked['grid']} by {asked['tune_seeds']} seed" + "s" * (asked["tune_seeds"] > 1)
-    chosen = (
-        f"validation chose a point of {grid}, with the test part locked" if asked["grid"] else "no grid was searched"
-    )
+    by = f"{asked['tune_seeds']} seed" + "s" * (asked["tune_seeds"] > 1)
+    if asked["grid"]:
+        chosen = f"validation chose a point of the grid {asked['grid']} by {by}, with the test part locked; then "
+    else:
+        chosen = "no grid was searched; at its config's defaults "
     changes = f" Set for all: {', '.join(asked['changes'])}." if asked["changes"] else ""
     return (
-        f"Of every trained model {chosen}; then {asked['seeds']} seeds were trained at that point, and tested once. "
+        f"Of every trained model {chosen}{asked['seeds']} seeds were trained, and tested once. "
         f"Floors have one seed, and a strength of regularisation that validation chose. mer_jax {found['version']}."
         f"{changes}"
     )
