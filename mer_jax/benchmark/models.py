@@ -12,7 +12,7 @@ from mer_jax.errors import UserError
 from mer_jax.plain import cause
 
 # The table: the models that configs/baselines.py knows, ours among them, which learn by one recipe.
-OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult", "misa", "lsgmer_utterance", "deepmsi_mer_utterance")
+OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult", "misa", "self_mm", "lsgmer_utterance", "deepmsi_mer_utterance")
 OVER_DIALOGUES = ("bc_lstm", "dialogue_rnn", "dialogue_gcn", "mmgcn", "sdt", "graph_smile", "lsgmer", "deepmsi_mer")
 MODELS = {name: f"configs/baselines.py:{name}" for name in (*OVER_UTTERANCES, *OVER_DIALOGUES)}
 # The same for every model: learning rates, each with every dropout.
