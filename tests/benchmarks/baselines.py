@@ -17,6 +17,7 @@ from mer_jax.data import loader
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.synthetic import demo_corpus
 from mer_jax.models.baselines.dialogue_rnn import DialogueRNNExperiment
+from mer_jax.models.baselines.mult import MulTExperiment
 from mer_jax.runtime import console, sharding
 from mer_jax.training import setup, step
 
@@ -111,16 +112,41 @@ def dialogue_rnn(corpus):
     return ours(run), trained(model, batches, torch)
 
 
+def mult(corpus):
+    """(our epoch, PyTorch's)"""
+    import torch
+    from torch_baselines import MulT
+
+    config = MulTExperiment()
+    config.train.batch_size = 64
+    run = assembled(config, corpus)
+    batches = []
+    for batch, _ in batches_of(run):
+        x, mask = ({m: torch.from_numpy(np.array(a)) for m, a in of.items()} for of in (batch.features, batch.mask))
+        for real in mask.values():
+            real[:, 0] |= ~real.any(1)  # a row of nothing but padding has no softmax there
+        label = torch.from_numpy(np.array(batch.targets["label"], np.int64))
+        batches.append(((x, mask), label, torch.from_numpy(np.array(batch.weight > 0))))
+    settings = config.model
+    widths = {m: corpus.modalities[m]["width"] for m in config.data.modalities}
+    sizes = (settings.width, settings.heads, settings.layers, settings.kernel, settings.dropout)
+    model = MulT(widths, *sizes, len(corpus.labels))
+    return ours(run), trained(model, batches, torch)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpus", nargs="?", help="a corpus folder with dialogues; default: the demo corpus")
+    parser.add_argument("--only", help="DialogueRNN or MulT")
     arguments = parser.parse_args()
     flags.FLAGS.mark_as_parsed()
     console.console.quiet = True
     sharding.start(files.cache_folder() / "xla")
     corpus = Corpus(arguments.corpus) if arguments.corpus else demo_corpus()
     found = {}
-    for name, make in {"DialogueRNN": dialogue_rnn}.items():
+    for name, make in {"DialogueRNN": dialogue_rnn, "MulT": mult}.items():
+        if arguments.only not in (None, name):
+            continue
         sides = dict(zip(("ours", "PyTorch"), make(corpus), strict=True))
         taken = {side: [] for side in sides}
         for _ in range(ROUNDS + 1):

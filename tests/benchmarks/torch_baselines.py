@@ -58,3 +58,78 @@ class DialogueRNN(nn.Module):
         score = (self.query(e) @ e.transpose(1, 2)).masked_fill(~real.T[:, None], -1e9)
         last = functional.dropout(functional.relu(self.last(score.softmax(-1) @ e)), self.dropout)
         return self.classifier(last).transpose(0, 1)
+
+
+class Layer(nn.Module):
+    """Of a crossmodal transformer: norms before, residual connections behind them, as in MulT's equations."""
+
+    def __init__(self, width, heads, dropout, crossmodal):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.source_norm = nn.LayerNorm(width) if crossmodal else None
+        self.query, self.key_value, self.out = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, width),
+        )
+        self.mlp_in, self.mlp_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x, source, mask):
+        x = self.norm(x)
+        source = x if self.source_norm is None else self.source_norm(source)
+        q, (k, v) = self.query(x), self.key_value(source).chunk(2, -1)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
+        found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+        x = self.mlp_norm(functional.dropout(self.out(found.transpose(1, 2).flatten(2)), self.dropout) + x)
+        return functional.dropout(self.mlp_out(functional.relu(self.mlp_in(x))), self.dropout) + x
+
+
+class MulT(nn.Module):
+    """x: Float[batch, time, feat] by modality, mask: Bool[batch, time] by modality -> logits."""
+
+    def __init__(self, widths, width, heads, layers, kernel, dropout, outputs):
+        super().__init__()
+        self.dropout, names = dropout, list(widths)
+        self.convolutions = nn.ModuleDict(
+            {m: nn.Conv1d(feat, width, kernel, padding=kernel // 2) for m, feat in widths.items()}
+        )
+
+        def transformer(size, crossmodal):
+            return nn.ModuleList([Layer(size, heads, dropout, crossmodal) for _ in range(layers)])
+
+        self.crossmodal = nn.ModuleDict(
+            {a: nn.ModuleDict({b: transformer(width, True) for b in names if b != a}) for a in names}
+        )
+        heard = width * (len(names) - 1)
+        self.own = nn.ModuleDict({m: transformer(heard, False) for m in names})
+        joined = heard * len(names)
+        self.hidden, self.mix, self.out = (
+            nn.Linear(joined, joined),
+            nn.Linear(joined, joined),
+            nn.Linear(joined, outputs),
+        )
+
+    def forward(self, x, mask):
+        start = {}
+        for m, y in x.items():
+            y = self.convolutions[m](y.transpose(1, 2)).transpose(1, 2)
+            width = y.shape[-1]
+            angle = torch.arange(y.shape[1])[:, None] / 10000 ** (torch.arange(0, width, 2)[None] / width)
+            start[m] = y + torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+        ends = []
+        for a, sources in self.crossmodal.items():
+            heard = []
+            for b, layers in sources.items():
+                y = start[a]
+                for layer in layers:
+                    y = layer(y, start[b], mask[b])
+                heard.append(y)
+            y = torch.cat(heard, -1)
+            for layer in self.own[a]:
+                y = layer(y, y, mask[a])
+            last = mask[a].sum(1).sub(1).clamp(min=0)
+            ends.append(y[torch.arange(len(y)), last])
+        joined = torch.cat(ends, -1)
+        hidden = functional.dropout(functional.relu(self.hidden(joined)), self.dropout)
+        return self.out(functional.dropout(joined + self.mix(hidden), self.dropout))
