@@ -42,8 +42,8 @@ def _cells(row: Told, heads: Mapping[str, Any]) -> list[str]:
     if row["status"] == "finished":
         return [escaped(of(row)) for of in heads.values()]
     class_ = "problem" if row["status"] == "failed" else "faint"
-    style = f'class="{class_}" colspan="{len(heads)}"'
-    return [f'<td {style} style="text-align: left; white-space: normal">{escaped(reason(row))}</td>']
+    words = f'<div style="max-width: min(40rem, 70vw); white-space: normal">{escaped(reason(row))}</div>'
+    return [f'<td class="{class_}" colspan="{len(heads)}" style="text-align: left">{words}</td>']
 
 
 def pictures(one: Told) -> str:

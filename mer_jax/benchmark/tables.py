@@ -33,8 +33,13 @@ def _difference(table: Told, row: Told) -> str:
     if "difference" not in row:
         return row.get("not_comparable", "") and "not comparable"
     metric, test = metrics_of(table)[table["main"]], row["difference"]
-    value, low, high = (metric.format(test[name]).replace("-", "−") for name in ("difference", "low", "high"))
+    value, low, high = (_signed(metric.format(test[name])) for name in ("difference", "low", "high"))
     return f"{value} ({low} to {high})"
+
+
+def _signed(figure: str) -> str:
+    """With a minus sign, but for a zero."""
+    return figure.replace("-", "−" if float(figure) else "")
 
 
 def _p(row: Told) -> str:
