@@ -41,6 +41,8 @@ PARAMETERS = {
     "baselines:mmgcn": 211_351,
     "baselines:sdt": 952_981,
     "baselines:graph_smile": 190_518,
+    "baselines:dialogue_rnn_unscaled": 502_807,
+    "baselines:dialogue_gcn_unscaled": 213_207,
     "baselines:lsgmer": 1_005_719,
     "baselines:lsgmer_utterance": 571_527,
     "baselines:deepmsi_mer": 747_599,

@@ -1,12 +1,12 @@
 """Parts that several models share. Masks are True where something real is."""
 
 import functools
-import math
 from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -134,11 +134,11 @@ def masked_mean(x: Float[Array, "batch time dim"], mask: Bool[Array, "batch time
 
 
 def sinusoids(position: Int[Array, "*batch"], width: int) -> Float[Array, "*batch width"]:
-    """Encodings of positions (Vaswani et al. 2017, section 3.5): sines and, in the other half, cosines of
-    position / 10000^(2 i / width)."""
-    rate = jnp.exp(jnp.arange(width // 2, dtype=jnp.float32) * (-2 * math.log(10000.0) / width))
+    """Encodings of positions (Vaswani et al. 2017, section 3.5): of p in place 2i sin(p / 10000^(2i / width)), in
+    2i + 1 the cosine."""
+    rate = jnp.asarray(10000.0 ** (-np.arange(0, width, 2) / width), jnp.float32)
     angle = position.astype(jnp.float32)[..., None] * jnp.expand_dims(rate, range(position.ndim))
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(*position.shape, width)
 
 
 def attention(

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -30,7 +29,7 @@ from mer_jax.models import family
 from mer_jax.models.baselines.over_utterances import Head, MakeContext, objective
 from mer_jax.models.context import context_of
 from mer_jax.models.conversation import by_group
-from mer_jax.models.layers import MultiHeadAttention, Number, dropout, split_key, sweepable
+from mer_jax.models.layers import MultiHeadAttention, Number, dropout, sinusoids, split_key, sweepable
 from mer_jax.models.recurrent import last_steps
 from mer_jax.settings import LossSettings, ModelSettings, group, setting
 from mer_jax.tasks import Task
@@ -177,14 +176,8 @@ class MulT(nnx.Module):
     ) -> Float[Array, "batch time dim"]:
         """The convolved sequence with its positions."""
         x = self.convolutions[modality](where_real(mask, x))
-        return x + positions(x.shape[1], x.shape[2]).astype(x.dtype)[None]
-
-
-def positions(time: int, width: int) -> Float[Array, "time dim"]:
-    """Sinusoids (Vaswani et al. 2017): of step t in place 2i sin(t / 10000^(2i / width)), in 2i + 1 the cosine."""
-    rates = 10000.0 ** (-np.arange(0, width, 2) / width)
-    angle = jnp.arange(time, dtype=jnp.float32)[:, None] * jnp.asarray(rates, jnp.float32)[None]
-    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(-1, width)
+        time = jnp.arange(x.shape[1], dtype=jnp.int32)
+        return x + sinusoids(time, x.shape[2]).astype(x.dtype)[None]
 
 
 def build(config: MulTExperiment, manifest: Manifest, task: Task) -> family.Family:
