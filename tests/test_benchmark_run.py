@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -133,7 +134,12 @@ def test_killed_at_any_moment_it_ends_with_the_same_table(whole, cache_home, tmp
     done = start(folder, cache_home)
     said = done.communicate(timeout=170)[0]
     assert done.returncode == 1, said
-    assert without_seconds(folder) == without_seconds(whole[0])
+    ours, wanted = without_seconds(folder), without_seconds(whole[0])
+    for found in (ours, wanted):  # a run looks for NaN also when it saves, which is a matter of time
+        failed = found["tables"][0]["rows"][2]
+        failed["why"], count = re.subn(r"\w+ is nan at step \d+", "nan", failed["why"])
+        assert count == 1
+    assert ours == wanted
 
 
 @pytest.mark.slow
