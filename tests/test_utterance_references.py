@@ -13,9 +13,9 @@ from mer_jax.config import validate
 from mer_jax.models.baselines import mult
 
 torch = pytest.importorskip("torch", reason="needs pip install -e '.[prep]'")
-import dialogue_references  # noqa: E402
 import utterance_references  # noqa: E402
 from test_dialogue_references import check_gradients, tensors  # noqa: E402
+from test_dialogue_references import positions as exact_positions  # noqa: E402
 
 TWO, THREE = ("text", "audio"), ("text", "audio", "visual")
 # Sizes that differ, so that none stands for another, and layers behind one another.
@@ -29,9 +29,10 @@ SIZES = {
 }
 CASES = [("ef", THREE, {"cell": cell}) for cell in ("gru", "lstm")]
 CASES += [(name, modalities, {}) for name in ("lf_dnn", "tfn", "lmf") for modalities in (THREE, ("text",))]
+CASES += [("misa", modalities, {}) for modalities in (THREE, ("audio",))]
 CASES += [("ef", ("audio",), {"cell": "lstm"}), ("tfn", ("audio",), {}), ("lmf", ("audio",), {})]
 CASES += [
-    ("mult", tuple(sorted(THREE)), {"layers": 1}),
+    ("mult", THREE, {"layers": 1}),
     ("mult", TWO, {"layers": 2}),
     ("mult", ("visual",), {"kernel": 4}),
 ]
@@ -42,14 +43,10 @@ SPOKEN = LENGTHS.copy()
 SPOKEN[0, 0] = SPOKEN[1, 1] = SPOKEN[2, 2] = SPOKEN[4, 0] = SPOKEN[4, 2] = 0
 
 
-def positions(time, width):
-    """The paper's, in float64; how near ours are is `test_positions_of_mult_are_the_papers`."""
-    return jnp.asarray(np.stack([dialogue_references.position(t, width).numpy() for t in range(time)]))
-
-
 @pytest.fixture(autouse=True)
-def exact_positions(monkeypatch):
-    monkeypatch.setattr(mult, "positions", positions)
+def positions(monkeypatch):
+    """The paper's, in float64; how near ours are is tested beside the dialogues' references."""
+    monkeypatch.setattr(mult, "sinusoids", exact_positions)
 
 
 def make(name, modalities, path, **more):
@@ -104,12 +101,6 @@ def test_features_logits_and_gradients_are_the_papers(name, modalities, more, ma
     np.testing.assert_allclose(outputs["logits"], logits.detach(), rtol=1e-9, atol=1e-12)
     check_features(of_features, said)
     check_gradients(of_params, theirs)
-
-
-def test_positions_of_mult_are_the_papers(monkeypatch):
-    """Ours are float32."""
-    monkeypatch.undo()
-    np.testing.assert_allclose(mult.positions(64, 6), positions(64, 6), atol=1e-5)
 
 
 @pytest.mark.parametrize("modalities", [THREE, ("audio",)], ids="-".join)

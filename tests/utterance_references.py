@@ -144,6 +144,18 @@ def misa_vectors(p, said):
     return found
 
 
+def misa(p, said, settings):
+    """Hazarika et al. 2020, section 3.4, with the transformer layer of Vaswani et al. 2017, figure 1: residual
+    connections first, then the norms; ReLU. The shared vectors first."""
+    vectors, q = misa_vectors(p, said), p["transformer"]
+    every = [(name, m) for name in ("shared", "private") for m in said]
+    there = [len(said[m]) > 0 for _, m in every]
+    x = torch.stack([vectors[m][name] for name, m in every])
+    x = norms(q["attention_norm"], x + attention(q, x, x[there], settings.heads))
+    x = norms(q["mlp_norm"], x + forward(q, x))
+    return classified(p, relu_layers(p["fusion"], x.flatten()))
+
+
 def moment_discrepancy(x, y):
     """CMD (Zellinger et al. 2017), up to the fifth moment, of numbers from 0 to 1."""
     one, other = x - x.mean(dim=0), y - y.mean(dim=0)

@@ -1,8 +1,9 @@
 """MISA: Modality-Invariant and -Specific representations (Hazarika et al. 2020, arXiv 2005.03545).
 
-Every modality's vector u goes through one encoder that all share, h^c, and one of its own, h^p; a decoder makes u again
-of h^c + h^p. A transformer attends among all these vectors, and what it gives is joined and classified. Beside the
-task's loss, alpha * similarity + beta * difference + gamma * reconstruction:
+Every modality's vector u goes through one encoder that all share, h^c, and one of its own, h^p, dense layers with a
+sigmoid; a decoder makes u again of h^c + h^p. A layer of a Transformer attends among all these vectors, and what it
+gives is joined and classified. Beside the task's loss, alpha * similarity + beta * difference + gamma *
+reconstruction:
 
 - similarity: the central moment discrepancy of the shared vectors, up to the fifth moment, mean over the pairs;
 - difference: || H^c' H^p ||_F^2 of every modality and || H^p' H^p ||_F^2 of every pair, summed; the batch's rows of H
@@ -28,9 +29,10 @@ from mer_jax.data.batch import AnyBatch, Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
 from mer_jax.models.baselines.over_utterances import Head, MakeContext, ReLULayers
+from mer_jax.models.baselines.post_norm import PostNormLayer
 from mer_jax.models.context import context_of
 from mer_jax.models.conversation import by_group
-from mer_jax.models.layers import TransformerLayer, split_key, unit
+from mer_jax.models.layers import split_key, unit
 from mer_jax.models.losses import weighted_mean
 from mer_jax.models.recurrent import Recurrent
 from mer_jax.settings import LossSettings, ModelSettings, group, setting
@@ -117,7 +119,7 @@ class MISA(nnx.Module):
         self.shared = nnx.Linear(width, width, rngs=rngs)
         self.private = nnx.Dict({m: nnx.Linear(width, width, rngs=rngs) for m in widths})
         self.decoder = nnx.Linear(width, width, rngs=rngs)
-        self.transformer = TransformerLayer(width, settings.heads, rate, rngs=rngs)
+        self.transformer = PostNormLayer(width, settings.heads, rate, rngs=rngs)
         self.fusion = ReLULayers(2 * len(widths) * width, [width], rate, rngs=rngs)
         self.head = Head(width, outputs, rate, context, rngs=rngs)
 
@@ -138,7 +140,8 @@ class MISA(nnx.Module):
         present = {m: batch.mask[m].any(1) for m in self.modalities}
         parts = {"vectors": vectors, "shared": shared, "private": private, "decoded": decoded, "present": present}
         stack = jnp.stack([*shared.values(), *private.values()], axis=1)
-        heard = self.transformer(stack, jnp.stack([*present.values()] * 2, axis=1), key=first)
+        there = jnp.stack([*present.values()] * 2, axis=1)
+        heard = self.transformer(stack, stack, jnp.repeat(there[:, None], stack.shape[1], axis=1), key=first)
         return self.fusion(heard.reshape(heard.shape[0], -1), key=last), parts
 
 

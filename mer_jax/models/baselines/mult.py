@@ -160,8 +160,9 @@ class MulT(nnx.Module):
         ends, attention = [], {}
         for a in self.modalities:
             heard = [
-                transformer(start[a], start[b], batch.mask[b], key=keys.pop())[0]
-                for b, transformer in self.crossmodal[a].items()
+                self.crossmodal[a][b](start[a], start[b], batch.mask[b], key=keys.pop())[0]
+                for b in self.modalities  # an nnx.Dict that was split has another order
+                if b != a
             ]
             x = jnp.concatenate(heard or [start[a]], axis=-1)
             x, weight = self.own[a](x, x, batch.mask[a], key=keys.pop())

@@ -6,11 +6,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from mer_jax.config import require
 from mer_jax.data.batch import AnyBatch
@@ -25,9 +24,9 @@ from mer_jax.models.baselines.over_dialogues import (
     build_with,
     hearing,
     place_of,
-    softmax_over,
     speaker_places,
 )
+from mer_jax.models.baselines.post_norm import PostNormLayer
 from mer_jax.models.conversation import Grid
 from mer_jax.models.layers import dropout, sinusoids, split_key, sweepable
 from mer_jax.models.losses import weighted_mean
@@ -73,40 +72,9 @@ class SDTExperiment(DialogueExperiment):
         require(model.width % 2 == 0, "model.width", model.width, "even: half of it are sines")
 
 
-class Encoder(nnx.Module):
-    """A layer of Vaswani et al. 2017: x + attention, norm, x + feed-forward network, norm. Queries are of one modality,
-    keys and values of one, too."""
-
-    def __init__(self, settings: SDTSettings, *, rngs: nnx.Rngs):
-        width, self.heads, self.dropout = settings.width, settings.heads, sweepable(settings.dropout)
-        self.query, self.key, self.value, self.out = (nnx.Linear(width, width, rngs=rngs) for _ in range(4))
-        self.mlp_in = nnx.Linear(width, 4 * width, rngs=rngs)
-        self.mlp_out = nnx.Linear(4 * width, width, rngs=rngs)
-        self.attention_norm, self.mlp_norm = (nnx.LayerNorm(width, rngs=rngs) for _ in range(2))
-
-    def __call__(
-        self,
-        x: Float[Array, "lines turns dim"],
-        memory: Float[Array, "lines turns dim"],
-        heard: Bool[Array, "lines turns others"],
-        *,
-        key: PRNGKeyArray | None,
-    ) -> Float[Array, "lines turns dim"]:
-        first, second = split_key(key, 2)
-        q, k, v = (
-            einops.rearrange(y, "l t (h d) -> l h t d", h=self.heads)
-            for y in (self.query(x), self.key(memory), self.value(memory))
-        )
-        score = jnp.einsum("lhtd,lhsd->lhts", q, k) * q.shape[-1] ** -0.5
-        weight = softmax_over(score, jnp.broadcast_to(heard[:, None], score.shape))
-        found = self.out(einops.rearrange(jnp.einsum("lhts,lhsd->lhtd", weight, v), "l h t d -> l t (h d)"))
-        x = self.attention_norm(x + dropout(found, self.dropout, first))
-        return self.mlp_norm(x + dropout(self.mlp_out(nnx.relu(self.mlp_in(x))), self.dropout, second))
-
-
 class SDT(DialogueLayers):
     """Of every utterance the fused feature and behind it each modality's own. H_m = W U_m + position + speaker;
-    H_(n to m): a transformer layer whose queries are H_m and keys H_n; H'_m = W_m [g_(n to m) * H_(n to m)] over all n,
+    H_(n to m): a `PostNormLayer` whose queries are of H_m and keys of H_n; H'_m = W_m [g_(n to m) * H_(n to m)] over all n,
     g = sigmoid(W H); H' = sum_m softmax_m(W H'_m) * H'_m, feature by feature. Without `ahead` turns do not attend to
     later ones."""
 
@@ -117,7 +85,9 @@ class SDT(DialogueLayers):
         self.enter = nnx.Dict({m: nnx.Linear(feat, width, rngs=rngs) for m, feat in widths.items()})
         self.speakers = nnx.Param(0.02 * jax.random.normal(rngs.params(), (SPEAKERS, width)))
         pairs = [f"{n}_to_{m}" for m in names for n in names]
-        self.encoders = nnx.Dict({pair: Encoder(settings, rngs=rngs) for pair in pairs})
+        self.encoders = nnx.Dict(
+            {pair: PostNormLayer(width, settings.heads, settings.dropout, rngs=rngs) for pair in pairs}
+        )
         self.gates = nnx.Dict({pair: nnx.Linear(width, width, use_bias=False, rngs=rngs) for pair in pairs})
         self.join = nnx.Dict({m: nnx.Linear(len(names) * width, width, rngs=rngs) for m in names})
         self.fusion_gate = nnx.Linear(width, width, use_bias=False, rngs=rngs)
