@@ -21,6 +21,8 @@ from mer_jax.training.compiled import model_of
 torch = pytest.importorskip("torch", reason="needs pip install -e '.[prep]'")
 import dialogue_references  # noqa: E402
 
+pytestmark = pytest.mark.slow  # they compile in float64, a program for each case
+
 ONE, THREE = {"audio": 10}, {"text": 4, "audio": 3, "visual": 3}
 CASES = [(name, hears, SIZES) for name, hears in WAYS]
 CASES += [(name, "both", ONE) for name in ("mmgcn", "graph_smile")]

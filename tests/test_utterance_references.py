@@ -17,6 +17,8 @@ import utterance_references  # noqa: E402
 from test_dialogue_references import check_gradients, tensors  # noqa: E402
 from test_dialogue_references import positions as exact_positions  # noqa: E402
 
+pytestmark = pytest.mark.slow  # they compile in float64, a program for each case
+
 TWO, THREE = ("text", "audio"), ("text", "audio", "visual")
 # Sizes that differ, so that none stands for another, and layers behind one another.
 SIZES = {

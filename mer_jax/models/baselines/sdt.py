@@ -74,9 +74,9 @@ class SDTExperiment(DialogueExperiment):
 
 class SDT(DialogueLayers):
     """Of every utterance the fused feature and behind it each modality's own. H_m = W U_m + position + speaker;
-    H_(n to m): a `PostNormLayer` whose queries are of H_m and keys of H_n; H'_m = W_m [g_(n to m) * H_(n to m)] over
-    all n, g = sigmoid(W H); H' = sum_m softmax_m(W H'_m) * H'_m, feature by feature. Without `ahead` turns do not attend
-    to later ones."""
+    H_(n to m): a `PostNormLayer` whose queries are of H_m and keys of H_n; H'_m = W_m [g_(n to m) * H_(n to m)], over
+    all n, g = sigmoid(W H); H' = sum_m softmax_m(W H'_m) * H'_m, feature by feature. Without `ahead` no turn attends to
+    later ones."""
 
     def __init__(self, settings: SDTSettings, widths: Mapping[str, int], *, ahead: bool, rngs: nnx.Rngs):
         width, names = settings.width, tuple(widths)
