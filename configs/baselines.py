@@ -12,19 +12,14 @@ papers to the letter. `python -m mer_jax.benchmark` compares all of them.
 
 from mer_jax.config import Experiment
 from mer_jax.models import family
-
-OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult", "misa", "self_mm")
-OVER_DIALOGUES = ("bc_lstm", "dialogue_rnn", "dialogue_gcn", "mmgcn", "sdt", "graph_smile")
-UNSCALED = ("dialogue_rnn_unscaled", "dialogue_gcn_unscaled")
-OURS = ("lsgmer", "deepmsi_mer")
-MODELS = (*OVER_UTTERANCES, *(f"{name}_utterance" for name in OURS), *OVER_DIALOGUES, *UNSCALED, *OURS)
+from mer_jax.models.baselines import COMPARED, OURS, OVER_DIALOGUES, UNSCALED
 
 
 def get_config(arg: str = "") -> Experiment:
     """arg: the model's name, which is its file in mer_jax/models/baselines, or one of ours; "" = the first one."""
-    name = arg or MODELS[0]
-    if name not in MODELS:
-        raise ValueError(f"configs/baselines.py knows the models {', '.join(MODELS)}, not {arg!r}")
+    name = arg or COMPARED[0]
+    if name not in COMPARED:
+        raise ValueError(f"configs/baselines.py knows the models {', '.join(COMPARED)}, not {arg!r}")
     ours, file = name.removesuffix("_utterance"), name.removesuffix("_unscaled")
     experiment = family.experiment_type(ours if ours in OURS else f"baselines.{file}")(experiment=f"baselines-{name}")
     experiment.data.modalities = ("text", "audio")

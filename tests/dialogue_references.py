@@ -205,14 +205,15 @@ def position(turn, width):
 
 def transformer_layer(p, x, memory, hears, heads):
     """Vaswani et al. 2017, figure 1: residual connections first, then the norms."""
-    keys, values = ([linear(p[name], other).chunk(heads) for other in memory] for name in ("key", "value"))
+    q = p["attention"]
+    keys, values = ([linear(q[name], other).chunk(heads) for other in memory] for name in ("key", "value"))
     found = []
     for i, itself in enumerate(x):
         mixed, others = [], heard(i, len(x), hears)
-        for head, query in enumerate(linear(p["query"], itself).chunk(heads)):
+        for head, query in enumerate(linear(q["query"], itself).chunk(heads)):
             shares = softmax([query @ keys[j][head] / math.sqrt(len(query)) for j in others])
             mixed.append(sum(share * values[j][head] for share, j in zip(shares, others, strict=True)))
-        h = layer_norm(p["attention_norm"], itself + linear(p["out"], beside(*mixed)))
+        h = layer_norm(p["attention_norm"], itself + linear(q["out"], beside(*mixed)))
         forward = linear(p["mlp_out"], torch.relu(linear(p["mlp_in"], h)))
         found.append(layer_norm(p["mlp_norm"], h + forward))
     return found

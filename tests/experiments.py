@@ -8,6 +8,7 @@ import numpy as np
 
 from mer_jax import config as config_lib
 from mer_jax.models import deepmsi_mer, deepmsi_mer_frames, family, lsgmer, swin
+from mer_jax.models.baselines import OVER_DIALOGUES, OVER_UTTERANCES
 from mer_jax.models.functional import cast
 
 
@@ -39,8 +40,6 @@ FAMILIES = {
     "deepmsi_mer": deepmsi_mer.DeepMSIExperiment,
     "deepmsi_mer_frames": deepmsi_mer_frames.DeepMSIFramesExperiment,
 }
-OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult", "misa", "self_mm")  # baselines that read single utterances
-OVER_DIALOGUES = ("bc_lstm", "dialogue_rnn", "dialogue_gcn", "mmgcn", "sdt", "graph_smile")
 BASELINES = (*OVER_UTTERANCES, *OVER_DIALOGUES)
 FAMILIES |= {f"baselines.{name}": family.experiment_type(f"baselines.{name}") for name in BASELINES}
 VARIANTS = ("fixed", "published")  # of DeepMSI-MER

@@ -11,27 +11,17 @@ import pytest
 from conftest import small_description
 from experiments import OVER_UTTERANCES, hearing, in_float64, of_family
 from flax import nnx
-from test_targets import AFFECT, POLARITY, asked_utterances
+from test_targets import AFFECT, MOODS, POLARITY, asked_utterances, with_moods
 
 from mer_jax.config import sweepable_fields, validate, with_values
 from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
-from mer_jax.data.targets import Target
 from mer_jax.models.baselines import ef, lmf, tfn
 from mer_jax.models.functional import functionalize
 from mer_jax.tasks import task_of
 from mer_jax.training import compiled
 
-MOODS = Target(
-    "moods",
-    "multilabel",
-    ("glad", "cross"),
-    ("glad", "cross"),
-    ((0, 3), (0, 3)),
-    ("glad", "cross"),
-    np.eye(2, 6).tolist(),
-)
 TASKS = ("classes", "affect", "moods")
 WIDTHS = {"text": 6, "audio": 4, "visual": 5}
 # Small sizes, by name; those that a family does not have are left out.
@@ -46,10 +36,9 @@ def manifest(tmp_path_factory):
     """A corpus that any of TASKS can be asked for; its features are not read."""
 
     def several():
-        for i, utterance in enumerate(asked_utterances(48)):
-            moods = {} if i % 7 == 3 else {"glad": float(i % 4), "cross": float(i % 3 == 0)}
+        for utterance in with_moods(asked_utterances(48)):
             features = utterance.features | {"visual": np.ones((2, WIDTHS["visual"]), np.float32)}
-            yield dataclasses.replace(utterance, values={**utterance.values, **moods}, features=features)
+            yield dataclasses.replace(utterance, features=features)
 
     path = tmp_path_factory.mktemp("baselines") / "asked"
     extractors = dict.fromkeys(WIDTHS, "random")

@@ -50,8 +50,8 @@ ALLOWED = {
         "config", "data", "errors", "evaluation", "experiment", "main", "report", "runtime", "tasks", "training",
     },
     "benchmark": {
-        "compare", "config", "data", "errors", "evaluation", "experiment", "files", "interrupts", "main", "metrics", "plain",
-        "report", "runtime", "settings", "tasks", "training",
+        "compare", "config", "data", "errors", "evaluation", "experiment", "files", "interrupts", "main", "metrics", "models",
+        "plain", "report", "runtime", "settings", "tasks", "training",
     },
     "visualize_vsc": {"config", "data", "errors", "evaluation", "experiment", "files", "models", "runtime", "training"},
 }  # fmt: skip

@@ -36,6 +36,17 @@ POLARITY = Target(
 )
 
 
+MOODS = Target(
+    "moods",
+    "multilabel",
+    ("glad", "cross"),
+    ("glad", "cross"),
+    ((0, 3), (0, 3)),
+    ("glad", "cross"),
+    np.eye(2, 6).tolist(),
+)
+
+
 def asked_utterances(count=48):
     """Small utterances with numbers: valence in all, arousal in every second one, a class in four of five."""
     for i, utterance in enumerate(small_utterances(count)):
@@ -44,6 +55,13 @@ def asked_utterances(count=48):
         gender = {"gender": "fm"[i % 2]} if i % 5 else {}
         label = utterance.label if i % 5 != 2 else ""
         yield dataclasses.replace(utterance, label=label, values=values, spreads=spreads, groups=gender)
+
+
+def with_moods(utterances):
+    """The utterances, of six in seven of which MOODS are known."""
+    for i, utterance in enumerate(utterances):
+        moods = {} if i % 7 == 3 else {"glad": float(i % 4), "cross": float(i % 3 == 0)}
+        yield dataclasses.replace(utterance, values={**utterance.values, **moods})
 
 
 def asked_description(**changes):

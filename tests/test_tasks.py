@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from conftest import small_description
 from experiments import of_family
-from test_targets import AFFECT, POLARITY, asked_utterances
+from test_targets import AFFECT, MOODS, POLARITY, asked_utterances, with_moods
 
 from mer_jax import experiment
 from mer_jax.config import validate
 from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Corpus
 from mer_jax.data.corpus_writer import write_corpus
-from mer_jax.data.targets import Target
 from mer_jax.demo import html
 from mer_jax.errors import UserError
 from mer_jax.evaluation.predictions import format_predictions, parse_predictions
@@ -28,15 +27,6 @@ from mer_jax.predict.prediction import Prediction, empty_output
 from mer_jax.tasks import task_of, task_of_results
 from mer_jax.training import compiled
 
-MOODS = Target(
-    "moods",
-    "multilabel",
-    ("glad", "cross"),
-    ("glad", "cross"),
-    ((0, 3), (0, 3)),
-    ("glad", "cross"),
-    np.eye(2, 6).tolist(),
-)
 MOOD = dataclasses.replace(POLARITY, name="mood", kind="classification")
 TASKS = ("classes", "affect", "moods", "polarity", "mood", "classes+affect", "affect+moods", "moods+polarity+affect")
 
@@ -45,14 +35,9 @@ TASKS = ("classes", "affect", "moods", "polarity", "mood", "classes+affect", "af
 def corpus_path(tmp_path_factory):
     """Everything can be asked for; of some utterances something is not known."""
 
-    def several():
-        for i, utterance in enumerate(asked_utterances(120)):
-            moods = {} if i % 7 == 3 else {"glad": float(i % 4), "cross": float(i % 3 == 0)}
-            yield dataclasses.replace(utterance, values={**utterance.values, **moods})
-
     path = tmp_path_factory.mktemp("tasks") / "asked"
     description = small_description(targets=(AFFECT, POLARITY, MOODS, MOOD), groups=("gender",))
-    write_corpus(path, several(), description)
+    write_corpus(path, with_moods(asked_utterances(120)), description)
     return path
 
 

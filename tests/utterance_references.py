@@ -151,7 +151,7 @@ def misa(p, said, settings):
     every = [(name, m) for name in ("shared", "private") for m in said]
     there = [len(said[m]) > 0 for _, m in every]
     x = torch.stack([vectors[m][name] for name, m in every])
-    x = norms(q["attention_norm"], x + attention(q, x, x[there], settings.heads))
+    x = norms(q["attention_norm"], x + attention(q["attention"], x, x[there], settings.heads))
     x = norms(q["mlp_norm"], x + forward(q, x))
     return classified(p, relu_layers(p["fusion"], x.flatten()))
 

@@ -9,14 +9,11 @@ from typing import Any
 from mer_jax import config as config_lib
 from mer_jax.config import Experiment
 from mer_jax.errors import UserError
+from mer_jax.models.baselines import COMPARED
 from mer_jax.plain import cause
 
 # The table: the models that configs/baselines.py knows, ours among them, which learn by one recipe.
-OVER_UTTERANCES = ("ef", "lf_dnn", "tfn", "lmf", "mult", "misa", "self_mm", "lsgmer_utterance", "deepmsi_mer_utterance")
-UNSCALED = ("dialogue_rnn_unscaled", "dialogue_gcn_unscaled")  # the papers' attention to the letter
-OVER_DIALOGUES = ("bc_lstm", "dialogue_rnn", "dialogue_gcn", *UNSCALED, "mmgcn", "sdt", "graph_smile")
-OURS = ("lsgmer", "deepmsi_mer")
-MODELS = {name: f"configs/baselines.py:{name}" for name in (*OVER_UTTERANCES, *OVER_DIALOGUES, *OURS)}
+MODELS = {name: f"configs/baselines.py:{name}" for name in COMPARED}
 # The same for every model: learning rates, each with every dropout.
 GRID = "optim.learning_rate=5e-4,2e-3 model.dropout=0.2,0.5"
 

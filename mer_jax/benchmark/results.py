@@ -69,12 +69,14 @@ def table_of(asked: Asked, members: Sequence[Row], budgeted: Mapping[Path, str])
         else:
             others.append(about | {"status": "left out", "why": budgeted.get(row.folder, "not run yet")})
     found.sort(key=lambda one: one.told["scores"][task.main_metric]["mean"], reverse=main.direction == "max")
-    alike = [one for one in found if not first_difference(found[0].run, one.run)]
-    compare_rows(task, alike)
+    alike = []
     for one in found:
-        if one not in alike:
-            what, of_best, of_row = first_difference(found[0].run, one.run)  # type: ignore[misc]
+        if difference := first_difference(found[0].run, one.run):
+            what, of_best, of_row = difference
             one.told["not_comparable"] = f"not the same {what}: {of_best}; here {of_row}"
+        else:
+            alike.append(one)
+    compare_rows(task, alike)
     return {
         "corpus": entry.name,
         "manifest_sha256": entry.corpus.manifest_sha256,

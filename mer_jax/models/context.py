@@ -2,7 +2,6 @@
 ours, after the transformers, recurrent networks and speaker masks of the field (DialogueRNN, arXiv 1811.00405; SDT,
 arXiv 2310.20494); any family puts a `Context` between its fused feature and its classification."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mer_jax.config import Experiment
 from mer_jax.data.batch import NextTurn
-from mer_jax.models import recurrent
 from mer_jax.models.conversation import DialogueNetwork, Grid
 from mer_jax.models.layers import dropout, split_key, sweepable
+from mer_jax.models.recurrent import Directions, gru
 from mer_jax.settings import ContextSettings
 
 SPEAKERS = 16  # embeddings of speakers; those with higher numbers share the last one
@@ -96,43 +95,28 @@ class TurnAttention(nnx.Module):
         return x + dropout(y, self.dropout, second)
 
 
-class TurnGRU(nnx.Module):
+class TurnGRU(Directions):
     """A GRU (Cho et al. 2014) over turns with a residual connection, and one in the other direction if `ahead`; its
     state is zero where a dialogue begins."""
 
     def __init__(self, width: int, settings: ContextSettings, *, ahead: bool, rngs: nnx.Rngs):
-        self.ahead, self.dropout = ahead, sweepable(settings.dropout)
+        self.dropout = sweepable(settings.dropout)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.size = width // 2 if ahead else width
-        orthogonal = nnx.initializers.orthogonal()
-        ways = range(2 if ahead else 1)
-        self.inputs = nnx.List([nnx.Linear(width, 3 * self.size, rngs=rngs) for _ in ways])
-        self.recurrent = nnx.List(
-            [nnx.Linear(self.size, 3 * self.size, kernel_init=orthogonal, rngs=rngs) for _ in ways]
-        )
+        super().__init__(width, width, kind="gru", ahead=ahead, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "lines turns dim"], grid: Grid, *, key: PRNGKeyArray | None
     ) -> Float[Array, "lines turns dim"]:
-        y = self.norm(x)
-        found = [self._run(way, y, grid.dialogue, reverse=bool(way)) for way in range(len(self.recurrent))]
-        return x + dropout(jnp.concatenate(found, -1), self.dropout, key)
+        return x + dropout(self.states(self.norm(x), grid.dialogue), self.dropout, key)
 
     def step(self, x: Float[Array, "1 dim"], speaker: Int[Array, "1"], memory: Any) -> tuple[Array, Any]:
         """The next turn, and the state after it."""
-        state = self._next(0, memory["state"], self.inputs[0](self.norm(x)))
+        state = gru(self.recurrent[0], memory["state"], self.inputs[0](self.norm(x)))
         return x + state, {"state": state}
 
     def nothing(self, x: Array) -> dict[str, Any]:
         """The state before the first turn."""
         return {"state": jnp.zeros((1, self.size), x.dtype)}
-
-    def _next(self, way: int, state: Array, gates: Array) -> Array:
-        return recurrent.gru(self.recurrent[way], state, gates)
-
-    def _run(self, way: int, y: Array, dialogue: Int[Array, "lines turns"], reverse: bool) -> Array:
-        start = jnp.zeros((y.shape[0], self.size), y.dtype)
-        return recurrent.run(functools.partial(self._next, way), self.inputs[way](y), dialogue, start, reverse=reverse)
 
 
 class Context(DialogueNetwork):

@@ -107,6 +107,14 @@ class Family:
     fixed_lengths: tuple[str, ...] = ()
 
 
+def task_objective(
+    config: Any, outputs: Any, batch: AnyBatch, prior: Any, *, task: Task
+) -> tuple[Array, dict[str, Array]]:
+    """The objective of a family that has no term of its own: the task's loss."""
+    loss = task.loss(outputs["logits"], batch.targets, batch.weight, prior=prior, settings=config.loss)
+    return loss, {"classification": loss}
+
+
 def family_module(name: str) -> ModuleType:
     """The file of a family; raises UserError if Python does not find it."""
     for module in (f"mer_jax.models.{name}", name):

@@ -1,6 +1,5 @@
 """Parts that several models share. Masks are True where something real is."""
 
-import functools
 from typing import Any
 
 import einops
@@ -10,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from mer_jax.models import recurrent
+from mer_jax.models.recurrent import Directions
 
 Number = float | int | Float[Array, ""]  # of the config: a constant of the program or, swept over replicas, an array
 
@@ -145,12 +144,12 @@ def attention(
     query: Float[Array, "batch queries heads dim"],
     key: Float[Array, "batch time heads dim"],
     value: Float[Array, "batch time heads dim"],
-    mask: Bool[Array, "batch time"],
+    mask: Bool[Array, "batch time"] | Bool[Array, "batch queries time"],
 ) -> tuple[Float[Array, "batch queries heads dim"], Float[Array, "batch heads queries time"]]:
-    """Scaled dot-product attention, softmax(q k / sqrt(dim)) v, over the real time steps, and its weights; both are
-    zero where there is none."""
+    """Scaled dot-product attention, softmax(q k / sqrt(dim)) v, over the real time steps, the same or other ones for
+    every query, and its weights; both are zero where there is none."""
     score = jnp.einsum("bqhd,bthd->bhqt", query, key) * query.shape[-1] ** -0.5
-    real = einops.rearrange(mask, "b t -> b 1 1 t")
+    real = jnp.expand_dims(mask, (1, 2) if mask.ndim == 2 else 1)
     weight = jax.nn.softmax(jnp.where(real, score, jnp.finfo(score.dtype).min), axis=-1)
     weight = jnp.where(real, weight, 0)
     return jnp.einsum("bhqt,bthd->bqhd", weight, value), weight
@@ -167,7 +166,7 @@ class MultiHeadAttention(nnx.Module):
         self,
         query: Float[Array, "batch queries dim"],
         memory: Float[Array, "batch time dim"],
-        mask: Bool[Array, "batch time"],
+        mask: Bool[Array, "batch time"] | Bool[Array, "batch queries time"],
     ) -> tuple[Float[Array, "batch queries dim"], Float[Array, "batch heads queries time"]]:
         """The result, and the weights of the time steps."""
         q, k, v = (
@@ -199,27 +198,15 @@ class TransformerLayer(nnx.Module):
         return x + dropout(y, self.dropout, second)
 
 
-class BiGRU(nnx.Module):
-    """Bidirectional GRU (Cho et al. 2014), half of `width` in each direction; padding passes the state through."""
+class BiGRU(Directions):
+    """Bidirectional GRU (Cho et al. 2014) over time steps, half of `width` in each direction, and dropout; padding
+    passes the state through."""
 
     def __init__(self, width: int, dropout: Number, *, rngs: nnx.Rngs):
-        if width % 2:
-            raise ValueError(f"a bidirectional GRU needs an even width, not {width}")
+        super().__init__(width, width, kind="gru", ahead=True, rngs=rngs)
         self.dropout = sweepable(dropout)
-        half = width // 2
-        self.inputs = nnx.List([nnx.Linear(width, 3 * half, rngs=rngs) for _ in range(2)])
-        orthogonal = nnx.initializers.orthogonal()
-        self.recurrent = nnx.List([nnx.Linear(half, 3 * half, kernel_init=orthogonal, rngs=rngs) for _ in range(2)])
 
     def __call__(
         self, x: Float[Array, "batch time dim"], mask: Bool[Array, "batch time"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "batch time dim"]:
-        forward = self._run(0, x, mask, reverse=False)
-        backward = self._run(1, x, mask, reverse=True)
-        return dropout(jnp.concatenate([forward, backward], axis=-1), self.dropout, key)
-
-    def _run(self, direction: int, x: Array, mask: Array, reverse: bool) -> Array:
-        cell = functools.partial(recurrent.gru, self.recurrent[direction])
-        gates = self.inputs[direction](x)
-        start = jnp.zeros((x.shape[0], gates.shape[-1] // 3), x.dtype)
-        return recurrent.run(cell, gates, mask, start, reverse=reverse)
+        return dropout(self.states(x, mask), self.dropout, key)

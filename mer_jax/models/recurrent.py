@@ -30,6 +30,11 @@ def lstm(recurrent: nnx.Linear, state: tuple[Array, Array], gates: Float[Array, 
     return nnx.sigmoid(out) * jnp.tanh(cell), cell
 
 
+def rows_of(true: Bool[Array, "batch"], new: Any, old: Any) -> Any:
+    """The rows of the new state where it is true, of the old one elsewhere."""
+    return jax.tree.map(lambda a, b: jnp.where(jnp.expand_dims(true, range(1, a.ndim)), a, b), new, old)
+
+
 def run(
     cell: Callable[[Any, Any], Any],
     inputs: Any,
@@ -41,13 +46,10 @@ def run(
     """The states after every step, [batch, time, …], of inputs [batch, time, …]. The state is `start` where a segment
     begins; in segment 0, or False, nothing is real, and the state is passed on."""
 
-    def where(true: Array, new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(jnp.expand_dims(true, range(1, a.ndim)), a, b), new, old)
-
     def step(before: tuple[Any, Array], now: tuple[Any, Array]) -> tuple[tuple[Any, Array], Any]:
         (state, last), (here, at) = before, now
         real = at > 0
-        state = where(real, cell(where(at == last, state, start), here), state)
+        state = rows_of(real, cell(rows_of(at == last, state, start), here), state)
         return (state, jnp.where(real, at, last)), state
 
     segment = segment.astype(jnp.int32)
@@ -57,7 +59,7 @@ def run(
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), states)
 
 
-class Recurrent(nnx.Module):
+class Directions(nnx.Module):
     """A GRU or an LSTM over the steps of segments, and a second one in the other direction if `ahead`; each gives half
     of `width` then."""
 
@@ -70,10 +72,10 @@ class Recurrent(nnx.Module):
         self.inputs = nnx.List([nnx.Linear(inputs, gates, rngs=rngs) for _ in ways])
         self.recurrent = nnx.List([nnx.Linear(self.size, gates, kernel_init=orthogonal, rngs=rngs) for _ in ways])
 
-    def __call__(
+    def states(
         self, x: Float[Array, "batch time dim"], segment: Int[Array, "batch time"] | Bool[Array, "batch time"]
     ) -> Float[Array, "batch time width"]:
-        """segment: see `run`."""
+        """What is known after every step. segment: see `run`."""
         zero = jnp.zeros((x.shape[0], self.size), x.dtype)
         cell: Callable[..., Any] = gru if self.kind == "gru" else lstm
         start: Any = zero if self.kind == "gru" else (zero, zero)
@@ -82,6 +84,15 @@ class Recurrent(nnx.Module):
             states = run(functools.partial(cell, recurrent), inputs(x), segment, start, reverse=bool(way))
             found.append(states if self.kind == "gru" else states[0])
         return jnp.concatenate(found, axis=-1)
+
+
+class Recurrent(Directions):
+    """`Directions` as a layer: their states and nothing else."""
+
+    def __call__(
+        self, x: Float[Array, "batch time dim"], segment: Int[Array, "batch time"] | Bool[Array, "batch time"]
+    ) -> Float[Array, "batch time width"]:
+        return self.states(x, segment)
 
 
 def last_steps(x: Float[Array, "batch time dim"], mask: Bool[Array, "batch time"]) -> Float[Array, "batch dim"]:

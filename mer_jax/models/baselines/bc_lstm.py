@@ -71,7 +71,7 @@ class BcLSTM(DialogueLayers):
     ) -> Float[Array, "lines turns width"]:
         last, *apart = split_key(keys[0], 1 + len(self.sizes))
         if self.single:
-            parts = self.parted(x, dict(self.sizes))
+            parts = self.parted(x)
             each = [self.single[m](part, grid, key=k) for (m, part), k in zip(parts.items(), apart, strict=True)]
             x = jnp.concatenate(each, axis=-1)
         return self.fused(x, grid, key=last)

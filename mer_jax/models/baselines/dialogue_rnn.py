@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from mer_jax.data.batch import where_real
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family, recurrent
 from mer_jax.models.baselines.over_dialogues import (
@@ -97,14 +98,14 @@ class OneDirection(nnx.Module):
         def step(before: Any, now: Any) -> Any:
             (g, q, e, said, last), (to_g, to_q, query, who, here, others, t) = before, now
             kept, real = (g, q, e), here > 0
-            g, q, e = (jnp.where(_wide(here == last, s), s, 0) for s in kept)
+            g, q, e = (where_real(here == last, s) for s in kept)
             own = jnp.einsum("ls,lsd->ld", who, q)
             weight = softmax_over(jnp.einsum("ld,ltd->lt", query, said), others)
             context = jnp.einsum("lt,ltd->ld", weight, said)
             new_g, new_own = self.of_dialogue(g, to_g, own), self.of_speaker(own, to_q, context)
             new_e = recurrent.gru(self.emotion, e, self.emotion_in(new_own))
             new_q = q + who[..., None] * (new_own - own)[:, None]
-            g, q, e = (jnp.where(_wide(real, a), a, b) for a, b in zip((new_g, new_q, new_e), kept, strict=True))
+            g, q, e = recurrent.rows_of(real, (new_g, new_q, new_e), kept)
             return (g, q, e, said.at[:, t].set(g), jnp.where(real, here, last)), e
 
         zero = jnp.zeros((lines, self.width), x.dtype)
@@ -112,10 +113,6 @@ class OneDirection(nnx.Module):
         start = (zero, jnp.zeros((lines, SPEAKERS, self.width), x.dtype), zero, said, jnp.zeros(lines, jnp.int32))
         _, found = jax.lax.scan(step, start, (*by_turn, at), reverse=reverse)
         return jnp.moveaxis(found, 0, 1)
-
-
-def _wide(true: Array, like: Array) -> Array:
-    return jnp.expand_dims(true, range(1, like.ndim))
 
 
 class DialogueRNN(DialogueLayers):

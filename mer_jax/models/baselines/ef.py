@@ -16,13 +16,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mer_jax.config import Experiment
-from mer_jax.data.batch import AnyBatch, Batch, where_real
+from mer_jax.data.batch import Batch, where_real
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
-from mer_jax.models.baselines.over_utterances import Head, MakeContext, ReLULayers, objective
-from mer_jax.models.context import context_of
-from mer_jax.models.conversation import by_group
-from mer_jax.models.layers import split_key
+from mer_jax.models.baselines.over_utterances import Head, MakeContext, OverUtterances, ReLULayers, build_with
 from mer_jax.models.recurrent import Recurrent, last_steps
 from mer_jax.settings import LossSettings, ModelSettings, group, setting
 from mer_jax.tasks import Task
@@ -49,7 +46,7 @@ class EFExperiment(Experiment):
     loss: LossSettings = group(LossSettings)
 
 
-class EarlyFusion(nnx.Module):
+class EarlyFusion(OverUtterances):
     """widths: features per time step of each modality, in order. outputs: how many logits."""
 
     def __init__(
@@ -66,10 +63,6 @@ class EarlyFusion(nnx.Module):
         self.recurrent = Recurrent(sum(widths.values()), width, kind=settings.cell, ahead=False, rngs=rngs)
         self.hidden = ReLULayers(width, [width], rate, rngs=rngs)
         self.head = Head(width, outputs, rate, context, rngs=rngs)
-
-    def __call__(self, batch: AnyBatch, *, key: PRNGKeyArray | None = None) -> family.Outputs:
-        first, last = split_key(key, 2)
-        return self.head(by_group(self._encode, batch, first), {}, batch, key=last)
 
     def _encode(self, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
         x, mask = side_by_side(*zip(*((batch.features[m], batch.mask[m]) for m in self.modalities), strict=True))
@@ -94,14 +87,6 @@ def side_by_side(
 
 def build(config: EFExperiment, manifest: Manifest, task: Task) -> family.Family:
     """Early fusion for a corpus."""
-    widths = family.widths_of(config, manifest)
-
-    def module(config: EFExperiment, rngs: nnx.Rngs) -> EarlyFusion:
-        return EarlyFusion(config.model, widths=widths, outputs=task.width, context=context_of(config), rngs=rngs)
-
-    return family.Family(
-        module=module,
-        objective=functools.partial(objective, task=task),
-        sentence=SENTENCE.format(config.model.cell.upper()),
-        fixed_lengths=tuple(widths),  # which of the modalities has the most steps shapes the program
-    )
+    found = build_with(EarlyFusion, SENTENCE.format(config.model.cell.upper()), config, manifest, task)
+    # Which of the modalities has the most steps shapes the program.
+    return dataclasses.replace(found, fixed_lengths=config.data.modalities)

@@ -118,7 +118,7 @@ class GraphSmile(DialogueLayers):
         self, x: Float[Array, "lines turns dim"], grid: Grid, keys: list[PRNGKeyArray | None]
     ) -> Float[Array, "lines turns width"]:
         last, *rest = split_key(keys[0], 1 + 2 * len(self.pairs))
-        entered = {m: self.enter[m](part) for m, part in self.parted(x, dict(self.sizes)).items()}
+        entered = {m: self.enter[m](part) for m, part in self.parted(x).items()}
         found = []
         for pair, first, second in zip(self.pairs, rest[::2], rest[1::2], strict=True):
             nodes = dropout(jnp.stack([entered[m] for m in pair], axis=1), self.dropout, first)

@@ -4,7 +4,6 @@ Every modality's mean over time goes through dense layers of its own; what these
 layers together. Widths, numbers of layers and places of dropout are ours."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -13,12 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mer_jax.config import Experiment
-from mer_jax.data.batch import AnyBatch, Batch
+from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
-from mer_jax.models.baselines.over_utterances import Head, MakeContext, ReLULayers, objective
-from mer_jax.models.context import context_of
-from mer_jax.models.conversation import by_group
+from mer_jax.models.baselines.over_utterances import Head, MakeContext, OverUtterances, ReLULayers, build_with
 from mer_jax.models.layers import masked_mean, split_key
 from mer_jax.settings import LossSettings, ModelSettings, group, setting
 from mer_jax.tasks import Task
@@ -48,7 +45,7 @@ class LFDNNExperiment(Experiment):
     loss: LossSettings = group(LossSettings)
 
 
-class LFDNN(nnx.Module):
+class LFDNN(OverUtterances):
     """widths: features per time step of each modality, in order. outputs: how many logits."""
 
     def __init__(
@@ -67,10 +64,6 @@ class LFDNN(nnx.Module):
         self.fusion = ReLULayers(len(widths) * width, [width] * settings.fusion_layers, rate, rngs=rngs)
         self.head = Head(width, outputs, rate, context, rngs=rngs)
 
-    def __call__(self, batch: AnyBatch, *, key: PRNGKeyArray | None = None) -> family.Outputs:
-        first, last = split_key(key, 2)
-        return self.head(by_group(self._encode, batch, first), {}, batch, key=last)
-
     def _encode(self, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
         *keys, last = split_key(key, len(self.modalities) + 1)
         hidden = [
@@ -82,9 +75,4 @@ class LFDNN(nnx.Module):
 
 def build(config: LFDNNExperiment, manifest: Manifest, task: Task) -> family.Family:
     """LF-DNN for a corpus."""
-    widths = family.widths_of(config, manifest)
-
-    def module(config: LFDNNExperiment, rngs: nnx.Rngs) -> LFDNN:
-        return LFDNN(config.model, widths=widths, outputs=task.width, context=context_of(config), rngs=rngs)
-
-    return family.Family(module=module, objective=functools.partial(objective, task=task), sentence=SENTENCE)
+    return build_with(LFDNN, SENTENCE, config, manifest, task)

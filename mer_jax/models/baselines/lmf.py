@@ -20,13 +20,11 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mer_jax.config import Experiment
-from mer_jax.data.batch import AnyBatch, Batch
+from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
-from mer_jax.models.baselines.over_utterances import Head, MakeContext, objective
+from mer_jax.models.baselines.over_utterances import Head, MakeContext, OverUtterances, build_with
 from mer_jax.models.baselines.tfn import MeanSubnetwork, TextSubnetwork, with_one
-from mer_jax.models.context import context_of
-from mer_jax.models.conversation import by_group
 from mer_jax.models.layers import split_key
 from mer_jax.settings import LossSettings, ModelSettings, group, setting
 from mer_jax.tasks import Task
@@ -67,7 +65,7 @@ class Factor(nnx.Module):
         return jnp.einsum("bf,rfd->brd", z, self.kernel[...])
 
 
-class LMF(nnx.Module):
+class LMF(OverUtterances):
     """widths: features per time step of each modality, in order. outputs: how many logits."""
 
     def __init__(
@@ -95,10 +93,6 @@ class LMF(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(fused))
         self.head = Head(fused, outputs, rate, context, rngs=rngs)
 
-    def __call__(self, batch: AnyBatch, *, key: PRNGKeyArray | None = None) -> family.Outputs:
-        first, last = split_key(key, 2)
-        return self.head(by_group(self._encode, batch, first), {}, batch, key=last)
-
     def _encode(self, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
         keys = split_key(key, len(self.modalities))
         factors = []
@@ -110,9 +104,4 @@ class LMF(nnx.Module):
 
 def build(config: LMFExperiment, manifest: Manifest, task: Task) -> family.Family:
     """LMF for a corpus."""
-    widths = family.widths_of(config, manifest)
-
-    def module(config: LMFExperiment, rngs: nnx.Rngs) -> LMF:
-        return LMF(config.model, widths=widths, outputs=task.width, context=context_of(config), rngs=rngs)
-
-    return family.Family(module=module, objective=functools.partial(objective, task=task), sentence=SENTENCE)
+    return build_with(LMF, SENTENCE, config, manifest, task)

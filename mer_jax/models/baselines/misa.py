@@ -15,7 +15,6 @@ LayerNorm; H'H is a mean over the batch's rows, not their sum, which grows with 
 counts in no term of it, and what is made of it is not attended to; a ReLU layer behind the joined vectors; sizes."""
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -28,9 +27,8 @@ from mer_jax.config import Experiment, require
 from mer_jax.data.batch import AnyBatch, Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
-from mer_jax.models.baselines.over_utterances import Head, MakeContext, ReLULayers
+from mer_jax.models.baselines.over_utterances import Head, MakeContext, ReLULayers, build_with
 from mer_jax.models.baselines.post_norm import PostNormLayer
-from mer_jax.models.context import context_of
 from mer_jax.models.conversation import by_group
 from mer_jax.models.layers import split_key, unit
 from mer_jax.models.losses import weighted_mean
@@ -141,7 +139,7 @@ class MISA(nnx.Module):
         parts = {"vectors": vectors, "shared": shared, "private": private, "decoded": decoded, "present": present}
         stack = jnp.stack([*shared.values(), *private.values()], axis=1)
         there = jnp.stack([*present.values()] * 2, axis=1)
-        heard = self.transformer(stack, stack, jnp.repeat(there[:, None], stack.shape[1], axis=1), key=first)
+        heard = self.transformer(stack, stack, there, key=first)
         return self.fusion(heard.reshape(heard.shape[0], -1), key=last), parts
 
 
@@ -195,9 +193,4 @@ def objective(
 
 def build(config: MISAExperiment, manifest: Manifest, task: Task) -> family.Family:
     """MISA for a corpus."""
-    widths = family.widths_of(config, manifest)
-
-    def module(config: MISAExperiment, rngs: nnx.Rngs) -> MISA:
-        return MISA(config.model, widths=widths, outputs=task.width, context=context_of(config), rngs=rngs)
-
-    return family.Family(module=module, objective=functools.partial(objective, task=task), sentence=SENTENCE)
+    return build_with(MISA, SENTENCE, config, manifest, task, objective=objective)

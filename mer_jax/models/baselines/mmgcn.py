@@ -86,7 +86,7 @@ class MMGCN(DialogueLayers):
         self, x: Float[Array, "lines turns dim"], grid: Grid, keys: list[PRNGKeyArray | None]
     ) -> Float[Array, "lines turns width"]:
         first, last, *rest = split_key(keys[0], 2 + len(self.layers))
-        parts = self.parted(x, dict(self.sizes))
+        parts = self.parted(x)
         who = self.speakers(jax.nn.one_hot(speaker_places(grid, SPEAKERS), SPEAKERS, dtype=x.dtype))
         said = [
             self.text(part, grid.dialogue) if m == "text" and self.text is not None else self.dense[m](part)

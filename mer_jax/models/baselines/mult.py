@@ -14,7 +14,6 @@ same layers, with keys from what it has got to; one rate of dropout everywhere. 
 heads, by which the last step of every modality attended to its steps in the last layer."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -26,8 +25,7 @@ from mer_jax.config import Experiment, require
 from mer_jax.data.batch import AnyBatch, Batch, where_real
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
-from mer_jax.models.baselines.over_utterances import Head, MakeContext, objective
-from mer_jax.models.context import context_of
+from mer_jax.models.baselines.over_utterances import Head, MakeContext, build_with
 from mer_jax.models.conversation import by_group
 from mer_jax.models.layers import MultiHeadAttention, Number, dropout, sinusoids, split_key, sweepable
 from mer_jax.models.recurrent import last_steps
@@ -183,9 +181,4 @@ class MulT(nnx.Module):
 
 def build(config: MulTExperiment, manifest: Manifest, task: Task) -> family.Family:
     """MulT for a corpus."""
-    widths = family.widths_of(config, manifest)
-
-    def module(config: MulTExperiment, rngs: nnx.Rngs) -> MulT:
-        return MulT(config.model, widths=widths, outputs=task.width, context=context_of(config), rngs=rngs)
-
-    return family.Family(module=module, objective=functools.partial(objective, task=task), sentence=SENTENCE)
+    return build_with(MulT, SENTENCE, config, manifest, task)

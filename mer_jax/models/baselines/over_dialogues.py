@@ -3,10 +3,11 @@ over the dialogue makes a feature of it, and one linear layer classifies that.""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -43,15 +44,17 @@ class DialogueExperiment(Experiment):
 
 
 class DialogueLayers(DialogueNetwork):
-    """A network whose features are `width` wide. ahead: whether turns hear what is said after them."""
+    """A network whose features are `width` wide. ahead: whether turns hear what is said after them. sizes: every
+    modality and how wide it is, for a network that takes them apart."""
 
     width: int
     ahead: bool
+    sizes: tuple[tuple[str, int], ...]
 
-    def parted(self, x: Float[Array, "*batch dim"], sizes: Mapping[str, int]) -> dict[str, Float[Array, "*batch _"]]:
+    def parted(self, x: Float[Array, "*batch dim"]) -> dict[str, Float[Array, "*batch _"]]:
         """The modalities' means, which lie side by side in x."""
-        ends = [sum(list(sizes.values())[: i + 1]) for i in range(len(sizes))]
-        return dict(zip(sizes, jnp.split(x, ends[:-1], axis=-1), strict=True))
+        modalities, widths = zip(*self.sizes, strict=True)
+        return dict(zip(modalities, jnp.split(x, np.cumsum(widths)[:-1], axis=-1), strict=True))
 
 
 class OverDialogues(nnx.Module):
@@ -81,14 +84,6 @@ class OverDialogues(nnx.Module):
         return jnp.concatenate([masked_mean(batch.features[m], batch.mask[m]) for m in self.modalities], axis=-1)
 
 
-def objective(
-    config: Any, outputs: family.Outputs, batch: AnyBatch, prior: Any, *, task: Task
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The mean loss of the task."""
-    loss = task.loss(outputs["logits"], batch.targets, batch.weight, prior=prior, settings=config.loss)
-    return loss, {"classification": loss}
-
-
 def build_with(
     network: Callable[..., DialogueLayers],
     sentence: str,
@@ -97,7 +92,7 @@ def build_with(
     task: Task,
     *,
     module: Callable[..., OverDialogues] = OverDialogues,
-    objective: Callable[..., Any] = objective,
+    objective: Callable[..., Any] = family.task_objective,
 ) -> family.Family:
     """The family whose network is `network(settings, widths, ahead=…, rngs=…)`. module: what is around it; objective:
     takes the task as `task`."""

@@ -1,16 +1,18 @@
 """What baselines that read one utterance at a time have in common: dense layers, what comes behind the utterance's
-feature, and the loss of the task."""
+feature, and how a family is made of them."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mer_jax.config import Experiment
-from mer_jax.data.batch import AnyBatch
+from mer_jax.data.batch import AnyBatch, Batch
+from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
-from mer_jax.models.context import Context
+from mer_jax.models.context import Context, context_of
+from mer_jax.models.conversation import by_group
 from mer_jax.models.layers import Number, dropout, split_key, sweepable
 from mer_jax.tasks import Task
 
@@ -59,10 +61,33 @@ class Head(nnx.Module):
         return found
 
 
-def objective(
-    config: Experiment, outputs: Any, batch: AnyBatch, prior: Any, *, task: Task
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The task's loss alone."""
-    settings: Any = config
-    loss = task.loss(outputs["logits"], batch.targets, batch.weight, prior=prior, settings=settings.loss)
-    return loss, {"classification": loss}
+class OverUtterances(nnx.Module):
+    """A model that encodes every utterance by itself, and whose head does the rest."""
+
+    head: Head
+
+    def _encode(self, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
+        raise NotImplementedError
+
+    def __call__(self, batch: AnyBatch, *, key: PRNGKeyArray | None = None) -> family.Outputs:
+        first, last = split_key(key, 2)
+        return self.head(by_group(self._encode, batch, first), {}, batch, key=last)
+
+
+def build_with(
+    module: Callable[..., nnx.Module],
+    sentence: str,
+    config: Any,
+    manifest: Manifest,
+    task: Task,
+    *,
+    objective: Callable[..., Any] = family.task_objective,
+) -> family.Family:
+    """The family whose module is `module(settings, widths=…, outputs=…, context=…, rngs=…)`. objective: takes the task
+    as `task`."""
+    widths = family.widths_of(config, manifest)
+
+    def made(config: Any, rngs: nnx.Rngs) -> nnx.Module:
+        return module(config.model, widths=widths, outputs=task.width, context=context_of(config), rngs=rngs)
+
+    return family.Family(module=made, objective=functools.partial(objective, task=task), sentence=sentence)

@@ -101,7 +101,7 @@ class SDT(DialogueLayers):
         inputs = split_key(first, len(self.sizes))
         entered = {
             m: dropout(self.enter[m](part) + more, self.dropout, k)
-            for (m, part), k in zip(self.parted(x, dict(self.sizes)).items(), inputs, strict=True)
+            for (m, part), k in zip(self.parted(x).items(), inputs, strict=True)
         }
         heard, every = hearing(grid, before=None, after=None if self.ahead else 0), iter(rest)
         own = {}

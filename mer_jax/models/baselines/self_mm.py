@@ -22,9 +22,8 @@ from mer_jax.config import Experiment, require
 from mer_jax.data.batch import AnyBatch, Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
-from mer_jax.models.baselines.over_utterances import Head, MakeContext, ReLULayers
+from mer_jax.models.baselines.over_utterances import Head, MakeContext, ReLULayers, build_with
 from mer_jax.models.baselines.unimodal_labels import UnimodalLabels
-from mer_jax.models.context import context_of
 from mer_jax.models.conversation import by_group
 from mer_jax.models.layers import split_key
 from mer_jax.models.losses import column_mean
@@ -137,11 +136,6 @@ def objective(
 
 def build(config: SelfMMExperiment, manifest: Manifest, task: Task) -> family.Family:
     """Self-MM for a corpus."""
-    widths = family.widths_of(config, manifest)
-    sizes = {"outputs": task.width, "utterances": sum(n["count"] for n in manifest.manifest["splits"].values())}
-
-    def module(config: SelfMMExperiment, rngs: nnx.Rngs) -> SelfMM:
-        more: Any = {"degrees": task.degrees, "context": context_of(config), "rngs": rngs, **sizes}
-        return SelfMM(config.model, widths=widths, **more)
-
-    return family.Family(module=module, objective=functools.partial(objective, task=task), sentence=SENTENCE)
+    utterances = sum(part["count"] for part in manifest.manifest["splits"].values())
+    module = functools.partial(SelfMM, degrees=task.degrees, utterances=utterances)
+    return build_with(module, SENTENCE, config, manifest, task, objective=objective)

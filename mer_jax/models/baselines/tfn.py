@@ -8,7 +8,6 @@ Ours: the text's layers read the LSTM's last state; widths are smaller than the 
 because the tensor grows with their product; dropout lies before every dense layer."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -18,12 +17,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mer_jax.config import Experiment
-from mer_jax.data.batch import AnyBatch, Batch
+from mer_jax.data.batch import Batch
 from mer_jax.data.corpus import Manifest
 from mer_jax.models import family
-from mer_jax.models.baselines.over_utterances import Head, MakeContext, ReLULayers, objective
-from mer_jax.models.context import context_of
-from mer_jax.models.conversation import by_group
+from mer_jax.models.baselines.over_utterances import Head, MakeContext, OverUtterances, ReLULayers, build_with
 from mer_jax.models.layers import Number, masked_mean, split_key
 from mer_jax.models.recurrent import Recurrent, last_steps
 from mer_jax.settings import LossSettings, ModelSettings, group, setting
@@ -77,7 +74,7 @@ class MeanSubnetwork(nnx.Module):
         return self.layers(masked_mean(x, mask), key=key)
 
 
-class TFN(nnx.Module):
+class TFN(OverUtterances):
     """widths: features per time step of each modality, in order. outputs: how many logits."""
 
     def __init__(
@@ -104,10 +101,6 @@ class TFN(nnx.Module):
         self.inference = ReLULayers(tensor, [inference, inference], rate, rngs=rngs)
         self.head = Head(inference, outputs, rate, context, rngs=rngs)
 
-    def __call__(self, batch: AnyBatch, *, key: PRNGKeyArray | None = None) -> family.Outputs:
-        first, last = split_key(key, 2)
-        return self.head(by_group(self._encode, batch, first), {}, batch, key=last)
-
     def _encode(self, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, "batch dim"]:
         *keys, last = split_key(key, len(self.modalities) + 1)
         z = [
@@ -133,9 +126,4 @@ def tensor_of(z: Sequence[Float[Array, "batch _"]]) -> Float[Array, "batch _"]:
 
 def build(config: TFNExperiment, manifest: Manifest, task: Task) -> family.Family:
     """TFN for a corpus."""
-    widths = family.widths_of(config, manifest)
-
-    def module(config: TFNExperiment, rngs: nnx.Rngs) -> TFN:
-        return TFN(config.model, widths=widths, outputs=task.width, context=context_of(config), rngs=rngs)
-
-    return family.Family(module=module, objective=functools.partial(objective, task=task), sentence=SENTENCE)
+    return build_with(TFN, SENTENCE, config, manifest, task)
